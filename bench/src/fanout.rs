@@ -1,0 +1,300 @@
+//! `fanout`: the server's CPU time per delivery, beside that of a plain `send(2)` loop.
+//!
+//! In: how many subscribers, how fast, how large. Out: [`Fanout`], the figures of rounds that
+//! alternate between the server and the floor, so that both see the same machine.
+
+use crate::fleet::Fleet;
+use crate::floor::Floor;
+use crate::limits;
+use crate::publisher::{Publisher, SMALLEST_PAYLOAD, Via};
+use crate::rounds::{Pace, Round, Traffic, floor_round, server_round};
+use crate::table::{Report, Table, count, median};
+use crate::target::{Node, TargetArgs};
+use anyhow::{Result, ensure};
+use clap::Args;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const ROOM: &str = "fanout";
+/// Published before anything is measured, by both sides.
+const WARM_UP: Pace = Pace::Rate { per_second: 20, messages: 20 };
+
+/// The options of `fanout`.
+#[derive(Args, Clone, Debug)]
+pub struct FanoutArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Clients subscribed to one room
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    subscribers: u64,
+    /// Publications a second
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: u32,
+    /// Bytes of a publication's data, JSON
+    #[arg(long, default_value_t = 128,
+          value_parser = clap::value_parser!(u32).range(SMALLEST_PAYLOAD as i64..=60_000))]
+    size: u32,
+    /// Seconds of publishing that are measured, all rounds together
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: u32,
+    /// Rounds that the time is divided into; figures are the median round's
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Which way publications go in
+    #[arg(long, value_enum, default_value_t = Via::Ws)]
+    via: Via,
+    /// Publish as fast as the server delivers, rather than at --rate
+    #[arg(long)]
+    saturate: bool,
+    /// With --saturate: publications on their way at a time
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    window: u64,
+}
+
+impl FanoutArgs {
+    /// The settings that the README's figures are from.
+    pub fn of_readme(target: TargetArgs, saturate: bool) -> Self {
+        Self {
+            target,
+            subscribers: 1000,
+            rate: 20,
+            size: 128,
+            seconds: 10,
+            rounds: 5,
+            via: Via::Ws,
+            saturate,
+            window: 64,
+        }
+    }
+
+    /// The pace of one round.
+    fn pace(&self) -> Pace {
+        if self.saturate {
+            let time = Duration::from_secs(self.seconds.into()) / self.rounds;
+            return Pace::Saturate { window: self.window, time };
+        }
+        let messages = u64::from(self.rate) * u64::from(self.seconds) / u64::from(self.rounds);
+        Pace::Rate { per_second: self.rate, messages: messages.max(1) }
+    }
+}
+
+/// The figures of a fan-out.
+#[derive(Clone, Debug)]
+pub struct Fanout {
+    args: FanoutArgs,
+    /// Rounds of the server, and beside each its round of the floor.
+    rounds: Vec<(Round, Round)>,
+    closed: u64,
+    first_close: Option<String>,
+}
+
+/// Runs the measurement.
+pub fn run(args: &FanoutArgs) -> Result<Fanout> {
+    // Each subscriber has a connection here to the server and one to the floor server.
+    limits::require_files(2 * args.subscribers)?;
+    let node = args.target.node()?;
+    let mut bench = Bench::set_up(args, &node)?;
+    let mut rounds = Vec::new();
+    for _ in 0..args.rounds {
+        rounds.push(bench.pair_of_rounds(args.pace())?);
+    }
+    let counts = bench.fleet.counts().clone();
+    let received: u64 = rounds.iter().map(|(server, _)| server.received).sum();
+    let why =
+        || counts.first_close.clone().unwrap_or_else(|| "no connection was closed".to_owned());
+    ensure!(received > 0, "the server delivered nothing ({})", why());
+    Ok(Fanout {
+        args: args.clone(),
+        rounds,
+        closed: counts.closed,
+        first_close: counts.first_close,
+    })
+}
+
+/// Both sides, connected and warm.
+struct Bench {
+    fleet: Fleet,
+    publisher: Publisher,
+    floor: Floor,
+    traffic: Traffic,
+    pid: u32,
+}
+
+impl Bench {
+    fn set_up(args: &FanoutArgs, node: &Node) -> Result<Self> {
+        let traffic = Traffic {
+            room: ROOM.to_owned(),
+            subscribers: args.subscribers,
+            size: args.size as usize,
+        };
+        let (mut fleet, pid) = (Fleet::new()?, node.pid()?);
+        let clients = args.subscribers as usize;
+        fleet.open(node.client_plan(&[ROOM.to_owned()], false), clients)?;
+        let mut publisher = Publisher::open(&mut fleet, node, args.via, args.target.api_key())?;
+        let warm = server_round(&mut fleet, &mut publisher, &traffic, pid, WARM_UP)?;
+        ensure!(
+            warm.received > 0,
+            "nothing was delivered of {} publications ({} acked)",
+            warm.messages,
+            publisher.acked
+        );
+        // The floor sends as many bytes as the server was seen to send.
+        let mut floor = Floor::start(clients, warm.frame_bytes() as usize)?;
+        fleet.open(floor.plan(), clients)?;
+        floor_round(&mut fleet, &mut floor, args.subscribers, warm.messages, 0)?;
+        Ok(Self { fleet, publisher, floor, traffic, pid })
+    }
+
+    /// A round of the server, then one of the floor with as many messages.
+    fn pair_of_rounds(&mut self, pace: Pace) -> Result<(Round, Round)> {
+        let Self { fleet, publisher, floor, traffic, pid } = self;
+        let server = server_round(fleet, publisher, traffic, *pid, pace)?;
+        let rate = match pace {
+            Pace::Rate { per_second, .. } => per_second,
+            Pace::Saturate { .. } => 0,
+        };
+        let floor = floor_round(fleet, floor, traffic.subscribers, server.messages, rate)?;
+        Ok((server, floor))
+    }
+}
+
+impl Fanout {
+    /// CPU time per delivery of the median round, in microseconds: (server, floor).
+    pub fn micros(&self) -> (f64, f64) {
+        let server = median(self.rounds.iter().map(|(server, _)| server.micros_per_delivery()));
+        let floor = median(self.rounds.iter().map(|(_, floor)| floor.micros_per_delivery()));
+        (server, floor)
+    }
+
+    /// How many times the floor's CPU time the server takes, in the median pair of rounds.
+    pub fn ratio(&self) -> f64 {
+        let ratio = |(server, floor): &(Round, Round)| {
+            server.micros_per_delivery() / floor.micros_per_delivery()
+        };
+        median(self.rounds.iter().map(ratio))
+    }
+
+    /// The server's deliveries per CPU-second, in the median round.
+    pub fn per_cpu_second(&self) -> f64 {
+        median(self.rounds.iter().map(|(server, _)| server.per_cpu_second()))
+    }
+
+    /// The server's deliveries a second by the wall clock, in the median round.
+    pub fn per_second(&self) -> f64 {
+        median(self.rounds.iter().map(|(server, _)| server.per_second()))
+    }
+
+    /// Deliveries of the server that did not come.
+    pub fn lost(&self) -> u64 {
+        self.rounds.iter().map(|(server, _)| server.lost()).sum()
+    }
+
+    /// Everything that can be said about it.
+    pub fn report(&self) -> Report {
+        Report { title: self.title(), table: self.table(), notes: self.notes(), json: self.json() }
+    }
+
+    fn title(&self) -> String {
+        let FanoutArgs { subscribers, rate, size, .. } = self.args;
+        let subscribers = count(subscribers);
+        match self.args.saturate {
+            true => format!("Fan-out, saturated: {subscribers} subscribers, {size} B"),
+            false => format!("Fan-out: {rate} messages/s to {subscribers} subscribers, {size} B"),
+        }
+    }
+
+    fn table(&self) -> Table {
+        let head = [
+            "round",
+            "server µs/delivery",
+            "floor µs/delivery",
+            "ratio",
+            "server per CPU-s",
+            "server per s",
+            "delivered",
+            "lost",
+        ];
+        let mut table = Table::new(head);
+        for (index, (server, floor)) in self.rounds.iter().enumerate() {
+            let (ours, least) = (server.micros_per_delivery(), floor.micros_per_delivery());
+            table.row([
+                (index + 1).to_string(),
+                format!("{ours:.2}"),
+                format!("{least:.2}"),
+                format!("{:.2}", ours / least),
+                count(server.per_cpu_second() as u64),
+                count(server.per_second() as u64),
+                count(server.received),
+                count(server.lost()),
+            ]);
+        }
+        let ((server, floor), received) = (self.micros(), self.received());
+        table.row([
+            "median".to_owned(),
+            format!("{server:.2}"),
+            format!("{floor:.2}"),
+            format!("{:.2}", self.ratio()),
+            count(self.per_cpu_second() as u64),
+            count(self.per_second() as u64),
+            format!("{} in all", count(received)),
+            format!("{} in all", count(self.lost())),
+        ]);
+        table
+    }
+
+    fn received(&self) -> u64 {
+        self.rounds.iter().map(|(server, _)| server.received).sum()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let (server, floor) = self.rounds[0];
+        let mut notes = vec![format!(
+            "A delivery is {} bytes on the wire; the floor sends {} by one send(2) each.",
+            server.frame_bytes(),
+            floor.frame_bytes()
+        )];
+        if floor.lost() > 0 {
+            notes.push(format!(
+                "The floor server lost {} deliveries: don't trust this run.",
+                floor.lost()
+            ));
+        }
+        if let Some(why) = &self.first_close {
+            notes
+                .push(format!("{} connections were closed, the first because: {why}", self.closed));
+        }
+        notes
+    }
+
+    fn json(&self) -> Value {
+        let (server, floor) = self.micros();
+        let rounds: Vec<Value> = self.rounds.iter().map(round_json).collect();
+        json!({
+            "bench": if self.args.saturate { "fanout-saturated" } else { "fanout" },
+            "subscribers": self.args.subscribers,
+            "rate": (!self.args.saturate).then_some(self.args.rate),
+            "size": self.args.size,
+            "server_us_per_delivery": server,
+            "floor_us_per_delivery": floor,
+            "ratio": self.ratio(),
+            "deliveries_per_cpu_second": self.per_cpu_second(),
+            "deliveries_per_second": self.per_second(),
+            "received": self.received(),
+            "lost": self.lost(),
+            "closed": self.closed,
+            "rounds": rounds,
+        })
+    }
+}
+
+fn round_json((server, floor): &(Round, Round)) -> Value {
+    json!({
+        "server_us_per_delivery": server.micros_per_delivery(),
+        "floor_us_per_delivery": floor.micros_per_delivery(),
+        "server_frame_bytes": server.frame_bytes(),
+        "floor_frame_bytes": floor.frame_bytes(),
+        "expected": server.expected,
+        "received": server.received,
+        "wall_seconds": server.wall.as_secs_f64(),
+    })
+}

@@ -1,0 +1,170 @@
+//! The clients: many connections on one thread and one epoll.
+//!
+//! In: plans of connections to open, messages to send. Out: [`Counts`], and the messages of those
+//! connections that keep them. The server shares the machine with this code, so a delivery costs
+//! it one read into a shared buffer and a scan for its end, and no allocation.
+
+use crate::conn::{Conn, Counts, Plan};
+use anyhow::{Context, Result, anyhow, bail};
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+use socket2::{Domain, Socket, Type};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// Connections in their set-up at any time; less than any listen backlog.
+const OPENING_AT_ONCE: usize = 100;
+/// Without a connection finishing its set-up for this long, opening has failed.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Connections from one source address; Linux has some 28,000 ports to choose from by default.
+const PER_SOURCE: usize = 25_000;
+const READ_BUFFER: usize = 64 << 10;
+
+/// Connections, and what they have received.
+pub struct Fleet {
+    poll: Poll,
+    events: Events,
+    conns: Vec<Conn>,
+    counts: Counts,
+    buffer: Vec<u8>,
+}
+
+impl Fleet {
+    /// A fleet without connections.
+    pub fn new() -> Result<Self> {
+        Ok(Self {
+            poll: Poll::new().context("creating the epoll instance of the clients")?,
+            events: Events::with_capacity(1024),
+            conns: Vec::new(),
+            counts: Counts::default(),
+            buffer: vec![0; READ_BUFFER],
+        })
+    }
+
+    /// What has been seen since the fleet began.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Opens `count` connections and returns when all have finished their set-up.
+    pub fn open(&mut self, plan: Plan, count: usize) -> Result<Range<usize>> {
+        let (plan, first, live_before) = (Rc::new(plan), self.conns.len(), self.counts.live);
+        let (mut progress, mut progress_at) = (0, Instant::now());
+        loop {
+            let done = self.counts.live - live_before;
+            if done == count {
+                return Ok(first..first + count);
+            }
+            if done > progress {
+                (progress, progress_at) = (done, Instant::now());
+            }
+            if progress_at.elapsed() > PATIENCE {
+                let server = plan.server;
+                bail!("{server} set up {done} of {count} clients, then none in {PATIENCE:?}");
+            }
+            let opened = self.conns.len() - first;
+            for _ in opened..count.min(done + OPENING_AT_ONCE) {
+                self.dial(&plan)?;
+            }
+            self.pump(Duration::from_millis(100), |_, _| {})?;
+        }
+    }
+
+    fn dial(&mut self, plan: &Rc<Plan>) -> Result<()> {
+        let id = self.conns.len();
+        let mut stream = match source_address(id) {
+            Some(source) if plan.server.is_ipv4() => connect_from(source, plan.server),
+            _ => TcpStream::connect(plan.server).map_err(|error| anyhow!(error)),
+        }
+        .with_context(|| format!("connecting client {id} to {}", plan.server))?;
+        self.poll
+            .registry()
+            .register(&mut stream, Token(id), Interest::READABLE | Interest::WRITABLE)
+            .with_context(|| format!("watching client {id}"))?;
+        self.conns.push(Conn::new(stream, Rc::clone(plan)));
+        Ok(())
+    }
+
+    /// Sends a message on connection `id`.
+    pub fn send(&mut self, id: usize, message: &[u8]) -> Result<()> {
+        self.conns[id].send(message)
+    }
+
+    /// Waits for events, at most `timeout`, and handles those that came. `sink` gets the messages
+    /// of connections that keep them, with the connection's number.
+    pub fn pump(&mut self, timeout: Duration, mut sink: impl FnMut(usize, &[u8])) -> Result<()> {
+        let Self { poll, events, conns, counts, buffer } = self;
+        match poll.poll(events, Some(timeout)) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+            other => other.context("waiting for the clients' sockets")?,
+        }
+        for event in events.iter() {
+            let Token(id) = event.token();
+            conns[id].handle(event, buffer, counts, &mut |message| sink(id, message))?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the connections served (pings answered) for `duration`.
+    pub fn idle(&mut self, duration: Duration) -> Result<()> {
+        let end = Instant::now() + duration;
+        while let Some(left) = time_left(end) {
+            self.pump(left, |_, _| {})?;
+        }
+        Ok(())
+    }
+}
+
+/// The time until `end`, `None` once it has passed.
+pub fn time_left(end: Instant) -> Option<Duration> {
+    end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+}
+
+/// The loopback address that client number `id` comes from; `None` leaves it to the kernel, which
+/// is right as long as one address has ports enough.
+fn source_address(id: usize) -> Option<Ipv4Addr> {
+    let block = u8::try_from(id / PER_SOURCE).ok().filter(|block| *block > 0)?;
+    Some(Ipv4Addr::new(127, 0, 0, block.checked_add(1)?))
+}
+
+/// Dials from a chosen address. The port is chosen at connect, not at bind, so that the address's
+/// ports aren't reserved for the whole machine.
+fn connect_from(source: Ipv4Addr, server: SocketAddr) -> Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    setsockopt(&socket, IpBindAddressNoPort, &true)?;
+    socket.bind(&SocketAddr::new(IpAddr::V4(source), 0).into())?;
+    match socket.connect(&server.into()) {
+        Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EINPROGRESS as i32) => {}
+        other => other?,
+    }
+    Ok(TcpStream::from_std(socket.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn source_addresses_are_chosen_only_beyond_what_one_address_has_ports_for() {
+        assert_eq!(source_address(0), None);
+        assert_eq!(source_address(PER_SOURCE - 1), None);
+        assert_eq!(source_address(PER_SOURCE), Some(Ipv4Addr::new(127, 0, 0, 2)));
+        assert_eq!(source_address(3 * PER_SOURCE), Some(Ipv4Addr::new(127, 0, 0, 4)));
+        assert_eq!(source_address(255 * PER_SOURCE), None);
+    }
+
+    #[test]
+    fn a_client_dials_from_the_address_chosen_for_it() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let server = listener.local_addr().expect("an address");
+        let client = connect_from(Ipv4Addr::new(127, 0, 0, 3), server).expect("dialing");
+        let (_, peer) = listener.accept().expect("a connection");
+        assert_eq!(peer.ip(), IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3)));
+        drop(client);
+    }
+}

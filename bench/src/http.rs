@@ -1,0 +1,137 @@
+//! As much HTTP/1.1 as the harness needs: requests as text, responses read incrementally.
+//!
+//! In: bytes of a kept-alive connection. Out: [`Response`]s. [`post`] is the blocking form for
+//! what isn't measured.
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+const LARGEST_HEAD: usize = 16 << 10;
+const LARGEST_BODY: usize = 16 << 20;
+
+/// A response, complete.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Response {
+    /// The status code.
+    pub status: u16,
+    /// The body, empty for an upgrade.
+    pub body: Vec<u8>,
+}
+
+/// Takes one response off the front of `buffer` if it is there in full.
+pub fn take_response(buffer: &mut Vec<u8>) -> Result<Option<Response>> {
+    let Some(end) = memchr::memmem::find(buffer, b"\r\n\r\n") else {
+        ensure!(buffer.len() <= LARGEST_HEAD, "the response's head has no end");
+        return Ok(None);
+    };
+    let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
+    let status: u16 =
+        head.strip_prefix("HTTP/1.1 ")
+            .and_then(|rest| rest.get(..3)?.parse().ok())
+            .with_context(|| format!("not an HTTP/1.1 response: {:?}", first_line(&head)))?;
+    let length = match status {
+        101 | 204 => 0,
+        _ => content_length(&head)?,
+    };
+    let body_start = end + 4;
+    if buffer.len() < body_start + length {
+        return Ok(None);
+    }
+    let body = buffer[body_start..body_start + length].to_vec();
+    buffer.drain(..body_start + length);
+    Ok(Some(Response { status, body }))
+}
+
+fn content_length(head: &str) -> Result<usize> {
+    let length = head
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        .and_then(|(_, value)| value.trim().parse().ok())
+        .with_context(|| format!("a response without content-length: {:?}", first_line(head)))?;
+    ensure!(length <= LARGEST_BODY, "a response announces {length} bytes");
+    Ok(length)
+}
+
+fn first_line(head: &str) -> &str {
+    head.lines().next().unwrap_or_default()
+}
+
+/// The text of a POST to the server API.
+pub fn api_request(host: &str, method: &str, key: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!(
+        "POST /api/{method} HTTP/1.1\r\nHost: {host}\r\nX-API-Key: {key}\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
+}
+
+/// Calls a method of the server API and returns its `result`, waiting for it.
+pub fn post(server: SocketAddr, method: &str, key: &str, body: &Value) -> Result<Value> {
+    let what = || format!("calling /api/{method} on {server}");
+    let wait = Duration::from_secs(5);
+    let mut stream = TcpStream::connect_timeout(&server, wait).with_context(what)?;
+    stream.set_read_timeout(Some(wait)).with_context(what)?;
+    let request = api_request(&server.to_string(), method, key, &body.to_string());
+    stream.write_all(&request).with_context(what)?;
+    let response = read_response(&mut stream).with_context(what)?;
+    api_result(&response).with_context(what)
+}
+
+fn read_response(stream: &mut TcpStream) -> Result<Response> {
+    let (mut buffer, mut chunk) = (Vec::new(), [0; 4096]);
+    loop {
+        if let Some(response) = take_response(&mut buffer)? {
+            return Ok(response);
+        }
+        let count = stream.read(&mut chunk)?;
+        ensure!(count > 0, "the server closed the connection before it answered");
+        buffer.extend_from_slice(&chunk[..count]);
+    }
+}
+
+/// The `result` of an API response, or what the server says against it.
+pub fn api_result(response: &Response) -> Result<Value> {
+    if response.status != 200 {
+        let body = String::from_utf8_lossy(&response.body);
+        bail!("HTTP status {} ({})", response.status, body.trim());
+    }
+    let mut reply: Value =
+        serde_json::from_slice(&response.body).context("the answer is not JSON")?;
+    match reply.get_mut("result") {
+        Some(result) => Ok(result.take()),
+        None => bail!("the server answered {reply}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn responses_are_taken_one_by_one_and_only_when_complete() {
+        let bytes =
+            b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabcHTTP/1.1 101 Switching\r\n\r\n\x81";
+        for cut in 0..bytes.len() {
+            let mut buffer = bytes[..cut].to_vec();
+            let early = take_response(&mut buffer).expect("well-formed");
+            assert_eq!(early.is_some(), cut >= 41, "cut at {cut}");
+        }
+        let mut buffer = bytes.to_vec();
+        let first = take_response(&mut buffer).expect("well-formed");
+        assert_eq!(first, Some(Response { status: 200, body: b"abc".to_vec() }));
+        let second = take_response(&mut buffer).expect("well-formed");
+        assert_eq!(second, Some(Response { status: 101, body: Vec::new() }));
+        assert_eq!(buffer, b"\x81");
+    }
+
+    #[test]
+    fn what_is_not_a_response_is_refused() {
+        assert!(take_response(&mut b"SSH-2.0-x\r\n\r\n".to_vec()).is_err());
+        assert!(take_response(&mut b"HTTP/1.1 200 OK\r\n\r\n".to_vec()).is_err());
+    }
+}

@@ -1,0 +1,156 @@
+//! Publishing, by a client's command or by the server API, and the payload that is published.
+//!
+//! In: a room and a payload. Out: a command on the publisher's connection, and a tally of its acks.
+
+use crate::conn::Plan;
+use crate::fleet::Fleet;
+use crate::http;
+use crate::target::Node;
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use memchr::memmem;
+use std::time::Instant;
+
+/// The smallest payload: room for the largest timestamp.
+pub const SMALLEST_PAYLOAD: usize = 33;
+
+/// Which way a publication goes into the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Via {
+    /// The `publish` command of a WebSocket client
+    Ws,
+    /// `POST /api/publish`
+    Api,
+}
+
+/// One connection that publishes.
+#[derive(Debug)]
+pub struct Publisher {
+    id: usize,
+    via: Via,
+    host: String,
+    api_key: String,
+    /// Publications sent so far.
+    pub sent: u64,
+    /// Publications that the server has acked so far.
+    pub acked: u64,
+    refused: Option<String>,
+}
+
+impl Publisher {
+    /// Opens the publisher's connection to `node`.
+    pub fn open(fleet: &mut Fleet, node: &Node, via: Via, api_key: &str) -> Result<Self> {
+        let plan: Plan = match via {
+            Via::Ws => node.client_plan(&[], true),
+            Via::Api => node.api_plan(),
+        };
+        let id = fleet.open(plan, 1)?.start;
+        let (host, api_key) = (node.host(), api_key.to_owned());
+        Ok(Self { id, via, host, api_key, sent: 0, acked: 0, refused: None })
+    }
+
+    /// Sends one publication; its ack comes later, to [`Self::take`].
+    pub fn publish(&mut self, fleet: &mut Fleet, room: &str, data: &str) -> Result<()> {
+        self.sent += 1;
+        match self.via {
+            Via::Ws => {
+                // Id 1 was the connect command.
+                let id = self.sent + 1;
+                let command =
+                    format!(r#"{{"id":{id},"publish":{{"channel":"{room}","data":{data}}}}}"#);
+                fleet.send(self.id, command.as_bytes())
+            }
+            Via::Api => {
+                let body = format!(r#"{{"channel":"{room}","data":{data}}}"#);
+                let request = http::api_request(&self.host, "publish", &self.api_key, &body);
+                fleet.send(self.id, &request)
+            }
+        }
+    }
+
+    /// Looks at a message that connection `id` received; true if it was for the publisher.
+    pub fn take(&mut self, id: usize, message: &[u8]) -> bool {
+        if id != self.id {
+            return false;
+        }
+        if memmem::find(message, b"\"error\"").is_some() {
+            self.refused.get_or_insert_with(|| String::from_utf8_lossy(message).into_owned());
+        } else if memmem::find(message, b"\"push\"").is_none() {
+            self.acked += 1;
+        }
+        true
+    }
+
+    /// [`Self::take`] where no one else receives messages.
+    pub fn read(&mut self, id: usize, message: &[u8]) {
+        self.take(id, message);
+    }
+
+    /// An error once the server has refused a publication.
+    pub fn check(&self) -> Result<()> {
+        match &self.refused {
+            Some(answer) => bail!("the server refused a publication: {answer}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A clock that timestamps are taken from; the same process publishes and receives.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Instant);
+
+impl Clock {
+    /// A clock that starts now.
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Nanoseconds since the clock's start.
+    pub fn now(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// JSON of exactly `size` bytes (at least [`SMALLEST_PAYLOAD`]) that carries a timestamp.
+pub fn payload(size: usize, stamp: u64) -> String {
+    let mut data = format!(r#"{{"t":{stamp},"p":""#);
+    let padding = size.max(SMALLEST_PAYLOAD) - data.len() - 2;
+    data.extend(std::iter::repeat_n('x', padding));
+    data.push_str("\"}");
+    data
+}
+
+/// The timestamp in a message that carries a [`payload`].
+pub fn stamp(message: &[u8]) -> Option<u64> {
+    let start = memmem::find(message, b"\"t\":")? + 4;
+    let digits = message[start..].iter().take_while(|byte| byte.is_ascii_digit());
+    digits.copied().try_fold(None, |value: Option<u64>, digit| {
+        let value = value.unwrap_or(0).checked_mul(10)?.checked_add(u64::from(digit - b'0'))?;
+        Some(Some(value))
+    })?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payloads_have_the_size_asked_for_and_carry_their_stamp() {
+        for size in [SMALLEST_PAYLOAD, 34, 128, 4096] {
+            for at in [0, 7, 1_234_567_890_123, u64::MAX] {
+                let data = payload(size, at);
+                assert_eq!(data.len(), size);
+                assert!(serde_json::from_str::<serde_json::Value>(&data).is_ok(), "{data}");
+                let push = format!(r#"{{"push":{{"channel":"r","pub":{{"data":{data}}}}}}}"#);
+                assert_eq!(stamp(push.as_bytes()), Some(at));
+            }
+        }
+    }
+
+    #[test]
+    fn messages_without_a_stamp_have_none() {
+        for message in ["", "{}", r#"{"t":}"#, r#"{"t":"x"}"#, r#"{"t":99999999999999999999}"#] {
+            assert_eq!(stamp(message.as_bytes()), None, "{message}");
+        }
+    }
+}

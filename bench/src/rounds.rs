@@ -1,0 +1,197 @@
+//! Rounds of a fan-out: publish for a while, receive everything, read the CPU time it took.
+//!
+//! In: a server and a floor server, both connected to one fleet. Out: a [`Round`] of either.
+
+use crate::fleet::{Fleet, time_left};
+use crate::floor::Floor;
+use crate::publisher::{Publisher, payload};
+use crate::reading::cpu_time;
+use anyhow::Result;
+use std::time::{Duration, Instant};
+
+/// Without any progress for this long, what is missing counts as lost.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How fast to publish.
+#[derive(Clone, Copy, Debug)]
+pub enum Pace {
+    /// So many publications a second, so many in all.
+    Rate { per_second: u32, messages: u64 },
+    /// As fast as the server takes them, for a time: at most `window` publications are on their
+    /// way, that is not acked or not delivered to everyone.
+    Saturate { window: u64, time: Duration },
+}
+
+/// What a round came to.
+#[derive(Clone, Copy, Debug)]
+pub struct Round {
+    /// Publications, each to be delivered to every subscriber.
+    pub messages: u64,
+    /// Deliveries that should have come.
+    pub expected: u64,
+    /// Deliveries that came.
+    pub received: u64,
+    /// Bytes that they took on the wire.
+    pub bytes: u64,
+    /// CPU time of the sending process.
+    pub cpu: Duration,
+    /// From the first publication to the last delivery.
+    pub wall: Duration,
+}
+
+impl Round {
+    /// CPU time for one delivery, in microseconds.
+    pub fn micros_per_delivery(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / self.received.max(1) as f64
+    }
+
+    /// Deliveries for one second of CPU time.
+    pub fn per_cpu_second(&self) -> f64 {
+        self.received as f64 / self.cpu.as_secs_f64()
+    }
+
+    /// Deliveries a second, by the wall clock.
+    pub fn per_second(&self) -> f64 {
+        self.received as f64 / self.wall.as_secs_f64()
+    }
+
+    /// Deliveries that did not come.
+    pub fn lost(&self) -> u64 {
+        self.expected.saturating_sub(self.received)
+    }
+
+    /// The size of one delivery on the wire, frame header included.
+    pub fn frame_bytes(&self) -> u64 {
+        self.bytes / self.received.max(1)
+    }
+}
+
+/// What is published where.
+#[derive(Clone, Debug)]
+pub struct Traffic {
+    /// The room that everybody is subscribed to.
+    pub room: String,
+    /// How many there are.
+    pub subscribers: u64,
+    /// Bytes of a publication's data.
+    pub size: usize,
+}
+
+/// Runs a round on the server with process id `pid`.
+pub fn server_round(
+    fleet: &mut Fleet,
+    publisher: &mut Publisher,
+    traffic: &Traffic,
+    pid: u32,
+    pace: Pace,
+) -> Result<Round> {
+    let mut meter = Meter::start(fleet, pid)?;
+    let (sent_before, acked_before) = (publisher.sent, publisher.acked);
+    loop {
+        let (sent, acked) = (publisher.sent - sent_before, publisher.acked - acked_before);
+        let received = meter.received(fleet);
+        match next_step(pace, meter.start, sent, acked.min(received / traffic.subscribers)) {
+            Step::Publish => {
+                let data = payload(traffic.size, sent);
+                publisher.publish(fleet, &traffic.room, &data)?;
+                continue;
+            }
+            Step::Drain if acked == sent && received >= sent * traffic.subscribers => break,
+            Step::Drain | Step::Wait(_) if meter.is_stuck(received + acked, sent) => break,
+            Step::Drain => fleet.pump(GRACE, |id, message| publisher.read(id, message))?,
+            Step::Wait(time) => fleet.pump(time, |id, message| publisher.read(id, message))?,
+        }
+        publisher.check()?;
+    }
+    meter.finish(fleet, publisher.sent - sent_before, traffic.subscribers)
+}
+
+/// Runs a round on the floor server: `messages` to each of its clients.
+pub fn floor_round(
+    fleet: &mut Fleet,
+    floor: &mut Floor,
+    clients: u64,
+    messages: u64,
+    rate: u32,
+) -> Result<Round> {
+    let mut meter = Meter::start(fleet, floor.pid())?;
+    floor.run(messages, rate)?;
+    while meter.received(fleet) < messages * clients {
+        fleet.pump(GRACE, |_, _| {})?;
+        if meter.is_stuck(meter.received(fleet), messages) {
+            break;
+        }
+    }
+    meter.finish(fleet, messages, clients)
+}
+
+enum Step {
+    Publish,
+    Wait(Duration),
+    Drain,
+}
+
+/// What the pace allows after `sent` publications, `arrived` of which are done with.
+fn next_step(pace: Pace, start: Instant, sent: u64, arrived: u64) -> Step {
+    match pace {
+        Pace::Rate { messages, .. } if sent >= messages => Step::Drain,
+        Pace::Rate { per_second, .. } => match time_left(start + due_after(sent, per_second)) {
+            Some(left) => Step::Wait(left),
+            None => Step::Publish,
+        },
+        Pace::Saturate { window, time } => match time_left(start + time) {
+            None => Step::Drain,
+            Some(_) if sent < arrived + window => Step::Publish,
+            Some(left) => Step::Wait(left),
+        },
+    }
+}
+
+fn due_after(messages: u64, per_second: u32) -> Duration {
+    Duration::from_secs_f64(messages as f64 / f64::from(per_second))
+}
+
+/// Readings at the start of a round, and the last time that something moved.
+struct Meter {
+    start: Instant,
+    cpu: Duration,
+    deliveries: u64,
+    bytes: u64,
+    pid: u32,
+    progress: (u64, u64),
+    progress_at: Instant,
+}
+
+impl Meter {
+    fn start(fleet: &Fleet, pid: u32) -> Result<Self> {
+        let (deliveries, bytes) = (fleet.counts().deliveries, fleet.counts().bytes);
+        let (cpu, start) = (cpu_time(pid)?, Instant::now());
+        Ok(Self { start, cpu, deliveries, bytes, pid, progress: (0, 0), progress_at: start })
+    }
+
+    fn received(&self, fleet: &Fleet) -> u64 {
+        fleet.counts().deliveries - self.deliveries
+    }
+
+    fn is_stuck(&mut self, received: u64, sent: u64) -> bool {
+        if self.progress != (received, sent) {
+            (self.progress, self.progress_at) = ((received, sent), Instant::now());
+        }
+        self.progress_at.elapsed() >= GRACE
+    }
+
+    fn finish(self, fleet: &Fleet, messages: u64, subscribers: u64) -> Result<Round> {
+        let (received, expected) = (self.received(fleet), messages * subscribers);
+        // Waiting for what never came is not part of the round.
+        let lost = received < expected;
+        let end = if lost { self.progress_at } else { Instant::now() };
+        Ok(Round {
+            messages,
+            expected,
+            received,
+            bytes: fleet.counts().bytes - self.bytes,
+            cpu: cpu_time(self.pid)?.saturating_sub(self.cpu),
+            wall: end - self.start,
+        })
+    }
+}

@@ -1,0 +1,197 @@
+// Many clients of the official JavaScript SDK in one process, driven by JSON
+// lines (see lines.mjs). Data is JSON text on the wire in both formats.
+import { Centrifuge as JsonClient } from 'centrifuge';
+import { Centrifuge as ProtobufClient } from 'centrifuge/build/protobuf';
+import { Route } from './socket.mjs';
+import { say, serve } from './lines.mjs';
+
+const clients = new Map();
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+
+class Client {
+  constructor({ client, url, format, options = {} }) {
+    this.name = client;
+    this.binary = format === 'protobuf';
+    this.route = new Route(url);
+    const Sdk = this.binary ? ProtobufClient : JsonClient;
+    this.sdk = new Sdk(url, {
+      websocket: this.route.constructorFor(),
+      minReconnectDelay: 50,
+      maxReconnectDelay: 500,
+      ...options,
+      ...(options.token ? { getToken: async () => options.token } : {}),
+    });
+    this.sdk.on('connecting', (c) => this.tell('state', { state: 'connecting', ...c }));
+    this.sdk.on('connected', (c) => this.tell('state', { state: 'connected', id: c.client }));
+    this.sdk.on('disconnected', (c) => this.tell('state', { state: 'disconnected', ...c }));
+    this.sdk.on('error', (c) => this.tell('error', { type: c.type, ...c.error }));
+    this.sdk.on('message', (c) => this.tell('message', { data: this.decode(c.data) }));
+    for (const name of ['subscribed', 'subscribing', 'unsubscribed']) {
+      this.sdk.on(name, (c) => this.tell(name, { room: c.channel, server: true, ...this.position(c) }));
+    }
+    this.sdk.on('publication', (c) => this.tell('pub', this.publication(c)));
+    this.sdk.on('join', (c) => this.tell('join', { room: c.channel, info: this.info(c.info) }));
+    this.sdk.on('leave', (c) => this.tell('leave', { room: c.channel, info: this.info(c.info) }));
+  }
+
+  tell(ev, fields) {
+    say({ ev, client: this.name, ...fields });
+  }
+
+  encode(data) {
+    return this.binary ? encoder.encode(JSON.stringify(data)) : data;
+  }
+
+  decode(data) {
+    if (!this.binary || !data) return data;
+    return data.length === 0 ? null : JSON.parse(decoder.decode(data));
+  }
+
+  info(info) {
+    if (!info) return undefined;
+    const { client, user, connInfo, chanInfo } = info;
+    return { client, user, connInfo: this.decode(connInfo), chanInfo: this.decode(chanInfo) };
+  }
+
+  publication(c) {
+    return {
+      room: c.channel, offset: Number(c.offset ?? 0), data: this.decode(c.data),
+      info: this.info(c.info), tags: c.tags,
+    };
+  }
+
+  position(c) {
+    return {
+      wasRecovering: c.wasRecovering, recovered: c.recovered,
+      recoverable: c.recoverable, positioned: c.positioned,
+      offset: Number(c.streamPosition?.offset ?? 0), epoch: c.streamPosition?.epoch ?? '',
+      code: c.code, reason: c.reason,
+    };
+  }
+
+  /** The SDK's subscription to `room`, made on first use. */
+  subscription(room, options = {}) {
+    const known = this.sdk.getSubscription(room);
+    if (known) return known;
+    const sub = this.sdk.newSubscription(room, { minResubscribeDelay: 50, ...options });
+    for (const name of ['subscribed', 'subscribing', 'unsubscribed']) {
+      sub.on(name, (c) => this.tell(name, { room, ...this.position(c) }));
+    }
+    sub.on('publication', (c) => this.tell('pub', { ...this.publication(c), room }));
+    sub.on('join', (c) => this.tell('join', { room, info: this.info(c.info) }));
+    sub.on('leave', (c) => this.tell('leave', { room, info: this.info(c.info) }));
+    sub.on('error', (c) => this.tell('error', { room, type: c.type, ...c.error }));
+    return sub;
+  }
+}
+
+/** Resolves on `good`, rejects with code and reason on `bad`. */
+function settled(emitter, good, bad) {
+  return new Promise((resolve, reject) => {
+    emitter.once(good, resolve);
+    emitter.once(bad, (c) => reject({ code: c.code, message: c.reason }));
+  });
+}
+
+function clientOf({ client }) {
+  const found = clients.get(client);
+  if (!found) throw new Error(`no client ${client}`);
+  return found;
+}
+
+async function publishMany(c, { room, count, prefix, pipelined, padding = 0 }) {
+  const outcome = { acked: 0, refused: [] };
+  const pad = 'x'.repeat(padding);
+  const one = async (seq) => {
+    try {
+      await c.sdk.publish(room, c.encode({ from: prefix, seq, ...(pad ? { pad } : {}) }));
+      outcome.acked += 1;
+    } catch (e) {
+      outcome.refused.push({ seq, code: e?.code ?? 0 });
+    }
+  };
+  const sent = [];
+  for (let seq = 1; seq <= count; seq++) {
+    if (pipelined) sent.push(one(seq));
+    else await one(seq);
+  }
+  await Promise.all(sent);
+  return outcome;
+}
+
+const commands = {
+  async connect(request) {
+    const c = new Client(request);
+    clients.set(c.name, c);
+    const done = settled(c.sdk, 'connected', 'disconnected');
+    c.sdk.connect();
+    return { id: (await done).client };
+  },
+  async subscribe(request) {
+    const c = clientOf(request);
+    const sub = c.subscription(request.room, request.options);
+    const done = settled(sub, 'subscribed', 'unsubscribed');
+    sub.subscribe();
+    return c.position(await done);
+  },
+  async unsubscribe(request) {
+    const c = clientOf(request);
+    const sub = c.subscription(request.room);
+    sub.unsubscribe();
+    if (request.forget) c.sdk.removeSubscription(sub);
+  },
+  async publish(request) {
+    const c = clientOf(request);
+    await c.sdk.publish(request.room, c.encode(request.data));
+  },
+  publish_many: (request) => publishMany(clientOf(request), request),
+  async history(request) {
+    const c = clientOf(request);
+    const { limit, since, reverse } = request;
+    const page = await c.sdk.history(request.room, { limit, since, reverse });
+    return {
+      offset: Number(page.offset), epoch: page.epoch,
+      publications: page.publications.map((p) => c.publication(p)),
+    };
+  },
+  async presence(request) {
+    const c = clientOf(request);
+    const { clients } = await c.sdk.presence(request.room);
+    const entries = Object.entries(clients).map(([id, info]) => [id, c.info(info)]);
+    return { clients: Object.fromEntries(entries) };
+  },
+  async presence_stats(request) {
+    const { numClients, numUsers } = await clientOf(request).sdk.presenceStats(request.room);
+    return { clients: numClients, users: numUsers };
+  },
+  async rpc(request) {
+    const c = clientOf(request);
+    return { data: c.decode((await c.sdk.rpc(request.method, c.encode(request.data))).data) };
+  },
+  async send(request) {
+    const c = clientOf(request);
+    await c.sdk.send(c.encode(request.data));
+  },
+  /** Cuts the TCP connection; with `offline` the network stays away until `move`. */
+  async drop(request) {
+    const { route } = clientOf(request);
+    route.online = !request.offline;
+    route.cut();
+  },
+  /** From now on this client's connections go to `url`; an open one is cut. */
+  async move(request) {
+    const { route } = clientOf(request);
+    const wasOnline = route.online;
+    route.url = request.url;
+    route.online = true;
+    if (wasOnline && request.cut !== false) route.cut();
+  },
+  async disconnect(request) {
+    clientOf(request).sdk.disconnect();
+  },
+};
+
+serve(commands, async () => {
+  for (const c of clients.values()) c.sdk.disconnect();
+});

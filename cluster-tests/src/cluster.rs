@@ -1,0 +1,201 @@
+//! Several nodes that found each other.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::http;
+use crate::node::{Node, NodeArgs};
+use crate::paths;
+use crate::wait::{ensure, until};
+
+/// The API key of every test cluster.
+pub const API_KEY: &str = "test";
+/// How long nodes may take to find and link each other.
+const CONVERGE_LIMIT: Duration = Duration::from_secs(15);
+
+/// Rooms keep everything by default, so that scenarios can ask for everything;
+/// `plain:` rooms keep nothing.
+pub const CONFIG: &str = r#"
+[client]
+insecure = true
+[channel.without_namespace]
+presence = true
+join_leave = true
+force_push_join_leave = true
+history_size = 10000
+history_ttl = "300s"
+force_recovery = true
+force_positioning = true
+[[channel.namespaces]]
+name = "plain"
+[http_api]
+key = "test"
+"#;
+
+/// One cluster runs at a time in a test process: scenarios measure reactions,
+/// and two clusters on a small machine would disturb each other.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Running nodes named a, b, c, … by index.
+pub struct Cluster {
+    nodes: Vec<Node>,
+    config: PathBuf,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Cluster {
+    /// Starts `size` nodes with [`CONFIG`] and waits until they are one cluster.
+    pub fn start(size: usize) -> Result<Self, String> {
+        Self::start_with(size, CONFIG)
+    }
+
+    /// The same with another configuration.
+    pub fn start_with(size: usize, config: &str) -> Result<Self, String> {
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cluster = Self { nodes: Vec::new(), config: paths::scratch(".toml"), _turn: turn };
+        fs::write(&cluster.config, config).map_err(|e| e.to_string())?;
+        for _ in 0..size {
+            cluster.add()?;
+        }
+        cluster.converged()?;
+        Ok(cluster)
+    }
+
+    /// Starts one node more, which joins all that run; does not wait for the view.
+    pub fn add(&mut self) -> Result<usize, String> {
+        let index = self.nodes.len();
+        let node = self.start_node(node_name(index))?;
+        self.nodes.push(node);
+        Ok(index)
+    }
+
+    /// Starts the node at `index` again, with its old name and new ports.
+    pub fn restart(&mut self, index: usize) -> Result<(), String> {
+        let name = self.nodes[index].name.clone();
+        let node = self.start_node(name)?;
+        self.nodes[index] = node;
+        Ok(())
+    }
+
+    fn start_node(&mut self, name: String) -> Result<Node, String> {
+        let running = self.nodes.iter_mut().filter_map(|n| n.is_running().then_some(&*n));
+        let args = NodeArgs {
+            join: running.map(|n| n.gossip.clone()).collect(),
+            config: self.config.clone(),
+            name,
+        };
+        Node::start(server()?, &args)
+    }
+
+    /// The node at `index`.
+    pub fn node(&self, index: usize) -> &Node {
+        &self.nodes[index]
+    }
+
+    /// The node at `index`, to be stopped or waited for.
+    pub fn node_mut(&mut self, index: usize) -> &mut Node {
+        &mut self.nodes[index]
+    }
+
+    /// The nodes whose process runs.
+    pub fn running(&mut self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|&i| self.nodes[i].is_running()).collect()
+    }
+
+    /// Waits until every running node lists exactly the running nodes and has a
+    /// mesh link to each of the others.
+    pub fn converged(&mut self) -> Result<(), String> {
+        let running = self.running();
+        until(CONVERGE_LIMIT, || running.iter().try_for_each(|&i| self.sees(i, &running)))
+    }
+
+    fn sees(&self, index: usize, expected: &[usize]) -> Result<(), String> {
+        let node = &self.nodes[index];
+        let info = self.api(index, "info", &json!({}))?;
+        let mut seen: Vec<&str> = info["nodes"]
+            .as_array()
+            .map(|nodes| nodes.iter().filter_map(|n| n["name"].as_str()).collect())
+            .unwrap_or_default();
+        seen.sort_unstable();
+        let mut names: Vec<&str> = expected.iter().map(|&i| &*self.nodes[i].name).collect();
+        names.sort_unstable();
+        ensure(seen == names, || format!("node {} lists {seen:?}, not {names:?}", node.name))?;
+        let links = self.metric(index, "roomcast_mesh_links")?;
+        let wanted = expected.len() - 1;
+        ensure(links == wanted as f64, || {
+            format!("node {} has {links} mesh links, not {wanted}", node.name)
+        })
+    }
+
+    /// Calls the server API of a node: the result, or the error as text.
+    pub fn api(&self, index: usize, method: &str, body: &Value) -> Result<Value, String> {
+        let answer = self.api_answer(index, method, body)?;
+        match answer.get("result") {
+            Some(result) => Ok(result.clone()),
+            None => Err(format!("api {method} on node {index}: {answer}")),
+        }
+    }
+
+    /// Calls the server API of a node: the whole answer, `result` or `error`.
+    pub fn api_answer(&self, index: usize, method: &str, body: &Value) -> Result<Value, String> {
+        let key = [("X-API-Key", API_KEY)];
+        http::post(self.nodes[index].http, &format!("/api/{method}"), &key, body)?.json()
+    }
+
+    /// The value of a metric that has no labels (or the sum over its labels).
+    pub fn metric(&self, index: usize, name: &str) -> Result<f64, String> {
+        let text = http::get(self.nodes[index].http, "/metrics")?.body;
+        sum_of(&text, name).ok_or_else(|| format!("no metric {name} on node {index}"))
+    }
+
+    /// Everything the nodes logged, for a failure's report.
+    pub fn logs(&self) -> String {
+        let log = |node: &Node| format!("  -- log of node {} --\n{}", node.name, node.log());
+        self.nodes.iter().map(log).collect()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.config);
+    }
+}
+
+/// The name of the node at `index`: a, b, c, …
+pub fn node_name(index: usize) -> String {
+    let letter = u8::try_from(index).ok().and_then(|i| b'a'.checked_add(i));
+    char::from(letter.expect("few nodes")).to_string()
+}
+
+fn server() -> Result<&'static Path, String> {
+    let server = paths::server();
+    ensure(server.exists(), || format!("no server at {}", server.display()))?;
+    Ok(server)
+}
+
+fn sum_of(text: &str, name: &str) -> Option<f64> {
+    let values: Vec<f64> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix(name))
+        .filter(|rest| rest.starts_with([' ', '{']))
+        .filter_map(|rest| rest.rsplit(' ').next()?.parse().ok())
+        .collect();
+    (!values.is_empty()).then(|| values.iter().sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_summed_over_its_labels() {
+        let text = "# TYPE x gauge\nx{a=\"1\"} 2\nx{a=\"2\"} 3\nx_total 9\ny 1\n";
+        assert_eq!(sum_of(text, "x"), Some(5.0));
+        assert_eq!(sum_of(text, "y"), Some(1.0));
+        assert_eq!(sum_of(text, "z"), None);
+    }
+}

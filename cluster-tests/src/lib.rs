@@ -1,0 +1,36 @@
+//! The vocabulary of Roomcast's cluster tests.
+//!
+//! What comes in: a scenario, written as [`step::Step`]s in `tests/`. What goes
+//! out: real server processes on ports chosen by the system, real clients of
+//! the official SDKs talking to them, and a story that reads well when a step
+//! fails.
+//!
+//! ```text
+//! tests/*.rs ──Step──► world::World ─► cluster::Cluster ──► node::Node   roomcast processes
+//!                          │                                  └─ http    /api, /metrics
+//!                          ├──► sdk::Driver ──JSON lines──► clients/js, clients/python
+//!                          ├──► browser::Browser ─────────► clients/js/browser.mjs
+//!                          ├──► ws::Socket                  bytes no SDK would send
+//!                          └──► check                       what must hold, judged offline
+//! ```
+//!
+//! [`sim`] is the other half: whole histories of a cluster in memory, thousands of
+//! them, on the pure core alone.
+//!
+//! Rules that every scenario keeps: wait for conditions with a deadline, never
+//! for time to pass; ports come from the system; whatever was started is ended
+//! when its owner is dropped, or when the test process dies.
+
+pub mod browser;
+pub mod check;
+pub mod cluster;
+pub mod driver;
+pub mod http;
+pub mod node;
+pub mod paths;
+pub mod sdk;
+pub mod sim;
+pub mod step;
+pub mod wait;
+pub mod world;
+pub mod ws;

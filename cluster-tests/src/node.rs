@@ -1,0 +1,234 @@
+//! One server process: started, watched, signalled and always cleaned up.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::wait;
+
+/// How long a node may take from start to its "ready" line.
+const READY_LIMIT: Duration = Duration::from_secs(20);
+/// Log lines kept for a failure's report.
+const KEPT_LINES: usize = 400;
+
+/// What a node is started with.
+#[derive(Clone, Debug)]
+pub struct NodeArgs {
+    /// The node's name in the cluster.
+    pub name: String,
+    /// The configuration file.
+    pub config: PathBuf,
+    /// The gossip addresses of nodes to join.
+    pub join: Vec<String>,
+}
+
+/// A running (or ended) server process.
+pub struct Node {
+    /// The node's name in the cluster.
+    pub name: String,
+    /// Where clients and the API connect.
+    pub http: SocketAddr,
+    /// Where other nodes find it.
+    pub gossip: String,
+    child: Child,
+    log: Log,
+}
+
+type Log = Arc<Mutex<VecDeque<String>>>;
+
+impl Node {
+    /// Starts a node and waits until it says that it is ready.
+    pub fn start(server: &std::path::Path, args: &NodeArgs) -> Result<Self, String> {
+        let mut child = spawn_bound(command(server, args))
+            .map_err(|e| format!("{} does not start: {e}", server.display()))?;
+        let log = Log::default();
+        let ready = watch(&mut child, log.clone());
+        let addresses = match ready.recv_timeout(READY_LIMIT) {
+            Ok(line) => Ok(line),
+            Err(_) => Err(format!(
+                "node {} did not say ready within {READY_LIMIT:?}:\n{}",
+                args.name,
+                text(&log)
+            )),
+        };
+        let mut node = Self {
+            name: args.name.clone(),
+            http: SocketAddr::from(([127, 0, 0, 1], 0)),
+            gossip: String::new(),
+            child,
+            log,
+        };
+        // From here on Drop ends the process, also when the line is unusable.
+        let line = addresses?;
+        node.http =
+            field(&line, "http")?.parse().map_err(|e| format!("http address in {line}: {e}"))?;
+        node.gossip = field(&line, "gossip")?.to_owned();
+        Ok(node)
+    }
+
+    /// The address that SDKs connect to.
+    pub fn ws_url(&self) -> String {
+        format!("ws://{}/connection/websocket", self.http)
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL: the machine is gone.
+    pub fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM: please leave.
+    pub fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
+    /// SIGSTOP: alive, connected and silent.
+    pub fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// SIGCONT: goes on as if nothing had happened.
+    pub fn resume(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).expect("a pid is small");
+        // A process that has already ended needs no signal.
+        let _ = kill(Pid::from_raw(pid), signal);
+    }
+
+    /// Waits for the process to end by itself.
+    pub fn exit_status(&mut self, limit: Duration) -> Result<ExitStatus, String> {
+        let name = self.name.clone();
+        wait::until(limit, || match self.child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            Ok(None) => Err(format!("node {name} is still running")),
+            Err(e) => Err(format!("node {name}: {e}")),
+        })
+    }
+
+    /// Whether the process still runs.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// The newest log lines, for a failure's report.
+    pub fn log(&self) -> String {
+        text(&self.log)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // A stopped process still dies of SIGKILL.
+        self.kill();
+    }
+}
+
+fn command(server: &std::path::Path, args: &NodeArgs) -> Command {
+    // setpriv ties the server's life to the test process, so a killed test run
+    // leaves nothing behind. It execs, so the pid is the server's.
+    let mut command = if setpriv_works() {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]).arg(server);
+        command
+    } else {
+        Command::new(server)
+    };
+    command.arg("serve").arg("--config").arg(&args.config);
+    command.args(["--node-name", &args.name]);
+    for plane in ["--listen", "--gossip", "--mesh"] {
+        command.args([plane, "127.0.0.1:0"]);
+    }
+    for peer in &args.join {
+        command.args(["--join", peer]);
+    }
+    command
+        .env("ROOMCAST_LOG_FORMAT", "json")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn setpriv_works() -> bool {
+    static WORKS: OnceLock<bool> = OnceLock::new();
+    *WORKS.get_or_init(|| {
+        let mut probe = Command::new("setpriv");
+        probe.args(["--pdeathsig", "KILL", "true"]).stderr(Stdio::null());
+        probe.status().is_ok_and(|status| status.success())
+    })
+}
+
+type Request = (Command, Sender<std::io::Result<Child>>);
+
+/// Spawns from one thread that lives as long as the process: a parent-death
+/// signal is sent when the spawning *thread* ends, and test threads do.
+pub fn spawn_bound(command: Command) -> std::io::Result<Child> {
+    static SPAWNER: OnceLock<Mutex<Sender<Request>>> = OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (sender, requests) = channel::<Request>();
+        thread::spawn(move || {
+            for (mut command, answer) in requests {
+                let _ = answer.send(command.spawn());
+            }
+        });
+        Mutex::new(sender)
+    });
+    let (answer, child) = channel();
+    let request = (command, answer);
+    let sent = spawner.lock().expect("the spawner's lock").send(request);
+    sent.expect("the spawner runs as long as the process");
+    child.recv().expect("the spawner answers every request")
+}
+
+/// SIGKILL for a process that a started program started.
+pub fn kill_process(pid: i32) {
+    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+}
+
+/// Keeps the log and passes on the "ready" line.
+fn watch(child: &mut Child, log: Log) -> std::sync::mpsc::Receiver<Value> {
+    let stderr = child.stderr.take().expect("stderr is piped");
+    let (ready, receiver) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            let value: Value = serde_json::from_str(&line).unwrap_or_default();
+            if value["message"] == "ready" || value["fields"]["message"] == "ready" {
+                let _ = ready.send(value);
+            }
+            let mut log = log.lock().expect("the log's lock");
+            if log.len() == KEPT_LINES {
+                log.pop_front();
+            }
+            log.push_back(line);
+        }
+    });
+    receiver
+}
+
+fn field<'a>(line: &'a Value, name: &str) -> Result<&'a str, String> {
+    let found = line.get(name).or_else(|| line["fields"].get(name));
+    found.and_then(Value::as_str).ok_or_else(|| format!("the ready line has no {name}: {line}"))
+}
+
+fn text(log: &Log) -> String {
+    let log = log.lock().expect("the log's lock");
+    log.iter().map(|line| format!("    {line}\n")).collect()
+}

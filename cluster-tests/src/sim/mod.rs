@@ -1,0 +1,69 @@
+//! Whole histories of a cluster, from one seed each, in memory.
+//!
+//! What comes in: a seed, and which [`Faults`] may happen. What goes out: nothing, or a [`Failure`] that
+//! names the seed and tells the story. The registries are the real ones; what they say to each other goes
+//! through the real wire codec, over links that delay, and lose what is under way when they break.
+//! Clients subscribe, are cut off, come back to any node and recover; publishers publish anywhere.
+//!
+//! [`network`] is the links, [`client`] a client and what it may never see, [`world`] the clock and the
+//! faults.
+
+pub mod client;
+pub mod network;
+pub mod world;
+
+use std::fmt;
+
+/// What may go wrong in a history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Faults {
+    /// Nothing: messages are slow, no more.
+    Delays,
+    /// Links break, shortly.
+    Links,
+    /// Links break, and nodes join while rooms are busy.
+    Joins,
+    /// Nodes crash, restart under their name, and are cut off from each other for long.
+    Crashes,
+}
+
+impl Faults {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::Delays, Self::Links, Self::Joins, Self::Crashes];
+
+    /// Whether an acknowledged message must be in its room's history at the end.
+    pub fn keep_what_is_acked(self) -> bool {
+        self != Self::Crashes
+    }
+}
+
+/// A promise that was broken.
+pub struct Failure {
+    /// The history that did it.
+    pub seed: u64,
+    /// What could go wrong in it.
+    pub faults: Faults,
+    /// What must never happen, and did.
+    pub broken: String,
+    /// What had happened.
+    pub story: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {} with {:?}: {}", self.seed, self.faults, self.broken)?;
+        self.story.iter().try_for_each(|line| writeln!(f, "  {line}"))
+    }
+}
+
+/// Runs one history.
+///
+/// # Errors
+/// If a promise was broken in it.
+pub fn run(seed: u64, faults: Faults) -> Result<(), Box<Failure>> {
+    let mut world = world::World::new(seed, faults);
+    world.run().map_err(|broken| {
+        let story = std::mem::take(&mut world.story);
+        Box::new(Failure { seed, faults, broken, story })
+    })
+}

@@ -1,0 +1,1 @@
+//! Bugs that were found once: one short test each, named by what broke.

@@ -1,0 +1,136 @@
+//! SHELL. The membership actor: chitchat, and the view that it has of the cluster.
+//!
+//! Gossip carries what concerns nodes (addresses, names, generations), never rooms.
+
+use std::{net::SocketAddr, time::Duration};
+
+use actix::prelude::*;
+use chitchat::{
+    ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, NodeState, spawn_chitchat,
+};
+
+use super::{gossip::Gossip, node::NodeInfo, view::View};
+use crate::{
+    mesh::dialer::{Dialer, Know},
+    metrics::Metrics,
+    room::actor::{FromCluster, RoomRegistry},
+};
+
+/// How often each node gossips.
+const INTERVAL: Duration = Duration::from_millis(200);
+const MESH: &str = "mesh";
+const HTTP: &str = "http";
+
+/// What gossip needs to know to begin.
+pub struct Settings {
+    /// This node.
+    pub me: NodeInfo,
+    /// Where its gossip arrives.
+    pub gossip: SocketAddr,
+    /// Nodes to begin with.
+    pub join: Vec<String>,
+    /// Name of the cluster.
+    pub cluster: String,
+}
+
+/// Starts to gossip.
+///
+/// # Errors
+/// If the transport can't be opened.
+pub async fn start(settings: &Settings, transport: &Gossip) -> anyhow::Result<ChitchatHandle> {
+    let me = &settings.me;
+    let config = ChitchatConfig {
+        chitchat_id: ChitchatId::new(me.name.as_str(), me.generation, settings.gossip),
+        cluster_id: settings.cluster.clone(),
+        gossip_interval: INTERVAL,
+        listen_addr: settings.gossip,
+        seed_nodes: settings.join.clone(),
+        failure_detector_config: FailureDetectorConfig {
+            initial_interval: INTERVAL,
+            ..Default::default()
+        },
+        marked_for_deletion_grace_period: Duration::from_secs(3600),
+        catchup_callback: None,
+        extra_liveness_predicate: None,
+    };
+    let facts = vec![(MESH.into(), me.mesh.to_string()), (HTTP.into(), me.http.to_string())];
+    spawn_chitchat(config, facts, transport).await
+}
+
+/// The actor that passes chitchat's view on.
+pub struct Membership {
+    handle: ChitchatHandle,
+    me: NodeInfo,
+    registry: Addr<RoomRegistry>,
+    dialer: Addr<Dialer>,
+    views: tokio::sync::watch::Sender<View>,
+    metrics: Metrics,
+}
+
+impl Membership {
+    /// Passes the views of `handle` on to registry, dialer and `views`.
+    pub fn new(
+        handle: ChitchatHandle,
+        me: NodeInfo,
+        registry: Addr<RoomRegistry>,
+        dialer: Addr<Dialer>,
+        views: tokio::sync::watch::Sender<View>,
+        metrics: Metrics,
+    ) -> Self {
+        Self { handle, me, registry, dialer, views, metrics }
+    }
+
+    fn know(&self, view: View) {
+        let names: Vec<&str> = view.nodes().values().map(|info| info.name.as_str()).collect();
+        tracing::info!(nodes = ?names, "the cluster has changed");
+        self.metrics.cluster_nodes.set(view.nodes().len() as i64);
+        self.registry.do_send(FromCluster::View(view.clone()));
+        self.dialer.do_send(Know(view.clone()));
+        self.views.send_replace(view);
+    }
+}
+
+impl Actor for Membership {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let chitchat = self.handle.chitchat();
+        let me = self.me.clone();
+        let membership = ctx.address();
+        let watching = async move {
+            let mut nodes = Box::pin(chitchat.lock().await.live_nodes_watch_stream());
+            let mut last = None;
+            while let Some(nodes) = std::future::poll_fn(|cx| nodes.as_mut().poll_next(cx)).await {
+                let peers = nodes.iter().filter_map(|(id, state)| node_info(id, state));
+                let view = View::new(peers.chain([me.clone()]));
+                if last.as_ref() != Some(&view) {
+                    last = Some(view.clone());
+                    membership.do_send(NewView(view));
+                }
+            }
+        };
+        ctx.spawn(watching.into_actor(self));
+    }
+}
+
+/// What a node says of itself; none while gossip has not brought all of it.
+fn node_info(id: &ChitchatId, state: &NodeState) -> Option<NodeInfo> {
+    Some(NodeInfo {
+        name: id.node_id.to_string(),
+        generation: id.generation_id,
+        mesh: state.get(MESH)?.parse().ok()?,
+        http: state.get(HTTP)?.parse().ok()?,
+    })
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct NewView(View);
+
+impl Handler<NewView> for Membership {
+    type Result = ();
+
+    fn handle(&mut self, NewView(view): NewView, _: &mut Self::Context) {
+        self.know(view);
+    }
+}

@@ -1,0 +1,65 @@
+//! What a node is to the others.
+
+use std::{fmt, net::SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+/// Identity of one run of a node: its name and its generation. A restarted node is a new one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NodeId(pub u64);
+
+impl NodeId {
+    /// The identity of the run of node `name` that began as `generation`.
+    pub fn new(name: &str, generation: u64) -> Self {
+        Self(stable_hash(&[name.as_bytes(), &generation.to_be_bytes()]))
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What a node tells about itself by gossip.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// The name that its operator gave it; at most one live node has it.
+    pub name: String,
+    /// When this run began, in milliseconds of wall time; a later run has a greater one.
+    pub generation: u64,
+    /// Where it listens for links.
+    pub mesh: SocketAddr,
+    /// Where it listens for clients.
+    pub http: SocketAddr,
+}
+
+impl NodeInfo {
+    /// Its identity.
+    pub fn id(&self) -> NodeId {
+        NodeId::new(&self.name, self.generation)
+    }
+}
+
+/// A hash that is the same on every node and in every version: FNV-1a with a final mix, so that close
+/// inputs differ in all bits.
+pub fn stable_hash(parts: &[&[u8]]) -> u64 {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in parts.iter().flat_map(|part| part.iter().chain(&[0xff])) {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    mix(hash)
+}
+
+/// Spreads the bits of `x` (the finalizer of SplitMix64).
+pub fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}

@@ -1,0 +1,271 @@
+//! SHELL. Reads the configuration: a file, then `ROOMCAST_…` variables over it, then flags over both.
+//!
+//! All three name the same keys, those of [`Raw`]'s defaults; anything else is an error that names the
+//! nearest key that exists.
+
+use std::path::Path;
+
+use config::{File, FileFormat};
+use serde_json::{Map, Value};
+
+use super::{Config, Invalid, MAX_WORKERS, raw};
+use crate::config::raw::Raw;
+
+const PREFIX: &str = "ROOMCAST_";
+
+/// Reads and checks all of it. `flags` are keys with dots and their values.
+///
+/// # Errors
+/// If anything is wrong, with the first thing that is.
+pub fn load(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    flags: Vec<(&'static str, Value)>,
+) -> Result<Config, Invalid> {
+    let schema = schema();
+    let mut typed = match file {
+        Some(path) => read(path)?,
+        None => Value::Object(Map::new()),
+    };
+    check_keys(&typed, &schema, "")?;
+    for (name, value) in environment {
+        if let Some(suffix) = name.strip_prefix(PREFIX) {
+            let (key, value) = from_environment(&schema, &name, suffix, &value)?;
+            set(&mut typed, &key, value);
+        }
+    }
+    for (key, value) in flags {
+        set(&mut typed, key, value);
+    }
+    let mut raw: Raw = serde_path_to_error::deserialize(typed)
+        .map_err(|error| Invalid::new(error.path().to_string(), error.inner().to_string()))?;
+    fill_in(&mut raw);
+    Config::try_from(raw)
+}
+
+/// The defaults that depend on the machine.
+fn fill_in(raw: &mut Raw) {
+    if raw.http_server.workers == 0 {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        raw.http_server.workers = cores.min(MAX_WORKERS);
+    }
+    if raw.node.name.is_empty() {
+        let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+        let host = if host.trim().is_empty() { "roomcast" } else { host.trim() };
+        raw.node.name = format!("{host}:{}", raw.http_server.port);
+    }
+}
+
+/// Every key, with its default.
+fn schema() -> Value {
+    let mut raw = Raw::default();
+    raw.channel.namespaces.push(raw::Namespace::default());
+    // The defaults are plain data.
+    serde_json::to_value(raw).unwrap_or_default()
+}
+
+fn read(path: &Path) -> Result<Value, Invalid> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Invalid::new(&name, format!("can't be read: {error}")))?;
+    let format = match path.extension().and_then(|it| it.to_str()) {
+        Some("json") => FileFormat::Json,
+        Some("yaml" | "yml") => FileFormat::Yaml,
+        _ => FileFormat::Toml,
+    };
+    config::Config::builder()
+        .add_source(File::from_str(&text, format))
+        .build()
+        .and_then(config::Config::try_deserialize)
+        .map_err(|error| Invalid::new(&name, error.to_string()))
+}
+
+fn check_keys(typed: &Value, schema: &Value, path: &str) -> Result<(), Invalid> {
+    match (typed, schema) {
+        (Value::Object(typed), Value::Object(schema)) => {
+            for (key, value) in typed {
+                let full = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                match schema.get(key) {
+                    Some(schema) => check_keys(value, schema, &full)?,
+                    None => {
+                        let hint = nearest(key, schema.keys().map(String::as_str));
+                        return Err(Invalid::new(full, format!("there is no such key{hint}")));
+                    }
+                }
+            }
+            Ok(())
+        }
+        (Value::Array(typed), Value::Array(schema)) => match schema.first() {
+            Some(schema) => (typed.iter().enumerate())
+                .try_for_each(|(index, it)| check_keys(it, schema, &format!("{path}[{index}]"))),
+            None => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
+fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> String {
+    known
+        .map(|it| (strsim::normalized_damerau_levenshtein(key, it), it))
+        .filter(|(similarity, _)| *similarity > 0.4)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map_or_else(String::new, |(_, it)| format!("; did you mean {it}?"))
+}
+
+/// Every key that is not a section, with dots, and its default.
+fn leaves(schema: &Value, path: &str, leaves: &mut Vec<(String, Value)>) {
+    match schema {
+        Value::Object(section) => {
+            for (key, value) in section {
+                let full = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                self::leaves(value, &full, leaves);
+            }
+        }
+        value => leaves.push((path.to_owned(), value.clone())),
+    }
+}
+
+fn from_environment(
+    schema: &Value,
+    name: &str,
+    suffix: &str,
+    value: &str,
+) -> Result<(String, Value), Invalid> {
+    let mut known = Vec::new();
+    leaves(schema, "", &mut known);
+    let variable = |key: &str| key.replace('.', "_").to_uppercase();
+    let Some((key, default)) = known.iter().find(|(key, _)| variable(key) == suffix) else {
+        let names: Vec<String> =
+            known.iter().map(|(key, _)| format!("{PREFIX}{}", variable(key))).collect();
+        let hint = nearest(name, names.iter().map(String::as_str));
+        return Err(Invalid::new(name, format!("there is no such variable{hint}")));
+    };
+    let parsed = match default {
+        Value::String(_) => Ok(Value::String(value.to_owned())),
+        Value::Array(_) if !value.trim_start().starts_with('[') => {
+            let items = value.split(',').map(str::trim).filter(|it| !it.is_empty());
+            Ok(items.map(Value::from).collect())
+        }
+        _ => serde_json::from_str(value),
+    };
+    let value = parsed.map_err(|_| {
+        Invalid::new(name, format!("{value:?} is not of the kind of the default, {default}"))
+    })?;
+    Ok((key.clone(), value))
+}
+
+fn set(typed: &mut Value, key: &str, value: Value) {
+    let mut place = typed;
+    for part in key.split('.') {
+        if !place.is_object() {
+            *place = Value::Object(Map::new());
+        }
+        place = &mut place[part];
+    }
+    *place = value;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn load_text(extension: &str, text: &str) -> Result<Config, Invalid> {
+        let directory = std::env::temp_dir();
+        let unique = format!("roomcast-{}-{:p}.{extension}", std::process::id(), text.as_ptr());
+        let path = directory.join(unique);
+        std::fs::File::create(&path)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .expect("a file in the temporary directory");
+        let config = load(Some(&path), [], Vec::new());
+        std::fs::remove_file(path).expect("it was just written");
+        config
+    }
+
+    fn problem(text: &str) -> String {
+        load_text("toml", text).expect_err("invalid").to_string()
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        let config = load(None, [], Vec::new()).expect("valid");
+        assert_eq!(config.listen.port(), 8000);
+        assert!(config.cluster.is_none());
+    }
+
+    #[test]
+    fn one_meaning_in_three_formats() {
+        let toml =
+            "[[channel.namespaces]]\nname = \"chat\"\nhistory_size = 5\nhistory_ttl = \"1m30s\"";
+        let json = r#"{"channel":{"namespaces":[{"name":"chat","history_size":5,"history_ttl":"1m30s"}]}}"#;
+        let yaml = "channel:\n  namespaces:\n    - name: chat\n      history_size: 5\n      history_ttl: 1m30s";
+        for (extension, text) in [("toml", toml), ("json", json), ("yaml", yaml)] {
+            let config = load_text(extension, text).expect(extension);
+            let options = config.namespaces.options("chat:x").expect("configured").clone();
+            assert_eq!((options.history_size, options.history_ttl.as_secs()), (5, 90));
+        }
+    }
+
+    #[test]
+    fn the_sample_files_are_valid() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+        let files = std::fs::read_dir(folder).expect("the samples are there");
+        let mut checked = 0;
+        for file in files {
+            let path = file.expect("readable").path();
+            load(Some(&path), [], Vec::new())
+                .unwrap_or_else(|it| panic!("{}: {it}", path.display()));
+            checked += 1;
+        }
+        assert_eq!(checked, 3);
+    }
+
+    #[test]
+    fn unknown_keys_name_the_nearest() {
+        assert_eq!(
+            problem("[client]\nallowed_origin = []"),
+            "client.allowed_origin: there is no such key; did you mean allowed_origins?"
+        );
+        assert_eq!(
+            problem("[[channel.namespaces]]\nname = \"ab\"\nhistory_sise = 5"),
+            "channel.namespaces[0].history_sise: there is no such key; did you mean history_size?"
+        );
+        let env = [("ROOMCAST_CLIENT_INSECUR".to_owned(), "true".to_owned())];
+        let error = load(None, env, Vec::new()).expect_err("unknown").to_string();
+        assert_eq!(
+            error,
+            "ROOMCAST_CLIENT_INSECUR: there is no such variable; did you mean ROOMCAST_CLIENT_INSECURE?"
+        );
+    }
+
+    #[test]
+    fn wrong_values_name_the_key() {
+        assert!(
+            problem("[client]\nping_interval = \"soon\"").starts_with("client.ping_interval: ")
+        );
+        assert!(problem("[http_server]\nport = 70000").starts_with("http_server.port: "));
+        assert!(
+            problem("[channel.without_namespace]\nforce_recovery = true")
+                .starts_with("channel.without_namespace.force_recovery: needs history_size")
+        );
+        assert!(
+            problem("[cluster]\ngossip = \"10.0.0.1:1\"\nmesh = \"10.0.0.1:2\"")
+                .starts_with("cluster.secret: needed")
+        );
+        assert!(problem("not toml at all").contains(".toml: "));
+    }
+
+    #[test]
+    fn variables_go_over_the_file_and_flags_over_both() {
+        let env = [
+            ("ROOMCAST_HTTP_SERVER_PORT".to_owned(), "1".to_owned()),
+            ("ROOMCAST_NODE_NAME".to_owned(), "5".to_owned()),
+            ("ROOMCAST_CLIENT_ALLOWED_ORIGINS".to_owned(), "http://a, http://b".to_owned()),
+            ("PATH".to_owned(), "x".to_owned()),
+        ];
+        let config = load(None, env, vec![("http_server.port", 2.into())]).expect("valid");
+        assert_eq!((config.listen.port(), config.name.as_str()), (2, "5"));
+        assert_eq!(config.client.allowed_origins, ["http://a", "http://b"]);
+    }
+}

@@ -1,0 +1,287 @@
+//! The configuration: as typed ([`raw`]), read from file, environment and flags ([`load`]), and checked
+//! ([`Config`]).
+//!
+//! A [`Config`] can be used as it is; whatever is wrong with what was typed is an [`Invalid`] that names
+//! the key.
+
+pub mod load;
+pub mod raw;
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use raw::{Channel, Raw};
+
+use crate::{
+    cluster::secret::Secret,
+    room::{
+        options::{Audience, Namespaces, Permissions, RoomOptions},
+        registry,
+    },
+};
+
+/// The most worker threads: a room's workers are a bit each.
+pub const MAX_WORKERS: usize = 64;
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{key}: {problem}")]
+pub struct Invalid {
+    /// The key, or the file or variable that it is in.
+    pub key: String,
+    /// What is wrong, and what to do.
+    pub problem: String,
+}
+
+impl Invalid {
+    /// Says what is wrong with a key.
+    pub fn new(key: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { key: key.into(), problem: problem.into() }
+    }
+}
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Name of the node.
+    pub name: String,
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Worker threads that serve clients.
+    pub workers: usize,
+    /// Sessions.
+    pub client: raw::Client,
+    /// The largest WebSocket message from a client, in bytes.
+    pub message_size_limit: usize,
+    /// Rooms by namespace.
+    pub namespaces: Arc<Namespaces>,
+    /// The longest room name, in bytes.
+    pub channel_max_length: usize,
+    /// What the room registry goes by.
+    pub rooms: registry::Settings,
+    /// Key of the server API; none: every call is refused unless the API is insecure.
+    pub api_key: Option<String>,
+    /// Take API calls without a key.
+    pub api_insecure: bool,
+    /// The mesh; none: the node is alone.
+    pub cluster: Option<Cluster>,
+    /// How to log.
+    pub log: raw::Log,
+    /// How long a stopping node waits for its connections to close.
+    pub shutdown_timeout: Duration,
+    /// Serve the chat page, and sign tokens for anyone who asks.
+    pub demo: bool,
+}
+
+/// How the node takes part in a cluster.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// Name of the cluster.
+    pub id: String,
+    /// Where gossip arrives.
+    pub gossip: SocketAddr,
+    /// Where links arrive.
+    pub mesh: SocketAddr,
+    /// Under which IP address the other nodes reach this one.
+    pub advertise: std::net::IpAddr,
+    /// Gossip addresses of nodes to begin with.
+    pub join: Vec<String>,
+    /// What the nodes know and no one else.
+    pub secret: Option<Secret>,
+    /// The most bytes that may wait for one peer.
+    pub queue_limit: usize,
+}
+
+impl TryFrom<Raw> for Config {
+    type Error = Invalid;
+
+    fn try_from(raw: Raw) -> Result<Self, Invalid> {
+        let listen = raw.http_server.listen()?;
+        if !(1..=MAX_WORKERS).contains(&raw.http_server.workers) {
+            let problem = format!("1 to {MAX_WORKERS}, or 0 for one a core");
+            return Err(Invalid::new("http_server.workers", problem));
+        }
+        if raw.client.ping_interval.0 > Duration::ZERO
+            && raw.client.pong_timeout.0 >= raw.client.ping_interval.0
+        {
+            let problem =
+                "must be shorter than client.ping_interval, or a ping could overtake a pong";
+            return Err(Invalid::new("client.pong_timeout", problem));
+        }
+        let rooms = registry::Settings {
+            publish_timeout: raw.cluster.publish_timeout.0,
+            recovery_limit: raw.client.recovery_max_publication_limit,
+            history_bytes: raw.channel.history_max_bytes,
+            ..Default::default()
+        };
+        let cluster = raw.cluster.check()?;
+        Ok(Self {
+            name: raw.node.name.clone(),
+            listen,
+            workers: raw.http_server.workers,
+            message_size_limit: raw.websocket.message_size_limit,
+            namespaces: Arc::new(namespaces(&raw)?),
+            channel_max_length: raw.channel.max_length,
+            rooms,
+            api_key: Some(raw.http_api.key).filter(|key| !key.is_empty()),
+            api_insecure: raw.http_api.insecure,
+            client: raw.client,
+            cluster,
+            log: raw.log,
+            shutdown_timeout: raw.shutdown.timeout.0,
+            demo: raw.demo.enabled,
+        })
+    }
+}
+
+fn namespaces(raw: &Raw) -> Result<Namespaces, Invalid> {
+    let mut named = BTreeMap::new();
+    for (index, namespace) in raw.channel.namespaces.iter().enumerate() {
+        let key = format!("channel.namespaces[{index}].name");
+        let letters = |it: char| it.is_ascii_alphanumeric() || "-_.".contains(it);
+        if namespace.name.len() < 2 || !namespace.name.chars().all(letters) {
+            let problem = "at least two of the characters a-z A-Z 0-9 - _ .";
+            return Err(Invalid::new(key, problem));
+        }
+        let options = Arc::new(namespace.options.check(&format!("channel.namespaces[{index}]"))?);
+        if named.insert(namespace.name.as_str().into(), options).is_some() {
+            return Err(Invalid::new(key, format!("{:?} is there twice", namespace.name)));
+        }
+    }
+    let default = Arc::new(raw.channel.without_namespace.check("channel.without_namespace")?);
+    Ok(Namespaces { default, named })
+}
+
+impl Channel {
+    fn check(&self, key: &str) -> Result<RoomOptions, Invalid> {
+        let history = self.history_size > 0 && !self.history_ttl.0.is_zero();
+        if (self.history_size > 0) == self.history_ttl.0.is_zero() {
+            let problem = "history needs both history_size and history_ttl";
+            return Err(Invalid::new(format!("{key}.history_size"), problem));
+        }
+        let needs_history = [
+            ("force_recovery", self.force_recovery),
+            ("allow_recovery", self.allow_recovery),
+            ("force_positioning", self.force_positioning),
+            ("allow_positioning", self.allow_positioning),
+        ];
+        for (option, on) in needs_history {
+            if on && !history {
+                let problem = "needs history_size and history_ttl in the same namespace";
+                return Err(Invalid::new(format!("{key}.{option}"), problem));
+            }
+        }
+        let recovery_cache = match self.force_recovery_mode.as_str() {
+            "" | "stream" => false,
+            "cache" => true,
+            other => {
+                let problem = format!("{other:?} is neither \"stream\" nor \"cache\"");
+                return Err(Invalid::new(format!("{key}.force_recovery_mode"), problem));
+            }
+        };
+        let audience = |client, subscriber, anonymous| Audience { client, subscriber, anonymous };
+        Ok(RoomOptions {
+            presence: self.presence,
+            join_leave: self.join_leave,
+            force_push_join_leave: self.force_push_join_leave,
+            history_size: self.history_size,
+            history_ttl: self.history_ttl.0,
+            history_meta_ttl: self.history_meta_ttl.0,
+            force_positioning: self.force_positioning,
+            allow_positioning: self.allow_positioning,
+            force_recovery: self.force_recovery,
+            allow_recovery: self.allow_recovery,
+            recovery_cache,
+            permissions: Permissions {
+                subscribe_for_client: self.allow_subscribe_for_client,
+                subscribe_for_anonymous: self.allow_subscribe_for_anonymous,
+                publish: audience(
+                    self.allow_publish_for_client,
+                    self.allow_publish_for_subscriber,
+                    self.allow_publish_for_anonymous,
+                ),
+                presence: audience(
+                    self.allow_presence_for_client,
+                    self.allow_presence_for_subscriber,
+                    self.allow_presence_for_anonymous,
+                ),
+                history: audience(
+                    self.allow_history_for_client,
+                    self.allow_history_for_subscriber,
+                    self.allow_history_for_anonymous,
+                ),
+            },
+        })
+    }
+}
+
+impl raw::Cluster {
+    fn check(&self) -> Result<Option<Cluster>, Invalid> {
+        let (gossip, mesh) = match (self.gossip.as_str(), self.mesh.as_str()) {
+            ("", "") if self.join.is_empty() => return Ok(None),
+            ("", _) => {
+                return Err(Invalid::new(
+                    "cluster.gossip",
+                    "a node of a cluster needs it, as IP:PORT",
+                ));
+            }
+            (_, "") => {
+                return Err(Invalid::new(
+                    "cluster.mesh",
+                    "a node of a cluster needs it, as IP:PORT",
+                ));
+            }
+            (gossip, mesh) => (address("cluster.gossip", gossip)?, address("cluster.mesh", mesh)?),
+        };
+        let advertise = match self.advertise.as_str() {
+            "" if gossip.ip().is_unspecified() => {
+                let problem = "say under which IP address the other nodes reach this one, since cluster.gossip is 0.0.0.0";
+                return Err(Invalid::new("cluster.advertise", problem));
+            }
+            "" => gossip.ip(),
+            ip => ip.parse().map_err(|_| {
+                Invalid::new("cluster.advertise", format!("{ip:?} is no IP address"))
+            })?,
+        };
+        let secret = match self.secret.as_str() {
+            "" => None,
+            secret => Some(Secret::new(secret).ok_or_else(|| {
+                Invalid::new(
+                    "cluster.secret",
+                    format!("at least {} characters", Secret::MIN_LENGTH),
+                )
+            })?),
+        };
+        let open = [gossip.ip(), mesh.ip()].iter().any(|ip| !ip.is_loopback());
+        if open && secret.is_none() {
+            let problem = "needed to listen for other nodes on anything but loopback: anyone who reaches the ports could take part. Set the same on every node, for example the output of `openssl rand -hex 32`";
+            return Err(Invalid::new("cluster.secret", problem));
+        }
+        Ok(Some(Cluster {
+            id: self.id.clone(),
+            gossip,
+            mesh,
+            advertise,
+            join: self.join.clone(),
+            secret,
+            queue_limit: self.queue_max_size,
+        }))
+    }
+}
+
+impl raw::HttpServer {
+    fn listen(&self) -> Result<SocketAddr, Invalid> {
+        let ip = match self.address.as_str() {
+            "" => std::net::IpAddr::from([0, 0, 0, 0]),
+            ip => ip.parse().map_err(|_| {
+                Invalid::new("http_server.address", format!("{ip:?} is no IP address"))
+            })?,
+        };
+        Ok(SocketAddr::new(ip, self.port))
+    }
+}
+
+fn address(key: &str, value: &str) -> Result<SocketAddr, Invalid> {
+    value
+        .parse()
+        .map_err(|_| Invalid::new(key, format!("{value:?} is no address of the form IP:PORT")))
+}

@@ -1,0 +1,271 @@
+//! The configuration as typed: every option, its default, and what it means.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A length of time, written like `"25s"` or `"1h30m"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&humantime::format_duration(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        humantime::parse_duration(&text).map(Self).map_err(|error| {
+            serde::de::Error::custom(format!("{text:?} is no length of time like \"25s\": {error}"))
+        })
+    }
+}
+
+const fn seconds(seconds: u64) -> Span {
+    Span(Duration::from_secs(seconds))
+}
+
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty = $default:expr,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Serialize, Deserialize)]
+        #[serde(default)]
+        pub struct $name {
+            $($(#[$field_doc])* pub $field: $type,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+    };
+}
+
+section! {
+    /// All of it.
+    Raw {
+        /// What the node is called.
+        node: Node = Node::default(),
+        /// Where clients and API calls connect.
+        http_server: HttpServer = HttpServer::default(),
+        /// What clients may do.
+        client: Client = Client::default(),
+        /// The WebSocket transport.
+        websocket: WebSocket = WebSocket::default(),
+        /// What rooms keep, promise and permit.
+        channel: Channels = Channels::default(),
+        /// The server API.
+        http_api: HttpApi = HttpApi::default(),
+        /// The other nodes.
+        cluster: Cluster = Cluster::default(),
+        /// What is logged, and how.
+        log: Log = Log::default(),
+        /// How the node stops.
+        shutdown: Shutdown = Shutdown::default(),
+        /// The demo's page.
+        demo: Demo = Demo::default(),
+    }
+}
+
+section! {
+    /// What the node is called.
+    Node {
+        /// Name of the node, different from all others of the cluster. Empty: host name and port.
+        name: String = String::new(),
+    }
+}
+
+section! {
+    /// Where clients and API calls connect.
+    HttpServer {
+        /// IP address to listen on. Empty: all.
+        address: String = String::new(),
+        /// Port to listen on; 0: any free one.
+        port: u16 = 8000,
+        /// Threads that serve clients, at most 64. 0: one for each core.
+        workers: usize = 0,
+    }
+}
+
+section! {
+    /// What clients may do.
+    Client {
+        /// Let everyone in without a token and permit everything. For development only.
+        insecure: bool = false,
+        /// Let clients in that have no token, as anonymous ones.
+        allow_anonymous_connect_without_token: bool = false,
+        /// Origins (`https://example.com`, `*` stands for anything) of pages that may connect. Empty: only
+        /// clients that send no Origin header, so no browsers.
+        allowed_origins: Vec<String> = Vec::new(),
+        /// How connection tokens are checked.
+        token: Token = Token::default(),
+        /// The most rooms that one client may be in.
+        channel_limit: usize = 128,
+        /// Bytes that may wait for one client; more, and it is closed with 3008.
+        queue_max_size: usize = 1 << 20,
+        /// Commands of one client that may wait for their answers; meanwhile no more are read of it.
+        concurrency: usize = 512,
+        /// The most publications that one history call returns.
+        history_max_publication_limit: usize = 300,
+        /// The most publications that a recovery brings; a client that missed more gets `recovered: false`.
+        recovery_max_publication_limit: usize = 300,
+        /// Time between pings of the server. 0: none.
+        ping_interval: Span = seconds(25),
+        /// Time in which a pong must come. 0: no pongs.
+        pong_timeout: Span = seconds(8),
+        /// Time in which a new connection must authenticate.
+        stale_close_delay: Span = seconds(10),
+    }
+}
+
+section! {
+    /// How connection tokens are checked.
+    Token {
+        /// Secret of tokens signed by HS256, HS384 or HS512. Empty: no token is valid.
+        hmac_secret_key: String = String::new(),
+    }
+}
+
+section! {
+    /// The WebSocket transport.
+    WebSocket {
+        /// The largest message from a client, in bytes; more is closed with 1009.
+        message_size_limit: usize = 65536,
+    }
+}
+
+section! {
+    /// What rooms keep, promise and permit.
+    Channels {
+        /// The longest room name, in bytes.
+        max_length: usize = 255,
+        /// Bytes of publications that the node keeps over all of its rooms; the oldest go first.
+        history_max_bytes: usize = 512 << 20,
+        /// Rooms without a `:` in their name.
+        without_namespace: Channel = Channel::default(),
+        /// Rooms with a namespace before the first `:` of their name.
+        namespaces: Vec<Namespace> = Vec::new(),
+    }
+}
+
+section! {
+    /// A namespace: the options of its rooms, and its name.
+    Namespace {
+        /// What stands before the first `:` of the rooms' names.
+        name: String = String::new(),
+        /// The options, side by side with the name.
+        #[serde(flatten)]
+        options: Channel = Channel::default(),
+    }
+}
+
+section! {
+    /// The options of the rooms of one namespace.
+    Channel {
+        /// Keep who is in the room.
+        presence: bool = false,
+        /// Tell subscribers who joins and leaves.
+        join_leave: bool = false,
+        /// Tell it to all of them, asked or not.
+        force_push_join_leave: bool = false,
+        /// The most publications to keep. History needs this and `history_ttl`.
+        history_size: usize = 0,
+        /// How long to keep a publication.
+        history_ttl: Span = seconds(0),
+        /// How long to remember a room's epoch and offset after its last publication.
+        history_meta_ttl: Span = seconds(720 * 3600),
+        /// Watch every subscriber's position.
+        force_positioning: bool = false,
+        /// Watch the position of those that ask.
+        allow_positioning: bool = false,
+        /// Every subscriber can recover what it missed.
+        force_recovery: bool = false,
+        /// Those that ask can.
+        allow_recovery: bool = false,
+        /// `stream`: all that was missed; `cache`: the latest publication.
+        force_recovery_mode: String = "stream".to_owned(),
+        /// Users may subscribe without a subscription token.
+        allow_subscribe_for_client: bool = false,
+        /// Anonymous clients may subscribe.
+        allow_subscribe_for_anonymous: bool = false,
+        /// Users may publish.
+        allow_publish_for_client: bool = false,
+        /// Subscribers may publish.
+        allow_publish_for_subscriber: bool = false,
+        /// Anonymous clients may publish.
+        allow_publish_for_anonymous: bool = false,
+        /// Users may ask for presence.
+        allow_presence_for_client: bool = false,
+        /// Subscribers may ask for presence.
+        allow_presence_for_subscriber: bool = false,
+        /// Anonymous clients may ask for presence.
+        allow_presence_for_anonymous: bool = false,
+        /// Users may read history.
+        allow_history_for_client: bool = false,
+        /// Subscribers may read history.
+        allow_history_for_subscriber: bool = false,
+        /// Anonymous clients may read history.
+        allow_history_for_anonymous: bool = false,
+    }
+}
+
+section! {
+    /// The server API.
+    HttpApi {
+        /// The key that callers must send. Empty: every call is refused.
+        key: String = String::new(),
+        /// Take calls without a key. For development only.
+        insecure: bool = false,
+    }
+}
+
+section! {
+    /// The other nodes.
+    Cluster {
+        /// Name of the cluster: nodes of different clusters refuse each other.
+        id: String = "roomcast".to_owned(),
+        /// Where gossip arrives (UDP), as IP:PORT. Empty, with `mesh` and `join`: the node is alone.
+        gossip: String = String::new(),
+        /// Where links arrive (TCP), as IP:PORT.
+        mesh: String = String::new(),
+        /// IP address under which the other nodes reach this one. Empty: that of `gossip`.
+        advertise: String = String::new(),
+        /// Gossip addresses of other nodes to begin with; one that lives is enough.
+        join: Vec<String> = Vec::new(),
+        /// What all nodes know and no one else: seals gossip and links. Needed beyond loopback.
+        secret: String = String::new(),
+        /// Bytes that may wait for one node; more, and its link is closed.
+        queue_max_size: usize = 64 << 20,
+        /// How long a publish may wait for its room's home before it fails with a temporary error.
+        publish_timeout: Span = seconds(2),
+    }
+}
+
+section! {
+    /// What is logged, and how.
+    Log {
+        /// `error`, `warn`, `info`, `debug` or `trace`, or directives like `info,roomcast::mesh=debug`.
+        level: String = "info".to_owned(),
+        /// `text` or `json`.
+        format: String = "text".to_owned(),
+    }
+}
+
+section! {
+    /// How the node stops.
+    Shutdown {
+        /// How long it waits for its connections to close.
+        timeout: Span = seconds(30),
+    }
+}
+
+section! {
+    /// The demo's page.
+    Demo {
+        /// Serve the chat page, and sign a token for anyone who asks. Never on a real server.
+        enabled: bool = false,
+    }
+}

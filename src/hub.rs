@@ -1,0 +1,286 @@
+//! SHELL. One worker's fan-out: which of its sockets are in which room.
+//!
+//! In: what the registry has decided, one message per worker however many sockets it concerns. Out: one
+//! message per socket, on the same thread. A push is encoded once per worker and format, as a whole
+//! WebSocket frame that all sockets share.
+
+use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
+
+use actix::prelude::*;
+use bytes::{Bytes, BytesMut};
+use rustc_hash::FxHashMap;
+
+use crate::{
+    clock,
+    metrics::Metrics,
+    protocol::{
+        codec::{self, Format},
+        codes::Disconnect,
+        websocket,
+    },
+    room::{
+        node::Out,
+        types::{Event, MemberFlags, ReplyTo, RoomName, SocketRef},
+    },
+    session::{
+        outbox, reply,
+        socket::{Socket, ToSocket},
+        state::In,
+    },
+    time::Time,
+};
+
+/// How precisely a socket's wishes to be woken are kept.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A socket in the hub's table.
+struct Slot {
+    generation: u32,
+    /// None once the socket is closed; then the slot waits for its memberships to end.
+    socket: Option<Addr<Socket>>,
+    memberships: u32,
+}
+
+/// A socket in a room.
+struct Member {
+    slot: u32,
+    flags: MemberFlags,
+}
+
+/// The sockets of one worker thread.
+pub struct Hub {
+    worker: u16,
+    metrics: Metrics,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// In each room the members are in the order of their slots.
+    rooms: FxHashMap<RoomName, Vec<Member>>,
+    alarms: BinaryHeap<Reverse<(Time, u32, u32)>>,
+}
+
+impl Hub {
+    /// The hub of worker `worker`.
+    pub fn new(worker: u16, metrics: Metrics) -> Self {
+        Self {
+            worker,
+            metrics,
+            slots: Vec::new(),
+            free: Vec::new(),
+            rooms: FxHashMap::default(),
+            alarms: BinaryHeap::new(),
+        }
+    }
+
+    fn tell(&self, socket: SocketRef, input: In) {
+        if let Some(addr) = self.socket(socket) {
+            addr.do_send(ToSocket::Input(Box::new(input)));
+        }
+    }
+
+    fn socket(&self, socket: SocketRef) -> Option<&Addr<Socket>> {
+        let slot = self.slots.get(socket.slot as usize)?;
+        slot.socket.as_ref().filter(|_| slot.generation == socket.generation)
+    }
+
+    fn enter(&mut self, room: &RoomName, socket: SocketRef, flags: MemberFlags) {
+        if self.socket(socket).is_none() {
+            return;
+        }
+        let members = match self.rooms.get_mut(room) {
+            Some(members) => members,
+            None => self.rooms.entry(room.clone()).or_default(),
+        };
+        if let Err(index) = members.binary_search_by_key(&socket.slot, |member| member.slot) {
+            members.insert(index, Member { slot: socket.slot, flags });
+            self.slots[socket.slot as usize].memberships += 1;
+        }
+    }
+
+    fn leave(&mut self, room: &RoomName, socket: SocketRef) {
+        let current = self.slots.get(socket.slot as usize).map(|slot| slot.generation);
+        let Some(members) = self.rooms.get_mut(room) else { return };
+        if current != Some(socket.generation) {
+            return;
+        }
+        if let Ok(index) = members.binary_search_by_key(&socket.slot, |member| member.slot) {
+            members.remove(index);
+            if members.is_empty() {
+                self.rooms.remove(room);
+            }
+            self.end_membership(socket.slot);
+        }
+    }
+
+    fn end_membership(&mut self, slot: u32) {
+        let index = slot as usize;
+        self.slots[index].memberships -= 1;
+        self.release(index);
+    }
+
+    /// A slot is used again only when nothing refers to its last socket any more.
+    fn release(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        if slot.socket.is_none() && slot.memberships == 0 {
+            slot.generation = slot.generation.wrapping_add(1);
+            self.free.push(index as u32);
+        }
+    }
+
+    fn event(&mut self, room: &RoomName, event: &Event) {
+        if *event == Event::InsufficientState {
+            return self.insufficient_state(room);
+        }
+        let Some(members) = self.rooms.get(room) else { return };
+        let Some(push) = reply::event(room, event) else { return };
+        let only_listeners = matches!(event, Event::Join(_) | Event::Leave(_));
+        let mut frames: [Option<Bytes>; 2] = [None, None];
+        let mut delivered = 0;
+        for member in members.iter().filter(|it| it.flags.join_leave || !only_listeners) {
+            let protobuf = member.flags.protobuf;
+            let frame = frames[usize::from(protobuf)].get_or_insert_with(|| {
+                let format = if protobuf { Format::Protobuf } else { Format::Json };
+                let mut payload = BytesMut::new();
+                codec::encode(format, &push, &mut payload);
+                websocket::frame(outbox::opcode(format), &payload)
+            });
+            if let Some(socket) = &self.slots[member.slot as usize].socket {
+                socket.do_send(ToSocket::Frame(frame.clone()));
+                delivered += 1;
+            }
+        }
+        self.metrics.deliveries.inc_by(delivered);
+    }
+
+    /// Those who watch their position are out of the room at once, so that nothing reaches them after
+    /// they are told.
+    fn insufficient_state(&mut self, room: &RoomName) {
+        let Some(members) = self.rooms.remove(room) else { return };
+        let (out, stay): (Vec<Member>, Vec<Member>) =
+            members.into_iter().partition(|member| member.flags.positioned);
+        if !stay.is_empty() {
+            self.rooms.insert(room.clone(), stay);
+        }
+        for member in out {
+            if let Some(socket) = &self.slots[member.slot as usize].socket {
+                socket.do_send(ToSocket::Input(Box::new(In::InsufficientState(room.clone()))));
+            }
+            self.end_membership(member.slot);
+        }
+    }
+
+    fn wake_due(&mut self) {
+        let now = clock::now();
+        while let Some(Reverse((due, slot, generation))) = self.alarms.peek().copied() {
+            if due > now {
+                break;
+            }
+            self.alarms.pop();
+            self.tell(SocketRef { worker: self.worker, slot, generation }, In::Wake);
+        }
+    }
+}
+
+impl Actor for Hub {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(TICK, |hub, _| hub.wake_due());
+    }
+}
+
+/// A new socket; the answer is its place.
+#[derive(Message)]
+#[rtype(result = "SocketRef")]
+pub struct Register(pub Addr<Socket>);
+
+impl Handler<Register> for Hub {
+    type Result = MessageResult<Register>;
+
+    fn handle(&mut self, Register(socket): Register, _: &mut Self::Context) -> Self::Result {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot { generation: 0, socket: None, memberships: 0 });
+            (self.slots.len() - 1) as u32
+        });
+        let place = &mut self.slots[slot as usize];
+        place.socket = Some(socket);
+        self.metrics.connections.inc();
+        self.metrics.connections_opened.inc();
+        MessageResult(SocketRef { worker: self.worker, slot, generation: place.generation })
+    }
+}
+
+/// What a socket tells its hub.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub enum FromSocket {
+    /// Wake it at about this time.
+    WakeAt(SocketRef, Time),
+    /// It is closed.
+    Closed(SocketRef),
+}
+
+impl Handler<FromSocket> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, message: FromSocket, _: &mut Self::Context) {
+        match message {
+            FromSocket::WakeAt(socket, at) => {
+                self.alarms.push(Reverse((at, socket.slot, socket.generation)));
+            }
+            FromSocket::Closed(socket) => {
+                let index = socket.slot as usize;
+                let Some(slot) = self.slots.get_mut(index) else { return };
+                if slot.generation == socket.generation && slot.socket.take().is_some() {
+                    self.metrics.connections.dec();
+                    self.release(index);
+                }
+            }
+        }
+    }
+}
+
+/// What the registry has for this worker's sockets.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct FromRegistry(pub Out);
+
+impl Handler<FromRegistry> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, FromRegistry(out): FromRegistry, _: &mut Self::Context) {
+        match out {
+            Out::Subscribed { socket, id, room, flags, result } => {
+                if result.is_ok() {
+                    self.enter(&room, socket, flags);
+                }
+                self.tell(socket, In::Subscribed { room, id, result });
+            }
+            Out::Unsubscribed { socket, reply, room } => {
+                self.leave(&room, socket);
+                if let ReplyTo::Command { id, .. } = reply {
+                    self.tell(socket, In::Unsubscribed { id });
+                }
+            }
+            Out::Answer { to: ReplyTo::Command { socket, id }, answer } => {
+                self.tell(socket, In::Answer { id, answer });
+            }
+            Out::Event { room, event, .. } => self.event(&room, &event),
+            Out::Answer { .. } | Out::Send { .. } | Out::Findings { .. } => {}
+        }
+    }
+}
+
+/// Close every connection.
+#[derive(Message, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct DisconnectAll(pub Disconnect);
+
+impl Handler<DisconnectAll> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, DisconnectAll(why): DisconnectAll, _: &mut Self::Context) {
+        for socket in self.slots.iter().filter_map(|slot| slot.socket.as_ref()) {
+            socket.do_send(ToSocket::Input(Box::new(In::Disconnect(why))));
+        }
+    }
+}

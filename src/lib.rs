@@ -1,0 +1,72 @@
+//! Roomcast: real-time messages to WebSocket clients, from a cluster that needs nothing else.
+//!
+//! # The way of a message
+//!
+//! ```text
+//! client frame                                            client frames
+//!    │ protocol: decode                                       ▲ written as they are
+//! session::Socket ─── Request ──► room::RoomRegistry      session::Socket
+//!  (one per connection,            (one per node: homes      ▲ one message per socket, same thread
+//!   on its worker's thread)         and mirrors, pure)    hub::Hub (one per worker: encodes once)
+//!                                     │ home elsewhere        ▲ one message per worker
+//!                                     ▼                       │
+//!                                  mesh::Link ══ TCP ══► mesh::Link ─► room::RoomRegistry
+//!                                  (one per peer)             of the other node
+//!
+//! cluster::Membership (gossip) ─► View ─► Placement: which node is home to which room
+//! ```
+//!
+//! # Words
+//!
+//! - **Room**: what the client protocol calls a channel.
+//! - **Home**: the one node that gives a room's publications their positions. Chosen by [placement].
+//! - **Mirror**: a node with subscribers of a room, which follows the home and keeps a copy of its stream.
+//! - **Position**: epoch and offset. An **epoch** is one run of a room's stream; its **lineage** says which
+//!   earlier epochs it goes on from, and up to which offset.
+//! - **Attach**: a mirror asks the home for what it has not, and for everything from then on.
+//! - **Claim**: a node that becomes home asks the others what they know of the room's stream.
+//! - **View**: the nodes that are here, as one node sees it.
+//! - **Link**: the TCP connection between two nodes. **Hub**: the fan-out of one worker thread.
+//!
+//! # Invariants
+//!
+//! - *One writer per room.* Only a home gives positions; a node that learns that another is home stops at
+//!   once, and what it is asked from then on it refuses with `NotHome`.
+//! - *Every hop is FIFO:* registry → hub → socket, home → link → mirror. So the reply to a subscribe comes
+//!   before any publication that is newer than it, and what a recovery brings ends where the live stream
+//!   goes on. Nothing is buffered to put it in order.
+//! - *No gap is silent.* A mirror that can't continue its stream says so to every subscriber that watches
+//!   its position (unsubscribe 2500, `recovered: false`).
+//! - *Interest lives at the home.* No node knows all rooms of the cluster, and no publication goes to a node
+//!   that has no one to give it to.
+//! - *Everything that waits is bounded*: outboxes and link queues in bytes, commands in flight, history by
+//!   count, age and bytes. Whoever is too slow is cut off and holds up no one else.
+//!
+//! # Layering
+//!
+//! What decides is pure: no actor, no socket, no clock, no randomness; `handle(input, now) → outputs`. The
+//! files that say `SHELL` in their first line are the rest, and thin: they translate, call `handle`, and
+//! perform the outputs. The test `layering` keeps them apart. Pure code knows: [protocol], [room] (but its
+//! actor), [cluster] (but membership and gossip), [mesh::wire] and [mesh::noise], [session::state] and what
+//! it needs, [time], [pattern], [config].
+//!
+//! [placement]: cluster::placement
+
+pub mod clock;
+pub mod cluster;
+pub mod config;
+pub mod demo;
+pub mod hub;
+pub mod mesh;
+pub mod metrics;
+pub mod node;
+pub mod pattern;
+pub mod protocol;
+pub mod room;
+pub mod server;
+pub mod session;
+pub mod time;
+pub mod users;
+
+#[cfg(test)]
+mod layering;

@@ -1,0 +1,113 @@
+//! The `roomcast` program: arguments → [`Config`] → [`roomcast::node::run`] → exit code.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use roomcast::config::{Config, load};
+use serde_json::Value;
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Real-time messages to WebSocket clients, from a cluster that needs nothing else.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node.
+    Serve(Serve),
+    /// Run three nodes on loopback with a chat page on each.
+    Demo {
+        /// Port of the first node, the others follow; 0: any free ports.
+        #[arg(long, default_value_t = 8000)]
+        port: u16,
+    },
+    /// Check a configuration and say what is wrong with it.
+    Checkconfig(Serve),
+}
+
+#[derive(Args)]
+struct Serve {
+    /// Configuration file: .toml, .json, .yaml or .yml.
+    #[arg(long, short)]
+    config: Option<PathBuf>,
+    /// Where clients connect, as IP:PORT.
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// Name of the node, different from all others of the cluster.
+    #[arg(long)]
+    node_name: Option<String>,
+    /// Where gossip arrives (UDP), as IP:PORT.
+    #[arg(long)]
+    gossip: Option<SocketAddr>,
+    /// Where links of other nodes arrive (TCP), as IP:PORT.
+    #[arg(long)]
+    mesh: Option<SocketAddr>,
+    /// Gossip address of a node to join; may be given more than once.
+    #[arg(long)]
+    join: Vec<String>,
+}
+
+impl Serve {
+    fn load(self) -> Result<Config, roomcast::config::Invalid> {
+        let mut flags: Vec<(&'static str, Value)> = Vec::new();
+        if let Some(listen) = self.listen {
+            flags.push(("http_server.address", listen.ip().to_string().into()));
+            flags.push(("http_server.port", listen.port().into()));
+        }
+        let addresses = [("cluster.gossip", self.gossip), ("cluster.mesh", self.mesh)];
+        for (key, address) in addresses {
+            flags.extend(address.map(|address| (key, address.to_string().into())));
+        }
+        flags.extend(self.node_name.map(|name| ("node.name", name.into())));
+        if !self.join.is_empty() {
+            flags.push(("cluster.join", self.join.into()));
+        }
+        load::load(self.config.as_deref(), std::env::vars(), flags)
+    }
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Serve(serve) => match serve.load() {
+            Ok(config) => run(config),
+            Err(invalid) => return report_invalid(&invalid),
+        },
+        Command::Checkconfig(serve) => match serve.load() {
+            Ok(_) => {
+                println!("The configuration is valid.");
+                Ok(())
+            }
+            Err(invalid) => return report_invalid(&invalid),
+        },
+        Command::Demo { port } => roomcast::demo::run(port),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("roomcast: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn report_invalid(invalid: &roomcast::config::Invalid) -> ExitCode {
+    eprintln!("roomcast: the configuration is not valid: {invalid}");
+    ExitCode::from(2)
+}
+
+fn run(config: Config) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.log.level)?;
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log.format.as_str() {
+        "json" => logs.json().flatten_event(true).init(),
+        _ => logs.init(),
+    }
+    actix_rt::System::new().block_on(roomcast::node::run(config))
+}

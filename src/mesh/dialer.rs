@@ -1,0 +1,160 @@
+//! SHELL. Keeps a link to every node of the view: of any two nodes the one with the smaller id dials.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use actix::prelude::*;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::link::{self, Introduced, Link, Settings};
+use crate::cluster::{
+    node::{NodeId, NodeInfo},
+    view::View,
+};
+
+/// How often missing links are dialled.
+const REDIAL: Duration = Duration::from_millis(200);
+/// How long a connect may take.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// The actor that dials and accepts links.
+pub struct Dialer {
+    settings: Settings,
+    view: View,
+    /// Nodes that are dialled or linked just now.
+    busy: BTreeSet<NodeId>,
+}
+
+impl Dialer {
+    /// A dialer that knows of no other node yet.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, view: View::default(), busy: BTreeSet::new() }
+    }
+
+    fn dial_missing(&mut self, ctx: &mut Context<Self>) {
+        let me = self.settings.me.id();
+        let missing: Vec<NodeInfo> = (self.view.nodes().iter())
+            .filter(|(id, _)| me < **id && !self.busy.contains(*id))
+            .map(|(_, info)| info.clone())
+            .collect();
+        for peer in missing {
+            self.busy.insert(peer.id());
+            self.dial(peer, ctx);
+        }
+    }
+
+    fn dial(&self, peer: NodeInfo, ctx: &mut Context<Self>) {
+        let settings = self.settings.clone();
+        let id = peer.id();
+        let dialling = async move {
+            let connecting = tokio::time::timeout(CONNECT, TcpStream::connect(peer.mesh));
+            let io = connecting.await.map_err(|_| link::LinkError::Timeout)??;
+            link::introduce(io, Some(id), &settings).await
+        };
+        ctx.spawn(dialling.into_actor(self).map(move |result, dialer, ctx| match result {
+            Ok(introduced) => dialer.open(introduced, ctx),
+            Err(error) => {
+                let address = dialer.view.nodes().get(&id).map(|peer| peer.mesh);
+                tracing::debug!(?address, %error, "no link");
+                dialer.busy.remove(&id);
+            }
+        }));
+    }
+
+    fn open(&mut self, introduced: Introduced, ctx: &mut Context<Self>) {
+        let id = introduced.peer.id();
+        self.busy.insert(id);
+        Link::new(introduced, self.settings.clone(), ctx.address()).start();
+    }
+
+    /// Whoever is not accepted is told nothing: it may be anyone.
+    fn accept(&mut self, io: TcpStream, ctx: &mut Context<Self>) {
+        let settings = self.settings.clone();
+        let from = io.peer_addr().ok();
+        let introduction = async move { link::introduce(io, None, &settings).await };
+        ctx.spawn(introduction.into_actor(self).map(move |result, dialer, ctx| match result {
+            Ok(introduced) => dialer.open(introduced, ctx),
+            Err(error) => {
+                dialer
+                    .settings
+                    .metrics
+                    .mesh_links_closed
+                    .with_label_values(&["not_introduced"])
+                    .inc();
+                tracing::warn!(?from, %error, "a link was refused");
+            }
+        }));
+    }
+}
+
+impl Actor for Dialer {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(REDIAL, Self::dial_missing);
+    }
+}
+
+/// Gossip has a new view.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Know(pub View);
+
+impl Handler<Know> for Dialer {
+    type Result = ();
+
+    fn handle(&mut self, Know(view): Know, ctx: &mut Self::Context) {
+        self.view = view;
+        self.dial_missing(ctx);
+    }
+}
+
+/// A link has ended: it may be dialled again.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Ended(pub NodeId);
+
+impl Handler<Ended> for Dialer {
+    type Result = ();
+
+    fn handle(&mut self, Ended(peer): Ended, _: &mut Self::Context) {
+        self.busy.remove(&peer);
+    }
+}
+
+/// Accept links on this listener.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Listen(pub TcpListener);
+
+impl Handler<Listen> for Dialer {
+    type Result = ();
+
+    fn handle(&mut self, Listen(listener): Listen, ctx: &mut Self::Context) {
+        let dialer = ctx.address();
+        let accepting = async move {
+            loop {
+                match listener.accept().await {
+                    Ok((io, _)) => dialer.do_send(Accepted(io)),
+                    Err(error) => {
+                        // Out of files, most likely: trying again at once would only burn time.
+                        tracing::error!(%error, "can't accept links");
+                        tokio::time::sleep(REDIAL).await;
+                    }
+                }
+            }
+        };
+        ctx.spawn(accepting.into_actor(self));
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Accepted(TcpStream);
+
+impl Handler<Accepted> for Dialer {
+    type Result = ();
+
+    fn handle(&mut self, Accepted(io): Accepted, ctx: &mut Self::Context) {
+        self.accept(io, ctx);
+    }
+}

@@ -1,0 +1,430 @@
+//! SHELL. The actor of one link to one peer, over one TCP connection.
+//!
+//! It introduces itself, checks who answers, and from then on carries frames both ways. What waits to be
+//! sent is bounded: a peer that does not take it is cut off, and catches up from the rooms' history when it
+//! is back, rather than holding up the others.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+    time::Duration,
+};
+
+use actix::prelude::*;
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::Notify,
+};
+
+use super::{
+    dialer::{Dialer, Ended},
+    noise::{self, Handshake, Opener, Sealer},
+    wire::{self, Hello, Message as PeerMessage},
+};
+use crate::{
+    clock,
+    cluster::node::{NodeId, NodeInfo},
+    metrics::Metrics,
+    room::actor::{FromCluster, RoomRegistry},
+    time::Time,
+};
+
+/// How often a link is asked whether it is alive.
+const PING: Duration = Duration::from_secs(1);
+/// How long a link may be silent. The kernel alone would take a quarter of an hour to notice.
+const SILENCE: Duration = Duration::from_secs(4);
+/// How long the introduction may take.
+const HANDSHAKE: Duration = Duration::from_secs(3);
+/// Bytes that go into one write.
+const WRITE: usize = 64 * 1024;
+
+/// What every link of a node goes by.
+#[derive(Clone)]
+pub struct Settings {
+    /// This node.
+    pub me: NodeInfo,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Key of sealed links; none: links are not sealed.
+    pub key: Option<[u8; 32]>,
+    /// The most bytes that may wait for one peer.
+    pub queue_limit: usize,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// The node's rooms.
+    pub registry: Addr<RoomRegistry>,
+}
+
+/// Why there is no link.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The network said no.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// The other side does not know the cluster's secret, or this one does not.
+    #[error("the secrets differ, or one side has none (cluster.secret): {0}")]
+    Noise(#[from] snow::Error),
+    /// The other side does not speak our language.
+    #[error("{0}")]
+    Frame(#[from] wire::FrameError),
+    /// The other side speaks it, but is not whom we want.
+    #[error("{0}")]
+    Refused(String),
+    /// The other side said nothing for too long.
+    #[error("no introduction within {} s", HANDSHAKE.as_secs())]
+    Timeout,
+}
+
+/// A TCP connection on which both sides have introduced themselves.
+pub struct Introduced {
+    /// Who is on the other end.
+    pub peer: NodeInfo,
+    reader: Reader,
+    write: OwnedWriteHalf,
+    sealer: Sealer,
+}
+
+struct Reader {
+    read: OwnedReadHalf,
+    opener: Opener,
+    sealed: BytesMut,
+    open: BytesMut,
+}
+
+impl Reader {
+    /// The next messages, at least one.
+    async fn next(&mut self, metrics: &Metrics) -> Result<Vec<PeerMessage>, LinkError> {
+        loop {
+            let mut messages = Vec::new();
+            while let Some(message) = wire::decode(&mut self.open)? {
+                messages.push(message);
+            }
+            if !messages.is_empty() {
+                return Ok(messages);
+            }
+            self.sealed.reserve(WRITE);
+            let count = self.read.read_buf(&mut self.sealed).await?;
+            if count == 0 {
+                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+            }
+            metrics.mesh_bytes.with_label_values(&["in"]).inc_by(count as u64);
+            self.opener.open(&mut self.sealed, &mut self.open)?;
+        }
+    }
+}
+
+/// Introduces this node to whoever is on the other end. `to` is whom it has dialled.
+///
+/// # Errors
+/// See [`LinkError`]. The connection is closed then.
+pub async fn introduce(
+    io: TcpStream,
+    to: Option<NodeId>,
+    settings: &Settings,
+) -> Result<Introduced, LinkError> {
+    let introduction = tokio::time::timeout(HANDSHAKE, try_introduce(io, to, settings));
+    introduction.await.unwrap_or(Err(LinkError::Timeout))
+}
+
+async fn try_introduce(
+    mut io: TcpStream,
+    to: Option<NodeId>,
+    settings: &Settings,
+) -> Result<Introduced, LinkError> {
+    io.set_nodelay(true)?;
+    let (mut sealer, opener) = match &settings.key {
+        None => noise::plain(),
+        Some(key) => shake_hands(&mut io, Handshake::new(key, to.is_some())?, to.is_some()).await?,
+    };
+    let (read, mut write) = io.into_split();
+    let mut reader = Reader { read, opener, sealed: BytesMut::new(), open: BytesMut::new() };
+    let hello = Hello {
+        version: wire::VERSION,
+        cluster: settings.cluster.clone(),
+        node: settings.me.clone(),
+        to,
+    };
+    let frame = wire::encode(&PeerMessage::Hello(hello))
+        .map_err(|_| LinkError::Refused("this node's own hello is too large".into()))?;
+    let mut sealed = BytesMut::new();
+    sealer.seal(&frame, &mut sealed)?;
+    write.write_all(&sealed).await?;
+    let peer = loop {
+        // No more than the hello: what follows it belongs to the link.
+        if let Some(message) = wire::decode(&mut reader.open)? {
+            break check_hello(message, to, settings)?;
+        }
+        if reader.read.read_buf(&mut reader.sealed).await? == 0 {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        }
+        reader.opener.open(&mut reader.sealed, &mut reader.open)?;
+    };
+    Ok(Introduced { peer, reader, write, sealer })
+}
+
+async fn shake_hands(
+    io: &mut TcpStream,
+    mut handshake: Handshake,
+    dials: bool,
+) -> Result<(Sealer, Opener), LinkError> {
+    if dials {
+        send_handshake(io, &mut handshake).await?;
+    }
+    let length = usize::from(io.read_u16().await?);
+    if length > 128 {
+        return Err(LinkError::Refused(format!("a handshake of {length} bytes")));
+    }
+    let mut message = vec![0; length];
+    io.read_exact(&mut message).await?;
+    handshake.read(&message)?;
+    if !dials {
+        send_handshake(io, &mut handshake).await?;
+    }
+    Ok(handshake.finish()?)
+}
+
+async fn send_handshake(io: &mut TcpStream, handshake: &mut Handshake) -> Result<(), LinkError> {
+    let message = handshake.write()?;
+    io.write_u16(message.len() as u16).await?;
+    io.write_all(&message).await?;
+    Ok(())
+}
+
+fn check_hello(
+    message: PeerMessage,
+    dialled: Option<NodeId>,
+    settings: &Settings,
+) -> Result<NodeInfo, LinkError> {
+    let refuse = |why: String| Err(LinkError::Refused(why));
+    let PeerMessage::Hello(hello) = message else {
+        return refuse("it did not introduce itself".into());
+    };
+    let id = hello.node.id();
+    if hello.version != wire::VERSION {
+        let (theirs, ours) = (hello.version, wire::VERSION);
+        return refuse(format!("it speaks mesh version {theirs}, this node {ours}: upgrade one"));
+    }
+    if hello.cluster != settings.cluster {
+        return refuse(format!("it belongs to cluster {:?} (cluster.id)", hello.cluster));
+    }
+    if hello.node.name == settings.me.name {
+        return refuse(format!("it has this node's own name {:?} (node.name)", hello.node.name));
+    }
+    if hello.to.is_some_and(|to| to != settings.me.id()) || dialled.is_some_and(|to| to != id) {
+        return refuse(format!("{:?} is another run of that node", hello.node.name));
+    }
+    Ok(hello.node)
+}
+
+/// What waits to be sent.
+#[derive(Default)]
+struct Outgoing {
+    frames: RefCell<VecDeque<Bytes>>,
+    bytes: Cell<usize>,
+    more: Notify,
+}
+
+/// The actor of one link.
+pub struct Link {
+    settings: Settings,
+    peer: NodeInfo,
+    outgoing: Rc<Outgoing>,
+    heard: Rc<Cell<Time>>,
+    halves: Option<(Reader, OwnedWriteHalf, Sealer)>,
+    dialer: Addr<Dialer>,
+    reason: &'static str,
+}
+
+impl Link {
+    /// The actor of a connection on which both sides are known.
+    pub fn new(introduced: Introduced, settings: Settings, dialer: Addr<Dialer>) -> Self {
+        let Introduced { peer, reader, write, sealer } = introduced;
+        Self {
+            settings,
+            peer,
+            outgoing: Rc::default(),
+            heard: Rc::new(Cell::new(clock::now())),
+            halves: Some((reader, write, sealer)),
+            dialer,
+            reason: "lost",
+        }
+    }
+
+    fn queue(&mut self, frame: Bytes, ctx: &mut Context<Self>) {
+        let bytes = self.outgoing.bytes.get() + frame.len();
+        if bytes > self.settings.queue_limit {
+            tracing::warn!(peer = %self.peer.name, bytes, "a node does not take what it is sent; closing the link");
+            self.reason = "slow";
+            ctx.stop();
+            return;
+        }
+        self.outgoing.bytes.set(bytes);
+        self.outgoing.frames.borrow_mut().push_back(frame);
+        self.outgoing.more.notify_one();
+    }
+
+    fn check(&mut self, ctx: &mut Context<Self>) {
+        if clock::now().since(self.heard.get()) > SILENCE {
+            self.reason = "silent";
+            ctx.stop();
+            return;
+        }
+        self.settings
+            .metrics
+            .mesh_queue_bytes
+            .with_label_values(&[&self.peer.name])
+            .set(self.outgoing.bytes.get() as i64);
+        if let Ok(frame) = wire::encode(&PeerMessage::Ping) {
+            self.queue(frame, ctx);
+        }
+    }
+}
+
+impl Actor for Link {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let Some((reader, write, sealer)) = self.halves.take() else { return };
+        let id = self.peer.id();
+        tracing::info!(peer = %self.peer.name, %id, "link up");
+        self.settings.registry.do_send(FromCluster::LinkUp(id, ctx.address()));
+        let metrics = self.settings.metrics.clone();
+        let reading = receive(reader, id, self.settings.clone(), self.heard.clone(), ctx.address());
+        let writing = send(write, sealer, self.outgoing.clone(), metrics);
+        for half in [
+            Box::pin(reading) as std::pin::Pin<Box<dyn Future<Output = LinkError>>>,
+            Box::pin(writing),
+        ] {
+            ctx.spawn(half.into_actor(self).map(|error, link, ctx| {
+                tracing::info!(peer = %link.peer.name, %error, "link down");
+                ctx.stop();
+            }));
+        }
+        ctx.run_interval(PING, Self::check);
+    }
+
+    fn stopped(&mut self, ctx: &mut Self::Context) {
+        let metrics = &self.settings.metrics;
+        metrics.mesh_links_closed.with_label_values(&[self.reason]).inc();
+        // A label that no node has any more would stay for ever.
+        let _ = metrics.mesh_queue_bytes.remove_label_values(&[&self.peer.name]);
+        self.settings.registry.do_send(FromCluster::LinkDown(self.peer.id(), ctx.address()));
+        self.dialer.do_send(Ended(self.peer.id()));
+    }
+}
+
+/// Takes what the peer sends, one batch at a time: a busy registry slows the peer down by TCP.
+async fn receive(
+    mut reader: Reader,
+    peer: NodeId,
+    settings: Settings,
+    heard: Rc<Cell<Time>>,
+    link: Addr<Link>,
+) -> LinkError {
+    let counter = settings.metrics.mesh_messages.with_label_values(&["in"]);
+    loop {
+        let messages = match reader.next(&settings.metrics).await {
+            Ok(messages) => messages,
+            Err(error) => return error,
+        };
+        heard.set(clock::now());
+        counter.inc_by(messages.len() as u64);
+        let mut about_rooms = Vec::with_capacity(messages.len());
+        for message in messages {
+            match message {
+                PeerMessage::Ping => link.do_send(Answer),
+                PeerMessage::Pong => {}
+                message => about_rooms.push(FromCluster::Peer(peer, message)),
+            }
+        }
+        let Some(last) = about_rooms.pop() else { continue };
+        about_rooms.into_iter().for_each(|message| settings.registry.do_send(message));
+        if settings.registry.send(last).await.is_err() {
+            return LinkError::Refused("the registry is gone".into());
+        }
+    }
+}
+
+/// Writes what waits, small frames together.
+async fn send(
+    mut write: OwnedWriteHalf,
+    mut sealer: Sealer,
+    outgoing: Rc<Outgoing>,
+    metrics: Metrics,
+) -> LinkError {
+    let (messages, bytes) = (
+        metrics.mesh_messages.with_label_values(&["out"]),
+        metrics.mesh_bytes.with_label_values(&["out"]),
+    );
+    let mut batch = BytesMut::new();
+    loop {
+        batch.clear();
+        let mut size = 0;
+        while size < WRITE {
+            let Some(frame) = outgoing.frames.borrow_mut().pop_front() else { break };
+            size += frame.len();
+            messages.inc();
+            if let Err(error) = sealer.seal(&frame, &mut batch) {
+                return error.into();
+            }
+        }
+        if batch.is_empty() {
+            batch = BytesMut::new();
+            outgoing.more.notified().await;
+            continue;
+        }
+        if let Err(error) = write.write_all(&batch).await {
+            return error.into();
+        }
+        bytes.inc_by(batch.len() as u64);
+        outgoing.bytes.set(outgoing.bytes.get() - size);
+    }
+}
+
+/// Send a frame.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Queue(pub Bytes);
+
+impl Handler<Queue> for Link {
+    type Result = ();
+
+    fn handle(&mut self, Queue(frame): Queue, ctx: &mut Self::Context) {
+        self.queue(frame, ctx);
+    }
+}
+
+/// Answer a ping.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Answer;
+
+impl Handler<Answer> for Link {
+    type Result = ();
+
+    fn handle(&mut self, _: Answer, ctx: &mut Self::Context) {
+        if let Ok(frame) = wire::encode(&PeerMessage::Pong) {
+            self.queue(frame, ctx);
+        }
+    }
+}
+
+/// Close the link, for this reason.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Close(pub &'static str);
+
+impl Handler<Close> for Link {
+    type Result = ();
+
+    fn handle(&mut self, Close(reason): Close, ctx: &mut Self::Context) {
+        self.reason = reason;
+        ctx.stop();
+    }
+}

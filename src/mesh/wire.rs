@@ -1,0 +1,260 @@
+//! What nodes say to each other about rooms, and how it is written: bincode in length-prefixed frames.
+//!
+//! The only module that knows bincode (RUSTSEC-2025-0141: it is complete and no longer maintained), so that
+//! it can be replaced here alone, under a new [`VERSION`].
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    cluster::node::{NodeId, NodeInfo},
+    protocol::codes::ErrorCode,
+    room::{
+        stream::{Entry, Snapshot},
+        types::{
+            Answer, ClientId, ClientInfo, Epoch, Finding, NewPublication, Position, Publication,
+            Query, RoomName, Survey,
+        },
+    },
+};
+
+/// Version of everything in this module. Nodes of different versions refuse each other.
+pub const VERSION: u32 = 1;
+/// The largest frame that a peer may send.
+pub const MAX_FRAME: usize = 16 << 20;
+/// The most bytes of publications that one message carries; well below [`MAX_FRAME`].
+pub const MAX_PUBLICATIONS: usize = 8 << 20;
+
+/// What one node says to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// The first frame in either direction.
+    Hello(Hello),
+    /// Is the link alive?
+    Ping,
+    /// It is.
+    Pong,
+    /// About one room.
+    Room(RoomName, RoomMessage),
+    /// A question to every node.
+    Survey(u64, Survey),
+    /// The answer to it.
+    Finding(u64, Finding),
+}
+
+/// Who is on the other end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// See [`VERSION`].
+    pub version: u32,
+    /// Name of the cluster; links never cross clusters.
+    pub cluster: String,
+    /// The sender.
+    pub node: NodeInfo,
+    /// Whom the sender means to talk to. The dialled node refuses if it is another.
+    pub to: Option<NodeId>,
+}
+
+/// What nodes say about one room.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RoomMessage {
+    /// To the home: give this its place.
+    Publish {
+        /// The sender's number for it.
+        id: u64,
+        /// The message.
+        publication: NewPublication,
+        /// Whether an earlier home may have had it already.
+        again: bool,
+    },
+    /// To the home: answer this.
+    Query {
+        /// The sender's number for it.
+        id: u64,
+        /// The question.
+        query: Query,
+    },
+    /// From the home, to either.
+    Answer {
+        /// The number that it answers.
+        id: u64,
+        /// The answer.
+        answer: Answer,
+    },
+    /// To the home: I have subscribers, send me what is said.
+    Attach {
+        /// What I have already.
+        position: Option<Position>,
+        /// All of my clients in the room.
+        clients: Vec<Arc<ClientInfo>>,
+    },
+    /// From the home: what you have not; from here on I send you what is said.
+    Attached(Catchup),
+    /// To the home: my last subscriber has left.
+    Detach,
+    /// To the home: a client of mine came.
+    Join(Arc<ClientInfo>),
+    /// To the home: a client of mine went.
+    Leave(ClientId),
+    /// I'm not the room's home (any more). Ask whoever is.
+    NotHome(Refused),
+    /// From the home: a publication.
+    Deliver(Option<Epoch>, Entry),
+    /// From the home: someone came.
+    Joined(Arc<ClientInfo>),
+    /// From the home: someone went.
+    Left(Arc<ClientInfo>),
+    /// From the home: what was kept is forgotten.
+    HistoryRemoved,
+    /// I am becoming the room's home: what do you know of its stream?
+    Claim,
+    /// This. `clean` if I was its home until now and have stopped.
+    Claimed {
+        /// The stream, if I know it.
+        stream: Option<Snapshot>,
+        /// Whether it is complete and mine no longer.
+        clean: bool,
+    },
+}
+
+/// What a home refused, so that the sender knows what to send to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refused {
+    /// An [`RoomMessage::Attach`], or what supposes one.
+    Attach,
+    /// The publish or query of this number.
+    Request(u64),
+}
+
+/// What a mirror needs to follow its home's stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Catchup {
+    /// The room keeps nothing: just listen.
+    Nothing,
+    /// You are on my line: these follow what you have, and then comes `position`.
+    Follow {
+        /// Where the stream stands.
+        position: Position,
+        /// What you have missed, with ages.
+        missed: Vec<(Duration, Arc<Publication>)>,
+    },
+    /// You are not, or have nothing: begin with this.
+    Afresh(Snapshot),
+}
+
+/// Why a frame could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// Its length prefix is more than [`MAX_FRAME`], or 0.
+    #[error("a frame of {0} bytes; allowed are 1 to {MAX_FRAME}")]
+    Length(usize),
+    /// Its content is no message.
+    #[error("a frame that is no message: {0}")]
+    Content(#[from] bincode::error::DecodeError),
+    /// There were bytes after the message.
+    #[error("a frame with {0} bytes too many")]
+    Trailing(usize),
+}
+
+fn config() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<MAX_FRAME>()
+}
+
+/// One frame with one message, to be sent to any number of peers.
+///
+/// # Errors
+/// If the message is larger than [`MAX_FRAME`]: tell whoever waits, the peer would refuse it.
+pub fn encode(message: &Message) -> Result<Bytes, ErrorCode> {
+    let mut frame = BytesMut::with_capacity(128);
+    frame.put_u32(0);
+    let mut writer = (&mut frame).writer();
+    bincode::serde::encode_into_std_write(message, &mut writer, config())
+        .map_err(|_| ErrorCode::Internal)?;
+    let length = frame.len() - 4;
+    if length > MAX_FRAME {
+        return Err(ErrorCode::LimitExceeded);
+    }
+    frame[..4].copy_from_slice(&(length as u32).to_be_bytes());
+    Ok(frame.freeze())
+}
+
+/// Takes the next message from the front of `bytes`; none while it is incomplete.
+///
+/// # Errors
+/// See [`FrameError`]. The link is of no more use then.
+pub fn decode(bytes: &mut BytesMut) -> Result<Option<Message>, FrameError> {
+    let Some(length) = bytes.first_chunk::<4>() else { return Ok(None) };
+    let length = u32::from_be_bytes(*length) as usize;
+    if length == 0 || length > MAX_FRAME {
+        return Err(FrameError::Length(length));
+    }
+    if bytes.len() < 4 + length {
+        return Ok(None);
+    }
+    bytes.advance(4);
+    let frame = bytes.split_to(length);
+    let (message, read) = bincode::serde::decode_from_slice(&frame, config())?;
+    if read != length {
+        return Err(FrameError::Trailing(length - read));
+    }
+    Ok(Some(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn publish(data: Vec<u8>) -> Message {
+        let publication = NewPublication {
+            data: data.into(),
+            info: Some(Arc::new(ClientInfo {
+                client: ClientId(7),
+                user: "ann".into(),
+                conn_info: Bytes::from_static(b"{}"),
+            })),
+            tags: [("a".to_owned(), "b".to_owned())].into_iter().collect(),
+            idempotency_key: Some("k".into()),
+            skip_history: false,
+        };
+        Message::Room("r".into(), RoomMessage::Publish { id: 3, publication, again: true })
+    }
+
+    #[test]
+    fn frames_that_lie_are_refused() {
+        let mut huge = BytesMut::from(&u32::MAX.to_be_bytes()[..]);
+        assert!(matches!(decode(&mut huge), Err(FrameError::Length(_))));
+        let mut empty = BytesMut::from(&[0; 4][..]);
+        assert!(matches!(decode(&mut empty), Err(FrameError::Length(0))));
+        let mut trailing = BytesMut::from(&encode(&Message::Ping).expect("small")[..]);
+        trailing[3] += 1;
+        trailing.put_u8(0);
+        assert!(matches!(decode(&mut trailing), Err(FrameError::Trailing(1))));
+    }
+
+    proptest! {
+        #[test]
+        fn messages_survive_any_chunking(data in prop::collection::vec(any::<u8>(), 0..200), chunk in 1usize..50) {
+            let sent = [publish(data), Message::Ping, Message::Survey(1, Survey::Info)];
+            let bytes: Vec<u8> = sent.iter().flat_map(|message| encode(message).expect("small")).collect();
+            let (mut buffer, mut received) = (BytesMut::new(), Vec::new());
+            for piece in bytes.chunks(chunk) {
+                buffer.extend_from_slice(piece);
+                while let Some(message) = decode(&mut buffer).expect("valid") {
+                    received.push(message);
+                }
+            }
+            prop_assert_eq!(&received[..], &sent[..]);
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            let mut frame = BytesMut::from(&(bytes.len() as u32).to_be_bytes()[..]);
+            frame.extend_from_slice(&bytes);
+            let _ = decode(&mut frame);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! SHELL. What the node counts, by the names under which operators read it.
+
+use prometheus::{
+    Encoder as _, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+macro_rules! metrics {
+    ($($(#[$doc:meta])* $field:ident: $kind:ident = $name:literal, $help:literal $(, [$($label:literal),+])?;)+) => {
+        /// Every metric of a node.
+        #[derive(Debug, Clone)]
+        pub struct Metrics {
+            registry: Registry,
+            $($(#[$doc])* pub $field: $kind,)+
+        }
+
+        impl Metrics {
+            /// All at zero.
+            ///
+            /// # Errors
+            /// If two metrics have one name.
+            pub fn new() -> Result<Self, prometheus::Error> {
+                let registry = Registry::new();
+                $(
+                    let opts = Opts::new(concat!("roomcast_", $name), $help);
+                    let $field = metrics!(@new $kind, opts $(, [$($label),+])?)?;
+                    registry.register(Box::new($field.clone()))?;
+                )+
+                Ok(Self { registry, $($field,)+ })
+            }
+        }
+    };
+    (@new IntCounter, $opts:ident) => { IntCounter::with_opts($opts) };
+    (@new IntGauge, $opts:ident) => { IntGauge::with_opts($opts) };
+    (@new IntCounterVec, $opts:ident, [$($label:literal),+]) => { IntCounterVec::new($opts, &[$($label),+]) };
+    (@new IntGaugeVec, $opts:ident, [$($label:literal),+]) => { IntGaugeVec::new($opts, &[$($label),+]) };
+}
+
+metrics! {
+    /// Open client connections.
+    connections: IntGauge = "connections", "Open client connections.";
+    /// Connections since the start.
+    connections_opened: IntCounter = "connections_opened_total", "Client connections opened since the start.";
+    /// Connections that the server closed, by close code.
+    disconnects: IntCounterVec = "disconnects_total", "Connections that the server closed, by close code. 3008: the client read too slowly.", ["code"];
+    /// Subscriptions of this node's clients.
+    subscriptions: IntGauge = "subscriptions", "Subscriptions of this node's clients.";
+    /// Rooms known.
+    rooms: IntGauge = "rooms", "Rooms that this node knows, as home or as mirror.";
+    /// History kept.
+    history_bytes: IntGauge = "history_bytes", "Bytes of publications that this node keeps, as home or as mirror.";
+    /// Messages from clients.
+    messages_received: IntCounter = "messages_received_total", "WebSocket messages received from clients.";
+    /// Bytes from clients.
+    bytes_received: IntCounter = "received_bytes_total", "Bytes received from clients.";
+    /// Bytes to clients.
+    bytes_sent: IntCounter = "sent_bytes_total", "Bytes sent to clients.";
+    /// Publications of clients and API calls.
+    publications: IntCounter = "publications_total", "Publications that this node took from its clients and API callers.";
+    /// Pushes to clients.
+    deliveries: IntCounter = "deliveries_total", "Publications, joins and leaves handed to client sockets.";
+    /// Frames of clients that broke a protocol.
+    protocol_violations: IntCounter = "protocol_violations_total", "Connections closed for a frame that broke RFC 6455 or a size limit.";
+    /// Links up.
+    mesh_links: IntGauge = "mesh_links", "Links to other nodes that are up.";
+    /// Link queues.
+    mesh_queue_bytes: IntGaugeVec = "mesh_queue_bytes", "Bytes that wait to be sent to a node.", ["node"];
+    /// Messages between nodes.
+    mesh_messages: IntCounterVec = "mesh_messages_total", "Messages between nodes, by direction.", ["direction"];
+    /// Bytes between nodes.
+    mesh_bytes: IntCounterVec = "mesh_bytes_total", "Bytes between nodes, by direction.", ["direction"];
+    /// Links closed.
+    mesh_links_closed: IntCounterVec = "mesh_links_closed_total", "Links to other nodes that closed, by reason.", ["reason"];
+    /// Nodes in the gossip view.
+    cluster_nodes: IntGauge = "cluster_nodes", "Live nodes that gossip knows, this one included.";
+    /// Gossip datagrams dropped.
+    gossip_dropped: IntCounterVec = "gossip_dropped_total", "Gossip datagrams that were dropped, by reason.", ["reason"];
+}
+
+impl Metrics {
+    /// Everything in the Prometheus text format.
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        // Writing to memory does not fail.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        String::from_utf8(text).unwrap_or_default()
+    }
+}

@@ -1,0 +1,231 @@
+//! SHELL. The only wiring: starts a node's parts in order, and stops them in reverse.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use actix::prelude::*;
+use anyhow::Context as _;
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    clock,
+    cluster::{
+        gossip::Gossip,
+        membership::{self, Membership},
+        node::NodeInfo,
+        view::View,
+    },
+    config::{self, Config},
+    hub::{DisconnectAll, Hub},
+    mesh::{
+        dialer::{Dialer, Listen},
+        link,
+    },
+    metrics::Metrics,
+    protocol::codes::Disconnect,
+    room::{
+        actor::{FromCluster, RoomRegistry},
+        registry::State,
+        types::NodeFacts,
+    },
+    server::http::{self, Parts},
+    users::Users,
+};
+
+/// How long a starting node waits to see another of those it joins, before it serves alone.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Sockets that are bound, so that their addresses are known before anyone is told of them.
+struct Bound {
+    clients: TcpListener,
+    cluster: Option<(tokio::net::UdpSocket, tokio::net::TcpListener)>,
+}
+
+async fn bind(config: &Config) -> anyhow::Result<Bound> {
+    let clients = TcpListener::bind(config.listen)
+        .with_context(|| format!("can't listen for clients on {}", config.listen))?;
+    clients.set_nonblocking(true)?;
+    let cluster = match &config.cluster {
+        None => None,
+        Some(cluster) => {
+            let gossip = tokio::net::UdpSocket::bind(cluster.gossip)
+                .await
+                .with_context(|| format!("can't listen for gossip on {} (UDP)", cluster.gossip))?;
+            let mesh = tokio::net::TcpListener::bind(cluster.mesh)
+                .await
+                .with_context(|| format!("can't listen for links on {}", cluster.mesh))?;
+            Some((gossip, mesh))
+        }
+    };
+    Ok(Bound { clients, cluster })
+}
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+/// If a part can't be started.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let config = Arc::new(config);
+    let bound = bind(&config).await?;
+    let http = bound.clients.local_addr()?;
+    let me = node_info(&config, &bound, http)?;
+    let metrics = Metrics::new()?;
+    let users = Arc::new(Users::default());
+    let registry = start_registry(&config, &me, &metrics, &users)?;
+    let (views, view) = watch::channel(View::new([me.clone()]));
+    registry.do_send(FromCluster::View(View::new([me.clone()])));
+    metrics.cluster_nodes.set(1);
+    let gossip = match (bound.cluster, &config.cluster) {
+        (Some((gossip, mesh)), Some(cluster)) => {
+            let address = gossip.local_addr()?;
+            let starting = Starting { me: &me, metrics: &metrics, registry: &registry, views };
+            starting.join(cluster, gossip, mesh).await?;
+            wait_for_peers(cluster, view.clone()).await;
+            address.to_string()
+        }
+        _ => String::new(),
+    };
+    let (hubs, hubs_started) = mpsc::unbounded_channel();
+    let sessions = Arc::new(http::session_settings(&config, me.id().to_string()));
+    let parts = Parts {
+        config: config.clone(),
+        sessions,
+        registry,
+        metrics: metrics.clone(),
+        users,
+        hubs,
+        view,
+    };
+    let server = http::start(bound.clients, parts)?;
+    let handle = server.handle();
+    let serving = actix_rt::spawn(server);
+    let mesh = config.cluster.as_ref().map_or_else(String::new, |_| me.mesh.to_string());
+    tracing::info!(node = %config.name, http = %http, gossip, mesh, workers = config.workers, "ready");
+    wait_for_signal().await?;
+    tracing::info!("stopping: telling {} connections to go elsewhere", metrics.connections.get());
+    // No new connection, then no old one.
+    let stopping = actix_rt::spawn(handle.stop(true));
+    disconnect_all(hubs_started, &metrics, config.shutdown_timeout).await;
+    let _ = stopping.await;
+    let _ = serving.await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn node_info(config: &Config, bound: &Bound, http: SocketAddr) -> anyhow::Result<NodeInfo> {
+    let advertised = |address: SocketAddr| match &config.cluster {
+        Some(cluster) => SocketAddr::new(cluster.advertise, address.port()),
+        None => address,
+    };
+    let mesh = match &bound.cluster {
+        Some((_, mesh)) => advertised(mesh.local_addr()?),
+        None => http,
+    };
+    let http = if http.ip().is_unspecified() { advertised(http) } else { http };
+    Ok(NodeInfo { name: config.name.clone(), generation: clock::unix_millis(), mesh, http })
+}
+
+fn start_registry(
+    config: &Config,
+    me: &NodeInfo,
+    metrics: &Metrics,
+    users: &Arc<Users>,
+) -> anyhow::Result<Addr<RoomRegistry>> {
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed)?;
+    let seed = u64::from_be_bytes(seed);
+    let (namespaces, settings) = (config.namespaces.clone(), config.rooms.clone());
+    let state = State::new(me.id(), namespaces, settings, seed);
+    let facts = NodeFacts {
+        uid: me.id().to_string(),
+        name: me.name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..Default::default()
+    };
+    let registry = RoomRegistry::new(state, facts, metrics.clone(), users.clone());
+    Ok(registry.start())
+}
+
+/// What the parts of the cluster need of the rest.
+struct Starting<'a> {
+    me: &'a NodeInfo,
+    metrics: &'a Metrics,
+    registry: &'a Addr<RoomRegistry>,
+    views: watch::Sender<View>,
+}
+
+impl Starting<'_> {
+    async fn join(
+        self,
+        cluster: &config::Cluster,
+        gossip: tokio::net::UdpSocket,
+        mesh: tokio::net::TcpListener,
+    ) -> anyhow::Result<()> {
+        let key = |purpose| cluster.secret.as_ref().map(|secret| secret.key(purpose));
+        let dialer = Dialer::new(link::Settings {
+            me: self.me.clone(),
+            cluster: cluster.id.clone(),
+            key: key("mesh"),
+            queue_limit: cluster.queue_limit,
+            metrics: self.metrics.clone(),
+            registry: self.registry.clone(),
+        });
+        let dialer = dialer.start();
+        dialer.do_send(Listen(mesh));
+        let address = SocketAddr::new(cluster.advertise, gossip.local_addr()?.port());
+        let settings = membership::Settings {
+            me: self.me.clone(),
+            gossip: address,
+            join: cluster.join.clone(),
+            cluster: cluster.id.clone(),
+        };
+        let transport = Gossip::new(gossip, key("gossip"), self.metrics.clone());
+        let handle = membership::start(&settings, &transport).await?;
+        let (me, registry) = (self.me.clone(), self.registry.clone());
+        Membership::new(handle, me, registry, dialer, self.views, self.metrics.clone()).start();
+        Ok(())
+    }
+}
+
+/// A node that serves before it has seen the others would make rooms of its own that exist already.
+async fn wait_for_peers(cluster: &config::Cluster, mut view: watch::Receiver<View>) {
+    if cluster.join.is_empty() {
+        return;
+    }
+    let joined = view.wait_for(|view| view.nodes().len() > 1);
+    if tokio::time::timeout(JOIN_TIMEOUT, joined).await.is_err() {
+        tracing::warn!(join = ?cluster.join, "none of the nodes to join has answered; serving alone until one does");
+    }
+}
+
+async fn wait_for_signal() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+async fn disconnect_all(
+    mut hubs: mpsc::UnboundedReceiver<Addr<Hub>>,
+    metrics: &Metrics,
+    timeout: Duration,
+) {
+    while let Ok(hub) = hubs.try_recv() {
+        hub.do_send(DisconnectAll(Disconnect::Shutdown));
+    }
+    let closed = async {
+        while metrics.connections.get() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if tokio::time::timeout(timeout, closed).await.is_err() {
+        tracing::warn!("{} connections did not close in time", metrics.connections.get());
+    }
+}

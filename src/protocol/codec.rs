@@ -1,0 +1,194 @@
+//! The two formats of the protocol: JSON lines and length-delimited Protobuf.
+//!
+//! In: the payload of one WebSocket message, or a [`Reply`]. Out: [`Command`]s, or bytes.
+
+use bytes::{Buf, Bytes, BytesMut};
+use prost::Message as _;
+
+use super::message::{Command, Reply};
+
+/// How a connection's messages are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// Text frames; messages separated by line feeds.
+    Json,
+    /// Binary frames; messages preceded by their length as a varint.
+    Protobuf,
+}
+
+impl Format {
+    /// Every format.
+    pub const ALL: [Self; 2] = [Self::Json, Self::Protobuf];
+}
+
+/// Why a payload is not a sequence of commands.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// There was nothing in it.
+    #[error("the frame is empty")]
+    Empty,
+    /// A line was JSON, but not an object.
+    #[error("not a JSON object")]
+    NotAnObject,
+    /// A line was not a JSON command.
+    #[error("not a JSON command: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A message was not a Protobuf command.
+    #[error("not a Protobuf command: {0}")]
+    Protobuf(#[from] prost::DecodeError),
+}
+
+/// Reads every command of one payload. One that can't be read spoils them all: nothing is done by halves.
+pub fn decode(format: Format, payload: Bytes) -> Result<Vec<Command>, DecodeError> {
+    if payload.is_empty() {
+        return Err(DecodeError::Empty);
+    }
+    match format {
+        Format::Json => decode_json(&payload),
+        Format::Protobuf => decode_protobuf(payload),
+    }
+}
+
+fn decode_json(payload: &[u8]) -> Result<Vec<Command>, DecodeError> {
+    let mut commands = Vec::with_capacity(1);
+    for line in payload.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+        // serde would take an array for a list of fields.
+        if line.trim_ascii_start().first() != Some(&b'{') {
+            return Err(DecodeError::NotAnObject);
+        }
+        commands.push(serde_json::from_slice(line)?);
+    }
+    if commands.is_empty() { Err(DecodeError::Empty) } else { Ok(commands) }
+}
+
+fn decode_protobuf(mut payload: Bytes) -> Result<Vec<Command>, DecodeError> {
+    let mut commands = Vec::with_capacity(1);
+    while payload.has_remaining() {
+        commands.push(Command::decode_length_delimited(&mut payload)?);
+    }
+    Ok(commands)
+}
+
+/// Appends one message to `frame`, which may hold others already.
+pub fn encode(format: Format, reply: &Reply, frame: &mut BytesMut) {
+    match format {
+        Format::Json => {
+            if !frame.is_empty() {
+                frame.extend_from_slice(b"\n");
+            }
+            let start = frame.len();
+            let writer = bytes::BufMut::writer(&mut *frame);
+            if serde_json::to_writer(writer, reply).is_err() {
+                // No message of ours fails to serialize; should one, a ping says nothing wrong.
+                frame.truncate(start);
+                frame.extend_from_slice(b"{}");
+            }
+        }
+        Format::Protobuf => {
+            frame.reserve(reply.encoded_len() + 10);
+            // The only error is a buffer that can't grow, and this one can.
+            let _ = reply.encode_length_delimited(frame);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::protocol::message::{
+        Body, ChannelRequest, Event, Publication, PublishRequest, Push, Request,
+    };
+
+    fn encoded(format: Format, replies: &[Reply]) -> Bytes {
+        let mut frame = BytesMut::new();
+        replies.iter().for_each(|reply| encode(format, reply, &mut frame));
+        frame.freeze()
+    }
+
+    fn publication(data: &'static [u8]) -> Reply {
+        let publication =
+            Publication { data: Bytes::from_static(data), offset: 7, ..Default::default() };
+        let push = Push { channel: "r".into(), event: Some(Event::Pub(publication)) };
+        Reply { body: Some(Body::Push(push)), ..Default::default() }
+    }
+
+    #[test]
+    fn json_commands_are_separated_by_line_feeds() {
+        let payload = b"{\"id\":1,\"connect\":{}}\n{}\n{\"id\":2,\"publish\":{\"channel\":\"r\",\"data\":{\"a\": [1]}}}\n";
+        let commands = decode(Format::Json, Bytes::from_static(payload)).expect("valid");
+        assert_eq!(commands.len(), 3);
+        assert!(matches!(commands[0].clone().into_request(), (1, Some(Request::Connect(_)))));
+        assert_eq!(commands[1].clone().into_request(), (0, None));
+        let (_, Some(Request::Publish(publish))) = commands[2].clone().into_request() else {
+            panic!("not a publish")
+        };
+        assert_eq!(publish.data, Bytes::from_static(b"{\"a\": [1]}"));
+    }
+
+    #[test]
+    fn the_first_request_of_a_command_wins() {
+        let payload = br#"{"id":1,"publish":{"channel":"b"},"subscribe":{"channel":"a"}}"#;
+        let command = decode(Format::Json, Bytes::from_static(payload)).expect("valid").remove(0);
+        assert!(matches!(command.into_request().1, Some(Request::Subscribe(_))));
+    }
+
+    #[test]
+    fn bad_payloads_are_refused() {
+        for payload in ["", "\n", "{", "[]", "1", "{\"id\":-1}", "{\"id\":1,\"connect\":3}", "{}x"]
+        {
+            assert!(decode(Format::Json, Bytes::from(payload)).is_err(), "{payload:?}");
+        }
+        for payload in [&b""[..], b"\x05", b"\x80", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f"] {
+            assert!(decode(Format::Protobuf, Bytes::from_static(payload)).is_err(), "{payload:?}");
+        }
+    }
+
+    #[test]
+    fn json_carries_embedded_json_as_it_is() {
+        let json = encoded(Format::Json, &[publication(b"{\"x\":1}"), Reply::default()]);
+        assert_eq!(
+            json,
+            "{\"push\":{\"channel\":\"r\",\"pub\":{\"data\":{\"x\":1},\"offset\":7}}}\n{}"
+        );
+    }
+
+    #[test]
+    fn data_cannot_break_the_framing_of_json() {
+        let lines = encoded(Format::Json, &[publication(b"{\n\"x\":\n1}")]);
+        assert!(!lines.contains(&b'\n') && lines.ends_with(b"{ \"x\": 1},\"offset\":7}}}"));
+        let binary = encoded(Format::Json, &[publication(b"\x00\xff")]);
+        assert!(binary.ends_with(b"\"data\":\"AP8=\",\"offset\":7}}}"));
+    }
+
+    #[test]
+    fn a_ping_is_one_zero_byte_in_protobuf() {
+        assert_eq!(&encoded(Format::Protobuf, &[Reply::default()])[..], &[0]);
+    }
+
+    proptest! {
+        #[test]
+        fn commands_survive_protobuf(ids in prop::collection::vec(any::<u32>(), 1..5),
+                                     channel in ".{0,20}", data in prop::collection::vec(any::<u8>(), 0..50)) {
+            let commands: Vec<Command> = ids.into_iter().map(|id| Command {
+                id,
+                publish: Some(PublishRequest { channel: channel.clone(), data: data.clone().into(), kind: 0 }),
+                presence: Some(ChannelRequest { channel: channel.clone() }),
+                ..Default::default()
+            }).collect();
+            let mut payload = BytesMut::new();
+            for command in &commands {
+                command.encode_length_delimited(&mut payload).expect("grows");
+            }
+            prop_assert_eq!(decode(Format::Protobuf, payload.freeze()).expect("valid"), commands);
+        }
+
+        #[test]
+        fn no_payload_panics(payload in prop::collection::vec(any::<u8>(), 0..200)) {
+            for format in Format::ALL {
+                let _ = decode(format, payload.clone().into());
+            }
+        }
+    }
+}

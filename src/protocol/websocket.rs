@@ -1,0 +1,388 @@
+//! RFC 6455 frames, pure: bytes from a client in, whole messages out; and server frames back.
+//!
+//! A connection keeps a [`Decoder`] of a few words; bytes are buffered only while a frame or a message is
+//! unfinished, and never more of them than the message limit allows.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+/// What a client's frame says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Opcode {
+    /// The next fragment of a message.
+    Continuation = 0,
+    /// UTF-8 text.
+    Text = 1,
+    /// Bytes.
+    Binary = 2,
+    /// The other side closes.
+    Close = 8,
+    /// Asks for a pong with the same payload.
+    Ping = 9,
+    /// Answers a ping.
+    Pong = 10,
+}
+
+impl Opcode {
+    fn from_bits(bits: u8) -> Option<Self> {
+        Some(match bits {
+            0 => Self::Continuation,
+            1 => Self::Text,
+            2 => Self::Binary,
+            8 => Self::Close,
+            9 => Self::Ping,
+            10 => Self::Pong,
+            _ => return None,
+        })
+    }
+
+    fn is_control(self) -> bool {
+        self as u8 >= 8
+    }
+}
+
+/// A whole message, or a control frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// Text, checked to be UTF-8.
+    Text(Bytes),
+    /// Bytes.
+    Binary(Bytes),
+    /// A ping; answer it with the same payload.
+    Ping(Bytes),
+    /// A pong.
+    Pong,
+    /// The client closes, with its code if it gave one.
+    Close(Option<u16>),
+}
+
+/// How a client broke RFC 6455. The connection is closed with [`Violation::close_code`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// A reserved bit, opcode, length or sequence of frames.
+    #[error("the frame breaks RFC 6455: {0}")]
+    Protocol(&'static str),
+    /// Text that is not UTF-8.
+    #[error("a text message is not UTF-8")]
+    Utf8,
+    /// More than the configured limit.
+    #[error("the message is larger than allowed")]
+    TooBig,
+}
+
+impl Violation {
+    /// Code for the close frame.
+    pub const fn close_code(self) -> u16 {
+        match self {
+            Self::Protocol(_) => 1002,
+            Self::Utf8 => 1007,
+            Self::TooBig => 1009,
+        }
+    }
+}
+
+struct Header {
+    fin: bool,
+    opcode: Opcode,
+    mask: [u8; 4],
+    /// Bytes of the header itself.
+    size: usize,
+    payload: usize,
+}
+
+/// Assembles a client's messages. Feed it the connection's bytes in order.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    /// The message in fragments, while one is unfinished. Boxed: hardly any client sends them.
+    partial: Option<Box<(Opcode, BytesMut)>>,
+}
+
+impl Decoder {
+    /// Takes the next message from the front of `bytes`; none while it is incomplete.
+    ///
+    /// After a [`Violation`] the connection is of no more use. `limit` is the largest message allowed; a
+    /// header that declares more is refused before anything of its payload is kept.
+    pub fn decode(
+        &mut self,
+        bytes: &mut BytesMut,
+        limit: usize,
+    ) -> Result<Option<Message>, Violation> {
+        loop {
+            let Some(header) = parse_header(bytes)? else { return Ok(None) };
+            self.check(&header, limit)?;
+            if bytes.len() < header.size + header.payload {
+                return Ok(None);
+            }
+            bytes.advance(header.size);
+            let mut payload = bytes.split_to(header.payload);
+            unmask(&mut payload, header.mask);
+            if let Some(message) = self.accept(&header, payload)? {
+                return Ok(Some(message));
+            }
+        }
+    }
+
+    fn check(&self, header: &Header, limit: usize) -> Result<(), Violation> {
+        let held = match (header.opcode, &self.partial) {
+            (opcode, _) if opcode.is_control() => {
+                return if !header.fin {
+                    Err(Violation::Protocol("a control frame in fragments"))
+                } else if header.payload > 125 {
+                    Err(Violation::Protocol("a control frame of more than 125 bytes"))
+                } else {
+                    Ok(())
+                };
+            }
+            (Opcode::Continuation, None) => {
+                return Err(Violation::Protocol("a continuation of nothing"));
+            }
+            (Opcode::Continuation, Some(partial)) => partial.1.len(),
+            (_, Some(_)) => {
+                return Err(Violation::Protocol("a new message inside an unfinished one"));
+            }
+            (_, None) => 0,
+        };
+        if header.payload > limit || held + header.payload > limit {
+            return Err(Violation::TooBig);
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, header: &Header, payload: BytesMut) -> Result<Option<Message>, Violation> {
+        match header.opcode {
+            Opcode::Ping => Ok(Some(Message::Ping(payload.freeze()))),
+            Opcode::Pong => Ok(Some(Message::Pong)),
+            Opcode::Close => close_code(&payload).map(|code| Some(Message::Close(code))),
+            Opcode::Continuation => {
+                let Some(mut partial) = self.partial.take() else { return Ok(None) };
+                partial.1.extend_from_slice(&payload);
+                if header.fin {
+                    return whole(partial.0, partial.1).map(Some);
+                }
+                fail_fast(partial.0, &partial.1)?;
+                self.partial = Some(partial);
+                Ok(None)
+            }
+            opcode if header.fin => whole(opcode, payload).map(Some),
+            opcode => {
+                fail_fast(opcode, &payload)?;
+                self.partial = Some(Box::new((opcode, payload)));
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn parse_header(bytes: &[u8]) -> Result<Option<Header>, Violation> {
+    let &[first, second, ref rest @ ..] = bytes else { return Ok(None) };
+    if first & 0x70 != 0 {
+        return Err(Violation::Protocol("a reserved bit is set"));
+    }
+    let Some(opcode) = Opcode::from_bits(first & 0x0f) else {
+        return Err(Violation::Protocol("an unknown opcode"));
+    };
+    if second & 0x80 == 0 {
+        return Err(Violation::Protocol("a client's frame is not masked"));
+    }
+    let (payload, extended) = match second & 0x7f {
+        126 => match rest.first_chunk::<2>() {
+            Some(length) => (u64::from(u16::from_be_bytes(*length)), 2),
+            None => return Ok(None),
+        },
+        127 => match rest.first_chunk::<8>() {
+            Some(length) => (u64::from_be_bytes(*length), 8),
+            None => return Ok(None),
+        },
+        length => (u64::from(length), 0),
+    };
+    let payload = usize::try_from(payload).map_err(|_| Violation::TooBig)?;
+    if payload > usize::MAX / 4 {
+        return Err(Violation::TooBig);
+    }
+    let Some(mask) = rest.get(extended..).and_then(|rest| rest.first_chunk::<4>()) else {
+        // The length alone may say that it's too much already.
+        let header =
+            Header { fin: first & 0x80 != 0, opcode, mask: [0; 4], size: usize::MAX / 4, payload };
+        return Ok(Some(header));
+    };
+    let size = 2 + extended + 4;
+    Ok(Some(Header { fin: first & 0x80 != 0, opcode, mask: *mask, size, payload }))
+}
+
+fn unmask(payload: &mut [u8], mask: [u8; 4]) {
+    let word = u64::from_ne_bytes([
+        mask[0], mask[1], mask[2], mask[3], mask[0], mask[1], mask[2], mask[3],
+    ]);
+    let (chunks, rest) = payload.as_chunks_mut::<8>();
+    for chunk in chunks {
+        *chunk = (u64::from_ne_bytes(*chunk) ^ word).to_ne_bytes();
+    }
+    for (byte, mask) in rest.iter_mut().zip(mask.iter().cycle()) {
+        *byte ^= mask;
+    }
+}
+
+fn whole(opcode: Opcode, payload: BytesMut) -> Result<Message, Violation> {
+    if opcode == Opcode::Binary {
+        return Ok(Message::Binary(payload.freeze()));
+    }
+    match std::str::from_utf8(&payload) {
+        Ok(_) => Ok(Message::Text(payload.freeze())),
+        Err(_) => Err(Violation::Utf8),
+    }
+}
+
+/// Text that can't become UTF-8 any more is refused with the fragment that spoils it.
+fn fail_fast(opcode: Opcode, payload: &[u8]) -> Result<(), Violation> {
+    match std::str::from_utf8(payload) {
+        Err(error) if opcode == Opcode::Text && error.error_len().is_some() => Err(Violation::Utf8),
+        _ => Ok(()),
+    }
+}
+
+fn close_code(payload: &[u8]) -> Result<Option<u16>, Violation> {
+    let Some((code, reason)) = payload.split_first_chunk::<2>() else {
+        return if payload.is_empty() {
+            Ok(None)
+        } else {
+            Err(Violation::Protocol("a close frame of one byte"))
+        };
+    };
+    match u16::from_be_bytes(*code) {
+        code @ (1000..=1003 | 1007..=1014 | 3000..=4999) if std::str::from_utf8(reason).is_ok() => {
+            Ok(Some(code))
+        }
+        1000..=1003 | 1007..=1014 | 3000..=4999 => Err(Violation::Utf8),
+        _ => Err(Violation::Protocol("a close code that may not be sent")),
+    }
+}
+
+/// One unfragmented server frame: header and payload in one buffer, ready to be written to any number of
+/// sockets.
+pub fn frame(opcode: Opcode, payload: &[u8]) -> Bytes {
+    let mut frame = BytesMut::with_capacity(payload.len() + 10);
+    let first = 0x80 | opcode as u8;
+    match payload.len() {
+        length @ 0..126 => frame.extend_from_slice(&[first, length as u8]),
+        length @ 126..0x1_0000 => {
+            frame.extend_from_slice(&[first, 126]);
+            frame.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        length => {
+            frame.extend_from_slice(&[first, 127]);
+            frame.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(payload);
+    frame.freeze()
+}
+
+/// A close frame; a reason that would not fit is cut.
+pub fn close_frame(code: u16, reason: &str) -> Bytes {
+    let mut payload = Vec::from(code.to_be_bytes());
+    payload.extend(reason.bytes().take(123));
+    frame(Opcode::Close, &payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMIT: usize = 1000;
+
+    /// What a client would send.
+    fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mask = [1, 2, 3, 0xf4];
+        let mut bytes = vec![first];
+        match payload.len() {
+            length @ 0..126 => bytes.push(0x80 | length as u8),
+            length => {
+                bytes.push(0x80 | 126);
+                bytes.extend((length as u16).to_be_bytes());
+            }
+        }
+        bytes.extend(mask);
+        bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        bytes
+    }
+
+    fn decode_in_chunks(bytes: &[u8], chunk: usize) -> Result<Vec<Message>, Violation> {
+        let (mut decoder, mut buffer, mut messages) =
+            (Decoder::default(), BytesMut::new(), Vec::new());
+        for piece in bytes.chunks(chunk.max(1)) {
+            buffer.extend_from_slice(piece);
+            while let Some(message) = decoder.decode(&mut buffer, LIMIT)? {
+                messages.push(message);
+            }
+        }
+        Ok(messages)
+    }
+
+    #[test]
+    fn fragments_with_a_ping_between_them_make_one_message() {
+        let mut bytes = masked(0x01, "gr".as_bytes());
+        bytes.extend(masked(0x89, b"?"));
+        bytes.extend(masked(0x00, &"ü".as_bytes()[..1]));
+        bytes.extend(masked(0x80, &"ü".as_bytes()[1..]));
+        let expected =
+            vec![Message::Ping(Bytes::from_static(b"?")), Message::Text(Bytes::from("grü"))];
+        for chunk in 1..bytes.len() {
+            assert_eq!(decode_in_chunks(&bytes, chunk), Ok(expected.clone()), "chunk {chunk}");
+        }
+    }
+
+    #[test]
+    fn violations_name_their_close_code() {
+        let cases: &[(&str, Vec<u8>, u16)] = &[
+            ("reserved bit", masked(0xc1, b"a"), 1002),
+            ("unknown opcode", masked(0x83, b"a"), 1002),
+            ("unmasked", vec![0x81, 0x01, b'a'], 1002),
+            ("control in fragments", masked(0x09, b""), 1002),
+            ("long control", masked(0x89, &[0; 126]), 1002),
+            ("continuation of nothing", masked(0x80, b"a"), 1002),
+            ("message in a message", [masked(0x01, b"a"), masked(0x81, b"b")].concat(), 1002),
+            ("close of one byte", masked(0x88, b"a"), 1002),
+            ("close code 1005", masked(0x88, &1005u16.to_be_bytes()), 1002),
+            ("close reason", masked(0x88, &[0x03, 0xe8, 0xff]), 1007),
+            ("text", masked(0x81, b"\xff"), 1007),
+            ("text, in its first fragment", masked(0x01, b"\xff"), 1007),
+            ("too big", masked(0x82, &[0; LIMIT + 1]), 1009),
+            (
+                "too big in fragments",
+                [masked(0x02, &[0; 900]), masked(0x80, &[0; 101])].concat(),
+                1009,
+            ),
+            ("a header that lies", vec![0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0], 1009),
+            ("the largest length", [vec![0x82, 0xff], vec![0xff; 8]].concat(), 1009),
+        ];
+        for (name, bytes, code) in cases {
+            let violation = decode_in_chunks(bytes, bytes.len()).expect_err(name);
+            assert_eq!(violation.close_code(), *code, "{name}");
+        }
+    }
+
+    #[test]
+    fn server_frames_have_the_shortest_length() {
+        assert_eq!(&frame(Opcode::Text, b"hi")[..], b"\x81\x02hi");
+        assert_eq!(frame(Opcode::Binary, &[0; 126])[..4], [0x82, 126, 0, 126]);
+        assert_eq!(frame(Opcode::Binary, &[0; 65536])[..10], [0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
+        assert_eq!(&close_frame(3001, "shutdown")[..4], b"\x88\x0a\x0b\xb9");
+    }
+
+    proptest! {
+        #[test]
+        fn any_chunking_gives_the_same(payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..5),
+                                       chunk in 1usize..400) {
+            let bytes: Vec<u8> = payloads.iter().flat_map(|payload| masked(0x82, payload)).collect();
+            let expected: Vec<Message> = payloads.into_iter().map(|payload| Message::Binary(payload.into())).collect();
+            prop_assert_eq!(decode_in_chunks(&bytes, chunk), Ok(expected));
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), chunk in 1usize..40) {
+            let _ = decode_in_chunks(&bytes, chunk);
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! SHELL. The room-registry actor: one per node, around [`State`].
+//!
+//! It translates messages of sockets, API calls, links and membership to inputs, and performs the outputs:
+//! to hubs, to API calls, to links. It decides nothing.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use actix::prelude::*;
+use rustc_hash::FxHashMap;
+use tokio::sync::oneshot;
+
+use super::{
+    registry::{In, Out, State},
+    types::{Answer, Findings, NodeFacts, ReplyTo, Request, RoomName, Survey},
+};
+use crate::{
+    clock,
+    cluster::{node::NodeId, view::View},
+    hub::{FromRegistry, Hub},
+    mesh::{
+        link::{Link, Queue},
+        wire::{self, Message as PeerMessage, RoomMessage},
+    },
+    metrics::Metrics,
+    protocol::codes::ErrorCode,
+    users::Users,
+};
+
+/// How often the core is told that time has passed.
+const TICK: Duration = Duration::from_millis(50);
+/// How often gauges and the facts about this node are brought up to date.
+const FACTS: Duration = Duration::from_secs(1);
+
+/// The actor that owns a node's rooms.
+pub struct RoomRegistry {
+    state: State,
+    facts: NodeFacts,
+    metrics: Metrics,
+    users: Arc<Users>,
+    hubs: FxHashMap<u16, Addr<Hub>>,
+    links: FxHashMap<NodeId, Addr<Link>>,
+    next_call: u64,
+    calls: HashMap<u64, Call>,
+}
+
+enum Call {
+    Room(oneshot::Sender<Answer>),
+    Survey(oneshot::Sender<Findings>),
+}
+
+impl RoomRegistry {
+    /// The actor around `state`. `facts` says what does not change about the node.
+    pub fn new(state: State, facts: NodeFacts, metrics: Metrics, users: Arc<Users>) -> Self {
+        Self {
+            state,
+            facts,
+            metrics,
+            users,
+            hubs: FxHashMap::default(),
+            links: FxHashMap::default(),
+            next_call: 0,
+            calls: HashMap::new(),
+        }
+    }
+
+    fn handle(&mut self, input: In) {
+        for out in self.state.handle(input, clock::now()) {
+            self.perform(out);
+        }
+    }
+
+    fn perform(&mut self, out: Out) {
+        match out {
+            Out::Subscribed { socket, .. } | Out::Unsubscribed { socket, .. } => {
+                self.to_hub(socket.worker, out);
+            }
+            Out::Answer { to: ReplyTo::Command { socket, .. }, .. } => {
+                self.to_hub(socket.worker, out);
+            }
+            Out::Answer { to: ReplyTo::Api(call), answer } => {
+                if let Some(Call::Room(reply)) = self.calls.remove(&call) {
+                    // The caller may have gone; then no one wants to know.
+                    let _ = reply.send(answer);
+                }
+            }
+            Out::Answer { to: ReplyTo::Nobody, .. } => {}
+            Out::Event { workers, room, event } => {
+                for worker in (0..64).filter(|worker| workers & (1 << worker) != 0) {
+                    let (room, event) = (room.clone(), event.clone());
+                    self.to_hub(worker, Out::Event { workers, room, event });
+                }
+            }
+            Out::Send { to, message } => self.send(&to, message),
+            Out::Findings { to, findings } => {
+                if let Some(Call::Survey(reply)) = self.calls.remove(&to) {
+                    let _ = reply.send(findings);
+                }
+            }
+        }
+    }
+
+    fn to_hub(&self, worker: u16, out: Out) {
+        if let Some(hub) = self.hubs.get(&worker) {
+            hub.do_send(FromRegistry(out));
+        }
+    }
+
+    /// Encodes once, however many peers it goes to.
+    fn send(&mut self, to: &[NodeId], message: PeerMessage) {
+        let frame = match wire::encode(&message) {
+            Ok(frame) => frame,
+            Err(error) => return self.unsendable(to, message, error),
+        };
+        for peer in to {
+            if let Some(link) = self.links.get(peer) {
+                link.do_send(Queue(frame.clone()));
+            }
+        }
+    }
+
+    /// What is too large to be sent is answered as if the peer had refused it.
+    fn unsendable(&mut self, to: &[NodeId], message: PeerMessage, error: ErrorCode) {
+        tracing::error!(?to, "a message to a peer is too large to be sent; its sender is told");
+        let PeerMessage::Room(room, RoomMessage::Publish { id, .. }) = message else { return };
+        let answer = RoomMessage::Answer { id, answer: Answer::Failed(error) };
+        for peer in to {
+            self.handle(In::Peer(*peer, PeerMessage::Room(room.clone(), answer.clone())));
+        }
+    }
+
+    fn call(&mut self, call: Call) -> u64 {
+        self.next_call += 1;
+        self.calls.insert(self.next_call, call);
+        self.next_call
+    }
+
+    fn refresh_facts(&mut self) {
+        let facts = NodeFacts {
+            num_clients: self.metrics.connections.get() as u32,
+            num_users: self.users.count(),
+            uptime: clock::now().since(crate::time::Time::from_millis(3_600_000)).as_secs() as u32,
+            ..self.facts.clone()
+        };
+        self.metrics.rooms.set(self.state.rooms() as i64);
+        self.metrics.history_bytes.set(self.state.history_bytes() as i64);
+        self.metrics.subscriptions.set(self.state.subscriptions() as i64);
+        self.metrics.mesh_links.set(self.links.len() as i64);
+        self.handle(In::Facts(facts));
+    }
+}
+
+impl Actor for RoomRegistry {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.refresh_facts();
+        ctx.run_interval(TICK, |registry, _| registry.handle(In::Tick));
+        ctx.run_interval(FACTS, |registry, _| registry.refresh_facts());
+    }
+}
+
+/// A worker's hub has started.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct AddHub(pub u16, pub Addr<Hub>);
+
+impl Handler<AddHub> for RoomRegistry {
+    type Result = ();
+
+    fn handle(&mut self, AddHub(worker, hub): AddHub, _: &mut Self::Context) {
+        self.hubs.insert(worker, hub);
+    }
+}
+
+/// A socket asks something of a room. The answer comes through its hub.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Ask(pub RoomName, pub Request);
+
+impl Handler<Ask> for RoomRegistry {
+    type Result = ();
+
+    fn handle(&mut self, Ask(room, request): Ask, _: &mut Self::Context) {
+        if let Request::Publish(..) = request {
+            self.metrics.publications.inc();
+        }
+        self.handle(In::Request(room, request));
+    }
+}
+
+/// An API call asks something of a room; the function makes the request, given whom to answer.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ApiAsk {
+    /// The room.
+    pub room: RoomName,
+    /// What is asked.
+    pub request: Box<dyn FnOnce(ReplyTo) -> Request + Send>,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Answer>,
+}
+
+impl Handler<ApiAsk> for RoomRegistry {
+    type Result = ();
+
+    fn handle(&mut self, ask: ApiAsk, _: &mut Self::Context) {
+        let to = ReplyTo::Api(self.call(Call::Room(ask.reply)));
+        let request = (ask.request)(to);
+        if let Request::Publish(..) = request {
+            self.metrics.publications.inc();
+        }
+        self.handle(In::Request(ask.room, request));
+    }
+}
+
+/// An API call asks every node.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ApiSurvey(pub Survey, pub oneshot::Sender<Findings>);
+
+impl Handler<ApiSurvey> for RoomRegistry {
+    type Result = ();
+
+    fn handle(&mut self, ApiSurvey(survey, reply): ApiSurvey, _: &mut Self::Context) {
+        let call = self.call(Call::Survey(reply));
+        self.handle(In::Survey(call, survey));
+    }
+}
+
+/// What links and membership tell.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub enum FromCluster {
+    /// A link is up.
+    LinkUp(NodeId, Addr<Link>),
+    /// A link is down.
+    LinkDown(NodeId, Addr<Link>),
+    /// A peer says something.
+    Peer(NodeId, PeerMessage),
+    /// Gossip has a new view.
+    View(View),
+}
+
+impl Handler<FromCluster> for RoomRegistry {
+    type Result = ();
+
+    fn handle(&mut self, message: FromCluster, _: &mut Self::Context) {
+        match message {
+            FromCluster::LinkUp(peer, link) => {
+                // A second link replaces the first: whatever was under way on that is lost.
+                if let Some(old) = self.links.insert(peer, link) {
+                    old.do_send(crate::mesh::link::Close("replaced"));
+                    self.handle(In::LinkDown(peer));
+                }
+                self.metrics.mesh_links.set(self.links.len() as i64);
+                self.handle(In::LinkUp(peer));
+            }
+            FromCluster::LinkDown(peer, link) => {
+                if self.links.get(&peer) == Some(&link) {
+                    self.links.remove(&peer);
+                    self.metrics.mesh_links.set(self.links.len() as i64);
+                    self.handle(In::LinkDown(peer));
+                }
+            }
+            FromCluster::Peer(peer, message) => self.handle(In::Peer(peer, message)),
+            FromCluster::View(view) => self.handle(In::View(view)),
+        }
+    }
+}

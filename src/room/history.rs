@@ -1,0 +1,219 @@
+//! The ring of a room's newest publications, bounded by count and age.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use super::types::Publication;
+use crate::time::Time;
+
+/// A publication and when this node first had it.
+#[derive(Debug, Clone)]
+struct Kept {
+    at: Time,
+    publication: Arc<Publication>,
+}
+
+/// The newest publications of a room without a gap between them: the last one has offset `top`.
+#[derive(Debug, Clone, Default)]
+pub struct History {
+    top: u64,
+    kept: VecDeque<Kept>,
+}
+
+impl History {
+    /// An empty history of a stream that has come to `top`.
+    pub fn at(top: u64) -> Self {
+        Self { top, kept: VecDeque::new() }
+    }
+
+    /// Offset of the newest publication, kept or not; 0 before the first.
+    pub fn top(&self) -> u64 {
+        self.top
+    }
+
+    /// How many publications are kept.
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Whether none is kept.
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// Offset of the oldest publication kept, or of the one to come.
+    pub fn first(&self) -> u64 {
+        self.top + 1 - self.kept.len() as u64
+    }
+
+    /// Appends the publication that follows `top`. Returns the bytes of data kept in addition.
+    ///
+    /// One at any other offset starts the ring anew there, since the ring has no gaps.
+    pub fn push(&mut self, publication: Arc<Publication>, at: Time, size: usize) -> isize {
+        let mut change = 0;
+        if publication.offset != self.top + 1 {
+            change -= self.clear();
+        }
+        self.top = publication.offset;
+        change += publication.data.len() as isize;
+        self.kept.push_back(Kept { at, publication });
+        while self.kept.len() > size.max(1) {
+            change -= self.drop_oldest();
+        }
+        change
+    }
+
+    /// Drops what is older than `ttl`. Returns the bytes of data freed.
+    pub fn expire(&mut self, now: Time, ttl: Duration) -> isize {
+        let mut freed = 0;
+        while self.kept.front().is_some_and(|kept| now.since(kept.at) >= ttl) {
+            freed += self.drop_oldest();
+        }
+        freed
+    }
+
+    /// When the oldest publication will have been kept for `ttl`.
+    pub fn next_expiry(&self, ttl: Duration) -> Option<Time> {
+        self.kept.front().map(|kept| kept.at + ttl)
+    }
+
+    /// Drops publications up to and including `offset`. Returns the bytes of data freed.
+    pub fn drop_through(&mut self, offset: u64) -> isize {
+        let mut freed = 0;
+        while self.first() <= offset && !self.kept.is_empty() {
+            freed += self.drop_oldest();
+        }
+        freed
+    }
+
+    /// Drops everything; the top stays. Returns the bytes of data freed.
+    pub fn clear(&mut self) -> isize {
+        let freed = self.bytes() as isize;
+        self.kept = VecDeque::new();
+        freed
+    }
+
+    /// Bytes of data kept.
+    pub fn bytes(&self) -> usize {
+        self.kept.iter().map(|kept| kept.publication.data.len()).sum()
+    }
+
+    /// All that follow `offset`, oldest first; none if the ring does not reach back that far or `offset`
+    /// is beyond the top.
+    pub fn after(&self, offset: u64) -> Option<impl ExactSizeIterator<Item = &Arc<Publication>>> {
+        if offset > self.top || offset + 1 < self.first() {
+            return None;
+        }
+        let skip = (offset + 1 - self.first()) as usize;
+        Some(self.kept.range(skip..).map(|kept| &kept.publication))
+    }
+
+    /// Up to `limit` publications after `since` (or from the oldest kept), oldest first; in reverse those
+    /// before it (or from the newest), newest first.
+    pub fn page(&self, since: Option<u64>, reverse: bool, limit: usize) -> Vec<Arc<Publication>> {
+        let first = self.first();
+        let all = self.kept.iter().map(|kept| kept.publication.clone());
+        let index = |offset: u64| {
+            usize::try_from(offset.saturating_sub(first)).unwrap_or(usize::MAX).min(self.kept.len())
+        };
+        match (since, reverse) {
+            (None, false) => all.take(limit).collect(),
+            (None, true) => all.rev().take(limit).collect(),
+            (Some(since), false) => all.skip(index(since.saturating_add(1))).take(limit).collect(),
+            (Some(since), true) => all.take(index(since)).rev().take(limit).collect(),
+        }
+    }
+
+    /// The newest publication kept.
+    pub fn last(&self) -> Option<&Arc<Publication>> {
+        self.kept.back().map(|kept| &kept.publication)
+    }
+
+    /// The newest publications with their ages, oldest first, up to `bytes` of data.
+    pub fn newest(&self, now: Time, bytes: usize) -> Vec<(Duration, Arc<Publication>)> {
+        let mut left = bytes;
+        let fits = |kept: &&Kept| {
+            let size = kept.publication.data.len() + 64;
+            let fits = size <= left;
+            left = left.saturating_sub(size);
+            fits
+        };
+        let mut newest: Vec<_> = (self.kept.iter().rev().take_while(fits))
+            .map(|kept| (now.since(kept.at), kept.publication.clone()))
+            .collect();
+        newest.reverse();
+        newest
+    }
+
+    fn drop_oldest(&mut self) -> isize {
+        let freed = self.kept.pop_front().map_or(0, |kept| kept.publication.data.len() as isize);
+        if self.kept.is_empty() {
+            self.kept = VecDeque::new();
+        }
+        freed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn publication(offset: u64) -> Arc<Publication> {
+        let data = Bytes::from(offset.to_string());
+        Arc::new(Publication { offset, data, info: None, tags: Default::default() })
+    }
+
+    fn filled(count: u64, size: usize) -> History {
+        let mut history = History::default();
+        for offset in 1..=count {
+            history.push(publication(offset), Time::from_millis(offset * 10), size);
+        }
+        history
+    }
+
+    fn offsets(page: Vec<Arc<Publication>>) -> Vec<u64> {
+        page.iter().map(|publication| publication.offset).collect()
+    }
+
+    #[test]
+    fn pages_go_both_ways() {
+        let history = filled(10, 5);
+        assert_eq!(offsets(history.page(None, false, 2)), [6, 7]);
+        assert_eq!(offsets(history.page(None, true, 2)), [10, 9]);
+        assert_eq!(offsets(history.page(Some(7), false, 9)), [8, 9, 10]);
+        assert_eq!(offsets(history.page(Some(8), true, 9)), [7, 6]);
+        assert_eq!(offsets(history.page(Some(99), true, 1)), [10]);
+        assert_eq!(offsets(history.page(Some(99), false, 1)), Vec::<u64>::new());
+        assert_eq!(offsets(history.page(Some(u64::MAX), false, 1)), Vec::<u64>::new());
+        assert_eq!(offsets(history.page(Some(1), false, 2)), [6, 7]);
+    }
+
+    #[test]
+    fn age_empties_the_ring_but_not_the_top() {
+        let mut history = filled(3, 5);
+        assert_eq!(history.expire(Time::from_millis(40), Duration::from_millis(20)), 2);
+        assert_eq!((history.len(), history.first(), history.top()), (1, 3, 3));
+        history.expire(Time::from_millis(400), Duration::from_millis(20));
+        assert_eq!((history.len(), history.first(), history.top()), (0, 4, 3));
+        assert_eq!(history.after(3).map(Iterator::count), Some(0));
+        assert!(history.after(2).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn what_follows_an_offset_has_no_gap(count in 0u64..30, size in 1usize..20, offset in 0u64..40) {
+            let history = filled(count, size);
+            prop_assert!(history.len() <= size);
+            prop_assert_eq!(history.bytes(), history.page(None, false, 99).iter().map(|p| p.data.len()).sum::<usize>());
+            match history.after(offset) {
+                None => prop_assert!(offset > count || offset + 1 < history.first()),
+                Some(after) => prop_assert_eq!(
+                    after.map(|publication| publication.offset).collect::<Vec<_>>(),
+                    (offset + 1..=count).collect::<Vec<_>>()
+                ),
+            }
+        }
+    }
+}

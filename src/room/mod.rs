@@ -1,0 +1,28 @@
+//! Rooms: who is home, who mirrors, what was said, who is there.
+//!
+//! In: requests of this node's sockets and API calls, messages of peers, changes of the view. Out: answers,
+//! deliveries to the hubs, messages to peers. All of it is pure but for [`actor`], the shell around
+//! [`registry::State`].
+//!
+//! - [`history`]: the ring of a room's newest publications.
+//! - [`stream`]: a room's order: epoch, lineage, history, repeats. The same type in a home and in a mirror.
+//! - [`presence`]: who is in the room, as its home knows it.
+//! - [`room`]: one room on one node, in whichever role it has there.
+//!   [`home`], [`mirror`] and [`activation`] are the roles.
+//! - [`node`]: what every room needs of its node, and what comes out of them.
+//! - [`registry`]: all of the node's rooms, and what they need of the cluster.
+
+pub mod activation;
+
+pub mod actor;
+pub mod history;
+pub mod home;
+pub mod mirror;
+pub mod node;
+pub mod options;
+pub mod presence;
+pub mod registry;
+#[expect(clippy::module_inception, reason = "a room is the unit that this folder is about")]
+pub mod room;
+pub mod stream;
+pub mod types;

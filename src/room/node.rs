@@ -1,0 +1,207 @@
+//! What every room needs of the node it is on, and what comes out of the rooms.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use super::types::{
+    Answer, Epoch, Event, Findings, MemberFlags, ReplyTo, RoomName, SocketRef, Subscribed,
+};
+use crate::{
+    cluster::{
+        node::{NodeId, mix},
+        placement::Placement,
+        view::View,
+    },
+    mesh::wire::Message,
+    protocol::codes::ErrorCode,
+    time::Time,
+};
+
+/// What the registry wants done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Out {
+    /// Tell the hub, and it the socket, what became of a subscribe.
+    Subscribed {
+        /// The subscriber.
+        socket: SocketRef,
+        /// The number of its command.
+        id: u32,
+        /// The room, by the one name that all of the node shares.
+        room: RoomName,
+        /// How it takes part.
+        flags: MemberFlags,
+        /// Whether it is in.
+        result: Result<Subscribed, ErrorCode>,
+    },
+    /// Tell the hub, and it the socket, that a subscription is over.
+    Unsubscribed {
+        /// The subscriber.
+        socket: SocketRef,
+        /// Who waits for it.
+        reply: ReplyTo,
+        /// The room.
+        room: RoomName,
+    },
+    /// Answer a command or an API call.
+    Answer {
+        /// Who waits.
+        to: ReplyTo,
+        /// For what.
+        answer: Answer,
+    },
+    /// Tell the members of a room on these workers (a bit for each).
+    Event {
+        /// The workers with members.
+        workers: u64,
+        /// The room.
+        room: RoomName,
+        /// What happened.
+        event: Event,
+    },
+    /// Send to peers.
+    Send {
+        /// The peers.
+        to: Vec<NodeId>,
+        /// The message.
+        message: Message,
+    },
+    /// Answer a survey that an API call made.
+    Findings {
+        /// The API call.
+        to: u64,
+        /// What came back.
+        findings: Findings,
+    },
+}
+
+/// The limits and delays of a registry.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long something may wait for a room's home before its client is told that it failed.
+    pub publish_timeout: Duration,
+    /// How long a new home waits for what the others know.
+    pub claim_timeout: Duration,
+    /// How long a mirror stays attached after its last subscriber.
+    pub linger: Duration,
+    /// How long a home keeps the presence of a node whose link broke, and how long a node stays routable
+    /// then.
+    pub link_grace: Duration,
+    /// The most publications that a recovery may bring.
+    pub recovery_limit: usize,
+    /// The most bytes of history that the node keeps, over all rooms.
+    pub history_bytes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            publish_timeout: Duration::from_secs(2),
+            claim_timeout: Duration::from_secs(1),
+            linger: Duration::from_secs(3),
+            link_grace: Duration::from_millis(500),
+            recovery_limit: 300,
+            history_bytes: 512 << 20,
+        }
+    }
+}
+
+/// How a peer can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkState {
+    /// It can.
+    Up,
+    /// Not since then.
+    Down(Time),
+}
+
+/// What every room needs of its node.
+#[derive(Debug)]
+pub struct Node {
+    /// This node.
+    pub me: NodeId,
+    /// The moment of the input that is being handled.
+    pub now: Time,
+    /// The limits and delays.
+    pub settings: Settings,
+    /// Where rooms are at home.
+    pub placement: Placement,
+    /// What is to be done.
+    pub out: Vec<Out>,
+    /// Bytes of history, over all rooms.
+    pub memory: Memory,
+    pub(super) view: View,
+    pub(super) routable: BTreeSet<NodeId>,
+    pub(super) links: BTreeMap<NodeId, LinkState>,
+    ids: u64,
+    randomness: u64,
+}
+
+impl Node {
+    pub(super) fn new(me: NodeId, settings: Settings, seed: u64) -> Self {
+        Self {
+            me,
+            now: Time::default(),
+            settings,
+            placement: Placement::default(),
+            out: Vec::new(),
+            memory: Memory::default(),
+            view: View::default(),
+            routable: BTreeSet::new(),
+            links: BTreeMap::new(),
+            ids: 0,
+            randomness: seed,
+        }
+    }
+
+    /// Whether messages to `peer` go out now.
+    pub fn reaches(&self, peer: NodeId) -> bool {
+        self.links.get(&peer) == Some(&LinkState::Up)
+    }
+
+    /// The other nodes that rooms can be routed to.
+    pub fn peers(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.routable.iter().copied().filter(|node| *node != self.me)
+    }
+
+    /// A number that this run of the node has not used before.
+    pub fn next_id(&mut self) -> u64 {
+        self.ids += 1;
+        self.ids
+    }
+
+    /// An epoch that no stream has had before.
+    pub fn new_epoch(&mut self) -> Epoch {
+        self.randomness = self.randomness.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        Epoch(mix(self.randomness))
+    }
+}
+
+/// How much history the node keeps, and which is the oldest.
+#[derive(Debug, Default)]
+pub struct Memory {
+    bytes: usize,
+    /// Every publication kept, oldest first; some are gone already.
+    pub(super) by_age: VecDeque<(RoomName, u64)>,
+    /// Length of `by_age` at which it is worth looking for those that are gone.
+    pub(super) compact_at: usize,
+}
+
+impl Memory {
+    /// Bytes of data kept.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes note of a change.
+    pub fn add(&mut self, change: isize) {
+        self.bytes = self.bytes.saturating_add_signed(change);
+    }
+
+    /// Takes note of a publication kept.
+    pub fn kept(&mut self, room: &RoomName, offset: u64, change: isize) {
+        self.add(change);
+        self.by_age.push_back((room.clone(), offset));
+    }
+}

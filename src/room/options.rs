@@ -1,0 +1,114 @@
+//! What a namespace of rooms keeps, promises and permits.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// The settings of one namespace, checked. Names and meaning are those of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RoomOptions {
+    /// Keep who is in the room.
+    pub presence: bool,
+    /// Announce who joins and leaves.
+    pub join_leave: bool,
+    /// Announce it to every subscriber, asked or not.
+    pub force_push_join_leave: bool,
+    /// The most publications to keep.
+    pub history_size: usize,
+    /// How long to keep one.
+    pub history_ttl: Duration,
+    /// How long to remember the stream's epoch and offset after its last publication.
+    pub history_meta_ttl: Duration,
+    /// Watch every subscriber's position.
+    pub force_positioning: bool,
+    /// Watch it if the subscriber asks.
+    pub allow_positioning: bool,
+    /// Every subscriber can recover.
+    pub force_recovery: bool,
+    /// A subscriber that asks can recover.
+    pub allow_recovery: bool,
+    /// Recover the latest publication only.
+    pub recovery_cache: bool,
+    /// Who may subscribe, publish, and read.
+    pub permissions: Permissions,
+}
+
+/// Who may do what without a subscription token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Permissions {
+    /// Users may subscribe.
+    pub subscribe_for_client: bool,
+    /// Anonymous clients may subscribe too.
+    pub subscribe_for_anonymous: bool,
+    /// Publishing.
+    pub publish: Audience,
+    /// Asking for presence.
+    pub presence: Audience,
+    /// Reading history.
+    pub history: Audience,
+}
+
+/// Who may do one thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Audience {
+    /// Any user.
+    pub client: bool,
+    /// Any subscriber of the room.
+    pub subscriber: bool,
+    /// Any anonymous client.
+    pub anonymous: bool,
+}
+
+impl Audience {
+    /// Whether a client may, given whether it is anonymous and in the room.
+    pub fn includes(self, anonymous: bool, subscribed: bool) -> bool {
+        (self.subscriber && subscribed) || if anonymous { self.anonymous } else { self.client }
+    }
+}
+
+impl RoomOptions {
+    /// Whether publications get positions and are kept.
+    pub fn keeps_history(&self) -> bool {
+        self.history_size > 0 && !self.history_ttl.is_zero()
+    }
+
+    /// Whether the home must know who is there.
+    pub fn knows_clients(&self) -> bool {
+        self.presence || self.join_leave
+    }
+}
+
+/// Every namespace of the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Namespaces {
+    /// For rooms without a namespace in their name.
+    pub default: Arc<RoomOptions>,
+    /// By what stands before the first `:` of a room's name.
+    pub named: BTreeMap<Box<str>, Arc<RoomOptions>>,
+}
+
+impl Namespaces {
+    /// The options of a room; none if its namespace is not configured.
+    pub fn options(&self, room: &str) -> Option<&Arc<RoomOptions>> {
+        match room.split_once(':') {
+            None => Some(&self.default),
+            Some((namespace, _)) => self.named.get(namespace.trim_start_matches('$')),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_namespace_stands_before_the_first_colon() {
+        let chat = Arc::new(RoomOptions { presence: true, ..Default::default() });
+        let namespaces = Namespaces {
+            default: Arc::default(),
+            named: [("chat".into(), chat.clone())].into_iter().collect(),
+        };
+        assert_eq!(namespaces.options("lobby"), Some(&Arc::default()));
+        assert_eq!(namespaces.options("chat:a:b"), Some(&chat));
+        assert_eq!(namespaces.options("$chat:a"), Some(&chat));
+        assert_eq!(namespaces.options("other:a"), None);
+    }
+}

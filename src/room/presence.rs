@@ -1,0 +1,113 @@
+//! Who is in a room, as its home knows it: the union of what the attached nodes report.
+
+use std::{collections::HashMap, sync::Arc};
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::types::{ClientId, ClientInfo};
+use crate::cluster::node::NodeId;
+
+/// The clients in a room and the node that each is connected to.
+#[derive(Debug, Default)]
+pub struct Presence {
+    clients: FxHashMap<ClientId, (NodeId, Arc<ClientInfo>)>,
+    /// Connections per user, so that counting users needs no walk.
+    users: HashMap<Box<str>, u32>,
+}
+
+impl Presence {
+    /// Adds a client. Returns whether it is new.
+    pub fn join(&mut self, node: NodeId, info: Arc<ClientInfo>) -> bool {
+        let user = info.user.clone();
+        let new = self.clients.insert(info.client, (node, info)).is_none();
+        if new {
+            *self.users.entry(user).or_default() += 1;
+        }
+        new
+    }
+
+    /// Removes a client that `node` reports gone. Returns it if it was there.
+    pub fn leave(&mut self, node: NodeId, client: ClientId) -> Option<Arc<ClientInfo>> {
+        if self.clients.get(&client).is_none_or(|(at, _)| *at != node) {
+            return None;
+        }
+        let (_, info) = self.clients.remove(&client)?;
+        if let Some(count) = self.users.get_mut(&info.user) {
+            *count -= 1;
+            if *count == 0 {
+                self.users.remove(&info.user);
+            }
+        }
+        Some(info)
+    }
+
+    /// Makes `clients` all that `node` has. Returns those that are new and those that are gone.
+    pub fn replace(
+        &mut self,
+        node: NodeId,
+        clients: Vec<Arc<ClientInfo>>,
+    ) -> (Vec<Arc<ClientInfo>>, Vec<Arc<ClientInfo>>) {
+        let stay: FxHashSet<ClientId> = clients.iter().map(|info| info.client).collect();
+        let gone: Vec<ClientId> = (self.clients.iter())
+            .filter(|(client, (at, _))| *at == node && !stay.contains(client))
+            .map(|(client, _)| *client)
+            .collect();
+        let gone = gone.into_iter().filter_map(|client| self.leave(node, client)).collect();
+        let new = clients.into_iter().filter(|info| self.join(node, info.clone())).collect();
+        (new, gone)
+    }
+
+    /// Every client, in the order of their ids.
+    pub fn clients(&self) -> Vec<Arc<ClientInfo>> {
+        let mut clients: Vec<_> = self.clients.values().map(|(_, info)| info.clone()).collect();
+        clients.sort_unstable_by_key(|info| info.client);
+        clients
+    }
+
+    /// How many clients and how many distinct users there are.
+    pub fn stats(&self) -> (u32, u32) {
+        (self.clients.len() as u32, self.users.len() as u32)
+    }
+
+    /// Whether no one is there.
+    pub fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(id: u128, user: &str) -> Arc<ClientInfo> {
+        Arc::new(ClientInfo {
+            client: ClientId(id),
+            user: user.into(),
+            conn_info: Default::default(),
+        })
+    }
+
+    #[test]
+    fn counts_users_once() {
+        let mut presence = Presence::default();
+        assert!(presence.join(NodeId(1), client(1, "ann")));
+        assert!(presence.join(NodeId(2), client(2, "ann")));
+        assert!(!presence.join(NodeId(2), client(2, "ann")), "the same client again");
+        assert_eq!(presence.stats(), (2, 1));
+        assert!(presence.leave(NodeId(1), ClientId(2)).is_none(), "not that node's client");
+        assert_eq!(presence.leave(NodeId(2), ClientId(2)), Some(client(2, "ann")));
+        assert_eq!(presence.stats(), (1, 1));
+    }
+
+    #[test]
+    fn a_node_that_attaches_again_announces_only_what_changed() {
+        let mut presence = Presence::default();
+        presence.replace(NodeId(1), vec![client(1, "ann"), client(2, "bob")]);
+        presence.join(NodeId(2), client(9, "eve"));
+        let (new, gone) = presence.replace(NodeId(1), vec![client(2, "bob"), client(3, "cyd")]);
+        assert_eq!((new, gone), (vec![client(3, "cyd")], vec![client(1, "ann")]));
+        let (_, gone) = presence.replace(NodeId(1), vec![]);
+        assert_eq!(gone.len(), 2);
+        assert_eq!(presence.clients(), [client(9, "eve")]);
+    }
+}

@@ -1,0 +1,318 @@
+//! The words that sockets, rooms and nodes share.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{cluster::node::NodeId, protocol::codes::ErrorCode};
+
+/// Name of a room; what the protocol calls a channel.
+pub type RoomName = Arc<str>;
+
+/// The application's labels on a publication.
+pub type Tags = BTreeMap<String, String>;
+
+/// One run of a room's stream. A new one begins whenever positions of the old could mean something else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Epoch(pub u64);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
+
+/// A place in a room's stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Which run of the stream.
+    pub epoch: Epoch,
+    /// How many publications it had then; the first one has 1.
+    pub offset: u64,
+}
+
+/// A position as a client gave it. An epoch that isn't one of ours matches nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Since {
+    /// As the client gave it; empty matches any.
+    pub epoch: String,
+    /// The last offset that the client has.
+    pub offset: u64,
+}
+
+/// Id of a client connection, a random UUID.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ClientId(pub u128);
+
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The version and variant bits of a random UUID.
+        let bits = self.0 & !(0xf << 76) & !(0b11 << 62) | (4 << 76) | (0b10 << 62);
+        let (a, b, c, d, e) = (bits >> 96, bits >> 80, bits >> 64, bits >> 48, bits);
+        let (b, c, d, e) = (b & 0xffff, c & 0xffff, d & 0xffff, e & 0xffff_ffff_ffff);
+        write!(f, "{a:08x}-{b:04x}-{c:04x}-{d:04x}-{e:012x}")
+    }
+}
+
+impl fmt::Debug for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What others may know of a client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientInfo {
+    /// The connection.
+    pub client: ClientId,
+    /// The user; empty when anonymous.
+    pub user: Box<str>,
+    /// What its connection token says of it, or nothing.
+    pub conn_info: Bytes,
+}
+
+/// A message in a room.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publication {
+    /// Its place; 0 in rooms that keep no history.
+    pub offset: u64,
+    /// The payload.
+    pub data: Bytes,
+    /// The client that published it; none for the server API.
+    pub info: Option<Arc<ClientInfo>>,
+    /// The application's labels.
+    pub tags: Tags,
+}
+
+/// A message on its way to its place in a room.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewPublication {
+    /// The payload.
+    pub data: Bytes,
+    /// The client that publishes it; none for the server API.
+    pub info: Option<Arc<ClientInfo>>,
+    /// The application's labels.
+    pub tags: Tags,
+    /// A publication with a key that the room has seen lately is answered, not repeated.
+    pub idempotency_key: Option<Box<str>>,
+    /// Deliver it only; don't keep it.
+    pub skip_history: bool,
+}
+
+/// One client socket of this node. `generation` tells it from earlier sockets in the same slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SocketRef {
+    /// The worker thread whose hub knows the socket.
+    pub worker: u16,
+    /// Its place in that hub's table.
+    pub slot: u32,
+    /// How often the place was used before.
+    pub generation: u32,
+}
+
+/// Who waits for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplyTo {
+    /// A client command.
+    Command {
+        /// The client's socket.
+        socket: SocketRef,
+        /// The command's number.
+        id: u32,
+    },
+    /// An API call.
+    Api(u64),
+    /// No one.
+    Nobody,
+}
+
+/// How a subscriber takes part in a room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscribe {
+    /// The subscriber's socket.
+    pub socket: SocketRef,
+    /// The number of its command.
+    pub id: u32,
+    /// Who it is.
+    pub info: Arc<ClientInfo>,
+    /// What the hub has to know.
+    pub flags: MemberFlags,
+    /// Where it stopped, if it wants what it missed.
+    pub recover: Option<Since>,
+    /// Answer 112 rather than `recovered: false`.
+    pub must_recover: bool,
+}
+
+/// What a hub has to know of a subscriber to deliver to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemberFlags {
+    /// It reads Protobuf rather than JSON.
+    pub protobuf: bool,
+    /// It wants to be told who joins and leaves.
+    pub join_leave: bool,
+    /// It wants to be told when it can't have seen everything.
+    pub positioned: bool,
+}
+
+/// What a socket or an API call asks of a room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Enter the room.
+    Subscribe(Subscribe),
+    /// Leave it.
+    Unsubscribe {
+        /// The subscriber's socket.
+        socket: SocketRef,
+        /// Its connection id.
+        client: ClientId,
+        /// Whether it waits for the answer, and under which number.
+        reply: ReplyTo,
+    },
+    /// Put a message into it.
+    Publish(NewPublication, ReplyTo),
+    /// Read of it.
+    Query(Query, ReplyTo),
+}
+
+/// A question that only the room's home can answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Query {
+    /// Who is there.
+    Presence,
+    /// How many are there.
+    PresenceStats,
+    /// What was said.
+    History(HistoryFilter),
+    /// What a subscriber missed; asked by a mirror whose own ring is too short.
+    Recover(Since),
+    /// Forget what was said.
+    RemoveHistory,
+}
+
+/// Which part of the past to read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryFilter {
+    /// The most publications to return.
+    pub limit: usize,
+    /// Where to start, exclusive; none: the oldest, or the newest in reverse.
+    pub since: Option<Since>,
+    /// Newest first.
+    pub reverse: bool,
+}
+
+/// What comes back for a [`Request`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// The message has its place, if the room keeps positions.
+    Published(Option<Position>),
+    /// Who is there.
+    Presence(Vec<Arc<ClientInfo>>),
+    /// How many are there.
+    PresenceStats {
+        /// Connections.
+        clients: u32,
+        /// Distinct users.
+        users: u32,
+    },
+    /// What was said, and where the stream stands.
+    History(Vec<Arc<Publication>>, Position),
+    /// It couldn't be done.
+    Failed(ErrorCode),
+}
+
+/// The answer to [`Request::Subscribe`]. It reaches the socket through its hub, before any publication
+/// that is newer than it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscribed {
+    /// Where the live stream goes on, if the room keeps positions.
+    pub position: Option<Position>,
+    /// What became of the wish to recover.
+    pub recovery: Recovery,
+}
+
+/// What became of a subscriber's wish to get what it missed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recovery {
+    /// It had none.
+    NotAsked,
+    /// The history no longer reaches back to where it stopped.
+    Failed,
+    /// Here is all of it, oldest first.
+    Recovered(Vec<Arc<Publication>>),
+}
+
+/// Something that happens to the members of a room on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A message.
+    Publication(Arc<Publication>),
+    /// Someone came.
+    Join(Arc<ClientInfo>),
+    /// Someone went.
+    Leave(Arc<ClientInfo>),
+    /// Positioned members can't have seen everything: they have to subscribe again.
+    InsufficientState,
+}
+
+/// A node in the answer to `info`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFacts {
+    /// Node id.
+    pub uid: String,
+    /// Node name.
+    pub name: String,
+    /// Version of Roomcast.
+    pub version: String,
+    /// Client connections.
+    pub num_clients: u32,
+    /// Distinct users with a connection to this node.
+    pub num_users: u32,
+    /// Subscriptions.
+    pub num_subs: u32,
+    /// Rooms with a subscriber on this node.
+    pub num_channels: u32,
+    /// Seconds since it started.
+    pub uptime: u32,
+}
+
+/// What is asked of every node at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Survey {
+    /// How each node is.
+    Info,
+    /// Which rooms have subscribers; `*` in the pattern stands for anything, empty means all.
+    Channels(String),
+}
+
+/// What one node says to a [`Survey`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Finding {
+    /// How it is.
+    Info(NodeFacts),
+    /// Its rooms, with the number of subscribers there.
+    Channels(Vec<(RoomName, u32)>),
+}
+
+/// All that came back to a survey.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Findings {
+    /// One per node that answered.
+    pub found: Vec<(NodeId, Finding)>,
+    /// The nodes that did not answer in time.
+    pub missing: Vec<NodeId>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn client_ids_are_version_4_uuids() {
+        assert_eq!(
+            ClientId(u128::MAX).to_string(),
+            "ffffffff-ffff-4fff-bfff-ffffffffffff".to_owned()
+        );
+        assert_eq!(ClientId(0).to_string(), "00000000-0000-4000-8000-000000000000");
+    }
+}

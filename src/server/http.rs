@@ -1,0 +1,163 @@
+//! SHELL. The HTTP service: ordinary requests go to an actix-web application, WebSocket upgrades leave it.
+
+use std::{
+    cell::RefCell,
+    net::TcpListener,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
+
+use actix::prelude::*;
+use actix_codec::Framed;
+use actix_http::{HttpService, Request, h1};
+use actix_rt::net::TcpStream;
+use actix_server::Server;
+use actix_service::{IntoServiceFactory as _, fn_service, map_config};
+use actix_web::{App, dev::AppConfig, web};
+
+use super::{api, demo, status, upgrade};
+use crate::{
+    cluster::view::View,
+    config::Config,
+    hub::Hub,
+    metrics::Metrics,
+    room::actor::{AddHub, RoomRegistry},
+    session::{self, socket::Shared, state},
+    users::Users,
+};
+
+/// How long a client may take to send the head of its request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest body of an API call.
+const BODY_LIMIT: usize = 16 << 20;
+
+/// What all workers share.
+#[derive(Clone)]
+pub struct Parts {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// What sessions go by.
+    pub sessions: Arc<state::Settings>,
+    /// The node's rooms.
+    pub registry: Addr<RoomRegistry>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Who is connected.
+    pub users: Arc<Users>,
+    /// Where the workers' hubs are announced, so that they can be told to stop.
+    pub hubs: tokio::sync::mpsc::UnboundedSender<Addr<Hub>>,
+    /// Who is in the cluster.
+    pub view: tokio::sync::watch::Receiver<View>,
+}
+
+/// What sessions go by, according to the configuration.
+pub fn session_settings(config: &Config, node: String) -> state::Settings {
+    let client = &config.client;
+    let secret = client.token.hmac_secret_key.as_str();
+    state::Settings {
+        insecure: client.insecure,
+        allow_anonymous: client.allow_anonymous_connect_without_token,
+        verifier: (!secret.is_empty()).then(|| session::token::Verifier::new(secret)),
+        namespaces: config.namespaces.clone(),
+        ping_interval: client.ping_interval.0,
+        pong_timeout: client.pong_timeout.0,
+        stale_close_delay: client.stale_close_delay.0,
+        channel_limit: client.channel_limit,
+        channel_max_length: config.channel_max_length,
+        history_limit: client.history_max_publication_limit,
+        in_flight_limit: client.concurrency,
+        node,
+    }
+}
+
+/// Serves on `listener` until the server is stopped.
+///
+/// # Errors
+/// If the listener can't be used.
+pub fn start(listener: TcpListener, parts: Parts) -> std::io::Result<Server> {
+    let next_worker = Arc::new(AtomicU16::new(0));
+    let server = Server::build()
+        .workers(parts.config.workers)
+        .backlog(4096)
+        .max_concurrent_connections(1_000_000)
+        .disable_signals()
+        .shutdown_timeout(1)
+        .listen("clients", listener, move || {
+            let worker = Rc::new(Worker::new(parts.clone(), next_worker.clone()));
+            let upgrades =
+                fn_service(move |(request, io): (Request, Framed<TcpStream, h1::Codec>)| {
+                    let worker = worker.clone();
+                    async move {
+                        upgrade::upgrade(&worker, request, io).await;
+                        Ok::<_, actix_http::Error>(())
+                    }
+                });
+            HttpService::build()
+                .client_request_timeout(REQUEST_TIMEOUT)
+                .upgrade(upgrades)
+                .h1(map_config(application(&parts).into_factory(), |()| AppConfig::default()))
+                .tcp()
+        })?;
+    Ok(server.run())
+}
+
+fn application(
+    parts: &Parts,
+) -> App<
+    impl actix_service::ServiceFactory<
+        actix_web::dev::ServiceRequest,
+        Config = (),
+        Response = actix_web::dev::ServiceResponse,
+        Error = actix_web::Error,
+        InitError = (),
+    > + use<>,
+> {
+    let demo = parts.config.demo;
+    App::new()
+        .app_data(web::Data::new(parts.clone()))
+        .app_data(web::PayloadConfig::new(BODY_LIMIT))
+        .configure(status::routes)
+        .configure(api::routes)
+        .configure(|app| demo::routes(app, demo))
+}
+
+/// What the sockets of one worker thread share. Made with the first of them, on their thread.
+pub struct Worker {
+    /// What all workers share.
+    pub parts: Parts,
+    next_worker: Arc<AtomicU16>,
+    shared: RefCell<Option<Rc<Shared>>>,
+}
+
+impl Worker {
+    fn new(parts: Parts, next_worker: Arc<AtomicU16>) -> Self {
+        Self { parts, next_worker, shared: RefCell::new(None) }
+    }
+
+    /// The thread's hub and what else its sockets need.
+    pub fn shared(&self) -> Rc<Shared> {
+        self.shared.borrow_mut().get_or_insert_with(|| self.start_hub()).clone()
+    }
+
+    fn start_hub(&self) -> Rc<Shared> {
+        let parts = &self.parts;
+        let worker = self.next_worker.fetch_add(1, Ordering::Relaxed);
+        let hub = Hub::new(worker, parts.metrics.clone()).start();
+        parts.registry.do_send(AddHub(worker, hub.clone()));
+        // Whoever would stop the hubs is gone only when the process ends.
+        let _ = parts.hubs.send(hub.clone());
+        Rc::new(Shared {
+            hub,
+            registry: parts.registry.clone(),
+            settings: parts.sessions.clone(),
+            outbox_limit: parts.config.client.queue_max_size,
+            metrics: parts.metrics.clone(),
+            users: parts.users.clone(),
+            outputs: RefCell::default(),
+        })
+    }
+}

@@ -1,0 +1,13 @@
+//! One client connection: what it may do, what it waits for, what it is told.
+//!
+//! In: payloads from its socket, answers from the rooms, the passing of time. Out: replies, requests to
+//! rooms, a reason to close. [`state`] decides, [`reply`] puts answers into the protocol's words, [`token`]
+//! checks who a client is, [`outbox`] holds what is not written yet: all pure. [`socket`] and [`context`]
+//! are the shell: the actor, and the actix context that runs it on a bare TCP stream.
+
+pub mod context;
+pub mod outbox;
+pub mod reply;
+pub mod socket;
+pub mod state;
+pub mod token;

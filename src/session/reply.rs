@@ -1,0 +1,112 @@
+//! Answers of rooms in the protocol's words.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    protocol::{
+        codes::{ErrorCode, Unsubscribed},
+        message::{
+            self, Body, Empty, HistoryResult, PresenceResult, PresenceStatsResult, Push, Reply,
+            SubscribeResult,
+        },
+    },
+    room::types::{Answer, ClientInfo, Event, Publication, Recovery, Since, Subscribed},
+};
+
+/// The reply to command `id` with a result.
+pub fn result(id: u32, body: Body) -> Reply {
+    Reply { id, error: None, body: Some(body) }
+}
+
+/// The reply to command `id` when it failed.
+pub fn failure(id: u32, code: ErrorCode) -> Reply {
+    Reply { id, error: Some(code.into()), body: None }
+}
+
+/// The reply to command `id` for what a room answered.
+pub fn answer(id: u32, answer: Answer) -> Reply {
+    let body = match answer {
+        Answer::Failed(code) => return failure(id, code),
+        Answer::Published(_) => Body::Publish(Empty {}),
+        Answer::Presence(clients) => Body::Presence(PresenceResult { presence: by_id(&clients) }),
+        Answer::PresenceStats { clients, users } => {
+            Body::PresenceStats(PresenceStatsResult { num_clients: clients, num_users: users })
+        }
+        Answer::History(publications, position) => Body::History(HistoryResult {
+            publications: publications.iter().map(publication).collect(),
+            epoch: position.epoch.to_string(),
+            offset: position.offset,
+        }),
+    };
+    result(id, body)
+}
+
+/// The result of a subscribe. `since` is what the client asked to recover from.
+pub fn subscribe_result(
+    subscribed: &Subscribed,
+    since: Option<&Since>,
+    recoverable: bool,
+    positioned: bool,
+) -> SubscribeResult {
+    let mut result = SubscribeResult { recoverable, positioned, ..Default::default() };
+    if let Some(position) = subscribed.position.filter(|_| positioned || recoverable) {
+        result.epoch = position.epoch.to_string();
+        result.offset = position.offset;
+    }
+    result.was_recovering = subscribed.recovery != Recovery::NotAsked;
+    if let Recovery::Recovered(missed) = &subscribed.recovery {
+        result.recovered = true;
+        result.publications = missed.iter().map(publication).collect();
+        // The client counts from where it was.
+        result.offset = since.map_or(result.offset, |since| since.offset);
+    }
+    result
+}
+
+/// The push for what happened in a room; none for what isn't told in these words.
+pub fn event(channel: &str, event: &Event) -> Option<Reply> {
+    let presence = |info: &Arc<ClientInfo>| message::Presence { info: Some(client_info(info)) };
+    let event = match event {
+        Event::Publication(it) => message::Event::Pub(publication(it)),
+        Event::Join(info) => message::Event::Join(presence(info)),
+        Event::Leave(info) => message::Event::Leave(presence(info)),
+        Event::InsufficientState => return None,
+    };
+    Some(push(channel, event))
+}
+
+/// The push that ends a subscription.
+pub fn unsubscribe(channel: &str, why: Unsubscribed) -> Reply {
+    let (code, reason) = why.parts();
+    push(channel, message::Event::Unsubscribe(message::Unsubscribe { code, reason: reason.into() }))
+}
+
+fn push(channel: &str, event: message::Event) -> Reply {
+    let push = Push { channel: channel.to_owned(), event: Some(event) };
+    Reply { body: Some(Body::Push(push)), ..Default::default() }
+}
+
+/// Clients by their ids.
+pub fn by_id(clients: &[Arc<ClientInfo>]) -> BTreeMap<String, message::ClientInfo> {
+    clients.iter().map(|info| (info.client.to_string(), client_info(info))).collect()
+}
+
+/// A client in the protocol's words.
+pub fn client_info(info: &Arc<ClientInfo>) -> message::ClientInfo {
+    message::ClientInfo {
+        user: info.user.to_string(),
+        client: info.client.to_string(),
+        conn_info: info.conn_info.clone(),
+        chan_info: Default::default(),
+    }
+}
+
+/// A publication in the protocol's words.
+pub fn publication(publication: &Arc<Publication>) -> message::Publication {
+    message::Publication {
+        data: publication.data.clone(),
+        info: publication.info.as_ref().map(client_info),
+        offset: publication.offset,
+        tags: publication.tags.clone(),
+    }
+}

@@ -1,0 +1,347 @@
+//! What a session answers, command by command.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    protocol::codec,
+    room::{
+        options::Permissions,
+        types::{Epoch, Position, Publication, Recovery},
+    },
+};
+
+const SOCKET: SocketRef = SocketRef { worker: 1, slot: 2, generation: 3 };
+const WALL: i64 = 1_000_000;
+
+fn settings() -> Settings {
+    let open = Audience { client: true, subscriber: true, anonymous: true };
+    let chat = RoomOptions {
+        presence: true,
+        history_size: 10,
+        history_ttl: Duration::from_secs(60),
+        force_recovery: true,
+        permissions: Permissions {
+            subscribe_for_client: true,
+            subscribe_for_anonymous: true,
+            publish: Audience { subscriber: true, ..Audience::default() },
+            presence: open,
+            history: open,
+        },
+        ..RoomOptions::default()
+    };
+    let namespaces = Namespaces {
+        default: Arc::default(),
+        named: [("chat".into(), Arc::new(chat))].into_iter().collect(),
+    };
+    Settings {
+        insecure: false,
+        allow_anonymous: true,
+        verifier: Some(Verifier::new("secret")),
+        namespaces: Arc::new(namespaces),
+        ping_interval: Duration::from_secs(25),
+        pong_timeout: Duration::from_secs(8),
+        stale_close_delay: Duration::from_secs(10),
+        channel_limit: 2,
+        channel_max_length: 20,
+        history_limit: 300,
+        in_flight_limit: 4,
+        node: "n".into(),
+    }
+}
+
+/// A session, and what came out of it since it was last asked.
+struct Talk {
+    settings: Settings,
+    session: State,
+    now: Time,
+    out: Vec<Out>,
+}
+
+impl Talk {
+    fn new(settings: Settings) -> Self {
+        let session = State::new(SOCKET, Format::Json, ClientId(5));
+        let mut talk = Self { settings, session, now: Time::default(), out: Vec::new() };
+        talk.input(In::Opened);
+        talk.out.clear();
+        talk
+    }
+
+    fn connected() -> Self {
+        let mut talk = Self::new(settings());
+        talk.say(&json!({"id": 1, "connect": {}}));
+        talk.out.clear();
+        talk
+    }
+
+    /// A client that is in chat:a.
+    fn in_a_room() -> Self {
+        let mut talk = Self::connected();
+        talk.say(&json!({"id": 2, "subscribe": {"channel": "chat:a"}}));
+        talk.let_in("chat:a", 2, Recovery::NotAsked);
+        talk.out.clear();
+        talk
+    }
+
+    fn input(&mut self, input: In) {
+        let env = Env { settings: &self.settings, now: self.now, wall: WALL };
+        self.session.handle(input, env, &mut self.out);
+    }
+
+    fn say(&mut self, command: &Value) {
+        self.input(In::Payload(Bytes::from(command.to_string())));
+    }
+
+    fn let_in(&mut self, room: &str, id: u32, recovery: Recovery) {
+        let position = Some(Position { epoch: Epoch(0xe), offset: 7 });
+        let result = Ok(Subscribed { position, recovery });
+        self.input(In::Subscribed { room: room.into(), id, result });
+    }
+
+    fn later(&mut self, seconds: u64) {
+        self.now = self.now + Duration::from_secs(seconds);
+        self.input(In::Wake);
+    }
+
+    /// The replies since the last call, as a client reads them.
+    fn replies(&mut self) -> Vec<Value> {
+        let replies = std::mem::take(&mut self.out).into_iter().filter_map(|out| match out {
+            Out::Reply(reply) => {
+                let mut frame = bytes::BytesMut::new();
+                codec::encode(Format::Json, &reply, &mut frame);
+                Some(serde_json::from_slice(&frame).expect("a reply is JSON"))
+            }
+            _ => None,
+        });
+        replies.collect()
+    }
+
+    fn answer(&mut self, command: &Value) -> Value {
+        self.say(command);
+        let mut replies = self.replies();
+        assert_eq!(replies.len(), 1, "{command} was answered by {replies:?}");
+        replies.remove(0)
+    }
+
+    fn error(&mut self, command: &Value) -> Value {
+        self.answer(command)["error"]["code"].clone()
+    }
+
+    fn closed(&self) -> Option<u16> {
+        self.out.iter().find_map(|out| match out {
+            Out::Close(why) => Some(why.parts().0),
+            _ => None,
+        })
+    }
+
+    fn requests(&self) -> Vec<&Request> {
+        let requests = self.out.iter().filter_map(|out| match out {
+            Out::Request(_, request) => Some(request),
+            _ => None,
+        });
+        requests.collect()
+    }
+}
+
+#[test]
+fn connects_and_says_who_the_client_is() {
+    let mut talk = Talk::new(settings());
+    let reply = talk.answer(&json!({"id": 1, "connect": {}}));
+    let expected = json!({
+        "client": ClientId(5).to_string(), "version": SERVER_VERSION, "ping": 25, "pong": true, "node": "n",
+    });
+    assert_eq!(reply, json!({"id": 1, "connect": expected}));
+}
+
+#[test]
+fn what_comes_before_connect_or_breaks_the_protocol_closes_with_3501() {
+    for command in
+        [json!({}), json!({"id": 1, "subscribe": {"channel": "chat:a"}}), json!({"connect": {}})]
+    {
+        let mut talk = Talk::new(settings());
+        talk.say(&command);
+        assert_eq!(talk.closed(), Some(3501), "{command}");
+    }
+    for command in [json!({"id": 2, "connect": {}}), json!({"id": 2, "ping": {}}), json!({})] {
+        let mut talk = Talk::connected();
+        talk.say(&command);
+        assert_eq!(talk.closed(), Some(3501), "{command}");
+    }
+    let mut talk = Talk::connected();
+    talk.say(&json!({"send": {"data": 1}}));
+    assert_eq!(talk.closed(), Some(3508));
+}
+
+#[test]
+fn tokens_decide_who_may_connect() {
+    let strict = || Settings { allow_anonymous: false, ..settings() };
+    let connect = |token: &str| {
+        let mut talk = Talk::new(strict());
+        talk.say(&json!({"id": 1, "connect": {"token": token}}));
+        talk
+    };
+    let sign = |secret, claims: Value| super::super::token::sign(secret, &claims).expect("signs");
+    assert_eq!(connect("").closed(), Some(3501));
+    assert_eq!(connect(&sign("other", json!({"sub": "ann"}))).closed(), Some(3500));
+    let mut good = connect(&sign("secret", json!({"sub": "ann", "exp": WALL + 60})));
+    assert!(good.out.contains(&Out::Authenticated("ann".into())));
+    assert_eq!(good.replies()[0]["connect"]["ttl"], 60);
+
+    let mut expired = connect(&sign("secret", json!({"sub": "ann", "exp": WALL - 1})));
+    assert_eq!(expired.replies()[0]["error"]["code"], 109);
+    expired.say(&json!({"id": 2, "subscribe": {"channel": "chat:a"}}));
+    assert_eq!(expired.closed(), Some(3501), "nothing is expected after an error to connect");
+}
+
+#[test]
+fn a_connection_that_says_nothing_is_stale() {
+    let mut talk = Talk::new(settings());
+    talk.later(10);
+    assert_eq!(talk.closed(), Some(3502));
+}
+
+#[test]
+fn pings_want_one_pong_each() {
+    let mut talk = Talk::connected();
+    talk.later(25);
+    assert_eq!(talk.replies(), [json!({})]);
+    talk.say(&json!({}));
+    talk.later(20);
+    assert_eq!(talk.replies(), Vec::<Value>::new(), "not yet time for another");
+    talk.later(5);
+    assert_eq!(talk.replies(), [json!({})]);
+    talk.later(8);
+    assert_eq!(talk.closed(), Some(3012));
+}
+
+#[test]
+fn subscribing_is_refused_with_the_documented_codes() {
+    let mut talk = Talk::in_a_room();
+    let long = "x".repeat(21);
+    for (room, code) in
+        [("", 107), (long.as_str(), 107), ("nowhere:x", 102), ("chat:a", 105), ("lobby", 103)]
+    {
+        let error = talk.error(&json!({"id": 9, "subscribe": {"channel": room}}));
+        assert_eq!(error, code, "{room:?}");
+    }
+    let map = json!({"id": 9, "subscribe": {"channel": "chat:b", "type": 1}});
+    assert_eq!(talk.error(&map), 108);
+    talk.say(&json!({"id": 10, "subscribe": {"channel": "chat:b"}}));
+    assert_eq!(talk.error(&json!({"id": 11, "subscribe": {"channel": "chat:c"}})), 106);
+}
+
+#[test]
+fn what_was_recovered_is_told_with_the_position_asked_for() {
+    let mut talk = Talk::connected();
+    let recover = json!({"channel": "chat:a", "recover": true, "epoch": "e", "offset": 6});
+    talk.say(&json!({"id": 2, "subscribe": recover}));
+    let data = Bytes::from_static(b"1");
+    let missed = Publication { offset: 7, data, info: None, tags: Default::default() };
+    talk.let_in("chat:a", 2, Recovery::Recovered(vec![Arc::new(missed)]));
+    let expected = json!({
+        "recoverable": true, "epoch": "e", "publications": [{"data": 1, "offset": 7}],
+        "recovered": true, "offset": 6, "positioned": true, "was_recovering": true,
+    });
+    assert_eq!(talk.replies(), [json!({"id": 2, "subscribe": expected})]);
+}
+
+#[test]
+fn only_who_may_publishes_and_reads() {
+    let mut talk = Talk::connected();
+    let publish = json!({"id": 3, "publish": {"channel": "chat:a", "data": {}}});
+    assert_eq!(talk.error(&publish), 103, "not a subscriber");
+    let mut talk = Talk::in_a_room();
+    talk.say(&publish);
+    assert!(matches!(talk.requests()[..], [Request::Publish(..)]));
+    talk.out.clear();
+    talk.input(In::Answer { id: 3, answer: Answer::Failed(ErrorCode::Internal) });
+    let error = json!({"code": 100, "message": "internal server error", "temporary": true});
+    assert_eq!(talk.replies(), [json!({"id": 3, "error": error})]);
+    let nothing = json!({"id": 4, "publish": {"channel": "chat:a"}});
+    assert_eq!(talk.error(&nothing), 107);
+    assert_eq!(talk.error(&json!({"id": 5, "rpc": {"method": "m", "data": 1}})), 108);
+}
+
+#[test]
+fn commands_over_the_limit_wait_for_answers_in_order() {
+    let mut talk = Talk::in_a_room();
+    let lines: Vec<String> = (10..16)
+        .map(|id| json!({"id": id, "publish": {"channel": "chat:a", "data": id}}).to_string())
+        .collect();
+    talk.input(In::Payload(Bytes::from(lines.join("\n"))));
+    assert_eq!(talk.requests().len(), 4);
+    assert!(talk.session.is_busy(&talk.settings));
+    talk.out.clear();
+    talk.input(In::Answer { id: 10, answer: Answer::Published(None) });
+    let Request::Publish(publication, _) = talk.requests()[0] else { panic!("not a publish") };
+    assert_eq!(publication.data, Bytes::from_static(b"14"));
+}
+
+#[test]
+fn leaving_while_entering_answers_both() {
+    let mut talk = Talk::connected();
+    talk.say(&json!({"id": 2, "subscribe": {"channel": "chat:a"}}));
+    talk.say(&json!({"id": 3, "unsubscribe": {"channel": "chat:a"}}));
+    talk.say(&json!({"id": 4, "subscribe": {"channel": "chat:a"}}));
+    assert_eq!(talk.replies()[0]["error"]["code"], 100);
+    talk.let_in("chat:a", 2, Recovery::NotAsked);
+    assert_eq!(talk.replies(), Vec::<Value>::new(), "the first subscribe is history");
+    talk.let_in("chat:a", 4, Recovery::NotAsked);
+    assert_eq!(talk.replies()[0]["id"], 4);
+}
+
+#[test]
+fn insufficient_state_ends_the_subscription_with_2500() {
+    let mut talk = Talk::in_a_room();
+    talk.input(In::InsufficientState("chat:a".into()));
+    assert!(matches!(talk.requests()[..], [Request::Unsubscribe { reply: ReplyTo::Nobody, .. }]));
+    let unsubscribe = json!({"code": 2500, "reason": "insufficient state"});
+    assert_eq!(
+        talk.replies(),
+        [json!({"push": {"channel": "chat:a", "unsubscribe": unsubscribe}})]
+    );
+    talk.say(&json!({"id": 5, "subscribe": {"channel": "chat:a"}}));
+    assert_eq!(talk.requests().len(), 1, "it may come back at once");
+}
+
+#[test]
+fn the_close_comes_before_the_leaving() {
+    let mut talk = Talk::in_a_room();
+    talk.input(In::Disconnect(Disconnect::Shutdown));
+    assert!(matches!(
+        talk.out[..],
+        [Out::Close(Disconnect::Shutdown), Out::Request(_, Request::Unsubscribe { .. })]
+    ));
+    talk.out.clear();
+    talk.input(In::Closed);
+    assert!(talk.out.is_empty(), "it has left already");
+}
+
+#[test]
+fn unsubscribing_from_nowhere_succeeds() {
+    let mut talk = Talk::connected();
+    let reply = talk.answer(&json!({"id": 2, "unsubscribe": {"channel": "chat:z"}}));
+    assert_eq!(reply, json!({"id": 2, "unsubscribe": {}}));
+}
+
+#[test]
+fn refresh_prolongs_only_the_same_user() {
+    let sign = |user: &str, exp: i64| {
+        super::super::token::sign("secret", &json!({"sub": user, "exp": exp})).expect("signs")
+    };
+    let connected = || {
+        let mut talk = Talk::new(settings());
+        talk.say(&json!({"id": 1, "connect": {"token": sign("ann", WALL + 5)}}));
+        talk.out.clear();
+        talk
+    };
+    let refresh = |token: String| json!({"id": 2, "refresh": {"token": token}});
+    assert_eq!(connected().answer(&refresh(sign("ann", WALL + 60)))["refresh"]["ttl"], 60);
+    for (token, code) in
+        [(sign("bob", WALL + 60), 3500), (sign("ann", WALL - 1), 3005), (String::new(), 3501)]
+    {
+        let mut talk = connected();
+        talk.say(&refresh(token));
+        assert_eq!(talk.closed(), Some(code));
+    }
+}
