@@ -30,6 +30,8 @@ enum Command {
     },
     /// Check a configuration and say what is wrong with it.
     Checkconfig(Serve),
+    /// Print a configuration file with every option, its default and what it means.
+    Defaultconfig,
 }
 
 #[derive(Args)]
@@ -86,6 +88,10 @@ fn main() -> ExitCode {
             }
             Err(invalid) => return report_invalid(&invalid),
         },
+        Command::Defaultconfig => {
+            print!("{}", roomcast::config::reference::reference());
+            Ok(())
+        }
         Command::Demo { port } => roomcast::demo::run(port),
     };
     match result {

@@ -57,7 +57,7 @@ fn fill_in(raw: &mut Raw) {
 }
 
 /// Every key, with its default.
-fn schema() -> Value {
+pub(super) fn schema() -> Value {
     let mut raw = Raw::default();
     raw.channel.namespaces.push(raw::Namespace::default());
     // The defaults are plain data.
@@ -218,7 +218,7 @@ mod tests {
                 .unwrap_or_else(|it| panic!("{}: {it}", path.display()));
             checked += 1;
         }
-        assert_eq!(checked, 3);
+        assert_eq!(checked, 4);
     }
 
     #[test]

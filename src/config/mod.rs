@@ -1,11 +1,12 @@
 //! The configuration: as typed ([`raw`]), read from file, environment and flags ([`load`]), and checked
-//! ([`Config`]).
+//! ([`Config`]). [`reference`] writes down every option.
 //!
 //! A [`Config`] can be used as it is; whatever is wrong with what was typed is an [`Invalid`] that names
 //! the key.
 
 pub mod load;
 pub mod raw;
+pub mod reference;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 

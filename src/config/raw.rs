@@ -28,12 +28,19 @@ const fn seconds(seconds: u64) -> Span {
 }
 
 macro_rules! section {
-    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty = $default:expr,)* }) => {
+    ($(#[$doc:meta])* $name:ident {
+        $($(#[doc = $field_doc:literal])* $(#[serde($serde:ident)])? $field:ident: $type:ty = $default:expr,)*
+    }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Serialize, Deserialize)]
         #[serde(default)]
         pub struct $name {
-            $($(#[$field_doc])* pub $field: $type,)*
+            $($(#[doc = $field_doc])* $(#[serde($serde)])? pub $field: $type,)*
+        }
+
+        impl $name {
+            /// What each of its keys means, in the order of the keys.
+            pub const DOCS: &[(&str, &[&str])] = &[$((stringify!($field), &[$($field_doc),*]),)*];
         }
 
         impl Default for $name {

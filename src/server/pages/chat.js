@@ -251,9 +251,13 @@ class People extends EventTarget {
   }
 
   leave({ client }) {
+    const leaving = this.#clients.get(client);
+    if (!leaving) return;
     setTimeout(() => {
-      const name = this.#clients.get(client)?.name;
-      if (this.#clients.delete(client) && !this.has(name)) this.#tell('left', name);
+      // Back meanwhile: not gone at all.
+      if (this.#clients.get(client) !== leaving) return;
+      this.#clients.delete(client);
+      if (!this.has(leaving.name)) this.#tell('left', leaving.name);
     }, LEAVE_GRACE_MS);
   }
 

@@ -1,0 +1,115 @@
+//! Every option with its default and its meaning, as a configuration file: made of the types themselves, so
+//! that it can't drift.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value};
+
+use super::{load, raw};
+
+const HEAD: &str = "\
+# Every option of Roomcast, its default and what it means. `roomcast defaultconfig` prints this file.
+#
+# A file holds what differs from the defaults, no more. The variable ROOMCAST_CLIENT_PING_INTERVAL goes over
+# client.ping_interval of the file, and so on; flags of `roomcast serve` go over both. JSON and YAML files have
+# the same keys.
+";
+
+/// Keys, and the lines that say what each means.
+type Docs = &'static [(&'static str, &'static [&'static str])];
+
+/// What the keys of a section mean, by the section's path.
+const SECTIONS: &[(&str, Docs)] = &[
+    ("", raw::Raw::DOCS),
+    ("node", raw::Node::DOCS),
+    ("http_server", raw::HttpServer::DOCS),
+    ("client", raw::Client::DOCS),
+    ("client.token", raw::Token::DOCS),
+    ("websocket", raw::WebSocket::DOCS),
+    ("channel", raw::Channels::DOCS),
+    ("channel.without_namespace", raw::Channel::DOCS),
+    ("http_api", raw::HttpApi::DOCS),
+    ("cluster", raw::Cluster::DOCS),
+    ("log", raw::Log::DOCS),
+    ("shutdown", raw::Shutdown::DOCS),
+    ("demo", raw::Demo::DOCS),
+];
+
+/// A configuration file with every option at its default.
+pub fn reference() -> String {
+    let mut text = HEAD.to_owned();
+    if let Value::Object(schema) = load::schema() {
+        section(&schema, "", &mut text);
+    }
+    text
+}
+
+fn docs(path: &str) -> Docs {
+    SECTIONS.iter().find(|(of, _)| *of == path).map_or(&[], |(_, docs)| docs)
+}
+
+/// Writes the options of a section, then the sections in it.
+fn section(schema: &Map<String, Value>, path: &str, text: &mut String) {
+    let mut inner = Vec::new();
+    for (key, lines) in docs(path) {
+        let Some(default) = schema.get(*key) else { continue };
+        match default {
+            Value::Object(section) => inner.push((key, lines, section)),
+            default => option(key, lines, default, text),
+        }
+    }
+    for (key, lines, schema) in inner {
+        let path = if path.is_empty() { (*key).to_owned() } else { format!("{path}.{key}") };
+        text.push('\n');
+        comment(lines, text);
+        line(text, format_args!("[{path}]"));
+        section(schema, &path, text);
+    }
+}
+
+fn option(key: &str, lines: &[&str], default: &Value, text: &mut String) {
+    comment(lines, text);
+    match default.as_array().map(|items| items.iter().any(Value::is_object)) {
+        Some(true) => line(
+            text,
+            format_args!("# Each is a table [[channel.{key}]] with a name and options as below."),
+        ),
+        // JSON and TOML write these values alike.
+        _ => line(text, format_args!("{key} = {default}")),
+    }
+}
+
+fn comment(lines: &[&str], text: &mut String) {
+    lines.iter().for_each(|it| line(text, format_args!("#{it}")));
+}
+
+fn line(text: &mut String, content: std::fmt::Arguments<'_>) {
+    // Writing to memory does not fail.
+    let _ = writeln!(text, "{content}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "config/reference.toml";
+
+    #[test]
+    fn the_file_in_config_is_what_is_printed() {
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(FILE);
+        let kept = std::fs::read_to_string(file).expect("the file is there");
+        assert!(kept == reference(), "write it again: cargo run -- defaultconfig > {FILE}");
+    }
+
+    #[test]
+    fn every_option_is_in_it_and_stands_at_its_default() {
+        let printed: Value = config::Config::builder()
+            .add_source(config::File::from_str(&reference(), config::FileFormat::Toml))
+            .build()
+            .and_then(config::Config::try_deserialize)
+            .expect("valid TOML");
+        let mut defaults = load::schema();
+        defaults["channel"].as_object_mut().expect("a section").remove("namespaces");
+        assert_eq!(printed, defaults);
+    }
+}
