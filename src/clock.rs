@@ -2,17 +2,23 @@
 
 use std::{
     sync::OnceLock,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use crate::time::Time;
 
-/// The monotonic clock. Its first reading is [`Time::default`] plus an hour, so that ages reach back
-/// before the start.
+/// What the clock reads first: ten years, so that the ages of what other nodes kept reach back before it.
+const FIRST: Time = Time::from_millis(10 * 365 * 24 * 3_600_000);
+
+/// The monotonic clock.
 pub fn now() -> Time {
+    FIRST + uptime()
+}
+
+/// Time since the clock was first read.
+pub fn uptime() -> Duration {
     static START: OnceLock<Instant> = OnceLock::new();
-    let elapsed = START.get_or_init(Instant::now).elapsed();
-    Time::from_millis(3_600_000 + elapsed.as_millis() as u64)
+    START.get_or_init(Instant::now).elapsed()
 }
 
 /// Unix time in milliseconds.

@@ -14,8 +14,8 @@ use crate::{
     clock,
     cluster::{
         gossip::Gossip,
-        membership::{self, Membership},
-        node::NodeInfo,
+        membership::{self, Enter, Membership},
+        node::{NodeInfo, Phase},
         view::View,
     },
     config::{self, Config},
@@ -37,6 +37,8 @@ use crate::{
 
 /// How long a starting node waits to see another of those it joins, before it serves alone.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the view of a starting node has to stay the same before it takes part.
+const SETTLED: Duration = Duration::from_millis(500);
 
 /// Sockets that are bound, so that their addresses are known before anyone is told of them.
 struct Bound {
@@ -76,17 +78,21 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let users = Arc::new(Users::default());
     let registry = start_registry(&config, &me, &metrics, &users)?;
     let (views, view) = watch::channel(View::new([me.clone()]));
-    registry.do_send(FromCluster::View(View::new([me.clone()])));
     metrics.cluster_nodes.set(1);
     let gossip = match (bound.cluster, &config.cluster) {
         (Some((gossip, mesh)), Some(cluster)) => {
             let address = gossip.local_addr()?;
             let starting = Starting { me: &me, metrics: &metrics, registry: &registry, views };
-            starting.join(cluster, gossip, mesh).await?;
-            wait_for_peers(cluster, view.clone()).await;
+            let membership = starting.join(cluster, gossip, mesh).await?;
+            get_to_know(cluster, view.clone(), &metrics).await;
+            membership.do_send(Enter(Phase::Ready));
             address.to_string()
         }
-        _ => String::new(),
+        _ => {
+            let alone = NodeInfo { phase: Phase::Ready, ..me.clone() };
+            registry.do_send(FromCluster::View(View::new([alone])));
+            String::new()
+        }
     };
     let (hubs, hubs_started) = mpsc::unbounded_channel();
     let sessions = Arc::new(http::session_settings(&config, me.id().to_string()));
@@ -125,7 +131,8 @@ fn node_info(config: &Config, bound: &Bound, http: SocketAddr) -> anyhow::Result
         None => http,
     };
     let http = if http.ip().is_unspecified() { advertised(http) } else { http };
-    Ok(NodeInfo { name: config.name.clone(), generation: clock::unix_millis(), mesh, http })
+    let (name, generation) = (config.name.clone(), clock::unix_millis());
+    Ok(NodeInfo { name, generation, mesh, http, phase: Phase::Joining })
 }
 
 fn start_registry(
@@ -146,7 +153,8 @@ fn start_registry(
         ..Default::default()
     };
     let registry = RoomRegistry::new(state, facts, metrics.clone(), users.clone());
-    Ok(registry.start())
+    // On a thread of its own: busy rooms must not keep links and gossip from running.
+    Ok(RoomRegistry::start_in_arbiter(&Arbiter::new().handle(), |_| registry))
 }
 
 /// What the parts of the cluster need of the rest.
@@ -163,7 +171,7 @@ impl Starting<'_> {
         cluster: &config::Cluster,
         gossip: tokio::net::UdpSocket,
         mesh: tokio::net::TcpListener,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Addr<Membership>> {
         let key = |purpose| cluster.secret.as_ref().map(|secret| secret.key(purpose));
         let dialer = Dialer::new(link::Settings {
             me: self.me.clone(),
@@ -185,19 +193,34 @@ impl Starting<'_> {
         let transport = Gossip::new(gossip, key("gossip"), self.metrics.clone());
         let handle = membership::start(&settings, &transport).await?;
         let (me, registry) = (self.me.clone(), self.registry.clone());
-        Membership::new(handle, me, registry, dialer, self.views, self.metrics.clone()).start();
-        Ok(())
+        let metrics = self.metrics.clone();
+        Ok(Membership::new(handle, me, registry, dialer, self.views, metrics).start())
     }
 }
 
-/// A node that serves before it has seen the others would make rooms of its own that exist already.
-async fn wait_for_peers(cluster: &config::Cluster, mut view: watch::Receiver<View>) {
+/// A node that took part before it has seen the others would make rooms of its own that exist already: it
+/// waits until it has links to all that it sees, and sees no more of them.
+async fn get_to_know(
+    cluster: &config::Cluster,
+    mut view: watch::Receiver<View>,
+    metrics: &Metrics,
+) {
     if cluster.join.is_empty() {
         return;
     }
-    let joined = view.wait_for(|view| view.nodes().len() > 1);
-    if tokio::time::timeout(JOIN_TIMEOUT, joined).await.is_err() {
+    let seen = view.wait_for(|view| view.nodes().len() > 1);
+    if tokio::time::timeout(JOIN_TIMEOUT, seen).await.is_err() {
         tracing::warn!(join = ?cluster.join, "none of the nodes to join has answered; serving alone until one does");
+        return;
+    }
+    let settled = async {
+        while tokio::time::timeout(SETTLED, view.changed()).await.is_ok()
+            || metrics.mesh_links.get() + 1 < view.borrow().nodes().len() as i64
+        {}
+    };
+    if tokio::time::timeout(JOIN_TIMEOUT, settled).await.is_err() {
+        let (links, nodes) = (metrics.mesh_links.get(), view.borrow().nodes().len());
+        tracing::warn!(links, nodes, "taking part without links to all nodes");
     }
 }
 

@@ -9,7 +9,11 @@ use chitchat::{
     ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, NodeState, spawn_chitchat,
 };
 
-use super::{gossip::Gossip, node::NodeInfo, view::View};
+use super::{
+    gossip::Gossip,
+    node::{NodeInfo, Phase},
+    view::View,
+};
 use crate::{
     mesh::dialer::{Dialer, Know},
     metrics::Metrics,
@@ -18,6 +22,12 @@ use crate::{
 
 /// How often each node gossips.
 const INTERVAL: Duration = Duration::from_millis(200);
+/// How many usual intervals between heartbeats a node may be silent before it is taken for dead: some
+/// seconds. A node that crashes is noticed long before, by its closed links.
+const PATIENCE: f64 = 40.0;
+/// How long a dead node is remembered. Many restarts must not fill the datagrams with the dead.
+const REMEMBRANCE: Duration = Duration::from_secs(600);
+const PHASE: &str = "phase";
 const MESH: &str = "mesh";
 const HTTP: &str = "http";
 
@@ -47,13 +57,19 @@ pub async fn start(settings: &Settings, transport: &Gossip) -> anyhow::Result<Ch
         seed_nodes: settings.join.clone(),
         failure_detector_config: FailureDetectorConfig {
             initial_interval: INTERVAL,
+            phi_threshold: PATIENCE,
+            dead_node_grace_period: REMEMBRANCE,
             ..Default::default()
         },
-        marked_for_deletion_grace_period: Duration::from_secs(3600),
+        marked_for_deletion_grace_period: REMEMBRANCE,
         catchup_callback: None,
         extra_liveness_predicate: None,
     };
-    let facts = vec![(MESH.into(), me.mesh.to_string()), (HTTP.into(), me.http.to_string())];
+    let facts = vec![
+        (MESH.into(), me.mesh.to_string()),
+        (HTTP.into(), me.http.to_string()),
+        (PHASE.into(), me.phase.word().to_owned()),
+    ];
     spawn_chitchat(config, facts, transport).await
 }
 
@@ -81,7 +97,8 @@ impl Membership {
     }
 
     fn know(&self, view: View) {
-        let names: Vec<&str> = view.nodes().values().map(|info| info.name.as_str()).collect();
+        let name = |info: &NodeInfo| format!("{} ({})", info.name, info.phase.word());
+        let names: Vec<String> = view.nodes().values().map(name).collect();
         tracing::info!(nodes = ?names, "the cluster has changed");
         self.metrics.cluster_nodes.set(view.nodes().len() as i64);
         self.registry.do_send(FromCluster::View(view.clone()));
@@ -110,6 +127,13 @@ impl Actor for Membership {
             }
         };
         ctx.spawn(watching.into_actor(self));
+        // A node that gossips no more has a view that is wrong, and is seen by no one: end it, so that it is
+        // started again, and its clients go elsewhere.
+        let end = self.handle.termination_watcher();
+        ctx.spawn(end.into_actor(self).map(|result, _, _| {
+            tracing::error!(?result, "gossip has ended, so this node ends as well");
+            std::process::exit(1);
+        }));
     }
 }
 
@@ -120,7 +144,25 @@ fn node_info(id: &ChitchatId, state: &NodeState) -> Option<NodeInfo> {
         generation: id.generation_id,
         mesh: state.get(MESH)?.parse().ok()?,
         http: state.get(HTTP)?.parse().ok()?,
+        phase: Phase::from_word(state.get(PHASE)?),
     })
+}
+
+/// Tell everyone how far this node is in its life.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Enter(pub Phase);
+
+impl Handler<Enter> for Membership {
+    type Result = ();
+
+    fn handle(&mut self, Enter(phase): Enter, ctx: &mut Self::Context) {
+        let chitchat = self.handle.chitchat();
+        let telling = async move {
+            chitchat.lock().await.self_node_state().set(PHASE, phase.word());
+        };
+        ctx.spawn(telling.into_actor(self));
+    }
 }
 
 #[derive(Message)]

@@ -27,6 +27,40 @@ impl fmt::Debug for NodeId {
     }
 }
 
+/// How far a node is in its life.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+pub enum Phase {
+    /// It is getting to know the others: no room is at home there yet.
+    #[default]
+    Joining,
+    /// It takes part.
+    Ready,
+    /// It hands its rooms over, and then leaves.
+    Draining,
+}
+
+impl Phase {
+    /// The word for it in gossip.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Joining => "joining",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// What a word means; one of a later version means a node that takes no rooms.
+    pub fn from_word(word: &str) -> Self {
+        match word {
+            "ready" => Self::Ready,
+            "draining" => Self::Draining,
+            _ => Self::Joining,
+        }
+    }
+}
+
 /// What a node tells about itself by gossip.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeInfo {
@@ -38,6 +72,8 @@ pub struct NodeInfo {
     pub mesh: SocketAddr,
     /// Where it listens for clients.
     pub http: SocketAddr,
+    /// How far it is in its life.
+    pub phase: Phase,
 }
 
 impl NodeInfo {

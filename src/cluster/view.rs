@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::node::{NodeId, NodeInfo};
 
-/// The nodes that rooms can be routed to, this one included.
+/// The nodes that gossip says are alive, this one included.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct View {
     nodes: BTreeMap<NodeId, NodeInfo>,
@@ -38,6 +38,7 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::node::Phase;
 
     #[test]
     fn a_restarted_node_replaces_its_earlier_run() {
@@ -46,6 +47,7 @@ mod tests {
             generation,
             mesh: ([127, 0, 0, 1], 1).into(),
             http: ([127, 0, 0, 1], 1).into(),
+            phase: Phase::Ready,
         };
         for runs in [[1, 2], [2, 1]] {
             let view = View::new(runs.map(run));

@@ -12,16 +12,17 @@ use crate::{
     cluster::node::{NodeId, NodeInfo},
     protocol::codes::ErrorCode,
     room::{
-        stream::{Entry, Snapshot},
+        line::Line,
+        stream::{Entry, Repeats, Snapshot},
         types::{
-            Answer, ClientId, ClientInfo, Epoch, Finding, NewPublication, Position, Publication,
-            Query, RoomName, Survey,
+            Answer, Ask, ClientId, ClientInfo, Epoch, Finding, Position, Publication, RoomName,
+            Survey,
         },
     },
 };
 
 /// Version of everything in this module. Nodes of different versions refuse each other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The largest frame that a peer may send.
 pub const MAX_FRAME: usize = 16 << 20;
 /// The most bytes of publications that one message carries; well below [`MAX_FRAME`].
@@ -60,39 +61,45 @@ pub struct Hello {
 /// What nodes say about one room.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RoomMessage {
-    /// To the home: give this its place.
-    Publish {
-        /// The sender's number for it.
+    /// To the home: do this.
+    Request {
+        /// The sender's number for it. Numbers rise.
         id: u64,
-        /// The message.
-        publication: NewPublication,
-        /// Whether an earlier home may have had it already.
-        again: bool,
+        /// Which run of requests it belongs to: a run ends with the first that is refused.
+        run: u64,
+        /// Its place in the run, from 0. The home takes a run in order or not at all.
+        seq: u32,
+        /// What is to be done.
+        ask: Ask,
     },
-    /// To the home: answer this.
-    Query {
-        /// The sender's number for it.
-        id: u64,
-        /// The question.
-        query: Query,
-    },
-    /// From the home, to either.
+    /// From the home, to a request.
     Answer {
         /// The number that it answers.
         id: u64,
         /// The answer.
         answer: Answer,
     },
-    /// To the home: I have subscribers, send me what is said.
+    /// To the home: send me what is said.
     Attach {
+        /// The sender's number for it.
+        id: u64,
         /// What I have already.
         position: Option<Position>,
-        /// All of my clients in the room.
+        /// You have invited me to be a successor.
+        invited: bool,
+        /// My clients in the room; should there be very many, the rest follow as joins.
         clients: Vec<Arc<ClientInfo>>,
     },
-    /// From the home: what you have not; from here on I send you what is said.
-    Attached(Catchup),
-    /// To the home: my last subscriber has left.
+    /// From the home: from here on I send you what is said.
+    Attached {
+        /// The number of the attach.
+        id: u64,
+        /// What you have not.
+        catchup: Catchup,
+        /// For a successor in a room that announces who comes and goes: who is there.
+        present: Vec<Arc<ClientInfo>>,
+    },
+    /// To the home: I need nothing more.
     Detach,
     /// To the home: a client of mine came.
     Join(Arc<ClientInfo>),
@@ -108,24 +115,45 @@ pub enum RoomMessage {
     Left(Arc<ClientInfo>),
     /// From the home: what was kept is forgotten.
     HistoryRemoved,
-    /// I am becoming the room's home: what do you know of its stream?
-    Claim,
-    /// This. `clean` if I was its home until now and have stopped.
+    /// From the home: you are a successor of mine. Attach, and say what you have.
+    Invite,
+    /// From the home: you are none any more.
+    Dismiss,
+    /// To the home, from a successor: I have everything up to here.
+    Have(Position),
+    /// I am becoming the room's home: what do you know of its stream? With the sender's number for it.
+    Claim(u64),
+    /// To a claim: this.
     Claimed {
-        /// The stream, if I know it.
-        stream: Option<Snapshot>,
-        /// Whether it is complete and mine no longer.
+        /// The number of the claim.
+        claim: u64,
+        /// The stream that I know, if I know one.
+        line: Option<Line>,
+        /// Whether I was its home until now and have stopped, so that it is complete.
         clean: bool,
     },
+    /// Give me your copy of the stream. With the number of the claim.
+    Fetch(u64),
+    /// This is it.
+    Fetched {
+        /// The number of the claim.
+        claim: u64,
+        /// The stream, unless it is gone by now.
+        snapshot: Option<Snapshot>,
+    },
+    /// You are the room's home as far as I know, and I hold this stream of it: take it over.
+    Offer(Line),
+    /// To an offer: what you hold is not needed.
+    Taken,
 }
 
 /// What a home refused, so that the sender knows what to send to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Refused {
-    /// An [`RoomMessage::Attach`], or what supposes one.
-    Attach,
-    /// The publish or query of this number.
-    Request(u64),
+    /// The attach of this number, from its beginning or from now on.
+    Attach(u64),
+    /// This run of requests, all that are not answered.
+    Run(u64),
 }
 
 /// What a mirror needs to follow its home's stream.
@@ -137,8 +165,12 @@ pub enum Catchup {
     Follow {
         /// Where the stream stands.
         position: Position,
+        /// Offset of the oldest publication that is still kept.
+        first: u64,
         /// What you have missed, with ages.
         missed: Vec<(Duration, Arc<Publication>)>,
+        /// What identifies repeats of those.
+        repeats: Repeats,
     },
     /// You are not, or have nothing: begin with this.
     Afresh(Snapshot),
@@ -207,6 +239,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::room::types::NewPublication;
 
     fn publish(data: Vec<u8>) -> Message {
         let publication = NewPublication {
@@ -220,7 +253,8 @@ mod tests {
             idempotency_key: Some("k".into()),
             skip_history: false,
         };
-        Message::Room("r".into(), RoomMessage::Publish { id: 3, publication, again: true })
+        let ask = Ask::Publish(publication);
+        Message::Room("r".into(), RoomMessage::Request { id: 3, run: 1, seq: 0, ask })
     }
 
     #[test]

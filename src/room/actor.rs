@@ -23,6 +23,7 @@ use crate::{
     },
     metrics::Metrics,
     protocol::codes::ErrorCode,
+    time::Time,
     users::Users,
 };
 
@@ -39,6 +40,8 @@ pub struct RoomRegistry {
     users: Arc<Users>,
     hubs: FxHashMap<u16, Addr<Hub>>,
     links: FxHashMap<NodeId, Addr<Link>>,
+    /// When the core was last told that time has passed.
+    ticked: Time,
     next_call: u64,
     calls: HashMap<u64, Call>,
 }
@@ -58,14 +61,21 @@ impl RoomRegistry {
             users,
             hubs: FxHashMap::default(),
             links: FxHashMap::default(),
+            ticked: Time::default(),
             next_call: 0,
             calls: HashMap::new(),
         }
     }
 
     fn handle(&mut self, input: In) {
-        for out in self.state.handle(input, clock::now()) {
+        let now = clock::now();
+        for out in self.state.handle(input, now) {
             self.perform(out);
+        }
+        // A busy mailbox is emptied before any timer of the actor runs.
+        if now.since(self.ticked) >= TICK {
+            self.ticked = now;
+            self.handle(In::Tick);
         }
     }
 
@@ -118,14 +128,26 @@ impl RoomRegistry {
         }
     }
 
-    /// What is too large to be sent is answered as if the peer had refused it.
+    /// What is too large to be sent is answered as if the peer had refused it, and a peer that waits for an
+    /// answer gets one.
     fn unsendable(&mut self, to: &[NodeId], message: PeerMessage, error: ErrorCode) {
-        tracing::error!(?to, "a message to a peer is too large to be sent; its sender is told");
-        let PeerMessage::Room(room, RoomMessage::Publish { id, .. }) = message else { return };
-        let answer = RoomMessage::Answer { id, answer: Answer::Failed(error) };
-        for peer in to {
-            self.handle(In::Peer(*peer, PeerMessage::Room(room.clone(), answer.clone())));
+        tracing::error!(?to, "a message to a node is too large to be sent; whoever waits is told");
+        let PeerMessage::Room(room, message) = message else { return };
+        let answer = |id| RoomMessage::Answer { id, answer: Answer::Failed(error) };
+        match message {
+            RoomMessage::Request { id, .. } => {
+                for peer in to {
+                    self.handle(In::Peer(*peer, PeerMessage::Room(room.clone(), answer(id))));
+                }
+            }
+            RoomMessage::Answer { id, .. } => self.send(to, PeerMessage::Room(room, answer(id))),
+            _ => {}
         }
+    }
+
+    fn tick(&mut self) {
+        self.ticked = clock::now();
+        self.handle(In::Tick);
     }
 
     fn call(&mut self, call: Call) -> u64 {
@@ -138,7 +160,7 @@ impl RoomRegistry {
         let facts = NodeFacts {
             num_clients: self.metrics.connections.get() as u32,
             num_users: self.users.count(),
-            uptime: clock::now().since(crate::time::Time::from_millis(3_600_000)).as_secs() as u32,
+            uptime: clock::uptime().as_secs() as u32,
             ..self.facts.clone()
         };
         self.metrics.rooms.set(self.state.rooms() as i64);
@@ -154,7 +176,8 @@ impl Actor for RoomRegistry {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.refresh_facts();
-        ctx.run_interval(TICK, |registry, _| registry.handle(In::Tick));
+        // Anything that is handled may bring a tick with it, and so does this.
+        ctx.run_interval(TICK, |registry, _| registry.tick());
         ctx.run_interval(FACTS, |registry, _| registry.refresh_facts());
     }
 }

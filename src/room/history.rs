@@ -42,19 +42,19 @@ impl History {
 
     /// Offset of the oldest publication kept, or of the one to come.
     pub fn first(&self) -> u64 {
-        self.top + 1 - self.kept.len() as u64
+        self.top.saturating_add(1).saturating_sub(self.kept.len() as u64)
     }
 
-    /// Appends the publication that follows `top`. Returns the bytes of data kept in addition.
+    /// Appends the publication that follows `top`. Returns the bytes kept in addition.
     ///
     /// One at any other offset starts the ring anew there, since the ring has no gaps.
     pub fn push(&mut self, publication: Arc<Publication>, at: Time, size: usize) -> isize {
         let mut change = 0;
-        if publication.offset != self.top + 1 {
+        if publication.offset != self.top.saturating_add(1) {
             change -= self.clear();
         }
         self.top = publication.offset;
-        change += publication.data.len() as isize;
+        change += publication.weight() as isize;
         self.kept.push_back(Kept { at, publication });
         while self.kept.len() > size.max(1) {
             change -= self.drop_oldest();
@@ -62,7 +62,7 @@ impl History {
         change
     }
 
-    /// Drops what is older than `ttl`. Returns the bytes of data freed.
+    /// Drops what is older than `ttl`. Returns the bytes freed.
     pub fn expire(&mut self, now: Time, ttl: Duration) -> isize {
         let mut freed = 0;
         while self.kept.front().is_some_and(|kept| now.since(kept.at) >= ttl) {
@@ -76,7 +76,7 @@ impl History {
         self.kept.front().map(|kept| kept.at + ttl)
     }
 
-    /// Drops publications up to and including `offset`. Returns the bytes of data freed.
+    /// Drops publications up to and including `offset`. Returns the bytes freed.
     pub fn drop_through(&mut self, offset: u64) -> isize {
         let mut freed = 0;
         while self.first() <= offset && !self.kept.is_empty() {
@@ -85,22 +85,22 @@ impl History {
         freed
     }
 
-    /// Drops everything; the top stays. Returns the bytes of data freed.
+    /// Drops everything; the top stays. Returns the bytes freed.
     pub fn clear(&mut self) -> isize {
         let freed = self.bytes() as isize;
         self.kept = VecDeque::new();
         freed
     }
 
-    /// Bytes of data kept.
+    /// Bytes kept, all told.
     pub fn bytes(&self) -> usize {
-        self.kept.iter().map(|kept| kept.publication.data.len()).sum()
+        self.kept.iter().map(|kept| kept.publication.weight()).sum()
     }
 
     /// All that follow `offset`, oldest first; none if the ring does not reach back that far or `offset`
     /// is beyond the top.
     pub fn after(&self, offset: u64) -> Option<impl ExactSizeIterator<Item = &Arc<Publication>>> {
-        if offset > self.top || offset + 1 < self.first() {
+        if offset > self.top || offset.saturating_add(1) < self.first() {
             return None;
         }
         let skip = (offset + 1 - self.first()) as usize;
@@ -128,11 +128,11 @@ impl History {
         self.kept.back().map(|kept| &kept.publication)
     }
 
-    /// The newest publications with their ages, oldest first, up to `bytes` of data.
+    /// The newest publications with their ages, oldest first, up to `bytes`.
     pub fn newest(&self, now: Time, bytes: usize) -> Vec<(Duration, Arc<Publication>)> {
         let mut left = bytes;
         let fits = |kept: &&Kept| {
-            let size = kept.publication.data.len() + 64;
+            let size = kept.publication.weight();
             let fits = size <= left;
             left = left.saturating_sub(size);
             fits
@@ -145,7 +145,7 @@ impl History {
     }
 
     fn drop_oldest(&mut self) -> isize {
-        let freed = self.kept.pop_front().map_or(0, |kept| kept.publication.data.len() as isize);
+        let freed = self.kept.pop_front().map_or(0, |kept| kept.publication.weight() as isize);
         if self.kept.is_empty() {
             self.kept = VecDeque::new();
         }
@@ -159,6 +159,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// What a publication of one digit counts.
+    const WEIGHT: usize = Publication::OVERHEAD + 1;
 
     fn publication(offset: u64) -> Arc<Publication> {
         let data = Bytes::from(offset.to_string());
@@ -193,7 +196,10 @@ mod tests {
     #[test]
     fn age_empties_the_ring_but_not_the_top() {
         let mut history = filled(3, 5);
-        assert_eq!(history.expire(Time::from_millis(40), Duration::from_millis(20)), 2);
+        assert_eq!(
+            history.expire(Time::from_millis(40), Duration::from_millis(20)),
+            2 * WEIGHT as isize
+        );
         assert_eq!((history.len(), history.first(), history.top()), (1, 3, 3));
         history.expire(Time::from_millis(400), Duration::from_millis(20));
         assert_eq!((history.len(), history.first(), history.top()), (0, 4, 3));
@@ -206,7 +212,7 @@ mod tests {
         fn what_follows_an_offset_has_no_gap(count in 0u64..30, size in 1usize..20, offset in 0u64..40) {
             let history = filled(count, size);
             prop_assert!(history.len() <= size);
-            prop_assert_eq!(history.bytes(), history.page(None, false, 99).iter().map(|p| p.data.len()).sum::<usize>());
+            prop_assert_eq!(history.bytes(), history.page(None, false, 99).iter().map(|p| p.weight()).sum::<usize>());
             match history.after(offset) {
                 None => prop_assert!(offset > count || offset + 1 < history.first()),
                 Some(after) => prop_assert_eq!(

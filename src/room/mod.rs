@@ -5,23 +5,28 @@
 //! [`registry::State`].
 //!
 //! - [`history`]: the ring of a room's newest publications.
-//! - [`stream`]: a room's order: epoch, lineage, history, repeats. The same type in a home and in a mirror.
-//! - [`presence`]: who is in the room, as its home knows it.
+//! - [`line`]: where a stream stands and what it goes on from.
+//! - [`stream`]: a room's order: line, history, repeats. The same type in a home and in a mirror.
+//! - [`presence`]: who is in the room, as its home knows it; [`attendance`]: who comes and goes.
+//! - [`local`]: a node's own subscribers; [`requests`]: what it has yet to get from the home.
 //! - [`room`]: one room on one node, in whichever role it has there.
 //!   [`home`], [`mirror`] and [`activation`] are the roles.
 //! - [`node`]: what every room needs of its node, and what comes out of them.
 //! - [`registry`]: all of the node's rooms, and what they need of the cluster.
 
 pub mod activation;
-
 pub mod actor;
+pub mod attendance;
 pub mod history;
 pub mod home;
+pub mod line;
+pub mod local;
 pub mod mirror;
 pub mod node;
 pub mod options;
 pub mod presence;
 pub mod registry;
+pub mod requests;
 #[expect(clippy::module_inception, reason = "a room is the unit that this folder is about")]
 pub mod room;
 pub mod stream;

@@ -79,30 +79,43 @@ pub enum Out {
 /// The limits and delays of a registry.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// How many other nodes keep a copy of a room with history.
+    pub replicas: usize,
     /// How long something may wait for a room's home before its client is told that it failed.
     pub publish_timeout: Duration,
     /// How long a new home waits for what the others know.
     pub claim_timeout: Duration,
+    /// How long a publication waits for a successor that should have it.
+    pub replica_timeout: Duration,
     /// How long a mirror stays attached after its last subscriber.
     pub linger: Duration,
     /// How long a home keeps the presence of a node whose link broke, and how long a node stays routable
     /// then.
     pub link_grace: Duration,
+    /// How long after it opened a home takes clients that it did not know of for old ones.
+    pub settling: Duration,
     /// The most publications that a recovery may bring.
     pub recovery_limit: usize,
     /// The most bytes of history that the node keeps, over all rooms.
     pub history_bytes: usize,
+    /// How many nodes there should be, if the node has to refuse publishes to rooms with history when it
+    /// sees less than half of them.
+    pub quorum_of: Option<usize>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            replicas: 1,
             publish_timeout: Duration::from_secs(2),
             claim_timeout: Duration::from_secs(1),
+            replica_timeout: Duration::from_secs(1),
             linger: Duration::from_secs(3),
             link_grace: Duration::from_millis(500),
+            settling: Duration::from_secs(2),
             recovery_limit: 300,
             history_bytes: 512 << 20,
+            quorum_of: None,
         }
     }
 }
@@ -125,14 +138,19 @@ pub struct Node {
     pub now: Time,
     /// The limits and delays.
     pub settings: Settings,
-    /// Where rooms are at home.
+    /// Where rooms are at home; nowhere while the node does not know who else is there.
     pub placement: Placement,
     /// What is to be done.
     pub out: Vec<Out>,
     /// Bytes of history, over all rooms.
     pub memory: Memory,
+    /// Copies of streams that are on their way here.
+    pub fetches: Fetches,
     pub(super) view: View,
+    /// The nodes of the view that are reachable.
     pub(super) routable: BTreeSet<NodeId>,
+    /// Those of them that rooms are placed on.
+    pub(super) placed: BTreeSet<NodeId>,
     pub(super) links: BTreeMap<NodeId, LinkState>,
     ids: u64,
     randomness: u64,
@@ -147,8 +165,10 @@ impl Node {
             placement: Placement::default(),
             out: Vec::new(),
             memory: Memory::default(),
+            fetches: Fetches::default(),
             view: View::default(),
             routable: BTreeSet::new(),
+            placed: BTreeSet::new(),
             links: BTreeMap::new(),
             ids: 0,
             randomness: seed,
@@ -160,9 +180,17 @@ impl Node {
         self.links.get(&peer) == Some(&LinkState::Up)
     }
 
-    /// The other nodes that rooms can be routed to.
-    pub fn peers(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.routable.iter().copied().filter(|node| *node != self.me)
+    /// Every peer that may hold something: those with a link, whatever gossip says of them, and those that
+    /// should have one.
+    pub fn peers(&self) -> BTreeSet<NodeId> {
+        let linked = self.links.keys().copied().filter(|peer| self.reaches(*peer));
+        linked.chain(self.routable.iter().copied()).filter(|node| *node != self.me).collect()
+    }
+
+    /// Whether the node must not take publications into rooms with history: most of the others may go on
+    /// without it.
+    pub fn is_in_minority(&self) -> bool {
+        self.settings.quorum_of.is_some_and(|expected| self.routable.len() * 2 < expected)
     }
 
     /// A number that this run of the node has not used before.
@@ -178,6 +206,41 @@ impl Node {
     }
 }
 
+/// The most copies of streams that are under way to a node at a time: the link's queue has to hold them.
+const MAX_FETCHES: usize = 32;
+
+/// Copies of streams under way to this node.
+#[derive(Debug, Default)]
+pub struct Fetches {
+    under_way: BTreeSet<RoomName>,
+    waiting: BTreeSet<RoomName>,
+    /// Rooms whose turn has come.
+    pub(super) next: Vec<RoomName>,
+}
+
+impl Fetches {
+    /// Whether `room` may fetch now; if not, it is called when its turn comes.
+    pub fn begin(&mut self, room: &RoomName) -> bool {
+        if self.under_way.contains(room) {
+            return true;
+        }
+        if self.under_way.len() >= MAX_FETCHES {
+            self.waiting.insert(room.clone());
+            return false;
+        }
+        self.under_way.insert(room.clone());
+        true
+    }
+
+    /// `room` has what it fetched, or has given up.
+    pub fn end(&mut self, room: &RoomName) {
+        self.waiting.remove(room);
+        if self.under_way.remove(room) {
+            self.next.extend(self.waiting.pop_first());
+        }
+    }
+}
+
 /// How much history the node keeps, and which is the oldest.
 #[derive(Debug, Default)]
 pub struct Memory {
@@ -189,7 +252,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Bytes of data kept.
+    /// Bytes kept.
     pub fn bytes(&self) -> usize {
         self.bytes
     }

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use rustc_hash::FxHashMap;
@@ -18,7 +19,11 @@ use super::{
     types::{Answer, Finding, Findings, NodeFacts, Request, RoomName, Survey},
 };
 use crate::{
-    cluster::{node::NodeId, placement::Placement, view::View},
+    cluster::{
+        node::{NodeId, Phase},
+        placement::Placement,
+        view::View,
+    },
     mesh::wire::{Message, RoomMessage},
     pattern,
     protocol::codes::ErrorCode,
@@ -26,7 +31,13 @@ use crate::{
 };
 
 /// How long the nodes have to answer a survey.
-const SURVEY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
+const SURVEY_TIMEOUT: Duration = Duration::from_secs(1);
+/// A node that was told nothing for so long stood still: it is told that time passes many times a second.
+const STANDSTILL: Duration = Duration::from_secs(2);
+/// How long a node that stood still waits for the others before it goes on as home.
+const AWAKENING: Duration = Duration::from_secs(2);
+/// A room that is due and still is after settling comes up again after this.
+const NOT_YET: Duration = Duration::from_millis(50);
 
 /// Something that the registry has to deal with.
 #[derive(Debug, Clone)]
@@ -68,6 +79,8 @@ pub struct State {
     agenda: BTreeSet<(Time, RoomName)>,
     surveys: BTreeMap<u64, Asked>,
     facts: NodeFacts,
+    /// After a standstill: until when, and the nodes whose links should come back before.
+    awakening: Option<(Time, BTreeSet<NodeId>)>,
 }
 
 impl State {
@@ -80,25 +93,30 @@ impl State {
             agenda: BTreeSet::new(),
             surveys: BTreeMap::new(),
             facts: NodeFacts::default(),
+            awakening: None,
         }
     }
 
     /// Takes one input and says what is to be done, in order.
     pub fn handle(&mut self, input: In, now: Time) -> Vec<Out> {
+        let stood_still =
+            self.node.now != Time::default() && now.since(self.node.now) >= STANDSTILL;
         self.node.now = now;
+        if stood_still {
+            self.awake();
+        }
         match input {
             In::Request(room, request) => self.request(&room, request),
             In::Survey(to, survey) => self.survey(to, survey),
             In::Peer(from, message) => self.peer(from, message),
-            In::LinkUp(peer) => {
-                self.node.links.insert(peer, LinkState::Up);
-                self.route();
-                self.settle_all();
-            }
+            In::LinkUp(peer) => self.link_up(peer),
             In::LinkDown(peer) => self.link_down(peer),
             In::View(view) => self.see(view),
             In::Facts(facts) => self.facts = facts,
             In::Tick => self.tick(),
+        }
+        for name in std::mem::take(&mut self.node.fetches.next) {
+            self.with_room(&name, Room::settle);
         }
         self.enforce_memory();
         std::mem::take(&mut self.node.out)
@@ -122,6 +140,11 @@ impl State {
     /// Subscriptions of this node's clients.
     pub fn subscriptions(&self) -> usize {
         self.rooms.values().map(|room| room.local().len()).sum()
+    }
+
+    /// Rooms that would lose something if the node left now, because no other has taken them over yet.
+    pub fn to_be_taken(&self) -> usize {
+        self.rooms.values().filter(|room| room.is_to_be_taken()).count()
     }
 
     /// Bytes of history kept.
@@ -199,7 +222,7 @@ impl State {
 
     /// A peer whose configuration has a namespace that this node's has not.
     fn refuse_peer(&mut self, from: NodeId, name: RoomName, message: RoomMessage) {
-        if let RoomMessage::Publish { id, .. } | RoomMessage::Query { id, .. } = message {
+        if let RoomMessage::Request { id, .. } = message {
             let answer = Answer::Failed(ErrorCode::UnknownChannel);
             let message = Message::Room(name, RoomMessage::Answer { id, answer });
             self.node.out.push(Out::Send { to: vec![from], message });
@@ -222,14 +245,13 @@ impl State {
             if let Some(due) = room.due {
                 self.agenda.remove(&(due, name.clone()));
             }
-            if let Some(room) = self.rooms.remove(name) {
-                let bytes = room.stream().map_or(0, |stream| stream.history.bytes());
-                self.node.memory.add(-(bytes as isize));
+            if let Some(mut room) = self.rooms.remove(name) {
+                room.end(&mut self.node);
             }
             return;
         }
         // A room may come up earlier than needed, so only an earlier time has to be noted.
-        if let Some(next) = room.next_due()
+        if let Some(next) = room.next_due(&self.node)
             && room.due.is_none_or(|due| next < due)
         {
             let name = name.clone();
@@ -249,7 +271,6 @@ impl State {
             if let Some(room) = self.rooms.get_mut(&name) {
                 room.due = None;
                 room.settle(&mut self.node);
-                // What is due now and still is after settling would come up for ever.
                 self.leave_until(&name, now);
             }
         }
@@ -264,30 +285,49 @@ impl State {
             && due <= now
         {
             self.agenda.remove(&(due, name.clone()));
-            let later = now + std::time::Duration::from_millis(50);
+            let later = now + NOT_YET;
             room.due = Some(later);
             self.agenda.insert((later, name.clone()));
         }
     }
 
+    fn link_up(&mut self, peer: NodeId) {
+        self.node.links.insert(peer, LinkState::Up);
+        if let Some((_, expected)) = &mut self.awakening {
+            expected.remove(&peer);
+        }
+        self.route();
+        self.for_all(Room::settle);
+    }
+
     fn link_down(&mut self, peer: NodeId) {
         self.node.links.insert(peer, LinkState::Down(self.node.now));
-        let names: Vec<RoomName> = self.rooms.keys().cloned().collect();
-        for name in names {
-            if let Some((room, node)) = self.enter(&name) {
-                room.link_down(peer, node);
-            }
-            self.leave(&name);
-        }
-        for asked in self.surveys.values_mut() {
-            asked.waiting.remove(&peer);
-        }
+        self.for_all(|room, node| room.link_down(peer, node));
         self.close_surveys();
+    }
+
+    /// The process stood still (stopped, suspended, or starved): others may have taken its rooms over, so
+    /// it is home to none until it has heard of them again, or nobody has come.
+    fn awake(&mut self) {
+        let others = self.node.peers();
+        if others.is_empty() {
+            return;
+        }
+        self.awakening = Some((self.node.now + AWAKENING, others));
+        self.node.placement = Placement::default();
+        self.for_all(Room::stop_being_home);
     }
 
     /// Rooms go to nodes in the view that have a link, or had one until just now: a closed link makes a
     /// peer suspect long before gossip declares it dead.
     fn route(&mut self) {
+        if let Some((until, expected)) = &self.awakening {
+            if self.node.now < *until && !expected.is_empty() {
+                return;
+            }
+            self.awakening = None;
+            self.node.routable.clear();
+        }
         let node = &self.node;
         let reachable = |peer: NodeId| match node.links.get(&peer) {
             Some(LinkState::Up) => true,
@@ -296,37 +336,58 @@ impl State {
         };
         let here = node.view.nodes().iter().filter(|(id, _)| reachable(**id));
         let routable: BTreeSet<NodeId> = here.clone().map(|(id, _)| *id).collect();
-        if routable == self.node.routable {
+        // Those that are leaving take rooms only if there is no one else.
+        let placed = [Phase::Ready, Phase::Draining].into_iter().map(|phase| {
+            here.clone().map(|(_, info)| info).filter(move |it| it.phase == phase).collect()
+        });
+        let placed: Vec<_> =
+            placed.into_iter().find(|it: &Vec<_>| !it.is_empty()).unwrap_or_default();
+        let ids: BTreeSet<NodeId> = placed.iter().map(|info| info.id()).collect();
+        if routable == node.routable && ids == node.placed {
             return;
         }
-        let view = View::new(here.map(|(_, info)| info.clone()));
-        self.node.placement = Placement::new(&view);
+        let placement = Placement::new(placed, node.settings.replicas);
+        let gone: Vec<NodeId> = node.routable.difference(&routable).copied().collect();
+        self.node.placement = placement;
         self.node.routable = routable;
-        self.for_all(Room::view_changed);
+        self.node.placed = ids;
+        self.for_all(|room, node| {
+            gone.iter().for_each(|peer| room.unroutable(*peer, node));
+            room.view_changed(node);
+        });
     }
 
-    fn settle_all(&mut self) {
-        self.for_all(Room::settle);
-    }
-
-    fn for_all(&mut self, action: fn(&mut Room, &mut Node)) {
+    fn for_all(&mut self, action: impl Fn(&mut Room, &mut Node)) {
         let names: Vec<RoomName> = self.rooms.keys().cloned().collect();
         for name in names {
-            if let Some((room, node)) = self.enter(&name) {
-                action(room, node);
-            }
-            self.leave(&name);
+            self.with_room(&name, &action);
+        }
+    }
+
+    fn with_room(&mut self, name: &RoomName, action: impl Fn(&mut Room, &mut Node)) {
+        if let Some(room) = self.rooms.get_mut(name) {
+            action(room, &mut self.node);
+            self.leave(name);
         }
     }
 
     fn survey(&mut self, to: u64, survey: Survey) {
         let me = self.node.me;
         let found = vec![(me, self.find(&survey))];
+        // Whoever can't be asked is missing from the answer, and that is said.
+        let waiting: BTreeSet<NodeId> = self
+            .node
+            .view
+            .nodes()
+            .keys()
+            .copied()
+            .chain(self.node.peers())
+            .filter(|node| *node != me)
+            .collect();
         let peers: Vec<NodeId> =
-            self.node.peers().filter(|peer| self.node.reaches(*peer)).collect();
+            waiting.iter().copied().filter(|it| self.node.reaches(*it)).collect();
         let id = self.node.next_id();
         let deadline = self.node.now + SURVEY_TIMEOUT;
-        let waiting = peers.iter().copied().collect();
         self.surveys.insert(id, Asked { to, waiting, found, deadline });
         if !peers.is_empty() {
             self.node.out.push(Out::Send { to: peers, message: Message::Survey(id, survey) });
@@ -352,9 +413,11 @@ impl State {
     }
 
     fn close_surveys(&mut self) {
-        let now = self.node.now;
+        let (now, node) = (self.node.now, &self.node);
         let over: Vec<u64> = (self.surveys.iter())
-            .filter(|(_, asked)| asked.waiting.is_empty() || asked.deadline <= now)
+            .filter(|(_, asked)| {
+                asked.deadline <= now || !asked.waiting.iter().any(|peer| node.reaches(*peer))
+            })
             .map(|(id, _)| *id)
             .collect();
         for asked in over.into_iter().filter_map(|id| self.surveys.remove(&id)) {

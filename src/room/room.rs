@@ -2,28 +2,21 @@
 //!
 //! In: requests of local sockets and API calls ([`Room::request`]), messages of peers ([`Room::message`]),
 //! and the passing of time and change of view ([`Room::settle`]). Out: pushed onto [`Node::out`]. What the
-//! home does is in [`super::home`], what a mirror does in [`super::mirror`], how a node becomes a home in
-//! [`super::activation`].
+//! home does is in [`super::home`], what a mirror does in [`super::mirror`], how a node becomes a home and
+//! stops being one in [`super::activation`].
 
-use std::{
-    collections::{HashSet, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
-
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
-    activation::Activation,
+    activation::{Activation, Former},
     home::Home,
+    local::Local,
     mirror::Mirror,
     node::{Node, Out},
     options::RoomOptions,
+    requests::{Pending, Reply, Requests},
     stream::Stream,
-    types::{
-        Answer, ClientId, ClientInfo, Event, NewPublication, Query, ReplyTo, Request, RoomName,
-        SocketRef, Subscribe,
-    },
+    types::{Answer, Ask, ClientId, Event, Request, RoomName, SocketRef, Subscribe, Subscribed},
 };
 use crate::{
     cluster::{node::NodeId, placement},
@@ -32,7 +25,8 @@ use crate::{
     time::Time,
 };
 
-/// How long a room that nobody uses and in which nothing was ever said keeps its epoch.
+/// How long a room that nobody uses and in which nothing was ever said keeps its epoch, and how long a copy
+/// of the stream is kept that no home has asked for.
 const UNUSED: Duration = Duration::from_secs(60);
 
 /// One room on one node.
@@ -42,104 +36,42 @@ pub struct Room {
     pub(super) slot: u16,
     pub(super) options: Arc<RoomOptions>,
     pub(super) role: Role,
-    /// The home's own, or a mirror's copy. Stays when the role changes.
+    /// The home's own, or a copy of it. Stays when the role changes.
     pub(super) stream: Option<Stream>,
     pub(super) local: Local,
-    /// What needs the home and has no answer yet, in the order in which it came.
-    pub(super) pending: VecDeque<Pending>,
-    /// Subscribers that came before the room was live here.
-    pub(super) waiting: Vec<(Subscribe, Time)>,
+    /// What needs the home and has no answer yet.
+    pub(super) requests: Requests,
+    /// Subscribers that came before the room was live here, and until when they wait.
+    pub(super) waiting: VecDeque<(Subscribe, Time)>,
     /// The node that this one gave the room to before its own view said so.
-    pub(super) handed_to: Option<NodeId>,
-    last_used: Time,
+    pub(super) handed_to: Option<Handed>,
+    /// What the stream held here is to the next home, until that has it.
+    pub(super) former: Option<Former>,
+    pub(super) last_used: Time,
     /// When the registry is to call [`Room::settle`] next.
     pub(super) due: Option<Time>,
+}
+
+/// Whom a room was given to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Handed {
+    /// The node.
+    pub to: NodeId,
+    /// When the link to it broke. It has the room still, as long as the grace of a link lasts.
+    pub lost: Option<Time>,
 }
 
 /// What a node is in a room.
 #[derive(Debug)]
 pub enum Role {
-    /// Nothing: no subscriber here, and another is home.
+    /// Nothing: another is home, and this node does not listen to it.
     Guest,
-    /// It has subscribers, or had until just now, and listens to the home.
+    /// It listens to the home: it has subscribers, or had until just now, or is a successor.
     Mirror(Mirror),
     /// It is to be home and asks the others what they know.
-    Activating(Activation),
+    Activating(Box<Activation>),
     /// It is home.
-    Home(Home),
-}
-
-/// This node's own subscribers.
-#[derive(Debug, Default)]
-pub struct Local {
-    sockets: HashSet<SocketRef, FxBuildHasher>,
-    /// How many of them each worker has.
-    per_worker: Vec<u32>,
-    /// Who they are, where the room's home has to know.
-    pub(super) clients: FxHashMap<ClientId, Arc<ClientInfo>>,
-}
-
-impl Local {
-    fn add(&mut self, socket: SocketRef) {
-        if self.sockets.insert(socket) {
-            let worker = usize::from(socket.worker);
-            self.per_worker.resize(self.per_worker.len().max(worker + 1), 0);
-            self.per_worker[worker] += 1;
-        }
-    }
-
-    pub(super) fn remove(&mut self, socket: SocketRef) -> bool {
-        let there = self.sockets.remove(&socket);
-        if let (true, Some(count)) = (there, self.per_worker.get_mut(usize::from(socket.worker))) {
-            *count -= 1;
-        }
-        there
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.sockets.is_empty()
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.sockets.len()
-    }
-
-    pub(super) fn contains(&self, socket: SocketRef) -> bool {
-        self.sockets.contains(&socket)
-    }
-
-    fn workers(&self) -> u64 {
-        let bits = self.per_worker.iter().enumerate().filter(|(_, count)| **count > 0);
-        bits.fold(0, |mask, (worker, _)| mask | 1 << worker)
-    }
-}
-
-/// Something that only the home can do.
-#[derive(Debug)]
-pub(super) struct Pending {
-    pub id: u64,
-    pub ask: Ask,
-    pub reply: Reply,
-    pub deadline: Time,
-    /// The node that it was sent to, and that has neither answered nor refused it.
-    pub sent: Option<NodeId>,
-    /// Whether a node that can't be asked any more may have done it.
-    pub maybe_done: bool,
-}
-
-#[derive(Debug, Clone)]
-pub(super) enum Ask {
-    Publish(NewPublication),
-    Query(Query),
-}
-
-/// Who gets the home's answer.
-#[derive(Debug)]
-pub(super) enum Reply {
-    To(ReplyTo),
-    Subscriber(Subscribe),
+    Home(Box<Home>),
 }
 
 impl Room {
@@ -152,9 +84,10 @@ impl Room {
             role: Role::Guest,
             stream: None,
             local: Local::default(),
-            pending: VecDeque::new(),
-            waiting: Vec::new(),
+            requests: Requests::default(),
+            waiting: VecDeque::new(),
             handed_to: None,
+            former: None,
             last_used: now,
             due: None,
         }
@@ -175,21 +108,30 @@ impl Room {
         matches!(self.role, Role::Home(_))
     }
 
+    /// Whether something would be lost if the node left now.
+    pub fn is_to_be_taken(&self) -> bool {
+        let is_home = matches!(self.role, Role::Activating(_) | Role::Home(_));
+        self.holds_something() && (is_home || self.former.is_some())
+    }
+
     /// A local socket or API call asks for something.
     pub fn request(&mut self, request: Request, node: &mut Node) {
         self.last_used = node.now;
-        let deadline = node.now + node.settings.publish_timeout;
         match request {
             Request::Subscribe(subscribe) => {
                 self.local.add(subscribe.socket);
-                self.waiting.push((subscribe, deadline));
+                let until = node.now + node.settings.publish_timeout;
+                self.waiting.push_back((subscribe, until));
             }
             Request::Unsubscribe { socket, client, reply } => {
                 self.unsubscribe(socket, client, node);
                 node.out.push(Out::Unsubscribed { socket, reply, room: self.name.clone() });
             }
+            Request::Publish(_, to) if self.options.keeps_history() && node.is_in_minority() => {
+                node.out.push(Out::Answer { to, answer: Answer::Failed(ErrorCode::Internal) });
+            }
             Request::Publish(publication, reply) => {
-                self.ask(Ask::Publish(publication), Reply::To(reply), node)
+                self.ask(Ask::Publish(publication), Reply::To(reply), node);
             }
             Request::Query(query, reply) => self.ask(Ask::Query(query), Reply::To(reply), node),
         }
@@ -198,9 +140,10 @@ impl Room {
 
     pub(super) fn ask(&mut self, ask: Ask, reply: Reply, node: &mut Node) {
         let deadline = node.now + node.settings.publish_timeout;
-        let id = node.next_id();
-        let pending = Pending { id, ask, reply, deadline, sent: None, maybe_done: false };
-        self.pending.push_back(pending);
+        let pending = Pending { id: node.next_id(), ask, reply, deadline };
+        if let Err(pending) = self.requests.push(pending) {
+            self.fail(pending, ErrorCode::TooManyRequests, node);
+        }
     }
 
     fn unsubscribe(&mut self, socket: SocketRef, client: ClientId, node: &mut Node) {
@@ -208,6 +151,7 @@ impl Room {
             return;
         }
         self.waiting.retain(|(waiting, _)| waiting.socket != socket);
+        self.requests.forget(socket);
         if self.local.clients.remove(&client).is_some() {
             match &mut self.role {
                 Role::Home(_) => self.client_left(node.me, client, node),
@@ -222,106 +166,154 @@ impl Room {
 
     /// A peer says something about the room.
     pub fn message(&mut self, from: NodeId, message: RoomMessage, node: &mut Node) {
-        self.last_used = node.now;
         match message {
-            RoomMessage::Answer { id, answer } => self.answered(id, answer, node),
-            RoomMessage::NotHome(refused) => self.refused(from, refused),
-            RoomMessage::Claim => self.claimed_by(from, node),
-            RoomMessage::Claimed { stream, clean } => self.claim_answered(from, stream, clean),
-            RoomMessage::Attached(_)
+            RoomMessage::Answer { id, answer } => self.answered(from, id, answer, node),
+            RoomMessage::NotHome(refused) => self.refused(from, refused, node),
+            RoomMessage::Claim(claim) => self.claimed_by(from, claim, node),
+            RoomMessage::Fetch(claim) => self.fetched_by(from, claim, node),
+            RoomMessage::Claimed { claim, line, clean } => {
+                self.claim_answered(from, claim, line, clean);
+            }
+            RoomMessage::Fetched { claim, snapshot } => {
+                self.fetched(from, claim, snapshot, node);
+            }
+            RoomMessage::Offer(line) => self.offered(from, line, node),
+            RoomMessage::Taken => self.taken(from, node),
+            RoomMessage::Invite => self.invited(from, node),
+            RoomMessage::Attached { .. }
             | RoomMessage::Deliver(..)
             | RoomMessage::Joined(_)
             | RoomMessage::Left(_)
-            | RoomMessage::HistoryRemoved => self.follow(from, message, node),
-            RoomMessage::Publish { .. }
-            | RoomMessage::Query { .. }
+            | RoomMessage::HistoryRemoved
+            | RoomMessage::Dismiss => self.follow(from, message, node),
+            RoomMessage::Request { .. }
             | RoomMessage::Attach { .. }
             | RoomMessage::Detach
             | RoomMessage::Join(_)
-            | RoomMessage::Leave(_) => self.asked_by_peer(from, message, node),
+            | RoomMessage::Leave(_)
+            | RoomMessage::Have(_) => {
+                self.last_used = node.now;
+                self.asked_by_peer(from, message, node);
+            }
         }
         self.settle(node);
     }
 
     /// Requests of peers are for the home; who isn't says so.
-    fn asked_by_peer(&mut self, from: NodeId, message: RoomMessage, node: &mut Node) {
-        if self.home(node) == Some(node.me) && matches!(self.role, Role::Guest | Role::Mirror(_)) {
-            self.activate(node);
+    pub(super) fn asked_by_peer(&mut self, from: NodeId, message: RoomMessage, node: &mut Node) {
+        let asks = matches!(message, RoomMessage::Request { .. } | RoomMessage::Attach { .. });
+        if asks {
+            self.take_back(from);
+        }
+        if asks && self.home(node) == Some(node.me) {
+            self.activate_if_not_home(node);
         }
         match &mut self.role {
             Role::Home(_) => self.serve_peer(from, message, node),
-            Role::Activating(activation) => activation.hold(from, message),
-            Role::Guest | Role::Mirror(_) => {
-                let refused = match message {
-                    RoomMessage::Publish { id, .. } | RoomMessage::Query { id, .. } => {
-                        Refused::Request(id)
-                    }
-                    RoomMessage::Attach { .. } => Refused::Attach,
-                    _ => return,
-                };
-                self.send(from, RoomMessage::NotHome(refused), node);
-            }
-        }
-    }
-
-    fn answered(&mut self, id: u64, answer: Answer, node: &mut Node) {
-        let Some(index) = self.pending.iter().position(|pending| pending.id == id) else { return };
-        let Some(pending) = self.pending.remove(index) else { return };
-        match pending.reply {
-            Reply::To(to) => node.out.push(Out::Answer { to, answer }),
-            Reply::Subscriber(subscribe) => self.admit_recovered(subscribe, answer, node),
-        }
-    }
-
-    fn refused(&mut self, from: NodeId, refused: Refused) {
-        match refused {
-            Refused::Request(id) => {
-                let is_it = |it: &&mut Pending| it.id == id && it.sent == Some(from);
-                self.pending.iter_mut().filter(is_it).for_each(|it| it.sent = None);
-            }
-            Refused::Attach => {
-                if let Role::Mirror(mirror) = &mut self.role {
-                    mirror.detached_from(from);
+            Role::Activating(activation) => {
+                if let Some(message) = activation.hold(from, message) {
+                    self.refuse_peer(from, &message, node);
                 }
             }
+            Role::Guest | Role::Mirror(_) => self.refuse_peer(from, &message, node),
+        }
+    }
+
+    pub(super) fn refuse_peer(&self, from: NodeId, message: &RoomMessage, node: &mut Node) {
+        let refused = match message {
+            RoomMessage::Request { run, .. } => Refused::Run(*run),
+            RoomMessage::Attach { id, .. } => Refused::Attach(*id),
+            _ => return,
+        };
+        self.send(from, RoomMessage::NotHome(refused), node);
+    }
+
+    fn answered(&mut self, from: NodeId, id: u64, answer: Answer, node: &mut Node) {
+        let Some(pending) = self.requests.answered(from, id) else { return };
+        match pending.reply {
+            Reply::To(to) => node.out.push(Out::Answer { to, answer }),
+            Reply::Subscriber(subscribe) => self.admit_recovered(*subscribe, answer, node),
+        }
+    }
+
+    fn refused(&mut self, from: NodeId, refused: Refused, node: &mut Node) {
+        self.take_back(from);
+        match (refused, &mut self.role) {
+            (Refused::Run(run), _) => self.requests.refused(from, run, node.now),
+            (Refused::Attach(id), Role::Mirror(mirror)) => mirror.refused(from, id, node.now),
+            (Refused::Attach(_), _) => {}
         }
     }
 
     /// The link to a peer is gone, and with it all that was under way on it.
     pub fn link_down(&mut self, peer: NodeId, node: &mut Node) {
+        if let Some(handed) = self.handed_to.as_mut().filter(|handed| handed.to == peer) {
+            handed.lost.get_or_insert(node.now);
+        }
         match &mut self.role {
             Role::Home(home) => home.lose(peer, node.now),
-            Role::Mirror(mirror) => mirror.detached_from(peer),
-            Role::Activating(activation) => activation.link_down(peer),
+            Role::Mirror(mirror) => mirror.lose(peer),
+            Role::Activating(activation) => activation.lose(peer, &self.name, node),
             Role::Guest => {}
         }
-        for pending in self.pending.iter_mut().filter(|it| it.sent == Some(peer)) {
-            (pending.sent, pending.maybe_done) = (None, true);
-            // Where nothing is kept no one can tell a repeat, so it must not be sent again.
-            if matches!(pending.ask, Ask::Publish(_)) && !self.options.keeps_history() {
-                pending.deadline = node.now;
-            }
-        }
+        self.lose_requests(peer, node);
         self.settle(node);
+    }
+
+    fn lose_requests(&mut self, peer: NodeId, node: &mut Node) {
+        for pending in self.requests.lose(peer, self.options.keeps_history()) {
+            self.fail(pending, ErrorCode::Internal, node);
+        }
     }
 
     /// The node that is home, as far as this one knows.
     pub(super) fn home(&self, node: &Node) -> Option<NodeId> {
-        self.handed_to.or_else(|| node.placement.home(self.slot))
+        self.handed_to.map(|handed| handed.to).or_else(|| node.placement.home(self.slot))
     }
 
-    /// The view has changed: a room given away early is wherever the view says.
+    /// A node that was given the room does not have it (any more).
+    pub(super) fn take_back(&mut self, from: NodeId) {
+        if self.handed_to.is_some_and(|handed| handed.to == from) {
+            self.handed_to = None;
+        }
+    }
+
+    fn take_back_from_the_lost(&mut self, node: &Node) {
+        let Some(handed) = &mut self.handed_to else { return };
+        let grace = node.settings.link_grace;
+        if node.reaches(handed.to) {
+            handed.lost = None;
+        } else if handed.lost.is_none_or(|lost| node.now.since(lost) >= grace) {
+            self.handed_to = None;
+        }
+    }
+
+    /// The view has changed. A room given away early is wherever the view says, unless that is still here.
     pub fn view_changed(&mut self, node: &mut Node) {
-        self.handed_to = None;
+        if node.placement.home(self.slot) != Some(node.me) {
+            self.handed_to = None;
+        }
+        self.requests.view_changed();
+        if let Role::Mirror(mirror) = &mut self.role {
+            mirror.view_changed();
+        }
         self.settle(node);
+    }
+
+    /// A peer is no longer one that rooms are routed to: what it was asked may never be answered.
+    pub fn unroutable(&mut self, peer: NodeId, node: &mut Node) {
+        self.lose_requests(peer, node);
     }
 
     /// Does whatever can be done now. Calling it once more changes nothing.
     pub fn settle(&mut self, node: &mut Node) {
+        self.take_back_from_the_lost(node);
         match self.home(node) {
-            Some(home) if home == node.me => self.activate_if_needed(node),
-            Some(_) => self.stop_being_home(node),
-            None => {}
+            Some(home) if home != node.me => self.stop_being_home(node),
+            Some(_) if self.is_needed() || self.holds_something() => {
+                self.activate_if_not_home(node);
+            }
+            _ => {}
         }
         match &mut self.role {
             Role::Activating(_) => self.advance_activation(node),
@@ -334,43 +326,35 @@ impl Room {
         }
     }
 
-    /// Another node is home: stop being it, and leave what is to be decided to it.
-    fn stop_being_home(&mut self, node: &mut Node) {
-        match std::mem::replace(&mut self.role, Role::Guest) {
-            Role::Home(_) => {}
-            Role::Activating(activation) => {
-                for (from, message) in activation.into_held() {
-                    self.asked_by_peer(from, message, node);
-                }
-            }
-            role => self.role = role,
-        }
-    }
-
-    fn activate_if_needed(&mut self, node: &mut Node) {
-        if self.is_needed() && matches!(self.role, Role::Guest | Role::Mirror(_)) {
+    fn activate_if_not_home(&mut self, node: &mut Node) {
+        if !matches!(self.role, Role::Home(_) | Role::Activating(_)) {
             self.activate(node);
         }
     }
 
     fn is_needed(&self) -> bool {
-        !self.local.is_empty() || !self.pending.is_empty() || !self.waiting.is_empty()
+        !self.local.is_empty() || !self.requests.is_empty() || !self.waiting.is_empty()
+    }
+
+    /// Whether something was said in the room that would be lost with this copy.
+    pub(super) fn holds_something(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| stream.history.top() > 0)
     }
 
     fn give_up_overdue(&mut self, node: &mut Node) {
-        let now = node.now;
-        while let Some(index) = self.pending.iter().position(|pending| pending.deadline <= now) {
-            let Some(pending) = self.pending.remove(index) else { break };
-            match pending.reply {
-                Reply::To(to) => {
-                    node.out.push(Out::Answer { to, answer: Answer::Failed(ErrorCode::Internal) })
-                }
-                Reply::Subscriber(subscribe) => self.refuse(subscribe, ErrorCode::Internal, node),
-            }
+        while let Some(pending) = self.requests.overdue(node.now) {
+            self.fail(pending, ErrorCode::Internal, node);
         }
-        while let Some(index) = self.waiting.iter().position(|(_, deadline)| *deadline <= now) {
-            let (subscribe, _) = self.waiting.swap_remove(index);
+        while self.waiting.front().is_some_and(|(_, until)| *until <= node.now) {
+            let Some((subscribe, _)) = self.waiting.pop_front() else { break };
             self.refuse(subscribe, ErrorCode::Internal, node);
+        }
+    }
+
+    fn fail(&mut self, pending: Pending, error: ErrorCode, node: &mut Node) {
+        match pending.reply {
+            Reply::To(to) => node.out.push(Out::Answer { to, answer: Answer::Failed(error) }),
+            Reply::Subscriber(subscribe) => self.refuse(*subscribe, error, node),
         }
     }
 
@@ -378,6 +362,37 @@ impl Room {
         self.local.remove(subscribe.socket);
         self.local.clients.remove(&subscribe.info.client);
         self.subscribed(subscribe, Err(error), node);
+    }
+
+    pub(super) fn subscribed(
+        &self,
+        subscribe: Subscribe,
+        result: Result<Subscribed, ErrorCode>,
+        node: &mut Node,
+    ) {
+        let Subscribe { socket, id, flags, .. } = subscribe;
+        node.out.push(Out::Subscribed { socket, id, room: self.name.clone(), flags, result });
+    }
+
+    /// Lets a subscriber in, or tells it why not. The same in a home and in a mirror.
+    pub(super) fn admit(&mut self, subscribe: Subscribe, subscribed: Subscribed, node: &mut Node) {
+        if subscribe.must_recover && subscribed.recovery == super::types::Recovery::Failed {
+            return self.refuse(subscribe, ErrorCode::UnrecoverablePosition, node);
+        }
+        let info = subscribe.info.clone();
+        self.subscribed(subscribe, Ok(subscribed), node);
+        if !self.options.knows_clients() {
+            return;
+        }
+        self.local.clients.insert(info.client, info.clone());
+        match &self.role {
+            Role::Home(_) => self.client_joined(node.me, info, node),
+            Role::Mirror(mirror) => {
+                let home = mirror.home;
+                self.send(home, RoomMessage::Join(info), node);
+            }
+            _ => {}
+        }
     }
 
     pub(super) fn send(&self, to: NodeId, message: RoomMessage, node: &mut Node) {
@@ -399,40 +414,50 @@ impl Room {
     }
 
     /// When something will be due if nothing comes in.
-    pub fn next_due(&self) -> Option<Time> {
-        let pending = self.pending.iter().map(|pending| pending.deadline);
-        let waiting = self.waiting.iter().map(|(_, deadline)| *deadline);
+    pub fn next_due(&self, node: &Node) -> Option<Time> {
+        let waiting = self.waiting.front().map(|(_, until)| *until);
         let expiry = self.stream.as_ref().and_then(|stream| stream.next_expiry(&self.options));
         let role = match &self.role {
-            Role::Home(home) => home.next_due(),
+            Role::Home(home) => home.next_due(&node.settings),
             Role::Mirror(mirror) => mirror.next_due(),
-            Role::Activating(activation) => Some(activation.deadline),
+            Role::Activating(activation) => activation.next_due(),
             Role::Guest => None,
         };
-        let end = (!self.is_needed()).then(|| self.last_used + self.keep_for());
-        pending.chain(waiting).chain(expiry).chain(role).chain(end).min()
+        let offer = self.former.as_ref().map(|former| former.next_offer);
+        let lost = self.handed_to.and_then(|handed| handed.lost);
+        let back = lost.map(|lost| lost + node.settings.link_grace);
+        let all = [self.requests.next_due(), waiting, expiry, role, offer, back, self.keep_until()];
+        all.into_iter().flatten().min()
     }
 
-    fn keep_for(&self) -> Duration {
-        let said = self.stream.as_ref().is_some_and(|stream| stream.history.top() > 0);
-        match (&self.role, said) {
-            (Role::Home(_), true) => self.options.history_meta_ttl,
-            (Role::Home(_), false) if self.options.keeps_history() => UNUSED,
-            (Role::Home(home), _) if !home.is_idle() => UNUSED,
-            (Role::Mirror(_) | Role::Activating(_), _) => UNUSED,
-            // What a former mirror knows may be all that is left if the home dies now.
-            (Role::Guest, true) => UNUSED,
-            _ => Duration::ZERO,
-        }
+    /// Until when the node keeps the room for nobody; none while it is in use.
+    fn keep_until(&self) -> Option<Time> {
+        let said = self.holds_something();
+        let keep = match &self.role {
+            _ if self.is_needed() => return None,
+            Role::Activating(_) | Role::Mirror(_) => return None,
+            Role::Home(home) if !home.is_idle() => return None,
+            Role::Home(_) if said => self.options.history_meta_ttl,
+            Role::Guest if said && self.former.is_some() => self.options.history_meta_ttl,
+            Role::Home(_) if self.options.keeps_history() => UNUSED,
+            Role::Guest if self.stream.is_some() => UNUSED,
+            Role::Home(_) | Role::Guest => Duration::ZERO,
+        };
+        Some(self.last_used + keep)
     }
 
     /// Whether the node can forget the room without anyone noticing.
     pub fn is_over(&self, now: Time) -> bool {
-        let idle = match &self.role {
-            Role::Guest => true,
-            Role::Home(home) => home.is_idle(),
-            Role::Mirror(_) | Role::Activating(_) => false,
-        };
-        idle && !self.is_needed() && now.since(self.last_used) >= self.keep_for()
+        self.keep_until().is_some_and(|until| until <= now)
+    }
+
+    /// The node forgets the room.
+    pub fn end(&mut self, node: &mut Node) {
+        if let Role::Home(home) = &self.role {
+            self.send_all(home.invited(), RoomMessage::Dismiss, node);
+        }
+        if let Some(stream) = self.stream.take() {
+            node.memory.add(-(stream.history.bytes() as isize));
+        }
     }
 }

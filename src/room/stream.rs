@@ -3,7 +3,7 @@
 //! A home appends to its stream, a mirror follows it: the same type, so that a mirror can become a home.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     history::History,
+    line::Line,
     options::RoomOptions,
     types::{Epoch, Position, Publication, Recovery, Since},
 };
@@ -21,12 +22,13 @@ use crate::{cluster::node::NodeId, time::Time};
 pub const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(300);
 /// The most idempotency keys that a room remembers.
 const MAX_KEYS: usize = 10_000;
-/// The most forwarded publications that a room remembers the origins of.
+/// The most forwarded publications that a room remembers the offsets of.
 const MAX_FORWARDS: usize = 256;
-/// The most earlier epochs that a room remembers.
-const MAX_LINEAGE: usize = 16;
+/// The most nodes that a room remembers the forwards of; a restarted node is another.
+const MAX_ORIGINS: usize = 256;
 
-/// Where a forwarded publication came from: the node, and the node's number for it.
+/// Where a forwarded publication came from: the node, and the node's number for it. A node's numbers rise,
+/// and a room gets them in that order.
 pub type ForwardId = (NodeId, u64);
 
 /// A publication in its place, with what identifies repeats of it.
@@ -34,123 +36,146 @@ pub type ForwardId = (NodeId, u64);
 pub struct Entry {
     /// The publication.
     pub publication: Arc<Publication>,
-    /// Which forward it was, if a node other than the home took it from its client.
+    /// Which forward it was: of the node that took it from its client.
     pub forward: Option<ForwardId>,
     /// The publisher's key.
     pub key: Option<Box<str>>,
 }
 
-/// All that another node needs to go on with a stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Snapshot {
-    /// Epoch of the stream.
-    pub epoch: Epoch,
-    /// Earlier epochs, and up to which offset each is this stream too.
-    pub lineage: Vec<(Epoch, u64)>,
-    /// Offset of the newest publication.
-    pub top: u64,
-    /// The newest publications with their ages, as many as a message may carry.
-    pub newest: Vec<(Duration, Arc<Publication>)>,
+/// What identifies repeats of publications that a stream holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repeats {
     /// The idempotency keys with their ages.
     pub keys: Vec<(Duration, Box<str>, u64)>,
-    /// The forwards that may be sent again.
+    /// The last forward of each node.
+    pub origins: BTreeMap<NodeId, u64>,
+    /// The newest forwards with their offsets.
     pub forwards: Vec<(ForwardId, u64)>,
 }
 
-impl Snapshot {
-    /// Whether it reaches further than `other`: a later epoch of the same line, or a later offset.
-    pub fn is_ahead_of(&self, other: &Self) -> bool {
-        let descends = |a: &Self, b: &Self| a.lineage.iter().any(|(epoch, _)| *epoch == b.epoch);
-        match (descends(self, other), descends(other, self)) {
-            (true, false) => true,
-            (false, true) => false,
-            _ => (self.top, self.epoch) > (other.top, other.epoch),
-        }
-    }
-
-    /// Where it ends.
-    pub fn position(&self) -> Position {
-        Position { epoch: self.epoch, offset: self.top }
-    }
+/// All that another node needs to go on with a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Where the stream stands.
+    pub line: Line,
+    /// The newest publications with their ages, as many as a message may carry.
+    pub newest: Vec<(Duration, Arc<Publication>)>,
+    /// What identifies repeats.
+    pub repeats: Repeats,
 }
 
 /// The order of one room.
 #[derive(Debug, Clone)]
 pub struct Stream {
-    epoch: Epoch,
-    lineage: Vec<(Epoch, u64)>,
+    /// Epoch and lineage; its top is that of the history.
+    line: Line,
     /// The publications that are kept.
     pub history: History,
     keys: HashMap<Box<str>, u64>,
     keys_by_age: VecDeque<(Time, Box<str>)>,
+    origins: BTreeMap<NodeId, u64>,
     forwards: VecDeque<(ForwardId, u64)>,
+}
+
+/// Whether a publication was placed before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeat {
+    /// It is new.
+    No,
+    /// It has this offset.
+    At(u64),
+    /// It was, longer ago than its offset is remembered.
+    Somewhere,
 }
 
 impl Stream {
     /// A stream in which nothing was said yet.
     pub fn new(epoch: Epoch) -> Self {
         Self {
-            epoch,
-            lineage: Vec::new(),
+            line: Line::new(epoch),
             history: History::default(),
             keys: HashMap::new(),
             keys_by_age: VecDeque::new(),
+            origins: BTreeMap::new(),
             forwards: VecDeque::new(),
         }
     }
 
     /// Goes on where another node's stream ended.
     pub fn from_snapshot(snapshot: Snapshot, options: &RoomOptions, now: Time) -> Self {
-        let mut stream = Self::new(snapshot.epoch);
-        stream.lineage = snapshot.lineage;
-        let before = snapshot.top - (snapshot.newest.len() as u64).min(snapshot.top);
-        stream.history = History::at(before);
-        for (age, publication) in snapshot.newest {
+        let Snapshot { line, newest, repeats } = snapshot;
+        let mut stream = Self::new(line.epoch);
+        stream.history = History::at(line.top.saturating_sub(newest.len() as u64));
+        stream.line = line;
+        for (age, publication) in newest {
             stream.history.push(publication, now.ago(age), options.history_size);
         }
-        for (age, key, offset) in snapshot.keys {
-            stream.remember_key(key, offset, now.ago(age));
-        }
-        stream.forwards = snapshot.forwards.into();
+        stream.learn(repeats, now);
         stream
     }
 
     /// What another node needs to go on, with up to `bytes` of publications.
     pub fn snapshot(&self, now: Time, bytes: usize) -> Snapshot {
-        let keys = self.keys_by_age.iter().filter_map(|(at, key)| {
-            self.keys.get(key).map(|offset| (now.since(*at), key.clone(), *offset))
-        });
         Snapshot {
-            epoch: self.epoch,
-            lineage: self.lineage.clone(),
-            top: self.history.top(),
+            line: self.line(),
             newest: self.history.newest(now, bytes),
+            repeats: self.repeats(0, now),
+        }
+    }
+
+    /// What identifies repeats of the publications after `offset`.
+    pub fn repeats(&self, offset: u64, now: Time) -> Repeats {
+        let keys = self.keys_by_age.iter().filter_map(|(at, key)| {
+            let of = *self.keys.get(key)?;
+            (of > offset).then(|| (now.since(*at), key.clone(), of))
+        });
+        Repeats {
             keys: keys.collect(),
-            forwards: self.forwards.iter().copied().collect(),
+            origins: self.origins.clone(),
+            forwards: self.forwards.iter().filter(|(_, of)| *of > offset).copied().collect(),
+        }
+    }
+
+    /// Takes over what identifies repeats elsewhere.
+    pub fn learn(&mut self, repeats: Repeats, now: Time) {
+        for (age, key, offset) in repeats.keys {
+            self.remember_key(key, offset, now.ago(age));
+        }
+        for (forward, offset) in repeats.forwards {
+            self.remember_forward(forward, offset);
+        }
+        for (node, id) in repeats.origins {
+            self.remember_origin((node, id));
         }
     }
 
     /// Where the stream stands.
     pub fn position(&self) -> Position {
-        Position { epoch: self.epoch, offset: self.history.top() }
+        Position { epoch: self.line.epoch, offset: self.history.top() }
+    }
+
+    /// Where it stands and what it goes on from.
+    pub fn line(&self) -> Line {
+        Line { top: self.history.top(), ..self.line.clone() }
     }
 
     /// Opens a new epoch that holds all of the old one up to here.
     pub fn succeed(&mut self, epoch: Epoch) {
-        self.lineage.push((self.epoch, self.history.top()));
-        let excess = self.lineage.len().saturating_sub(MAX_LINEAGE);
-        self.lineage.drain(..excess);
-        self.epoch = epoch;
+        self.line = self.line();
+        self.line.succeed(epoch);
     }
 
-    /// The offset that a publication with this key already has.
-    pub fn find_key(&self, key: &str) -> Option<u64> {
-        self.keys.get(key).copied()
-    }
-
-    /// The offset that a forward already has.
-    pub fn find_forward(&self, forward: ForwardId) -> Option<u64> {
-        self.forwards.iter().rev().find(|(id, _)| *id == forward).map(|(_, offset)| *offset)
+    /// Whether a publication with this key or of this forward was placed before.
+    pub fn find(&self, key: Option<&str>, forward: Option<ForwardId>) -> Repeat {
+        if let Some(offset) = key.and_then(|key| self.keys.get(key)) {
+            return Repeat::At(*offset);
+        }
+        let Some((node, id)) = forward else { return Repeat::No };
+        if self.origins.get(&node).is_none_or(|last| id > *last) {
+            return Repeat::No;
+        }
+        let known = self.forwards.iter().rev().find(|(it, _)| *it == (node, id));
+        known.map_or(Repeat::Somewhere, |(_, offset)| Repeat::At(*offset))
     }
 
     /// Appends an entry at its offset. Returns by how much the bytes kept have grown.
@@ -172,10 +197,24 @@ impl Stream {
             self.remember_key(key, offset, now);
         }
         if let Some(forward) = forward {
-            self.forwards.push_back((forward, offset));
-            if self.forwards.len() > MAX_FORWARDS {
-                self.forwards.pop_front();
-            }
+            self.remember_forward(forward, offset);
+        }
+    }
+
+    fn remember_forward(&mut self, forward: ForwardId, offset: u64) {
+        self.remember_origin(forward);
+        self.forwards.push_back((forward, offset));
+        if self.forwards.len() > MAX_FORWARDS {
+            self.forwards.pop_front();
+        }
+    }
+
+    fn remember_origin(&mut self, (node, id): ForwardId) {
+        let last = self.origins.entry(node).or_default();
+        *last = id.max(*last);
+        if self.origins.len() > MAX_ORIGINS {
+            // Which one goes is arbitrary; hundreds of restarts lie between it and now.
+            self.origins.pop_first();
         }
     }
 
@@ -209,17 +248,9 @@ impl Stream {
         keys.into_iter().chain(self.history.next_expiry(options.history_ttl)).min()
     }
 
-    /// Up to where `position` lies on this stream's line: then all that follows it here is what follows
-    /// it there.
+    /// Whether `position` lies on this stream's line.
     pub fn covers(&self, position: Position) -> bool {
-        let end_of = |epoch| {
-            let earlier = self.lineage.iter().rev().find(|(earlier, _)| *earlier == epoch);
-            earlier.map(|(_, end)| *end)
-        };
-        match position.epoch == self.epoch {
-            true => position.offset <= self.history.top(),
-            false => end_of(position.epoch).is_some_and(|end| position.offset <= end),
-        }
+        self.line().covers(position)
     }
 
     /// All that follows `position`, oldest first; none if the ring does not reach back that far, or the
@@ -231,15 +262,14 @@ impl Stream {
         self.history.after(position.offset).map(|after| after.cloned().collect())
     }
 
-    /// A client's position on this stream, whichever of its epochs the client knew. None if it is no
-    /// position of this stream.
+    /// A client's position on this stream; see [`Line::resolve`].
     pub fn resolve(&self, since: &Since) -> Option<Position> {
-        let epochs = self.lineage.iter().rev().map(|(epoch, _)| *epoch);
-        let epoch = std::iter::once(self.epoch)
-            .chain(epochs)
-            .find(|epoch| since.epoch.is_empty() || since.epoch == epoch.to_string())?;
-        let position = Position { epoch, offset: since.offset };
-        self.covers(position).then_some(position)
+        self.line().resolve(since)
+    }
+
+    /// Whether `since` may be a position of this stream as its home has it.
+    pub fn may_hold(&self, since: &Since) -> bool {
+        self.resolve(since).is_some() || since.epoch == self.line.epoch.to_string()
     }
 
     /// What a client missed since it stopped. `None` if this stream has it no more (or, in a mirror, not
@@ -272,6 +302,8 @@ mod tests {
     use super::*;
 
     const NOW: Time = Time::from_millis(1_000_000);
+    /// What one publication of [`entry`] counts.
+    const WEIGHT: usize = Publication::OVERHEAD + 1;
 
     fn options() -> RoomOptions {
         RoomOptions { history_size: 5, history_ttl: Duration::from_secs(60), ..Default::default() }
@@ -346,8 +378,9 @@ mod tests {
         let copy = Stream::from_snapshot(stream.snapshot(NOW, 1 << 20), &options(), NOW);
         assert_eq!(copy.position(), stream.position());
         assert_eq!(recovered(&copy, "e1", 4), recovered(&stream, "e1", 4));
-        assert_eq!((copy.find_key("k7"), copy.find_forward((NodeId(1), 7))), (Some(7), Some(7)));
-        let short = Stream::from_snapshot(stream.snapshot(NOW, 2 * 65), &options(), NOW);
+        assert_eq!(copy.find(Some("k7"), None), Repeat::At(7));
+        assert_eq!(copy.find(None, Some((NodeId(1), 7))), Repeat::At(7));
+        let short = Stream::from_snapshot(stream.snapshot(NOW, 2 * WEIGHT), &options(), NOW);
         assert_eq!(recovered(&short, "e1", 6), Some(vec![7, 8]));
         assert_eq!(recovered(&short, "e1", 5), None);
     }
@@ -356,17 +389,17 @@ mod tests {
     fn keys_are_forgotten_after_the_window() {
         let mut stream = stream(2);
         stream.expire(&options(), NOW + IDEMPOTENCY_WINDOW);
-        assert_eq!(stream.find_key("k2"), None);
+        assert_eq!(stream.find(Some("k2"), None), Repeat::No);
         assert!(stream.keys.is_empty() && stream.keys_by_age.is_empty());
         assert_eq!(stream.next_expiry(&options()), None);
     }
 
     #[test]
-    fn the_later_epoch_of_a_line_is_ahead_of_more_offsets_in_the_earlier() {
-        let old = stream(8);
-        let mut new = stream(4);
-        new.succeed(Epoch(1));
-        let (old, new) = (old.snapshot(NOW, 0), new.snapshot(NOW, 0));
-        assert!(new.is_ahead_of(&old) && !old.is_ahead_of(&new));
+    fn a_forward_is_a_repeat_however_long_ago_it_was_placed() {
+        let stream = stream(MAX_FORWARDS as u64 + 10);
+        assert_eq!(stream.find(None, Some((NodeId(1), 2))), Repeat::Somewhere);
+        assert_eq!(stream.find(None, Some((NodeId(1), 200))), Repeat::At(200));
+        assert_eq!(stream.find(None, Some((NodeId(1), 300))), Repeat::No);
+        assert_eq!(stream.find(None, Some((NodeId(2), 2))), Repeat::No, "another node's");
     }
 }

@@ -85,6 +85,18 @@ pub struct Publication {
     pub tags: Tags,
 }
 
+impl Publication {
+    /// What a publication costs beside its content: its place in the ring, its reference count, its headers.
+    pub const OVERHEAD: usize = 160;
+
+    /// The bytes that keeping it costs, about.
+    pub fn weight(&self) -> usize {
+        let tags: usize = self.tags.iter().map(|(name, value)| name.len() + value.len() + 64).sum();
+        let info = self.info.as_ref().map_or(0, |it| it.user.len() + it.conn_info.len());
+        Self::OVERHEAD + self.data.len() + tags + info
+    }
+}
+
 /// A message on its way to its place in a room.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewPublication {
@@ -175,6 +187,15 @@ pub enum Request {
     Query(Query, ReplyTo),
 }
 
+/// What only the room's home can do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ask {
+    /// Give this its place.
+    Publish(NewPublication),
+    /// Answer this.
+    Query(Query),
+}
+
 /// A question that only the room's home can answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Query {
@@ -205,6 +226,8 @@ pub struct HistoryFilter {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// The message has its place, if the room keeps positions.
+    ///
+    /// None as well for the repeat of one that was placed so long ago that its offset is forgotten.
     Published(Option<Position>),
     /// Who is there.
     Presence(Vec<Arc<ClientInfo>>),

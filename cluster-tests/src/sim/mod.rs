@@ -23,17 +23,28 @@ pub enum Faults {
     Links,
     /// Links break, and nodes join while rooms are busy.
     Joins,
-    /// Nodes crash, restart under their name, and are cut off from each other for long.
-    Crashes,
+    /// Nodes crash and restart under their names, one after the other.
+    Deaths,
+    /// Nodes stand still for a while, as if stopped, and go on as if nothing had happened.
+    Standstills,
+    /// All of it at once, and nodes are cut off from all others, or from one, for long.
+    Everything,
 }
 
 impl Faults {
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Delays, Self::Links, Self::Joins, Self::Crashes];
+    pub const ALL: [Self; 6] =
+        [Self::Delays, Self::Links, Self::Joins, Self::Deaths, Self::Standstills, Self::Everything];
 
-    /// Whether an acknowledged message must be in its room's history at the end.
+    /// Whether an acknowledged message must be in its room's history at the end: the home or one of its
+    /// successors has always lived.
     pub fn keep_what_is_acked(self) -> bool {
-        self != Self::Crashes
+        self != Self::Everything
+    }
+
+    /// Whether no client may be told of a gap: no home has died with what it alone had.
+    pub fn leave_no_gap(self) -> bool {
+        matches!(self, Self::Delays | Self::Links | Self::Joins)
     }
 }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use fastrand::Rng;
 use roomcast::{
     cluster::{
-        node::{NodeId, NodeInfo},
+        node::{NodeId, NodeInfo, Phase},
         view::View,
     },
     mesh::wire::Message,
@@ -35,7 +35,12 @@ use super::{
 /// How long things go wrong, in milliseconds.
 const TROUBLE: u64 = 6_000;
 /// How long the cluster then has to come to rest.
-const REST: u64 = 8_000;
+const REST: u64 = 10_000;
+/// How long a node can stand still before gossip takes it for dead, and then its peers close their links.
+const UNHEARD: u64 = 3_000;
+const UNLINKED: u64 = 4_000;
+/// How often a publisher tries again.
+const RETRIES: u8 = 5;
 const TICK: u64 = 50;
 /// API calls of the final judgement; publishes have smaller numbers.
 const JUDGEMENT: u64 = 1 << 40;
@@ -54,6 +59,14 @@ enum Happening {
     Again(usize, SocketRef),
     Trouble,
     Start(usize),
+    Crash,
+    Freeze,
+    /// A node that stands still, since this moment, is taken for dead.
+    Unheard(usize, u64),
+    Unlinked(usize, u64),
+    Thaw(usize, u64),
+    /// A publisher tries again.
+    Retry(u64, u8),
     Heal,
 }
 
@@ -61,6 +74,8 @@ struct Node {
     name: String,
     generation: u64,
     state: Option<State>,
+    /// Since when it stands still, and what has come in meanwhile.
+    frozen: Option<(u64, Vec<In>)>,
     /// Which sockets are in which room: what hubs know.
     members: BTreeMap<RoomName, BTreeSet<SocketRef>>,
 }
@@ -73,6 +88,7 @@ impl Node {
             generation: self.generation,
             mesh: address,
             http: address,
+            phase: Phase::Ready,
         }
     }
 
@@ -100,6 +116,7 @@ pub struct World {
     acked: BTreeMap<u64, RoomName>,
     asked: BTreeMap<u64, RoomName>,
     answers: BTreeMap<u64, Answer>,
+    tries: BTreeMap<u64, u8>,
     /// What happened, for people.
     pub story: Vec<String>,
 }
@@ -129,6 +146,7 @@ impl World {
             acked: BTreeMap::new(),
             asked: BTreeMap::new(),
             answers: BTreeMap::new(),
+            tries: BTreeMap::new(),
             story: Vec::new(),
             rng,
         };
@@ -138,11 +156,12 @@ impl World {
 
     fn prepare(&mut self) {
         let nodes = self.rng.usize(2..6);
-        let late =
-            if matches!(self.faults, Faults::Joins | Faults::Crashes) { nodes / 2 } else { 0 };
+        let some_come_late = matches!(self.faults, Faults::Joins | Faults::Everything);
+        let late = if some_come_late { nodes / 2 } else { 0 };
         for index in 0..nodes {
             let name = format!("node-{index}");
-            self.nodes.push(Node { name, generation: 0, state: None, members: BTreeMap::new() });
+            let members = BTreeMap::new();
+            self.nodes.push(Node { name, generation: 0, state: None, frozen: None, members });
             let at = if index < nodes - late { 0 } else { self.rng.u64(500..TROUBLE) };
             self.later(at, Happening::Start(index));
         }
@@ -154,13 +173,31 @@ impl World {
             let at = self.rng.u64(600..TROUBLE);
             self.later(at, Happening::Publish);
         }
-        if self.faults != Faults::Delays {
-            for _ in 0..self.rng.usize(1..8) {
-                let at = self.rng.u64(700..TROUBLE);
-                self.later(at, Happening::Trouble);
+        self.plan_trouble();
+        self.later(TROUBLE, Happening::Heal);
+    }
+
+    fn plan_trouble(&mut self) {
+        match self.faults {
+            Faults::Delays => {}
+            // One after the other: a room has two copies again before the next node dies.
+            Faults::Deaths => {
+                for at in [1_200, 5_200] {
+                    let at = at + self.rng.u64(0..800);
+                    self.later(at, Happening::Crash);
+                }
+            }
+            Faults::Standstills => {
+                let at = self.rng.u64(1_000..2_500);
+                self.later(at, Happening::Freeze);
+            }
+            Faults::Links | Faults::Joins | Faults::Everything => {
+                for _ in 0..self.rng.usize(1..8) {
+                    let at = self.rng.u64(700..TROUBLE);
+                    self.later(at, Happening::Trouble);
+                }
             }
         }
-        self.later(TROUBLE, Happening::Heal);
     }
 
     fn later(&mut self, delay: u64, happening: Happening) {
@@ -180,17 +217,24 @@ impl World {
     /// If a promise is broken.
     pub fn run(&mut self) -> Result<(), String> {
         let end = self.now + TROUBLE + REST;
-        while let Some(Reverse((at, order))) = self.agenda.pop() {
-            if at > end {
-                break;
-            }
+        self.pass_until(end, |_| false)?;
+        self.now = end;
+        self.judge()
+    }
+
+    /// Lets everything happen up to `end`, or until `enough`.
+    fn pass_until(&mut self, end: u64, enough: impl Fn(&Self) -> bool) -> Result<(), String> {
+        while !enough(self)
+            && let Some(Reverse((at, order))) = self.agenda.peek().copied()
+            && at <= end
+        {
+            self.agenda.pop();
             self.now = at;
             if let Some(happening) = self.happenings.remove(&order) {
                 self.happen(happening)?;
             }
         }
-        self.now = end;
-        self.judge()
+        Ok(())
     }
 
     fn happen(&mut self, happening: Happening) -> Result<(), String> {
@@ -219,9 +263,33 @@ impl World {
             }
             Happening::Trouble => self.trouble()?,
             Happening::Start(node) => self.start(node),
+            Happening::Crash => self.crash()?,
+            Happening::Freeze => self.freeze(),
+            Happening::Unheard(node, since) => {
+                if self.is_frozen(node, since) {
+                    self.everyone_looks();
+                }
+            }
+            Happening::Unlinked(node, since) => {
+                if self.is_frozen(node, since) {
+                    let id = self.nodes[node].id();
+                    for peer in self.network.peers(id) {
+                        self.disconnect(id, peer)?;
+                    }
+                }
+            }
+            Happening::Thaw(node, since) => {
+                if self.is_frozen(node, since) {
+                    self.thaw(node)?;
+                }
+            }
+            Happening::Retry(number, tries) => self.try_to_publish(number, tries)?,
             Happening::Heal => {
                 self.tell(|| "every cut heals".to_owned());
                 self.network.heal();
+                for node in 0..self.nodes.len() {
+                    self.thaw(node)?;
+                }
                 self.everyone_looks();
                 for node in 0..self.nodes.len() {
                     if self.nodes[node].state.is_none() {
@@ -278,9 +346,22 @@ impl World {
             return Ok(());
         }
         let me = self.nodes[index].id();
+        let silent = |node: &Node| {
+            node.frozen.as_ref().is_some_and(|(since, _)| self.now - since >= UNHEARD)
+        };
         let here = self.nodes.iter().filter(|node| node.state.is_some());
-        let here = here.filter(|node| !self.network.is_cut(me, node.id()));
-        let view = View::new(here.map(Node::info));
+        let here = here.filter(|node| node.id() == me || !silent(node));
+        let here: Vec<NodeInfo> =
+            here.filter(|node| !self.network.is_cut(me, node.id())).map(Node::info).collect();
+        // Gossip may lose sight of one for a moment.
+        let unseen = (self.faults == Faults::Everything && self.rng.u8(..10) == 0)
+            .then(|| here[self.rng.usize(..here.len())].id())
+            .filter(|it| *it != me);
+        if unseen.is_some() {
+            let delay = self.rng.u64(100..1_500);
+            self.later(delay, Happening::See(index));
+        }
+        let view = View::new(here.into_iter().filter(|it| Some(it.id()) != unseen));
         let peers: Vec<NodeId> = view.nodes().keys().copied().filter(|id| *id != me).collect();
         self.input(index, In::View(view))?;
         for peer in peers {
@@ -320,13 +401,52 @@ impl World {
     }
 
     fn trouble(&mut self) -> Result<(), String> {
-        let crashes = self.faults == Faults::Crashes;
-        match self.rng.u8(..10) {
+        let everything = self.faults == Faults::Everything;
+        match self.rng.u8(..12) {
             0..3 => self.lose_client(),
-            3..6 if crashes => self.crash(),
-            6..8 if crashes => self.cut_off(),
+            3..5 if everything => self.crash(),
+            5..7 if everything => self.cut_off(),
+            7..9 if everything => {
+                self.freeze();
+                Ok(())
+            }
             _ => self.break_link(),
         }
+    }
+
+    fn is_frozen(&self, node: usize, since: u64) -> bool {
+        self.nodes[node].frozen.as_ref().is_some_and(|(it, _)| *it == since)
+    }
+
+    fn freeze(&mut self) {
+        let Some(node) = self.any_alive() else { return };
+        if self.nodes[node].frozen.is_some() {
+            return;
+        }
+        let since = self.now;
+        self.nodes[node].frozen = Some((since, Vec::new()));
+        let name = self.nodes[node].name.clone();
+        self.tell(|| format!("{name} stands still"));
+        self.later(UNHEARD, Happening::Unheard(node, since));
+        self.later(UNLINKED, Happening::Unlinked(node, since));
+        let delay = self.rng.u64(500..6_000);
+        self.later(delay, Happening::Thaw(node, since));
+    }
+
+    fn thaw(&mut self, node: usize) -> Result<(), String> {
+        let Some((since, missed)) = self.nodes[node].frozen.take() else { return Ok(()) };
+        let name = self.nodes[node].name.clone();
+        self.tell(|| format!("{name} goes on"));
+        if self.now - since >= UNHEARD && self.rng.bool() {
+            // It has not heard of the others either.
+            let alone = View::new([self.nodes[node].info()]);
+            self.input(node, In::View(alone))?;
+        }
+        for input in missed {
+            self.input(node, input)?;
+        }
+        self.everyone_looks();
+        Ok(())
     }
 
     fn lose_client(&mut self) -> Result<(), String> {
@@ -374,6 +494,7 @@ impl World {
         if self.alive().len() == 1 {
             return Ok(());
         }
+        self.nodes[node].frozen = None;
         let name = self.nodes[node].name.clone();
         self.tell(|| format!("{name} crashes"));
         let id = self.nodes[node].id();
@@ -388,7 +509,8 @@ impl World {
             }
         }
         self.everyone_looks();
-        let delay = self.rng.u64(200..3_000);
+        let longest = if self.faults == Faults::Deaths { 1_500 } else { 3_000 };
+        let delay = self.rng.u64(200..longest);
         self.later(delay, Happening::Start(node));
         Ok(())
     }
@@ -396,10 +518,13 @@ impl World {
     fn cut_off(&mut self) -> Result<(), String> {
         let Some(node) = self.any_alive() else { return Ok(()) };
         let id = self.nodes[node].id();
-        let others: Vec<NodeId> =
+        let mut others: Vec<NodeId> =
             self.alive().into_iter().map(|it| self.nodes[it].id()).filter(|it| *it != id).collect();
-        let name = self.nodes[node].name.clone();
-        self.tell(|| format!("{name} is cut off from the others"));
+        if others.len() > 1 && self.rng.bool() {
+            others.truncate(1);
+        }
+        let (name, count) = (self.nodes[node].name.clone(), others.len());
+        self.tell(|| format!("{name} is cut off from {count} others"));
         for other in others {
             self.network.set_cut(id, other, true);
             self.disconnect(id, other)?;
@@ -414,11 +539,25 @@ impl World {
         self.published += 1;
         let number = self.published;
         self.asked.insert(number, room.clone());
+        self.try_on(node, room, number)?;
+        Ok(())
+    }
+
+    fn try_to_publish(&mut self, number: u64, tries: u8) -> Result<(), String> {
+        let (Some(node), Some(room)) = (self.any_alive(), self.asked.get(&number).cloned()) else {
+            return Ok(());
+        };
+        self.tries.insert(number, tries);
+        self.try_on(node, room, number)
+    }
+
+    fn try_on(&mut self, node: usize, room: RoomName, number: u64) -> Result<(), String> {
         let publication = NewPublication {
             data: Bytes::from(format!("message {number}")),
             info: None,
             tags: BTreeMap::new(),
-            idempotency_key: None,
+            // Every other publisher tries again when it is told that it failed.
+            idempotency_key: number.is_multiple_of(2).then(|| format!("key {number}").into()),
             skip_history: false,
         };
         let request = Request::Publish(publication, ReplyTo::Api(number));
@@ -468,6 +607,13 @@ impl World {
     /// Gives a node an input and does what it says.
     fn input(&mut self, node: usize, input: In) -> Result<(), String> {
         let now = Time::from_millis(self.now);
+        if let Some((_, missed)) = &mut self.nodes[node].frozen {
+            // Time does not pass for it, so it misses no ticks.
+            if !matches!(input, In::Tick) {
+                missed.push(input);
+            }
+            return Ok(());
+        }
         let Some(state) = &mut self.nodes[node].state else { return Ok(()) };
         let outs = state.handle(input, now);
         for out in outs {
@@ -516,6 +662,12 @@ impl World {
             let position = *position;
             self.tell(|| format!("message {number} is acknowledged at {position:?}"));
             self.acked.insert(number, room);
+        } else if number.is_multiple_of(2) {
+            let tries = self.tries.get(&number).copied().unwrap_or_default();
+            if tries < RETRIES {
+                let delay = self.rng.u64(1..300);
+                self.later(delay, Happening::Retry(number, tries + 1));
+            }
         }
     }
 
@@ -609,7 +761,7 @@ impl World {
                     ));
                 }
                 let gaps = client.gaps_told;
-                if self.faults.keep_what_is_acked() && gaps > 0 {
+                if self.faults.leave_no_gap() && gaps > 0 {
                     return Err(format!("client {index} was told of {gaps} gaps without need"));
                 }
             }
@@ -642,17 +794,7 @@ impl World {
         let node = self.any_alive().ok_or("no node is left")?;
         let request = Request::Query(query(), ReplyTo::Api(number));
         self.input(node, In::Request(room.clone(), request))?;
-        let deadline = self.now + 3_000;
-        while !self.answers.contains_key(&number) {
-            let Some(Reverse((at, order))) = self.agenda.pop() else { break };
-            if at > deadline {
-                break;
-            }
-            self.now = at;
-            if let Some(happening) = self.happenings.remove(&order) {
-                self.happen(happening)?;
-            }
-        }
+        self.pass_until(self.now + 3_000, |world| world.answers.contains_key(&number))?;
         self.answers.remove(&number).ok_or_else(|| format!("no answer about {room} at the end"))
     }
 }
