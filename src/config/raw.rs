@@ -194,27 +194,27 @@ section! {
         allow_recovery: bool = false,
         /// `stream`: all that was missed; `cache`: the latest publication.
         force_recovery_mode: String = "stream".to_owned(),
-        /// Users may subscribe without a subscription token.
+        /// Clients may subscribe without a subscription token.
         allow_subscribe_for_client: bool = false,
-        /// Anonymous clients may subscribe.
+        /// Anonymous clients may subscribe too, where clients may.
         allow_subscribe_for_anonymous: bool = false,
-        /// Users may publish.
+        /// Clients may publish.
         allow_publish_for_client: bool = false,
         /// Subscribers may publish.
         allow_publish_for_subscriber: bool = false,
-        /// Anonymous clients may publish.
+        /// Anonymous clients may publish too, where clients or subscribers may.
         allow_publish_for_anonymous: bool = false,
-        /// Users may ask for presence.
+        /// Clients may ask for presence.
         allow_presence_for_client: bool = false,
         /// Subscribers may ask for presence.
         allow_presence_for_subscriber: bool = false,
-        /// Anonymous clients may ask for presence.
+        /// Anonymous clients may ask for presence too, where clients or subscribers may.
         allow_presence_for_anonymous: bool = false,
-        /// Users may read history.
+        /// Clients may read history.
         allow_history_for_client: bool = false,
         /// Subscribers may read history.
         allow_history_for_subscriber: bool = false,
-        /// Anonymous clients may read history.
+        /// Anonymous clients may read history too, where clients or subscribers may.
         allow_history_for_anonymous: bool = false,
     }
 }

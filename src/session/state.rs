@@ -326,8 +326,9 @@ impl State {
     }
 
     fn time_to_live(&self, env: Env<'_>) -> (bool, u32) {
-        let ttl =
-            self.expires_at.map(|at| u32::try_from((at - env.wall).max(0)).unwrap_or(u32::MAX));
+        let ttl = self
+            .expires_at
+            .map(|at| u32::try_from(at.saturating_sub(env.wall).max(0)).unwrap_or(u32::MAX));
         (ttl.is_some(), ttl.unwrap_or_default())
     }
 
@@ -341,8 +342,8 @@ impl State {
     }
 
     fn until_expiry(&self, env: Env<'_>) -> Option<Duration> {
-        let left = u64::try_from(self.expires_at? - env.wall).unwrap_or(0);
-        Some(Duration::from_secs(left) + REFRESH_GRACE)
+        let left = u64::try_from(self.expires_at?.saturating_sub(env.wall)).unwrap_or(0);
+        Some(Duration::from_secs(left).saturating_add(REFRESH_GRACE))
     }
 
     fn pong(&mut self, env: Env<'_>, out: &mut Vec<Out>) {
@@ -358,7 +359,8 @@ impl State {
         if self.phase != Phase::Open {
             return self.close(Disconnect::Stale, out);
         }
-        if self.expires_at.is_some_and(|at| env.wall >= at + REFRESH_GRACE.as_secs() as i64) {
+        let over = |at: i64| env.wall >= at.saturating_add(REFRESH_GRACE.as_secs() as i64);
+        if self.expires_at.is_some_and(over) {
             return self.close(Disconnect::ConnectionExpired, out);
         }
         if env.settings.ping_interval.is_zero() || env.now < self.next_ping {
@@ -476,14 +478,10 @@ impl State {
         options: &RoomOptions,
         env: Env<'_>,
     ) -> Result<(), ErrorCode> {
-        let permissions = options.permissions;
-        let permitted = match self.info.user.is_empty() {
-            _ if env.settings.insecure => true,
-            // Private rooms need a subscription token.
-            _ if room.starts_with('$') => false,
-            true => permissions.subscribe_for_anonymous,
-            false => permissions.subscribe_for_client,
-        };
+        // Private rooms need a subscription token.
+        let open =
+            !room.starts_with('$') && options.permissions.may_subscribe(self.info.user.is_empty());
+        let permitted = env.settings.insecure || open;
         permitted.then_some(()).ok_or(ErrorCode::PermissionDenied)
     }
 

@@ -24,7 +24,7 @@ fn settings() -> Settings {
         permissions: Permissions {
             subscribe_for_client: true,
             subscribe_for_anonymous: true,
-            publish: Audience { subscriber: true, ..Audience::default() },
+            publish: Audience { client: false, ..open },
             presence: open,
             history: open,
         },
@@ -186,6 +186,11 @@ fn tokens_decide_who_may_connect() {
     let mut good = connect(&sign("secret", json!({"sub": "ann", "exp": WALL + 60})));
     assert!(good.out.contains(&Out::Authenticated("ann".into())));
     assert_eq!(good.replies()[0]["connect"]["ttl"], 60);
+
+    let mut eternal = connect(&sign("secret", json!({"sub": "ann", "exp": 1e300})));
+    assert_eq!(eternal.replies()[0]["connect"]["ttl"], u32::MAX);
+    eternal.later(25);
+    assert_eq!(eternal.closed(), None);
 
     let mut expired = connect(&sign("secret", json!({"sub": "ann", "exp": WALL - 1})));
     assert_eq!(expired.replies()[0]["error"]["code"], 109);
