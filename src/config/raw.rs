@@ -254,7 +254,7 @@ section! {
 section! {
     /// What is logged, and how.
     Log {
-        /// `error`, `warn`, `info`, `debug` or `trace`, or directives like `info,roomcast::mesh=debug`.
+        /// `off`, `error`, `warn`, `info`, `debug` or `trace`, or directives like `info,roomcast::mesh=debug`.
         level: String = "info".to_owned(),
         /// `text` or `json`.
         format: String = "text".to_owned(),
