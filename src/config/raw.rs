@@ -115,9 +115,11 @@ section! {
         queue_max_size: usize = 1 << 20,
         /// Commands of one client that may wait for their answers; meanwhile no more are read of it.
         concurrency: usize = 512,
-        /// The most publications that one history call returns.
+        /// The most publications that one history call returns. Nor are they more than half of
+        /// `queue_max_size`.
         history_max_publication_limit: usize = 300,
-        /// The most publications that a recovery brings; a client that missed more gets `recovered: false`.
+        /// The most publications that a recovery brings, and no more than half of `queue_max_size`; a client
+        /// that missed more gets `recovered: false`.
         recovery_max_publication_limit: usize = 300,
         /// Time between pings of the server. 0: none.
         ping_interval: Span = seconds(25),

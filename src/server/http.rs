@@ -32,8 +32,6 @@ use crate::{
 
 /// How long a client may take to send the head of its request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// The largest body of an API call.
-const BODY_LIMIT: usize = 16 << 20;
 
 /// What all workers share.
 #[derive(Clone)]
@@ -69,6 +67,7 @@ pub fn session_settings(config: &Config, node: String) -> state::Settings {
         channel_limit: client.channel_limit,
         channel_max_length: config.channel_max_length,
         history_limit: client.history_max_publication_limit,
+        reply_limit: client.queue_max_size / 2,
         in_flight_limit: client.concurrency,
         node,
     }
@@ -119,7 +118,6 @@ fn application(
     let demo = parts.config.demo;
     App::new()
         .app_data(web::Data::new(parts.clone()))
-        .app_data(web::PayloadConfig::new(BODY_LIMIT))
         .configure(status::routes)
         .configure(api::routes)
         .configure(|app| demo::routes(app, demo))

@@ -32,6 +32,9 @@ const PATH: &str = "/connection/websocket";
 const JSON: &str = "centrifuge-json";
 const PROTOBUF: &str = "centrifuge-protobuf";
 
+/// The only version of the WebSocket protocol there is.
+const VERSION: &str = "13";
+
 /// Why an upgrade is not made.
 type Refusal = (StatusCode, String);
 
@@ -50,8 +53,12 @@ fn accept(worker: &Worker, request: &Request) -> Result<(Format, Response<()>), 
     if request.path() != PATH {
         return Err((StatusCode::NOT_FOUND, "no WebSocket is served here".into()));
     }
-    let mut response = ws::handshake(request.head())
-        .map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
+    let mut response = ws::handshake(request.head()).map_err(|error| match error {
+        ws::HandshakeError::UnsupportedVersion => {
+            (StatusCode::UPGRADE_REQUIRED, "this version of the protocol is not served".into())
+        }
+        error => (StatusCode::BAD_REQUEST, error.to_string()),
+    })?;
     check_origin(worker, request)?;
     let offered = offered_protocols(request);
     let format = format(&offered, request.uri().query().unwrap_or_default());
@@ -97,6 +104,7 @@ async fn refuse(
 ) -> std::io::Result<()> {
     let response = Response::build(status)
         .insert_header((header::CONNECTION, "close"))
+        .insert_header((header::SEC_WEBSOCKET_VERSION, VERSION))
         .insert_header((header::CONTENT_TYPE, "text/plain; charset=utf-8"))
         .finish()
         .drop_body();

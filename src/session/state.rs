@@ -24,7 +24,7 @@ use crate::{
         options::{Audience, Namespaces, RoomOptions},
         types::{
             Answer, ClientId, ClientInfo, HistoryFilter, MemberFlags, NewPublication, Query,
-            ReplyTo, Request, RoomName, Since, SocketRef, Subscribe, Subscribed,
+            Recovery, ReplyTo, Request, RoomName, Since, SocketRef, Subscribe, Subscribed,
         },
     },
     time::Time,
@@ -58,6 +58,8 @@ pub struct Settings {
     pub channel_max_length: usize,
     /// The most publications that one history call returns.
     pub history_limit: usize,
+    /// The most bytes of publications that one reply brings, so that it fits into the outbox.
+    pub reply_limit: usize,
     /// The most commands of one client that wait for answers; the rest wait to be read.
     pub in_flight_limit: usize,
     /// Id of this node.
@@ -152,6 +154,7 @@ struct Pending {
     recoverable: bool,
     positioned: bool,
     since: Option<Since>,
+    must_recover: bool,
 }
 
 /// One connection.
@@ -203,14 +206,14 @@ impl State {
         match input {
             In::Opened => out.push(Out::WakeAt(env.now + env.settings.stale_close_delay)),
             In::Payload(payload) => self.payload(payload, env, out),
-            In::Subscribed { room, id, result } => self.subscribed(room, id, result, out),
+            In::Subscribed { room, id, result } => self.subscribed(room, id, result, env, out),
             In::Unsubscribed { id } => {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 out.push(Out::Reply(reply::result(id, Body::Unsubscribe(Empty {}))));
             }
             In::Answer { id, answer } => {
                 self.in_flight = self.in_flight.saturating_sub(1);
-                out.push(Out::Reply(reply::answer(id, answer)));
+                out.push(Out::Reply(reply::answer(id, answer, env.settings.reply_limit)));
             }
             In::InsufficientState(room) => self.insufficient_state(&room, out),
             In::Wake => self.wake(env, out),
@@ -449,7 +452,9 @@ impl State {
         let recover = (recoverable && request.recover)
             .then_some(Since { epoch: request.epoch, offset: request.offset });
         let room = RoomName::from(request.channel);
-        let pending = Pending { id, recoverable, positioned, since: recover.clone() };
+        let must_recover = request.flag & 2 != 0;
+        let since = recover.clone();
+        let pending = Pending { id, recoverable, positioned, since, must_recover };
         let pending = Some(Box::new(pending));
         // Most clients are in very few rooms.
         if self.subscriptions.is_empty() {
@@ -467,7 +472,7 @@ impl State {
             info: self.info.clone(),
             flags,
             recover,
-            must_recover: request.flag & 2 != 0,
+            must_recover,
         };
         Ok((room, Request::Subscribe(subscribe)))
     }
@@ -490,13 +495,22 @@ impl State {
         room: RoomName,
         id: u32,
         result: Result<Subscribed, ErrorCode>,
+        env: Env<'_>,
         out: &mut Vec<Out>,
     ) {
         let is_it = |it: &Subscription| it.pending.as_ref().is_some_and(|it| it.id == id);
         let Some(index) = self.subscriptions.iter().position(is_it) else { return };
         self.in_flight = self.in_flight.saturating_sub(1);
         let pending = self.subscriptions[index].pending.take();
+        let result = result.map(|it| reply::bounded(it, env.settings.reply_limit));
         let reply = match (result, pending) {
+            (Ok(subscribed), Some(pending))
+                if pending.must_recover && subscribed.recovery == Recovery::Failed =>
+            {
+                self.subscriptions.swap_remove(index);
+                out.push(self.leave(room, ReplyTo::Nobody));
+                reply::failure(id, ErrorCode::UnrecoverablePosition)
+            }
             (Ok(subscribed), Some(pending)) => {
                 // From here on the name that the whole node shares.
                 self.subscriptions[index].room = room;
@@ -565,7 +579,8 @@ impl State {
         }
         self.permitted(options.permissions.publish, &request.channel, env)?;
         let publication = NewPublication {
-            data: request.data,
+            // Protobuf lends the buffer of the whole message, which a history would keep with it.
+            data: Bytes::copy_from_slice(&request.data),
             info: Some(self.info.clone()),
             tags: Default::default(),
             idempotency_key: None,

@@ -45,6 +45,7 @@ fn settings() -> Settings {
         channel_limit: 2,
         channel_max_length: 20,
         history_limit: 300,
+        reply_limit: 1000,
         in_flight_limit: 4,
         node: "n".into(),
     }
@@ -248,6 +249,67 @@ fn what_was_recovered_is_told_with_the_position_asked_for() {
         "recovered": true, "offset": 6, "positioned": true, "was_recovering": true,
     });
     assert_eq!(talk.replies(), [json!({"id": 2, "subscribe": expected})]);
+}
+
+/// Publications from offset 1 on, of 400 bytes each.
+fn large(count: u64) -> Vec<Arc<Publication>> {
+    let data = Bytes::from(format!("\"{}\"", "x".repeat(398)));
+    let one =
+        |offset| Publication { offset, data: data.clone(), info: None, tags: Default::default() };
+    (1..=count).map(one).map(Arc::new).collect()
+}
+
+#[test]
+fn a_recovery_larger_than_a_reply_has_failed() {
+    let ask = |flag: u32, count: u64| {
+        let mut talk = Talk::connected();
+        let recover =
+            json!({"channel": "chat:a", "recover": true, "epoch": "e", "offset": 0, "flag": flag});
+        talk.say(&json!({"id": 2, "subscribe": recover}));
+        talk.out.clear();
+        talk.let_in("chat:a", 2, Recovery::Recovered(large(count)));
+        let left = talk.requests().len();
+        (talk.replies().remove(0), left)
+    };
+    let (reply, _) = ask(0, 2);
+    assert_eq!(reply["subscribe"]["publications"].as_array().map(Vec::len), Some(2));
+    let (reply, left) = ask(0, 3);
+    assert_eq!((&reply["subscribe"]["recovered"], left), (&Value::Null, 0), "{reply}");
+    assert_eq!(
+        (&reply["subscribe"]["was_recovering"], &reply["subscribe"]["offset"]),
+        (&json!(true), &json!(7))
+    );
+    let (reply, left) = ask(2, 3);
+    assert_eq!((&reply["error"]["code"], left), (&json!(112), 1), "it is out of the room again");
+}
+
+#[test]
+fn a_history_larger_than_a_reply_is_cut() {
+    let mut talk = Talk::in_a_room();
+    let mut read = |history: Vec<Arc<Publication>>| {
+        talk.say(&json!({"id": 3, "history": {"channel": "chat:a", "limit": -1}}));
+        let position = Position { epoch: Epoch(0xe), offset: 9 };
+        talk.input(In::Answer { id: 3, answer: Answer::History(history, position) });
+        talk.replies()[0]["history"]["publications"].as_array().map(Vec::len)
+    };
+    assert_eq!(read(large(3)), Some(2));
+    assert_eq!(read(Vec::new()), Some(0));
+    let huge = Publication {
+        data: Bytes::from(format!("\"{}\"", "x".repeat(5000))),
+        ..(*large(1)[0]).clone()
+    };
+    assert_eq!(read(vec![Arc::new(huge)]), Some(1), "one at least, or no one gets past it");
+}
+
+#[test]
+fn what_is_published_does_not_hold_the_message_it_came_in() {
+    let mut talk = Talk::in_a_room();
+    talk.session.format = Format::Protobuf;
+    let payload = Bytes::from_static(b"\x12\x08\x03\x3a\x0e\x0a\x06chat:a\x12\x04true");
+    talk.input(In::Payload(payload.clone()));
+    let Request::Publish(publication, _) = talk.requests()[0] else { panic!("not a publish") };
+    assert_eq!(publication.data, b"true"[..]);
+    assert!(!payload.as_ptr_range().contains(&publication.data.as_ptr()));
 }
 
 #[test]
