@@ -21,12 +21,15 @@ use futures_core::Stream;
 use tokio::{net::TcpStream, sync::oneshot};
 
 use super::{outbox::Outbox, socket::Socket};
-use crate::protocol::websocket::{Decoder, Message as Frame, Violation};
+use crate::protocol::websocket::{Decoded, Decoder, Message as Frame, Violation};
 
 /// The most buffers that one write takes.
 const WRITE_BATCH: usize = 16;
 /// Bytes that one read takes at most, per thread and not per socket.
 const READ_BUFFER: usize = 64 * 1024;
+
+/// Fragments that one connection may have decoded before the thread's others get their turn.
+const FRAGMENTS_PER_TURN: usize = 128;
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BUFFER].into_boxed_slice());
@@ -129,7 +132,7 @@ impl Incoming {
         Self { io, rest, decoder: Decoder::default(), limit, busy, broken: false, ended: false }
     }
 
-    fn decode(&mut self) -> Option<Result<Frame, Violation>> {
+    fn decode(&mut self) -> Option<Result<Decoded, Violation>> {
         if self.broken {
             self.rest.clear();
         }
@@ -137,13 +140,13 @@ impl Incoming {
             return None;
         }
         match self.decoder.decode(&mut self.rest, self.limit) {
-            Ok(Some(frame)) => {
+            Ok(Decoded::Incomplete) => None,
+            Ok(decoded) => {
                 if self.rest.is_empty() {
                     self.rest = BytesMut::new();
                 }
-                Some(Ok(frame))
+                Some(Ok(decoded))
             }
-            Ok(None) => None,
             Err(violation) => {
                 self.broken = true;
                 Some(Err(violation))
@@ -165,6 +168,7 @@ impl Stream for Incoming {
     type Item = Result<Frame, Violation>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
+        let mut fragments = 0;
         loop {
             if self.ended {
                 return Poll::Ready(None);
@@ -173,8 +177,18 @@ impl Stream for Incoming {
             if self.busy.get() {
                 return Poll::Pending;
             }
-            if let Some(frame) = self.decode() {
-                return Poll::Ready(Some(frame));
+            match self.decode() {
+                Some(Ok(Decoded::Message(frame))) => return Poll::Ready(Some(Ok(frame))),
+                Some(Err(violation)) => return Poll::Ready(Some(Err(violation))),
+                Some(Ok(_)) if fragments < FRAGMENTS_PER_TURN => {
+                    fragments += 1;
+                    continue;
+                }
+                Some(Ok(_)) => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                None => {}
             }
             match self.io.poll_read_ready(cx) {
                 Poll::Pending => return Poll::Pending,
