@@ -113,12 +113,14 @@ section! {
         channel_limit: usize = 128,
         /// Bytes that may wait for one client; more, and it is closed with 3008.
         queue_max_size: usize = 1 << 20,
+        /// How long a client may take nothing of what waits for it; then it is closed with 3009. 0: for ever.
+        write_timeout: Span = seconds(1),
         /// Commands of one client that may wait for their answers; meanwhile no more are read of it.
         concurrency: usize = 512,
-        /// The most publications that one history call returns. Nor are they more than half of
+        /// The most publications that one history call returns. Nor are they more than 7/8 of
         /// `queue_max_size`.
         history_max_publication_limit: usize = 300,
-        /// The most publications that a recovery brings, and no more than half of `queue_max_size`; a client
+        /// The most publications that a recovery brings, and no more than 7/8 of `queue_max_size`; a client
         /// that missed more gets `recovered: false`.
         recovery_max_publication_limit: usize = 300,
         /// Time between pings of the server. 0: none.

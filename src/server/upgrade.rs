@@ -1,7 +1,5 @@
 //! SHELL. From a WebSocket request to a socket actor on the bare connection.
 
-use std::{cell::Cell, rc::Rc};
-
 use actix::prelude::*;
 use actix_codec::Framed;
 use actix_http::{
@@ -21,11 +19,7 @@ use crate::{
     pattern,
     protocol::codec::Format,
     room::types::ClientId,
-    session::{
-        context::{Incoming, Run, SocketContext},
-        socket::Socket,
-        state::State,
-    },
+    session::{context::SocketContext, socket::Socket, state::State},
 };
 
 const PATH: &str = "/connection/websocket";
@@ -126,18 +120,13 @@ async fn open(
     parts.io.set_nodelay(true)?;
     // A copy of what is there, so that the buffer it came in can go.
     let rest = BytesMut::from(&parts.read_buf[..]);
-    let io = Rc::new(parts.io);
     drop((parts.read_buf, parts.write_buf));
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(std::io::Error::other)?;
-    let (mut context, mailbox) = SocketContext::new();
+    let (context, mailbox) = SocketContext::new(parts.io, rest, format, shared.wire.clone());
     let place = shared.hub.send(Register(context.address())).await;
     let place = place.map_err(std::io::Error::other)?;
-    let busy = Rc::new(Cell::new(false));
-    let limit = worker.parts.config.message_size_limit;
-    context.add_stream(Incoming::new(io.clone(), rest, limit, busy.clone()));
     let session = State::new(place, format, ClientId(u128::from_be_bytes(id)));
-    let socket = Socket::new(shared, place, session, busy);
-    actix_rt::spawn(Run::new(context, socket, mailbox, io));
+    context.run(Socket::new(shared, place, session), mailbox);
     Ok(())
 }

@@ -56,13 +56,15 @@ struct Talk {
     settings: Settings,
     session: State,
     now: Time,
+    congested: bool,
     out: Vec<Out>,
 }
 
 impl Talk {
     fn new(settings: Settings) -> Self {
         let session = State::new(SOCKET, Format::Json, ClientId(5));
-        let mut talk = Self { settings, session, now: Time::default(), out: Vec::new() };
+        let (now, out) = (Time::default(), Vec::new());
+        let mut talk = Self { settings, session, now, congested: false, out };
         talk.input(In::Opened);
         talk.out.clear();
         talk
@@ -85,8 +87,12 @@ impl Talk {
     }
 
     fn input(&mut self, input: In) {
-        let env = Env { settings: &self.settings, now: self.now, wall: WALL };
+        let (settings, congested) = (&self.settings, self.congested);
+        let env = Env { settings, now: self.now, wall: WALL, congested };
         self.session.handle(input, env, &mut self.out);
+        while !self.congested && self.session.can_go_on(settings) {
+            self.session.handle(In::GoOn, env, &mut self.out);
+        }
     }
 
     fn say(&mut self, command: &Value) {
@@ -342,6 +348,73 @@ fn commands_over_the_limit_wait_for_answers_in_order() {
     talk.input(In::Answer { id: 10, answer: Answer::Published(None) });
     let Request::Publish(publication, _) = talk.requests()[0] else { panic!("not a publish") };
     assert_eq!(publication.data, Bytes::from_static(b"14"));
+}
+
+#[test]
+fn commands_wait_while_the_client_does_not_take_the_answers() {
+    let mut talk = Talk::connected();
+    talk.congested = true;
+    let lines = |ids: std::ops::Range<u32>| {
+        ids.map(|id| format!("{{\"id\":{id},\"unsubscribe\":{{\"channel\":\"a\"}}}}\n"))
+            .collect::<String>()
+    };
+    talk.input(In::Payload(lines(2..1002).into()));
+    assert_eq!(talk.replies().len(), COMMANDS_PER_CALL);
+    assert!(talk.session.is_busy(&talk.settings));
+    talk.congested = false;
+    talk.input(In::GoOn);
+    assert_eq!(talk.replies().len(), 1000 - COMMANDS_PER_CALL);
+    assert!(!talk.session.is_busy(&talk.settings));
+}
+
+#[test]
+fn what_comes_before_a_bad_command_is_done() {
+    let mut talk = Talk::in_a_room();
+    let publish = json!({"id": 3, "publish": {"channel": "chat:a", "data": 1}});
+    talk.input(In::Payload(format!("{publish}\n{{\"id\":").into()));
+    assert!(matches!(talk.requests()[0], Request::Publish(..)));
+    assert_eq!(talk.closed(), Some(3501));
+}
+
+#[test]
+fn a_client_that_still_takes_what_came_before_the_ping_is_alive() {
+    let mut talk = Talk::connected();
+    talk.later(25);
+    assert_eq!(talk.replies(), [json!({})]);
+    talk.congested = true;
+    talk.later(8);
+    assert_eq!((talk.replies(), talk.closed()), (Vec::new(), None));
+    talk.congested = false;
+    talk.later(8);
+    assert_eq!(talk.closed(), Some(3012));
+}
+
+#[test]
+fn one_wish_to_be_woken_holds_for_all() {
+    let connected = |ping_interval| {
+        let token = super::super::token::sign("secret", &json!({"sub": "ann", "exp": WALL + 5}));
+        let mut talk = Talk::new(Settings { ping_interval, ..settings() });
+        talk.say(&json!({"id": 1, "connect": {"token": token.expect("signs")}}));
+        talk
+    };
+    let mut talk = connected(Duration::from_secs(25));
+    let wishes = |talk: &Talk| {
+        let wishes = talk.out.iter().filter_map(|out| match out {
+            Out::WakeAt(at) => Some(at.since(Time::default()).as_secs()),
+            _ => None,
+        });
+        wishes.collect::<Vec<_>>()
+    };
+    assert_eq!(wishes(&talk), [12], "the ping, not the end of the token");
+    talk.out.clear();
+    talk.later(13);
+    assert_eq!(wishes(&talk), [21], "its pong");
+    talk.say(&json!({}));
+    talk.out.clear();
+    talk.later(10);
+    assert_eq!(wishes(&talk), [38], "the next ping");
+    let talk = connected(Duration::from_secs(100));
+    assert_eq!(wishes(&talk), [30], "not the ping, but the end of the token and its grace");
 }
 
 #[test]
