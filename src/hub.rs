@@ -4,7 +4,7 @@
 //! message per socket, on the same thread. A push is encoded once per worker and format, as a whole
 //! WebSocket frame that all sockets share.
 
-use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
+use std::time::Duration;
 
 use actix::prelude::*;
 use bytes::{Bytes, BytesMut};
@@ -23,6 +23,7 @@ use crate::{
         types::{Event, MemberFlags, ReplyTo, RoomName, SocketRef},
     },
     session::{
+        alarms::Alarms,
         outbox, reply,
         socket::{Socket, ToSocket},
         state::In,
@@ -55,7 +56,17 @@ pub struct Hub {
     free: Vec<u32>,
     /// In each room the members are in the order of their slots.
     rooms: FxHashMap<RoomName, Vec<Member>>,
-    alarms: BinaryHeap<Reverse<(Time, u32, u32)>>,
+    alarms: Alarms,
+    stopping: Option<Stopping>,
+}
+
+/// How far a hub is that closes its sockets.
+struct Stopping {
+    why: Disconnect,
+    /// When the last is to be told.
+    until: Time,
+    /// The slots before this one are told.
+    told: usize,
 }
 
 impl Hub {
@@ -67,7 +78,8 @@ impl Hub {
             slots: Vec::new(),
             free: Vec::new(),
             rooms: FxHashMap::default(),
-            alarms: BinaryHeap::new(),
+            alarms: Alarms::default(),
+            stopping: None,
         }
     }
 
@@ -170,12 +182,29 @@ impl Hub {
 
     fn wake_due(&mut self) {
         let now = clock::now();
-        while let Some(Reverse((due, slot, generation))) = self.alarms.peek().copied() {
-            if due > now {
+        while let Some(slot) = self.alarms.next_due(now) {
+            if let Some(socket) = &self.slots[slot as usize].socket {
+                socket.do_send(ToSocket::Input(Box::new(In::Wake)));
+            }
+        }
+    }
+
+    /// Tells the next of the sockets to go, as many as it takes to be done in time.
+    fn disconnect_some(&mut self) {
+        let Some(stopping) = &mut self.stopping else { return };
+        let left = &self.slots[stopping.told.min(self.slots.len())..];
+        let open = left.iter().filter(|slot| slot.socket.is_some()).count();
+        let ticks = stopping.until.since(clock::now()).as_millis() / TICK.as_millis() + 1;
+        let mut quota = open.div_ceil(usize::try_from(ticks).unwrap_or(usize::MAX));
+        for slot in left {
+            if quota == 0 {
                 break;
             }
-            self.alarms.pop();
-            self.tell(SocketRef { worker: self.worker, slot, generation }, In::Wake);
+            stopping.told += 1;
+            if let Some(socket) = &slot.socket {
+                socket.do_send(disconnect(stopping.why));
+                quota -= 1;
+            }
         }
     }
 }
@@ -184,8 +213,15 @@ impl Actor for Hub {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_interval(TICK, |hub, _| hub.wake_due());
+        ctx.run_interval(TICK, |hub, _| {
+            hub.wake_due();
+            hub.disconnect_some();
+        });
     }
+}
+
+fn disconnect(why: Disconnect) -> ToSocket {
+    ToSocket::Input(Box::new(In::Disconnect(why)))
 }
 
 /// A new socket; the answer is its place.
@@ -201,6 +237,10 @@ impl Handler<Register> for Hub {
             self.slots.push(Slot { generation: 0, socket: None, memberships: 0 });
             (self.slots.len() - 1) as u32
         });
+        // It came in while the node was about to stop.
+        if let Some(stopping) = &self.stopping {
+            socket.do_send(disconnect(stopping.why));
+        }
         let place = &mut self.slots[slot as usize];
         place.socket = Some(socket);
         self.metrics.connections.inc();
@@ -213,7 +253,7 @@ impl Handler<Register> for Hub {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub enum FromSocket {
-    /// Wake it at about this time.
+    /// Wake it at about this time, and at no other.
     WakeAt(SocketRef, Time),
     /// It is closed.
     Closed(SocketRef),
@@ -225,13 +265,16 @@ impl Handler<FromSocket> for Hub {
     fn handle(&mut self, message: FromSocket, _: &mut Self::Context) {
         match message {
             FromSocket::WakeAt(socket, at) => {
-                self.alarms.push(Reverse((at, socket.slot, socket.generation)));
+                if self.socket(socket).is_some() {
+                    self.alarms.set(socket.slot, at);
+                }
             }
             FromSocket::Closed(socket) => {
                 let index = socket.slot as usize;
                 let Some(slot) = self.slots.get_mut(index) else { return };
                 if slot.generation == socket.generation && slot.socket.take().is_some() {
                     self.metrics.connections.dec();
+                    self.alarms.clear(socket.slot);
                     self.release(index);
                 }
             }
@@ -270,17 +313,21 @@ impl Handler<FromRegistry> for Hub {
     }
 }
 
-/// Close every connection.
+/// Close every connection, and each that comes from now on at once.
 #[derive(Message, Clone, Copy)]
 #[rtype(result = "()")]
-pub struct DisconnectAll(pub Disconnect);
+pub struct DisconnectAll {
+    /// What the clients are told.
+    pub why: Disconnect,
+    /// The time over which to spread it, so that not all of them connect elsewhere in the same moment.
+    pub over: Duration,
+}
 
 impl Handler<DisconnectAll> for Hub {
     type Result = ();
 
-    fn handle(&mut self, DisconnectAll(why): DisconnectAll, _: &mut Self::Context) {
-        for socket in self.slots.iter().filter_map(|slot| slot.socket.as_ref()) {
-            socket.do_send(ToSocket::Input(Box::new(In::Disconnect(why))));
-        }
+    fn handle(&mut self, DisconnectAll { why, over }: DisconnectAll, _: &mut Self::Context) {
+        self.stopping = Some(Stopping { why, until: clock::now() + over, told: 0 });
+        self.disconnect_some();
     }
 }

@@ -108,12 +108,30 @@ fn report_invalid(invalid: &roomcast::config::Invalid) -> ExitCode {
     ExitCode::from(2)
 }
 
+/// A node whose registry or hub is gone would look well and answer nothing; its clients are better off on
+/// another node. Without this the runtime would catch the panic and go on.
+fn abort_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        let trace = std::backtrace::Backtrace::force_capture();
+        tracing::error!(%panic, %trace, "a bug: the node ends itself");
+        std::process::abort();
+    }));
+}
+
 fn run(config: Config) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.log.level)?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match config.log.format.as_str() {
-        "json" => logs.json().flatten_event(true).init(),
-        _ => logs.init(),
+    if config.log.format.eq_ignore_ascii_case("json") {
+        logs.json().flatten_event(true).init();
+    } else {
+        logs.init();
+    }
+    abort_on_panic();
+    for name in &config.ignored {
+        tracing::warn!(
+            name,
+            "this variable is taken for one of Kubernetes and ignored; a service called `roomcast` makes it"
+        );
     }
     actix_rt::System::new().block_on(roomcast::node::run(config))
 }

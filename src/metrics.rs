@@ -14,11 +14,7 @@ macro_rules! metrics {
         }
 
         impl Metrics {
-            /// All at zero.
-            ///
-            /// # Errors
-            /// If two metrics have one name.
-            pub fn new() -> Result<Self, prometheus::Error> {
+            fn registered() -> Result<Self, prometheus::Error> {
                 let registry = Registry::new();
                 $(
                     let opts = Opts::new(concat!("roomcast_", $name), $help);
@@ -41,7 +37,7 @@ metrics! {
     /// Connections since the start.
     connections_opened: IntCounter = "connections_opened_total", "Client connections opened since the start.";
     /// Connections that the server closed, by close code.
-    disconnects: IntCounterVec = "disconnects_total", "Connections that the server closed, by close code. 3008: the client read too slowly.", ["code"];
+    disconnects: IntCounterVec = "disconnects_total", "Connections that the server closed, by close code. 3008 and 3009: the client read too slowly.", ["code"];
     /// Subscriptions of this node's clients.
     subscriptions: IntGauge = "subscriptions", "Subscriptions of this node's clients.";
     /// Rooms known.
@@ -54,6 +50,8 @@ metrics! {
     bytes_received: IntCounter = "received_bytes_total", "Bytes received from clients.";
     /// Bytes to clients.
     bytes_sent: IntCounter = "sent_bytes_total", "Bytes sent to clients.";
+    /// Messages to clients.
+    messages_sent: IntCounter = "messages_sent_total", "WebSocket messages sent to clients; one may bring several replies.";
     /// Publications of clients and API calls.
     publications: IntCounter = "publications_total", "Publications that this node took from its clients and API callers.";
     /// Pushes to clients.
@@ -76,7 +74,22 @@ metrics! {
     gossip_dropped: IntCounterVec = "gossip_dropped_total", "Gossip datagrams that were dropped, by reason.", ["reason"];
 }
 
+/// Close codes that an operator sets alarms on: a series that appears with its first event shows no rise.
+const WATCHED_DISCONNECTS: [&str; 6] = ["1009", "3001", "3008", "3009", "3012", "3501"];
+
 impl Metrics {
+    /// All at zero.
+    ///
+    /// # Errors
+    /// If two metrics have one name.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let metrics = Self::registered()?;
+        for code in WATCHED_DISCONNECTS {
+            metrics.disconnects.with_label_values(&[code]);
+        }
+        Ok(metrics)
+    }
+
     /// Everything in the Prometheus text format.
     pub fn render(&self) -> String {
         let mut text = Vec::new();

@@ -112,10 +112,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!(node = %config.name, http = %http, gossip, mesh, workers = config.workers, "ready");
     wait_for_signal().await?;
     tracing::info!("stopping: telling {} connections to go elsewhere", metrics.connections.get());
-    // No new connection, then no old one.
-    let stopping = actix_rt::spawn(handle.stop(true));
+    // No new connection, then no old one, and only then no thread: a worker's sockets go with it.
+    handle.pause().await;
     disconnect_all(hubs_started, &metrics, config.shutdown_timeout).await;
-    let _ = stopping.await;
+    handle.stop(true).await;
     let _ = serving.await;
     tracing::info!("stopped");
     Ok(())
@@ -240,11 +240,16 @@ async fn disconnect_all(
     metrics: &Metrics,
     timeout: Duration,
 ) {
-    while let Ok(hub) = hubs.try_recv() {
-        hub.do_send(DisconnectAll(Disconnect::Shutdown));
-    }
+    let disconnect = DisconnectAll { why: Disconnect::Shutdown, over: Duration::ZERO };
     let closed = async {
-        while metrics.connections.get() > 0 {
+        loop {
+            // A worker may get its first connection, and so its hub, after all others are told.
+            while let Ok(hub) = hubs.try_recv() {
+                hub.do_send(disconnect);
+            }
+            if metrics.connections.get() <= 0 {
+                return;
+            }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };

@@ -6,9 +6,10 @@
 use std::path::Path;
 
 use config::{File, FileFormat};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{Config, Invalid, MAX_WORKERS, raw};
+use super::{Config, Invalid, MAX_WORKERS, nearest, raw};
 use crate::config::raw::Raw;
 
 const PREFIX: &str = "ROOMCAST_";
@@ -23,24 +24,66 @@ pub fn load(
     flags: Vec<(&'static str, Value)>,
 ) -> Result<Config, Invalid> {
     let schema = schema();
+    let mut ignored = Vec::new();
     let mut typed = match file {
         Some(path) => read(path)?,
         None => Value::Object(Map::new()),
     };
     check_keys(&typed, &schema, "")?;
     for (name, value) in environment {
-        if let Some(suffix) = name.strip_prefix(PREFIX) {
-            let (key, value) = from_environment(&schema, &name, suffix, &value)?;
-            set(&mut typed, &key, value);
+        let Some(suffix) = name.strip_prefix(PREFIX) else { continue };
+        match from_environment(&schema, &name, suffix, &value) {
+            Ok((key, value)) => set(&mut typed, &key, value),
+            Err(_) if is_of_kubernetes(suffix, &value) => ignored.push(name),
+            Err(invalid) => return Err(invalid),
         }
     }
     for (key, value) in flags {
         set(&mut typed, key, value);
     }
-    let mut raw: Raw = serde_path_to_error::deserialize(typed)
-        .map_err(|error| Invalid::new(error.path().to_string(), error.inner().to_string()))?;
+    check_namespaces(&typed)?;
+    let mut raw: Raw = deserialize(typed, "")?;
     fill_in(&mut raw);
-    Config::try_from(raw)
+    let mut config = Config::try_from(raw)?;
+    config.ignored = ignored;
+    Ok(config)
+}
+
+fn deserialize<T: DeserializeOwned>(value: Value, path: &str) -> Result<T, Invalid> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let key = format!("{path}{}", error.path());
+        Invalid::new(key, error.inner().to_string())
+    })
+}
+
+/// Tries the options of each namespace by themselves: once they are flattened into it, an error no longer
+/// knows its key.
+fn check_namespaces(typed: &Value) -> Result<(), Invalid> {
+    let namespaces = typed.pointer("/channel/namespaces").and_then(Value::as_array);
+    for (index, namespace) in namespaces.into_iter().flatten().enumerate() {
+        let Value::Object(mut options) = namespace.clone() else { continue };
+        options.remove("name");
+        let path = format!("channel.namespaces[{index}].");
+        deserialize::<raw::Channel>(Value::Object(options), &path)?;
+    }
+    Ok(())
+}
+
+/// Kubernetes gives every container the addresses of the services beside it: of one called `roomcast` or
+/// `roomcast-…` in variables that look like ours.
+fn is_of_kubernetes(suffix: &str, value: &str) -> bool {
+    let parts: Vec<&str> = suffix.split('_').collect();
+    let digits = |it: &&str| !it.is_empty() && it.bytes().all(|byte| byte.is_ascii_digit());
+    let ends = |tail: &[&str]| parts.ends_with(tail);
+    let has = |names: [&str; 2]| parts.windows(2).any(|pair| pair == names);
+    let port_of_protocol = parts
+        .windows(3)
+        .any(|it| it[0] == "PORT" && digits(&it[1]) && ["TCP", "UDP", "SCTP"].contains(&it[2]));
+    ends(&["SERVICE", "HOST"])
+        || has(["SERVICE", "PORT"])
+        || port_of_protocol
+        || (ends(&["PORT"]) && value.contains("://"))
+        || parts[0] == "PORT"
 }
 
 /// The defaults that depend on the machine.
@@ -104,14 +147,6 @@ fn check_keys(typed: &Value, schema: &Value, path: &str) -> Result<(), Invalid> 
     }
 }
 
-fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> String {
-    known
-        .map(|it| (strsim::normalized_damerau_levenshtein(key, it), it))
-        .filter(|(similarity, _)| *similarity > 0.4)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map_or_else(String::new, |(_, it)| format!("; did you mean {it}?"))
-}
-
 /// Every key that is not a section, with dots, and its default.
 fn leaves(schema: &Value, path: &str, leaves: &mut Vec<(String, Value)>) {
     match schema {
@@ -151,6 +186,7 @@ fn from_environment(
     let value = parsed.map_err(|_| {
         Invalid::new(name, format!("{value:?} is not of the kind of the default, {default}"))
     })?;
+    check_keys(&value, default, name)?;
     Ok((key.clone(), value))
 }
 
@@ -240,11 +276,78 @@ mod tests {
     }
 
     #[test]
+    fn variables_of_kubernetes_are_ignored_and_told() {
+        let names = [
+            ("ROOMCAST_SERVICE_HOST", "10.0.0.1"),
+            ("ROOMCAST_SERVICE_PORT", "8000"),
+            ("ROOMCAST_SERVICE_PORT_HTTP", "8000"),
+            ("ROOMCAST_PORT", "tcp://10.0.0.1:8000"),
+            ("ROOMCAST_PORT_8000_TCP", "tcp://10.0.0.1:8000"),
+            ("ROOMCAST_PORT_8000_TCP_PROTO", "tcp"),
+            ("ROOMCAST_MESH_SERVICE_HOST", "10.0.0.1"),
+            ("ROOMCAST_MESH_PORT", "tcp://10.0.0.1:7947"),
+        ];
+        let env = names.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let config = load(None, env, Vec::new()).expect("valid");
+        assert_eq!(config.ignored, names.map(|(name, _)| name));
+    }
+
+    #[test]
+    fn keys_and_values_in_a_variable_are_checked() {
+        let problem = |value: &str| {
+            let env = [("ROOMCAST_CHANNEL_NAMESPACES".to_owned(), value.to_owned())];
+            load(None, env, Vec::new()).expect_err("invalid").to_string()
+        };
+        assert_eq!(
+            problem(r#"[{"name": "ab", "history_sise": 5}]"#),
+            "ROOMCAST_CHANNEL_NAMESPACES[0].history_sise: there is no such key; did you mean history_size?"
+        );
+        assert!(
+            problem(r#"[{"name": "ab", "history_size": "x"}]"#)
+                .starts_with("channel.namespaces[0].history_size: invalid type")
+        );
+    }
+
+    #[test]
+    fn values_out_of_range_name_the_key_and_what_fits() {
+        let cases = [
+            ("[client]\nconcurrency = 0", "client.concurrency: 1 to 65535"),
+            ("[client]\nconcurrency = 65536", "client.concurrency: 1 to 65535"),
+            ("[websocket]\nmessage_size_limit = 0", "websocket.message_size_limit: at least 1"),
+            ("[log]\nlevel = \"inof\"", "log.level: \"inof\" is no level; did you mean info?"),
+            (
+                "[log]\nlevel = \"info,roomcast::mesh=debgu\"",
+                "log.level: \"debgu\" is no level; did you mean debug?",
+            ),
+            ("[log]\nformat = \"jsn\"", "log.format: \"jsn\" is no format; did you mean json?"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(problem(text), expected);
+        }
+        let cluster = |join: &str| {
+            format!(
+                "[cluster]\ngossip = \"127.0.0.1:1\"\nmesh = \"127.0.0.1:2\"\njoin = [\"{join}\"]"
+            )
+        };
+        for bad in ["a", "a:", ":1", "a:b", "a:70000", "http://a:1", "a:0"] {
+            assert!(problem(&cluster(bad)).starts_with("cluster.join: "), "{bad}");
+        }
+        for good in ["a:1", "10.0.0.1:7946", "[::1]:7946", "node-1.example:7946"] {
+            load_text("toml", &cluster(good)).expect(good);
+        }
+        load_text("toml", "[log]\nlevel = \"WARN,roomcast::mesh=trace,off\"").expect("valid");
+    }
+
+    #[test]
     fn wrong_values_name_the_key() {
         assert!(
             problem("[client]\nping_interval = \"soon\"").starts_with("client.ping_interval: ")
         );
         assert!(problem("[http_server]\nport = 70000").starts_with("http_server.port: "));
+        assert!(
+            problem("[[channel.namespaces]]\nname = \"ab\"\n[[channel.namespaces]]\nname = \"cd\"\nhistory_ttl = 5")
+                .starts_with("channel.namespaces[1].history_ttl: ")
+        );
         assert!(
             problem("[channel.without_namespace]\nforce_recovery = true")
                 .starts_with("channel.without_namespace.force_recovery: needs history_size")

@@ -22,6 +22,8 @@ use crate::{
 
 /// The most worker threads: a room's workers are a bit each.
 pub const MAX_WORKERS: usize = 64;
+/// How much can be logged.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -71,6 +73,8 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// Serve the chat page, and sign tokens for anyone who asks.
     pub demo: bool,
+    /// Variables that look like ours and are not: whoever runs the node should be told.
+    pub ignored: Vec<String>,
 }
 
 /// How the node takes part in a cluster.
@@ -101,12 +105,10 @@ impl TryFrom<Raw> for Config {
             let problem = format!("1 to {MAX_WORKERS}, or 0 for one a core");
             return Err(Invalid::new("http_server.workers", problem));
         }
-        if raw.client.ping_interval.0 > Duration::ZERO
-            && raw.client.pong_timeout.0 >= raw.client.ping_interval.0
-        {
-            let problem =
-                "must be shorter than client.ping_interval, or a ping could overtake a pong";
-            return Err(Invalid::new("client.pong_timeout", problem));
+        raw.client.check()?;
+        raw.log.check()?;
+        if raw.websocket.message_size_limit == 0 {
+            return Err(Invalid::new("websocket.message_size_limit", "at least 1"));
         }
         let rooms = registry::Settings {
             publish_timeout: raw.cluster.publish_timeout.0,
@@ -130,6 +132,7 @@ impl TryFrom<Raw> for Config {
             log: raw.log,
             shutdown_timeout: raw.shutdown.timeout.0,
             demo: raw.demo.enabled,
+            ignored: Vec::new(),
         })
     }
 }
@@ -215,6 +218,51 @@ impl Channel {
     }
 }
 
+impl raw::Client {
+    fn check(&self) -> Result<(), Invalid> {
+        let pings = self.ping_interval.0 > Duration::ZERO;
+        if pings && self.pong_timeout.0 >= self.ping_interval.0 {
+            let problem =
+                "must be shorter than client.ping_interval, or a ping could overtake a pong";
+            return Err(Invalid::new("client.pong_timeout", problem));
+        }
+        if !(1..=usize::from(u16::MAX)).contains(&self.concurrency) {
+            return Err(Invalid::new("client.concurrency", format!("1 to {}", u16::MAX)));
+        }
+        Ok(())
+    }
+}
+
+impl raw::Log {
+    fn check(&self) -> Result<(), Invalid> {
+        let one_of = |key: &str, what: &str, value: &str, known: &[&str]| {
+            if known.iter().any(|it| it.eq_ignore_ascii_case(value)) {
+                return Ok(());
+            }
+            let hint = nearest(value, known.iter().copied());
+            Err(Invalid::new(key, format!("{value:?} is no {what}{hint}")))
+        };
+        for directive in self.level.split(',').map(str::trim) {
+            match directive.rsplit_once('=') {
+                // The path of a module stands for all that is logged there.
+                None if directive.contains("::") => {}
+                None => one_of("log.level", "level", directive, &LEVELS)?,
+                Some((_, level)) => one_of("log.level", "level", level, &LEVELS)?,
+            }
+        }
+        one_of("log.format", "format", &self.format, &["text", "json"])
+    }
+}
+
+/// Names the known word that is most like `key`, if one is like it at all.
+fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> String {
+    known
+        .map(|it| (strsim::normalized_damerau_levenshtein(key, it), it))
+        .filter(|(similarity, _)| *similarity > 0.4)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map_or_else(String::new, |(_, it)| format!("; did you mean {it}?"))
+}
+
 impl raw::Cluster {
     fn check(&self) -> Result<Option<Cluster>, Invalid> {
         let (gossip, mesh) = match (self.gossip.as_str(), self.mesh.as_str()) {
@@ -243,6 +291,9 @@ impl raw::Cluster {
                 Invalid::new("cluster.advertise", format!("{ip:?} is no IP address"))
             })?,
         };
+        for peer in &self.join {
+            check_peer(peer)?;
+        }
         let secret = match self.secret.as_str() {
             "" => None,
             secret => Some(Secret::new(secret).ok_or_else(|| {
@@ -279,6 +330,20 @@ impl raw::HttpServer {
         };
         Ok(SocketAddr::new(ip, self.port))
     }
+}
+
+/// A peer may be given by its name, which is looked up again and again; so its form is all that can be
+/// checked.
+fn check_peer(peer: &str) -> Result<(), Invalid> {
+    let named = peer.rsplit_once(':').is_some_and(|(host, port)| {
+        let letter = |it: char| it.is_ascii_alphanumeric() || "-._".contains(it);
+        let port = port.parse::<u16>().is_ok_and(|port| port != 0);
+        port && !host.is_empty() && host.chars().all(letter)
+    });
+    if named || peer.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0) {
+        return Ok(());
+    }
+    Err(Invalid::new("cluster.join", format!("{peer:?} is no address of the form HOST:PORT")))
 }
 
 fn address(key: &str, value: &str) -> Result<SocketAddr, Invalid> {

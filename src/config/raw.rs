@@ -113,11 +113,15 @@ section! {
         channel_limit: usize = 128,
         /// Bytes that may wait for one client; more, and it is closed with 3008.
         queue_max_size: usize = 1 << 20,
+        /// How long a client may take nothing of what waits for it; then it is closed with 3009. 0: for ever.
+        write_timeout: Span = seconds(1),
         /// Commands of one client that may wait for their answers; meanwhile no more are read of it.
         concurrency: usize = 512,
-        /// The most publications that one history call returns.
+        /// The most publications that one history call returns. Nor are they more than 7/8 of
+        /// `queue_max_size`.
         history_max_publication_limit: usize = 300,
-        /// The most publications that a recovery brings; a client that missed more gets `recovered: false`.
+        /// The most publications that a recovery brings, and no more than 7/8 of `queue_max_size`; a client
+        /// that missed more gets `recovered: false`.
         recovery_max_publication_limit: usize = 300,
         /// Time between pings of the server. 0: none.
         ping_interval: Span = seconds(25),
@@ -194,27 +198,27 @@ section! {
         allow_recovery: bool = false,
         /// `stream`: all that was missed; `cache`: the latest publication.
         force_recovery_mode: String = "stream".to_owned(),
-        /// Users may subscribe without a subscription token.
+        /// Clients may subscribe without a subscription token.
         allow_subscribe_for_client: bool = false,
-        /// Anonymous clients may subscribe.
+        /// Anonymous clients may subscribe too, where clients may.
         allow_subscribe_for_anonymous: bool = false,
-        /// Users may publish.
+        /// Clients may publish.
         allow_publish_for_client: bool = false,
         /// Subscribers may publish.
         allow_publish_for_subscriber: bool = false,
-        /// Anonymous clients may publish.
+        /// Anonymous clients may publish too, where clients or subscribers may.
         allow_publish_for_anonymous: bool = false,
-        /// Users may ask for presence.
+        /// Clients may ask for presence.
         allow_presence_for_client: bool = false,
         /// Subscribers may ask for presence.
         allow_presence_for_subscriber: bool = false,
-        /// Anonymous clients may ask for presence.
+        /// Anonymous clients may ask for presence too, where clients or subscribers may.
         allow_presence_for_anonymous: bool = false,
-        /// Users may read history.
+        /// Clients may read history.
         allow_history_for_client: bool = false,
         /// Subscribers may read history.
         allow_history_for_subscriber: bool = false,
-        /// Anonymous clients may read history.
+        /// Anonymous clients may read history too, where clients or subscribers may.
         allow_history_for_anonymous: bool = false,
     }
 }
@@ -254,7 +258,7 @@ section! {
 section! {
     /// What is logged, and how.
     Log {
-        /// `error`, `warn`, `info`, `debug` or `trace`, or directives like `info,roomcast::mesh=debug`.
+        /// `off`, `error`, `warn`, `info`, `debug` or `trace`, or directives like `info,roomcast::mesh=debug`.
         level: String = "info".to_owned(),
         /// `text` or `json`.
         format: String = "text".to_owned(),

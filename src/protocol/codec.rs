@@ -1,6 +1,6 @@
 //! The two formats of the protocol: JSON lines and length-delimited Protobuf.
 //!
-//! In: the payload of one WebSocket message, or a [`Reply`]. Out: [`Command`]s, or bytes.
+//! In: the payload of one WebSocket message, or a [`Reply`]. Out: [`Command`]s, one at a time, or bytes.
 
 use bytes::{Buf, Bytes, BytesMut};
 use prost::Message as _;
@@ -38,35 +38,74 @@ pub enum DecodeError {
     Protobuf(#[from] prost::DecodeError),
 }
 
-/// Reads every command of one payload. One that can't be read spoils them all: nothing is done by halves.
-pub fn decode(format: Format, payload: Bytes) -> Result<Vec<Command>, DecodeError> {
-    if payload.is_empty() {
-        return Err(DecodeError::Empty);
-    }
-    match format {
-        Format::Json => decode_json(&payload),
-        Format::Protobuf => decode_protobuf(payload),
-    }
-}
+/// Commands that are not read yet: a payload, or what is left of it. They are decoded one by one, since
+/// decoded they take many times their bytes.
+///
+/// So those before one that can't be read are done; that one ends the connection (3501).
+#[derive(Debug, Default)]
+pub struct Commands(Bytes);
 
-fn decode_json(payload: &[u8]) -> Result<Vec<Command>, DecodeError> {
-    let mut commands = Vec::with_capacity(1);
-    for line in payload.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-        // serde would take an array for a list of fields.
-        if line.trim_ascii_start().first() != Some(&b'{') {
-            return Err(DecodeError::NotAnObject);
+impl Commands {
+    /// Adds a payload.
+    ///
+    /// # Errors
+    /// If there is no command in it.
+    pub fn push(&mut self, format: Format, payload: Bytes) -> Result<(), DecodeError> {
+        if payload.is_empty() || (format == Format::Json && payload.iter().all(|it| *it == b'\n')) {
+            return Err(DecodeError::Empty);
         }
-        commands.push(serde_json::from_slice(line)?);
+        if self.0.is_empty() {
+            self.0 = payload;
+            return Ok(());
+        }
+        let separator: &[u8] = if format == Format::Json { b"\n" } else { b"" };
+        self.0 = [&self.0[..], separator, &payload].concat().into();
+        Ok(())
     }
-    if commands.is_empty() { Err(DecodeError::Empty) } else { Ok(commands) }
+
+    /// Whether there is nothing to be read any more.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes the next command; none after the last.
+    ///
+    /// # Errors
+    /// If it can't be read. Then the rest can't either.
+    pub fn next(&mut self, format: Format) -> Result<Option<Command>, DecodeError> {
+        let command = match format {
+            Format::Json => self.next_line().map(|line| decode_json(&line)),
+            Format::Protobuf if self.0.is_empty() => None,
+            Format::Protobuf => {
+                Some(Command::decode_length_delimited(&mut self.0).map_err(Into::into))
+            }
+        };
+        if self.0.is_empty() {
+            // Lets go of the buffer that the payload was a part of.
+            self.0 = Bytes::new();
+        }
+        command.transpose()
+    }
+
+    fn next_line(&mut self) -> Option<Bytes> {
+        while !self.0.is_empty() {
+            let end = self.0.iter().position(|it| *it == b'\n');
+            let line = self.0.split_to(end.unwrap_or(self.0.len()));
+            self.0.advance(usize::from(end.is_some()));
+            if !line.is_empty() {
+                return Some(line);
+            }
+        }
+        None
+    }
 }
 
-fn decode_protobuf(mut payload: Bytes) -> Result<Vec<Command>, DecodeError> {
-    let mut commands = Vec::with_capacity(1);
-    while payload.has_remaining() {
-        commands.push(Command::decode_length_delimited(&mut payload)?);
+fn decode_json(line: &[u8]) -> Result<Command, DecodeError> {
+    // serde would take an array for a list of fields.
+    if line.trim_ascii_start().first() != Some(&b'{') {
+        return Err(DecodeError::NotAnObject);
     }
-    Ok(commands)
+    Ok(serde_json::from_slice(line)?)
 }
 
 /// Appends one message to `frame`, which may hold others already.
@@ -100,6 +139,15 @@ mod tests {
     use crate::protocol::message::{
         Body, ChannelRequest, Event, Publication, PublishRequest, Push, Request,
     };
+
+    fn decode(format: Format, payload: Bytes) -> Result<Vec<Command>, DecodeError> {
+        let (mut commands, mut decoded) = (Commands::default(), Vec::new());
+        commands.push(format, payload)?;
+        while let Some(command) = commands.next(format)? {
+            decoded.push(command);
+        }
+        Ok(decoded)
+    }
 
     fn encoded(format: Format, replies: &[Reply]) -> Bytes {
         let mut frame = BytesMut::new();
@@ -142,6 +190,25 @@ mod tests {
         }
         for payload in [&b""[..], b"\x05", b"\x80", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f"] {
             assert!(decode(Format::Protobuf, Bytes::from_static(payload)).is_err(), "{payload:?}");
+        }
+    }
+
+    #[test]
+    fn what_comes_while_some_are_left_is_read_after_them() {
+        for (format, one, other) in [
+            (Format::Json, &b"{\"id\":1}\n{\"id\":2}"[..], &b"{\"id\":3}"[..]),
+            (Format::Protobuf, b"\x02\x08\x01\x02\x08\x02", b"\x02\x08\x03"),
+        ] {
+            let mut commands = Commands::default();
+            commands.push(format, Bytes::from_static(one)).expect("commands");
+            let mut ids = Vec::new();
+            while let Some(command) = commands.next(format).expect("valid") {
+                ids.push(command.id);
+                if command.id == 1 {
+                    commands.push(format, Bytes::from_static(other)).expect("commands");
+                }
+            }
+            assert_eq!((ids, commands.is_empty()), (vec![1, 2, 3], true), "{format:?}");
         }
     }
 

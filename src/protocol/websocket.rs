@@ -90,36 +90,96 @@ struct Header {
     payload: usize,
 }
 
+/// The most fragments without content that one message may have: they cost work and get it nowhere.
+const EMPTY_FRAGMENTS: u8 = 100;
+
+/// A message of which some fragments are here.
+#[derive(Debug)]
+struct Partial {
+    opcode: Opcode,
+    payload: BytesMut,
+    /// How many bytes of a text are known to be UTF-8, so that each is looked at once.
+    valid: usize,
+    /// How many of the fragments were empty.
+    empty: u8,
+}
+
+impl Partial {
+    fn new(opcode: Opcode) -> Self {
+        Self { opcode, payload: BytesMut::new(), valid: 0, empty: 0 }
+    }
+
+    fn add(&mut self, fragment: BytesMut) -> Result<(), Violation> {
+        if fragment.is_empty() {
+            self.empty += 1;
+            if self.empty > EMPTY_FRAGMENTS {
+                return Err(Violation::Protocol("too many fragments without content"));
+            }
+        }
+        if self.payload.is_empty() {
+            self.payload = fragment;
+        } else {
+            self.payload.extend_from_slice(&fragment);
+        }
+        self.check_text()
+    }
+
+    /// Text that can't become UTF-8 any more is refused with the fragment that spoils it.
+    fn check_text(&mut self) -> Result<(), Violation> {
+        if self.opcode != Opcode::Text {
+            return Ok(());
+        }
+        match std::str::from_utf8(&self.payload[self.valid..]) {
+            Ok(_) => self.valid = self.payload.len(),
+            Err(error) if error.error_len().is_some() => return Err(Violation::Utf8),
+            Err(error) => self.valid += error.valid_up_to(),
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Message, Violation> {
+        match self.opcode {
+            Opcode::Text if self.valid < self.payload.len() => Err(Violation::Utf8),
+            Opcode::Text => Ok(Message::Text(self.payload.freeze())),
+            _ => Ok(Message::Binary(self.payload.freeze())),
+        }
+    }
+}
+
+/// What the next frame came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Decoded {
+    /// A message is complete.
+    Message(Message),
+    /// It was a fragment, and there may be more in the buffer: whoever decodes can let others have a turn.
+    Fragment,
+    /// Its end is not there yet.
+    Incomplete,
+}
+
 /// Assembles a client's messages. Feed it the connection's bytes in order.
 #[derive(Debug, Default)]
 pub struct Decoder {
     /// The message in fragments, while one is unfinished. Boxed: hardly any client sends them.
-    partial: Option<Box<(Opcode, BytesMut)>>,
+    partial: Option<Box<Partial>>,
 }
 
 impl Decoder {
-    /// Takes the next message from the front of `bytes`; none while it is incomplete.
+    /// Takes the next frame from the front of `bytes`.
     ///
     /// After a [`Violation`] the connection is of no more use. `limit` is the largest message allowed; a
     /// header that declares more is refused before anything of its payload is kept.
-    pub fn decode(
-        &mut self,
-        bytes: &mut BytesMut,
-        limit: usize,
-    ) -> Result<Option<Message>, Violation> {
-        loop {
-            let Some(header) = parse_header(bytes)? else { return Ok(None) };
-            self.check(&header, limit)?;
-            if bytes.len() < header.size + header.payload {
-                return Ok(None);
-            }
-            bytes.advance(header.size);
-            let mut payload = bytes.split_to(header.payload);
-            unmask(&mut payload, header.mask);
-            if let Some(message) = self.accept(&header, payload)? {
-                return Ok(Some(message));
-            }
+    pub fn decode(&mut self, bytes: &mut BytesMut, limit: usize) -> Result<Decoded, Violation> {
+        let Some(header) = parse_header(bytes)? else { return Ok(Decoded::Incomplete) };
+        self.check(&header, limit)?;
+        if bytes.len() < header.size + header.payload {
+            return Ok(Decoded::Incomplete);
         }
+        bytes.advance(header.size);
+        let mut payload = bytes.split_to(header.payload);
+        unmask(&mut payload, header.mask);
+        let message = self.accept(&header, payload)?;
+        Ok(message.map_or(Decoded::Fragment, Decoded::Message))
     }
 
     fn check(&self, header: &Header, limit: usize) -> Result<(), Violation> {
@@ -136,7 +196,7 @@ impl Decoder {
             (Opcode::Continuation, None) => {
                 return Err(Violation::Protocol("a continuation of nothing"));
             }
-            (Opcode::Continuation, Some(partial)) => partial.1.len(),
+            (Opcode::Continuation, Some(partial)) => partial.payload.len(),
             (_, Some(_)) => {
                 return Err(Violation::Protocol("a new message inside an unfinished one"));
             }
@@ -155,18 +215,20 @@ impl Decoder {
             Opcode::Close => close_code(&payload).map(|code| Some(Message::Close(code))),
             Opcode::Continuation => {
                 let Some(mut partial) = self.partial.take() else { return Ok(None) };
-                partial.1.extend_from_slice(&payload);
+                partial.add(payload)?;
                 if header.fin {
-                    return whole(partial.0, partial.1).map(Some);
+                    return partial.finish().map(Some);
                 }
-                fail_fast(partial.0, &partial.1)?;
                 self.partial = Some(partial);
                 Ok(None)
             }
-            opcode if header.fin => whole(opcode, payload).map(Some),
             opcode => {
-                fail_fast(opcode, &payload)?;
-                self.partial = Some(Box::new((opcode, payload)));
+                let mut partial = Partial::new(opcode);
+                partial.add(payload)?;
+                if header.fin {
+                    return partial.finish().map(Some);
+                }
+                self.partial = Some(Box::new(partial));
                 Ok(None)
             }
         }
@@ -219,24 +281,6 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
     }
     for (byte, mask) in rest.iter_mut().zip(mask.iter().cycle()) {
         *byte ^= mask;
-    }
-}
-
-fn whole(opcode: Opcode, payload: BytesMut) -> Result<Message, Violation> {
-    if opcode == Opcode::Binary {
-        return Ok(Message::Binary(payload.freeze()));
-    }
-    match std::str::from_utf8(&payload) {
-        Ok(_) => Ok(Message::Text(payload.freeze())),
-        Err(_) => Err(Violation::Utf8),
-    }
-}
-
-/// Text that can't become UTF-8 any more is refused with the fragment that spoils it.
-fn fail_fast(opcode: Opcode, payload: &[u8]) -> Result<(), Violation> {
-    match std::str::from_utf8(payload) {
-        Err(error) if opcode == Opcode::Text && error.error_len().is_some() => Err(Violation::Utf8),
-        _ => Ok(()),
     }
 }
 
@@ -313,8 +357,12 @@ mod tests {
             (Decoder::default(), BytesMut::new(), Vec::new());
         for piece in bytes.chunks(chunk.max(1)) {
             buffer.extend_from_slice(piece);
-            while let Some(message) = decoder.decode(&mut buffer, LIMIT)? {
-                messages.push(message);
+            loop {
+                match decoder.decode(&mut buffer, LIMIT)? {
+                    Decoded::Message(message) => messages.push(message),
+                    Decoded::Fragment => {}
+                    Decoded::Incomplete => break,
+                }
             }
         }
         Ok(messages)
@@ -348,6 +396,17 @@ mod tests {
             ("close reason", masked(0x88, &[0x03, 0xe8, 0xff]), 1007),
             ("text", masked(0x81, b"\xff"), 1007),
             ("text, in its first fragment", masked(0x01, b"\xff"), 1007),
+            ("text that ends within a letter", masked(0x81, b"\xc3"), 1007),
+            (
+                "text in fragments that ends within a letter",
+                [masked(0x01, b"a\xc3"), masked(0x80, b"")].concat(),
+                1007,
+            ),
+            (
+                "fragments without content",
+                [masked(0x01, b"a"), masked(0x00, b"").repeat(101)].concat(),
+                1002,
+            ),
             ("too big", masked(0x82, &[0; LIMIT + 1]), 1009),
             (
                 "too big in fragments",
@@ -361,6 +420,23 @@ mod tests {
             let violation = decode_in_chunks(bytes, bytes.len()).expect_err(name);
             assert_eq!(violation.close_code(), *code, "{name}");
         }
+    }
+
+    #[test]
+    fn each_byte_of_a_text_is_checked_once_and_none_of_a_binary() {
+        let mut decoder = Decoder::default();
+        let mut frames = BytesMut::new();
+        for fragment in [masked(0x01, b"ab\xe2"), masked(0x00, b"\x82"), masked(0x00, b"\xacd\xc3")]
+        {
+            frames.extend_from_slice(&fragment);
+        }
+        let mut valid = Vec::new();
+        while decoder.decode(&mut frames, LIMIT) == Ok(Decoded::Fragment) {
+            valid.push(decoder.partial.as_ref().map(|it| it.valid));
+        }
+        assert_eq!(valid, [Some(2), Some(2), Some(6)]);
+        let mut binary = BytesMut::from(&masked(0x02, b"\xff\xff")[..]);
+        assert_eq!(Decoder::default().decode(&mut binary, LIMIT), Ok(Decoded::Fragment));
     }
 
     #[test]

@@ -34,9 +34,9 @@ pub struct RoomOptions {
 /// Who may do what without a subscription token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Permissions {
-    /// Users may subscribe.
+    /// Clients may subscribe.
     pub subscribe_for_client: bool,
-    /// Anonymous clients may subscribe too.
+    /// Anonymous ones too.
     pub subscribe_for_anonymous: bool,
     /// Publishing.
     pub publish: Audience,
@@ -49,18 +49,28 @@ pub struct Permissions {
 /// Who may do one thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Audience {
-    /// Any user.
+    /// Any client.
     pub client: bool,
     /// Any subscriber of the room.
     pub subscriber: bool,
-    /// Any anonymous client.
+    /// Of those, the anonymous ones too.
     pub anonymous: bool,
 }
 
 impl Audience {
     /// Whether a client may, given whether it is anonymous and in the room.
+    ///
+    /// As in Centrifugo, `anonymous` permits nothing alone: it only widens the other two to clients
+    /// without a user.
     pub fn includes(self, anonymous: bool, subscribed: bool) -> bool {
-        (self.subscriber && subscribed) || if anonymous { self.anonymous } else { self.client }
+        (self.client || (self.subscriber && subscribed)) && (!anonymous || self.anonymous)
+    }
+}
+
+impl Permissions {
+    /// Whether a client may subscribe, given whether it is anonymous.
+    pub fn may_subscribe(self, anonymous: bool) -> bool {
+        self.subscribe_for_client && (!anonymous || self.subscribe_for_anonymous)
     }
 }
 
@@ -98,6 +108,30 @@ impl Namespaces {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn anonymous_clients_need_both_options() {
+        // Columns: client, subscriber, anonymous; then who asks: anonymous, subscribed.
+        let cases = [
+            ((true, false, false), (false, false), true),
+            ((true, false, false), (true, true), false),
+            ((true, false, true), (true, false), true),
+            ((false, false, true), (true, true), false),
+            ((false, true, false), (false, true), true),
+            ((false, true, false), (true, true), false),
+            ((false, true, true), (true, true), true),
+            ((false, true, true), (true, false), false),
+        ];
+        for ((client, subscriber, anonymous), (is_anonymous, subscribed), may) in cases {
+            let audience = Audience { client, subscriber, anonymous };
+            let it = format!("{audience:?} {is_anonymous} {subscribed}");
+            assert_eq!(audience.includes(is_anonymous, subscribed), may, "{it}");
+        }
+        let only = Permissions { subscribe_for_anonymous: true, ..Permissions::default() };
+        assert!(!only.may_subscribe(true) && !only.may_subscribe(false));
+        let both = Permissions { subscribe_for_client: true, ..only };
+        assert!(both.may_subscribe(true) && both.may_subscribe(false));
+    }
 
     #[test]
     fn the_namespace_stands_before_the_first_colon() {

@@ -1,23 +1,23 @@
 //! SHELL. The server API: `POST /api/<method>` with a JSON body, for backends that publish and look.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, http::header, web};
 use base64::Engine as _;
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::{Value, json, value::RawValue};
-use subtle::ConstantTimeEq as _;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
-use super::http::Parts;
+use super::{http::Parts, key};
 use crate::{
+    cluster::node::NodeId,
     protocol::{codes::ErrorCode, message},
     room::{
         actor::{ApiAsk, ApiSurvey},
         types::{
-            Answer, Finding, Findings, HistoryFilter, NewPublication, Query, ReplyTo, Request,
-            Since, Survey, Tags,
+            Answer, Finding, Findings, HistoryFilter, NewPublication, NodeFacts, Query, ReplyTo,
+            Request, RoomName, Since, Survey, Tags,
         },
     },
     session::reply,
@@ -25,6 +25,10 @@ use crate::{
 
 /// The most publications that one call returns.
 const HISTORY_LIMIT: usize = 10_000;
+/// The largest body of a call.
+const BODY_LIMIT: usize = 16 << 20;
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most rooms that one broadcast goes to.
 const BROADCAST_LIMIT: usize = 10_000;
 
@@ -37,15 +41,18 @@ async fn call(
     parts: web::Data<Parts>,
     method: web::Path<String>,
     request: HttpRequest,
-    body: Bytes,
+    body: web::Payload,
 ) -> HttpResponse {
+    // Before anything of the body is read: whoever has no key must not fill the memory.
     if !authorized(&parts, &request) {
-        return HttpResponse::Unauthorized().finish();
+        return refuse(HttpResponse::Unauthorized()).finish();
     }
-    // An empty body is an empty request.
-    let body = if body.is_empty() { Bytes::from_static(b"{}") } else { body };
+    let body = match read(body).await {
+        Ok(body) => body,
+        Err(refusal) => return refusal,
+    };
     if let Err(problem) = serde_json::from_slice::<serde::de::IgnoredAny>(&body) {
-        return HttpResponse::BadRequest().json(error(bad_request(problem)));
+        return HttpResponse::BadRequest().json(Outcome::Error(bad_request(problem)));
     }
     let result = match method.as_str() {
         "publish" => publish(&parts, &body).await,
@@ -56,19 +63,35 @@ async fn call(
         "history_remove" => room(&parts, &body, Query::RemoveHistory).await,
         "info" => info(&parts).await,
         "channels" => channels(&parts, &body).await,
-        _ => return HttpResponse::NotFound().json(error(ErrorCode::MethodNotFound.into())),
+        _ => {
+            let error = ErrorCode::MethodNotFound.into();
+            return HttpResponse::NotFound().json(Outcome::Error(error));
+        }
     };
     let transport_errors = (request.headers().get("X-Centrifugo-Error-Mode"))
         .is_some_and(|mode| mode.as_bytes() == b"transport");
-    match result {
-        Ok(result) => HttpResponse::Ok().json(json!({ "result": result })),
-        Err(it) if transport_errors => HttpResponse::build(status_of(it.code)).json(error(it)),
-        Err(it) => HttpResponse::Ok().json(error(it)),
-    }
+    let status = match &result {
+        Err(it) if transport_errors => status_of(it.code),
+        _ => actix_web::http::StatusCode::OK,
+    };
+    HttpResponse::build(status).json(Outcome::from(result))
 }
 
-fn error(error: message::Error) -> Value {
-    json!({"error": {"code": error.code, "message": error.message}})
+/// The connection ends with the answer: what else comes of the request is not read.
+fn refuse(mut response: actix_web::HttpResponseBuilder) -> actix_web::HttpResponseBuilder {
+    response.insert_header((header::CONNECTION, "close"));
+    response
+}
+
+/// The whole body; an empty one is an empty request.
+async fn read(body: web::Payload) -> Result<Bytes, HttpResponse> {
+    match tokio::time::timeout(BODY_TIMEOUT, body.to_bytes_limited(BODY_LIMIT)).await {
+        Err(_) => Err(refuse(HttpResponse::RequestTimeout()).finish()),
+        Ok(Err(_)) => Err(refuse(HttpResponse::PayloadTooLarge()).finish()),
+        Ok(Ok(Err(_))) => Err(refuse(HttpResponse::BadRequest()).finish()),
+        Ok(Ok(Ok(body))) if body.is_empty() => Ok(Bytes::from_static(b"{}")),
+        Ok(Ok(Ok(body))) => Ok(body),
+    }
 }
 
 fn status_of(code: u32) -> actix_web::http::StatusCode {
@@ -89,18 +112,45 @@ fn authorized(parts: &Parts, request: &HttpRequest) -> bool {
     }
     let Some(expected) = &parts.config.api_key else { return false };
     let header = |name: &str| request.headers().get(name).and_then(|it| it.to_str().ok());
-    let in_query = || {
-        let pairs = request.query_string().split('&').filter_map(|it| it.split_once('='));
-        pairs.into_iter().find(|(name, _)| *name == "api_key").map(|(_, key)| key)
-    };
     let given = header("X-API-Key")
-        .or_else(|| header("Authorization").and_then(|it| it.strip_prefix("apikey ")))
-        .or_else(in_query)
+        .or_else(|| header("Authorization").and_then(key::in_authorization))
+        .map(str::to_owned)
+        .or_else(|| key::in_query(request.query_string()))
         .unwrap_or_default();
-    given.as_bytes().ct_eq(expected.as_bytes()).into()
+    key::Key::new(expected).is(&given)
 }
 
-type Outcome = Result<Value, message::Error>;
+/// A call's result as it is written: payloads go through unread, so that no number is rounded on the way.
+type Called = Result<Box<RawValue>, message::Error>;
+
+/// `{"result": …}` or `{"error": …}`.
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Outcome {
+    Result(Box<RawValue>),
+    Error(#[serde(serialize_with = "without_temporary")] message::Error),
+}
+
+impl From<Called> for Outcome {
+    fn from(called: Called) -> Self {
+        called.map_or_else(Self::Error, Self::Result)
+    }
+}
+
+/// Callers of the API are told code and message, no more.
+fn without_temporary<S: serde::Serializer>(
+    error: &message::Error,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    message::Error { temporary: false, ..error.clone() }.serialize(to)
+}
+
+fn written<T: Serialize>(result: &T) -> Called {
+    serde_json::value::to_raw_value(result).map_err(|error| {
+        tracing::error!(%error, "a result of the API could not be written");
+        ErrorCode::Internal.into()
+    })
+}
 
 fn bad_request(why: impl std::fmt::Display) -> message::Error {
     let mut error = message::Error::from(ErrorCode::BadRequest);
@@ -150,13 +200,13 @@ impl Publish {
     }
 }
 
-async fn publish(parts: &Parts, body: &[u8]) -> Outcome {
+async fn publish(parts: &Parts, body: &[u8]) -> Called {
     let call: Publish = parse(body)?;
     let publication = call.publication()?;
     ask(parts, &call.channel, move |to| Request::Publish(publication, to)).await
 }
 
-async fn broadcast(parts: &Parts, body: &[u8]) -> Outcome {
+async fn broadcast(parts: &Parts, body: &[u8]) -> Called {
     let call: Publish = parse(body)?;
     let publication = call.publication()?;
     if call.channels.is_empty() || call.channels.len() > BROADCAST_LIMIT {
@@ -168,14 +218,14 @@ async fn broadcast(parts: &Parts, body: &[u8]) -> Outcome {
     });
     // Asked in order, all at once; the answers come in order too.
     let mut answers: Vec<_> = answers.map(Box::pin).collect();
-    let mut responses: Vec<Value> = Vec::new();
-    futures_util::future::join_all(&mut answers).await.into_iter().for_each(|answer| {
-        responses.push(match answer {
-            Ok(result) => json!({ "result": result }),
-            Err(it) => error(it),
-        });
-    });
-    Ok(json!({ "responses": responses }))
+    let answers = futures_util::future::join_all(&mut answers).await;
+    let responses = answers.into_iter().map(Outcome::from).collect();
+    written(&Responses { responses })
+}
+
+#[derive(Serialize)]
+struct Responses {
+    responses: Vec<Outcome>,
 }
 
 #[derive(Deserialize)]
@@ -183,7 +233,7 @@ struct Room {
     channel: String,
 }
 
-async fn room(parts: &Parts, body: &[u8], query: Query) -> Outcome {
+async fn room(parts: &Parts, body: &[u8], query: Query) -> Called {
     let call: Room = parse(body)?;
     let options = parts.config.namespaces.options(&call.channel);
     let presence = matches!(query, Query::Presence | Query::PresenceStats);
@@ -203,7 +253,7 @@ struct History {
     reverse: bool,
 }
 
-async fn history(parts: &Parts, body: &[u8]) -> Outcome {
+async fn history(parts: &Parts, body: &[u8]) -> Called {
     let call: History = parse(body)?;
     let filter = HistoryFilter {
         limit: usize::try_from(call.limit).unwrap_or(HISTORY_LIMIT).min(HISTORY_LIMIT),
@@ -217,7 +267,7 @@ async fn ask(
     parts: &Parts,
     channel: &str,
     request: impl FnOnce(ReplyTo) -> Request + Send + 'static,
-) -> Outcome {
+) -> Called {
     if channel.is_empty() || channel.len() > parts.config.channel_max_length {
         let most = parts.config.channel_max_length;
         return Err(bad_request(format!("channel must have 1 to {most} bytes")));
@@ -231,31 +281,21 @@ async fn ask(
     }
 }
 
-fn result(answer: Answer) -> Outcome {
-    let value = match answer {
-        Answer::Failed(code) => return Err(code.into()),
-        Answer::Published(None) => json!({}),
-        Answer::Published(Some(position)) => {
-            json!({"offset": position.offset, "epoch": position.epoch.to_string()})
-        }
-        Answer::Presence(clients) => to_json(&reply::by_id(&clients), "presence"),
-        Answer::PresenceStats { clients, users } => {
-            json!({"num_clients": clients, "num_users": users})
-        }
-        Answer::History(publications, position) => {
-            let publications: Vec<_> = publications.iter().map(reply::publication).collect();
-            let mut value = to_json(&publications, "publications");
-            value["offset"] = position.offset.into();
-            value["epoch"] = position.epoch.to_string().into();
-            value
-        }
-    };
-    Ok(value)
-}
-
-fn to_json<T: serde::Serialize>(content: &T, name: &str) -> Value {
-    // Payloads are JSON, or were made strings: nothing that can't be a value.
-    json!({ name: serde_json::to_value(content).unwrap_or_default() })
+/// The words of the client protocol are those of the API, where both have them.
+fn result(answer: Answer) -> Called {
+    if let Answer::Published(position) = answer {
+        let position = position
+            .map(|it| message::StreamPosition { offset: it.offset, epoch: it.epoch.to_string() });
+        return position.map_or_else(|| written(&message::Empty {}), |it| written(&it));
+    }
+    let reply = reply::answer(0, answer, usize::MAX);
+    match (reply.error, reply.body) {
+        (Some(error), _) => Err(error),
+        (_, Some(message::Body::Presence(result))) => written(&result),
+        (_, Some(message::Body::PresenceStats(result))) => written(&result),
+        (_, Some(message::Body::History(result))) => written(&result),
+        (_, _) => Err(ErrorCode::Internal.into()),
+    }
 }
 
 async fn survey(parts: &Parts, survey: Survey) -> Result<Findings, message::Error> {
@@ -264,15 +304,23 @@ async fn survey(parts: &Parts, survey: Survey) -> Result<Findings, message::Erro
     findings.await.map_err(|_| ErrorCode::Internal.into())
 }
 
-async fn info(parts: &Parts) -> Outcome {
+async fn info(parts: &Parts) -> Called {
     let findings = survey(parts, Survey::Info).await?;
-    let nodes: Vec<Value> = (findings.found.into_iter())
+    let nodes = (findings.found.into_iter())
         .filter_map(|(_, finding)| match finding {
-            Finding::Info(facts) => serde_json::to_value(facts).ok(),
+            Finding::Info(facts) => Some(facts),
             Finding::Channels(_) => None,
         })
         .collect();
-    Ok(with_missing(json!({ "nodes": nodes }), &findings.missing))
+    written(&Info { nodes, missing: names(&findings.missing) })
+}
+
+#[derive(Serialize)]
+struct Info {
+    nodes: Vec<NodeFacts>,
+    /// The nodes that did not answer, so that no one takes a part for the whole.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -281,27 +329,33 @@ struct Channels {
     pattern: String,
 }
 
-async fn channels(parts: &Parts, body: &[u8]) -> Outcome {
+async fn channels(parts: &Parts, body: &[u8]) -> Called {
     let call: Channels = parse(body)?;
     let findings = survey(parts, Survey::Channels(call.pattern)).await?;
-    let mut channels: BTreeMap<String, u32> = BTreeMap::new();
+    let mut channels: BTreeMap<RoomName, Subscribers> = BTreeMap::new();
     for (_, finding) in findings.found {
         if let Finding::Channels(rooms) = finding {
             for (room, clients) in rooms {
-                *channels.entry(room.to_string()).or_default() += clients;
+                channels.entry(room).or_default().num_clients += clients;
             }
         }
     }
-    let channels: BTreeMap<_, _> = (channels.into_iter())
-        .map(|(room, clients)| (room, json!({ "num_clients": clients })))
-        .collect();
-    Ok(with_missing(json!({ "channels": channels }), &findings.missing))
+    written(&Rooms { channels, missing: names(&findings.missing) })
 }
 
-/// Says which nodes did not answer, so that no one takes a part for the whole.
-fn with_missing(mut value: Value, missing: &[crate::cluster::node::NodeId]) -> Value {
-    if !missing.is_empty() {
-        value["missing"] = missing.iter().map(ToString::to_string).collect();
-    }
-    value
+#[derive(Serialize)]
+struct Rooms {
+    channels: BTreeMap<RoomName, Subscribers>,
+    /// As in [`Info`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing: Vec<String>,
+}
+
+#[derive(Default, Serialize)]
+struct Subscribers {
+    num_clients: u32,
+}
+
+fn names(nodes: &[NodeId]) -> Vec<String> {
+    nodes.iter().map(ToString::to_string).collect()
 }

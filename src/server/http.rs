@@ -26,14 +26,12 @@ use crate::{
     hub::Hub,
     metrics::Metrics,
     room::actor::{AddHub, RoomRegistry},
-    session::{self, socket::Shared, state},
+    session::{self, context::Wire, socket::Shared, state},
     users::Users,
 };
 
 /// How long a client may take to send the head of its request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// The largest body of an API call.
-const BODY_LIMIT: usize = 16 << 20;
 
 /// What all workers share.
 #[derive(Clone)]
@@ -69,6 +67,7 @@ pub fn session_settings(config: &Config, node: String) -> state::Settings {
         channel_limit: client.channel_limit,
         channel_max_length: config.channel_max_length,
         history_limit: client.history_max_publication_limit,
+        reply_limit: client.queue_max_size - client.queue_max_size / 8,
         in_flight_limit: client.concurrency,
         node,
     }
@@ -119,7 +118,6 @@ fn application(
     let demo = parts.config.demo;
     App::new()
         .app_data(web::Data::new(parts.clone()))
-        .app_data(web::PayloadConfig::new(BODY_LIMIT))
         .configure(status::routes)
         .configure(api::routes)
         .configure(|app| demo::routes(app, demo))
@@ -150,8 +148,15 @@ impl Worker {
         parts.registry.do_send(AddHub(worker, hub.clone()));
         // Whoever would stop the hubs is gone only when the process ends.
         let _ = parts.hubs.send(hub.clone());
+        let wire = Wire {
+            message_limit: parts.config.message_size_limit,
+            write_timeout: parts.config.client.write_timeout.0,
+            messages_sent: parts.metrics.messages_sent.clone(),
+            bytes_sent: parts.metrics.bytes_sent.clone(),
+        };
         Rc::new(Shared {
             hub,
+            wire: Rc::new(wire),
             registry: parts.registry.clone(),
             settings: parts.sessions.clone(),
             outbox_limit: parts.config.client.queue_max_size,

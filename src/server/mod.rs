@@ -1,10 +1,12 @@
 //! SHELL. The one port that clients, callers of the API, operators and browsers talk to.
 //!
 //! [`http`] builds the service of a worker; [`upgrade`] turns a WebSocket request into a socket actor;
-//! [`api`] is the server API, [`status`] health and metrics, [`demo`] the demo's page.
+//! [`api`] is the server API and [`key`] its key (pure), [`status`] health and metrics, [`demo`] the demo's
+//! page.
 
 pub mod api;
 pub mod demo;
 pub mod http;
+pub mod key;
 pub mod status;
 pub mod upgrade;

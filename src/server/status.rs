@@ -6,7 +6,10 @@ use super::http::Parts;
 
 /// `/health` and `/metrics`.
 pub fn routes(app: &mut web::ServiceConfig) {
-    app.route("/health", web::get().to(health)).route("/metrics", web::get().to(metrics));
+    // Some load balancers ask by HEAD.
+    app.route("/health", web::get().to(health))
+        .route("/health", web::head().to(health))
+        .route("/metrics", web::get().to(metrics));
 }
 
 async fn health() -> HttpResponse {

@@ -1,7 +1,5 @@
 //! SHELL. From a WebSocket request to a socket actor on the bare connection.
 
-use std::{cell::Cell, rc::Rc};
-
 use actix::prelude::*;
 use actix_codec::Framed;
 use actix_http::{
@@ -21,16 +19,15 @@ use crate::{
     pattern,
     protocol::codec::Format,
     room::types::ClientId,
-    session::{
-        context::{Incoming, Run, SocketContext},
-        socket::Socket,
-        state::State,
-    },
+    session::{context::SocketContext, socket::Socket, state::State},
 };
 
 const PATH: &str = "/connection/websocket";
 const JSON: &str = "centrifuge-json";
 const PROTOBUF: &str = "centrifuge-protobuf";
+
+/// The only version of the WebSocket protocol there is.
+const VERSION: &str = "13";
 
 /// Why an upgrade is not made.
 type Refusal = (StatusCode, String);
@@ -50,8 +47,12 @@ fn accept(worker: &Worker, request: &Request) -> Result<(Format, Response<()>), 
     if request.path() != PATH {
         return Err((StatusCode::NOT_FOUND, "no WebSocket is served here".into()));
     }
-    let mut response = ws::handshake(request.head())
-        .map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
+    let mut response = ws::handshake(request.head()).map_err(|error| match error {
+        ws::HandshakeError::UnsupportedVersion => {
+            (StatusCode::UPGRADE_REQUIRED, "this version of the protocol is not served".into())
+        }
+        error => (StatusCode::BAD_REQUEST, error.to_string()),
+    })?;
     check_origin(worker, request)?;
     let offered = offered_protocols(request);
     let format = format(&offered, request.uri().query().unwrap_or_default());
@@ -97,6 +98,7 @@ async fn refuse(
 ) -> std::io::Result<()> {
     let response = Response::build(status)
         .insert_header((header::CONNECTION, "close"))
+        .insert_header((header::SEC_WEBSOCKET_VERSION, VERSION))
         .insert_header((header::CONTENT_TYPE, "text/plain; charset=utf-8"))
         .finish()
         .drop_body();
@@ -118,18 +120,13 @@ async fn open(
     parts.io.set_nodelay(true)?;
     // A copy of what is there, so that the buffer it came in can go.
     let rest = BytesMut::from(&parts.read_buf[..]);
-    let io = Rc::new(parts.io);
     drop((parts.read_buf, parts.write_buf));
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(std::io::Error::other)?;
-    let (mut context, mailbox) = SocketContext::new();
+    let (context, mailbox) = SocketContext::new(parts.io, rest, format, shared.wire.clone());
     let place = shared.hub.send(Register(context.address())).await;
     let place = place.map_err(std::io::Error::other)?;
-    let busy = Rc::new(Cell::new(false));
-    let limit = worker.parts.config.message_size_limit;
-    context.add_stream(Incoming::new(io.clone(), rest, limit, busy.clone()));
     let session = State::new(place, format, ClientId(u128::from_be_bytes(id)));
-    let socket = Socket::new(shared, place, session, busy);
-    actix_rt::spawn(Run::new(context, socket, mailbox, io));
+    context.run(Socket::new(shared, place, session), mailbox);
     Ok(())
 }

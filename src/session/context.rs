@@ -1,7 +1,8 @@
-//! SHELL. The actix context that runs a [`Socket`] on a bare TCP stream.
+//! SHELL. The actix context that runs an actor on a bare TCP stream that speaks WebSocket.
 //!
 //! It keeps no buffers while a connection is idle: reads go through one buffer per thread, and bytes stay
-//! with a socket only while a frame is unfinished or the client has not taken what is in its outbox.
+//! with a socket only while a frame is unfinished or the client has not taken what is in its outbox. What
+//! the WebSocket protocol itself asks for it does itself, so the actor sees messages only.
 
 use std::{
     cell::{Cell, RefCell},
@@ -10,45 +11,261 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context as TaskContext, Poll},
+    time::Duration,
 };
 
 use actix::{
     dev::{AsyncContextParts, ContextFut, ContextParts, Envelope, Mailbox, ToEnvelope},
     prelude::*,
 };
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
-use tokio::{net::TcpStream, sync::oneshot};
+use prometheus::IntCounter;
+use socket2::SockRef;
+use tokio::{
+    net::TcpStream,
+    sync::oneshot,
+    time::{Sleep, sleep},
+};
 
-use super::{outbox::Outbox, socket::Socket};
-use crate::protocol::websocket::{Decoder, Message as Frame, Violation};
+use super::{
+    handshake::{Handshake, Received},
+    outbox::Outbox,
+};
+use crate::{
+    clock,
+    protocol::{
+        codec::Format,
+        websocket::{Decoded, Decoder, Message as Frame, Violation},
+    },
+};
 
 /// The most buffers that one write takes.
 const WRITE_BATCH: usize = 16;
 /// Bytes that one read takes at most, per thread and not per socket.
 const READ_BUFFER: usize = 64 * 1024;
+/// Fragments that one connection may have decoded before the thread's others get their turn.
+const FRAGMENTS_PER_TURN: usize = 128;
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BUFFER].into_boxed_slice());
 }
 
-/// The context of a socket actor.
-pub struct SocketContext {
-    parts: ContextParts<Socket>,
+/// What all connections of a thread go by.
+pub struct Wire {
+    /// The largest message from a client, in bytes.
+    pub message_limit: usize,
+    /// How long a client for whom something waits may take nothing of it; zero: for ever.
+    pub write_timeout: Duration,
+    /// Frames written.
+    pub messages_sent: IntCounter,
+    /// Bytes written.
+    pub bytes_sent: IntCounter,
+}
+
+/// What a context tells its actor about the writing.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub enum Progress {
+    /// No more waits than was asked by [`SocketContext::tell_when_down_to`].
+    Drained,
+    /// Something waits, and for [`Wire::write_timeout`] the client has taken nothing.
+    Stalled,
+}
+
+/// What a client sends to an actor.
+pub enum Data {
+    /// A text message.
+    Text(Bytes),
+    /// A binary message.
+    Binary(Bytes),
+}
+
+/// What comes in from a client; to be passed on to [`SocketContext::receive`].
+pub type FromClient = Result<Frame, Violation>;
+
+/// The context of an actor that is one end of a WebSocket connection.
+pub struct SocketContext<A: Actor<Context = Self>> {
+    parts: ContextParts<A>,
+    io: Rc<TcpStream>,
+    wire: Rc<Wire>,
+    handshake: Handshake,
+    /// Set while no more is to be taken from the client.
+    hold: Rc<Cell<bool>>,
+    /// Set when that has ended, until the client's frames were looked at again.
+    released: bool,
+    drain_mark: Option<usize>,
+    /// Set when the client has taken something.
+    progress: bool,
     /// What is to be written.
     pub outbox: Outbox,
 }
 
-impl SocketContext {
-    /// A context, and the mailbox that belongs to it.
-    pub fn new() -> (Self, Mailbox<Socket>) {
+impl<A> SocketContext<A>
+where
+    A: Actor<Context = Self> + StreamHandler<FromClient> + Handler<Progress>,
+{
+    /// A context on `io`, of which `rest` was read already, and the mailbox that belongs to it.
+    pub fn new(
+        io: TcpStream,
+        rest: BytesMut,
+        format: Format,
+        wire: Rc<Wire>,
+    ) -> (Self, Mailbox<A>) {
         let mailbox = Mailbox::default();
         let parts = ContextParts::new(mailbox.sender_producer());
-        (Self { parts, outbox: Outbox::default() }, mailbox)
+        let mut context = Self {
+            parts,
+            io: Rc::new(io),
+            wire,
+            handshake: Handshake::default(),
+            hold: Rc::default(),
+            released: false,
+            drain_mark: None,
+            progress: false,
+            outbox: Outbox::new(format),
+        };
+        context.add_stream(Incoming::new(&context, rest));
+        (context, mailbox)
+    }
+
+    /// Runs `actor` on this thread until it stops and its last frames are written.
+    pub fn run(self, actor: A, mailbox: Mailbox<A>) {
+        actix_rt::spawn(Run {
+            actor: ContextFut::new(self, actor, mailbox),
+            done: false,
+            stall: None,
+        });
     }
 }
 
-impl ActorContext for SocketContext {
+impl<A: Actor<Context = Self>> SocketContext<A> {
+    /// Takes what the client sent, and gives what the actor has to deal with: a message, or a violation to
+    /// close the connection for. Pings and the close handshake are seen to.
+    pub fn receive(&mut self, frame: FromClient) -> Option<Result<Data, Violation>> {
+        match self.handshake.receive(frame) {
+            Received::Text(payload) => return Some(Ok(Data::Text(payload))),
+            Received::Binary(payload) => return Some(Ok(Data::Binary(payload))),
+            Received::Violation(violation) => return Some(Err(violation)),
+            Received::Ping(payload) => self.pong(&payload),
+            Received::Over(answer) => {
+                if let Some(answer) = answer {
+                    self.outbox.push_frame(answer);
+                }
+                self.parts.stop();
+            }
+            Received::Nothing => {}
+        }
+        None
+    }
+
+    /// Each ping is answered while the client takes the answers; else only the last.
+    fn pong(&mut self, payload: &[u8]) {
+        if self.outbox.has_pong() {
+            self.flush();
+        }
+        self.outbox.push_pong(payload);
+    }
+
+    /// Whether messages still go to and fro.
+    pub fn is_open(&self) -> bool {
+        self.handshake.is_open()
+    }
+
+    /// Sends a close frame, and gives the client time to send its own. Says until when; whoever runs the
+    /// actor has to call [`SocketContext::give_up`] then.
+    pub fn close(&mut self, code: u16, reason: &str) -> Option<crate::time::Time> {
+        let frame = self.handshake.close(code, reason, clock::now())?;
+        self.outbox.push_frame(frame);
+        self.handshake.closing_until()
+    }
+
+    /// Ends a connection whose client has not answered the close frame in time. If there is time left, it
+    /// says until when.
+    pub fn give_up(&mut self) -> Option<crate::time::Time> {
+        let until = self.handshake.closing_until().filter(|until| *until > clock::now());
+        if until.is_none() {
+            self.end();
+        }
+        until
+    }
+
+    /// The connection is over.
+    pub fn end(&mut self) {
+        self.handshake.end();
+        self.parts.stop();
+    }
+
+    /// Whether to take no more from the client for now.
+    pub fn hold(&mut self, hold: bool) {
+        self.released |= self.hold.replace(hold) && !hold;
+    }
+
+    /// Sends [`Progress::Drained`] once no more than this waits in the outbox.
+    pub fn tell_when_down_to(&mut self, bytes: usize) {
+        self.drain_mark = Some(bytes);
+    }
+
+    /// Writes what the client takes at once.
+    ///
+    /// What an actor does comes before its context writes, so that frames leave together. Before it judges
+    /// that a client takes too little, it has to offer it something; and to the socket itself, since the
+    /// kernel reports that there is room again only when there is a lot.
+    pub fn flush(&mut self) {
+        self.outbox.frame_replies();
+        let send = |io: &TcpStream, frames: &[IoSlice<'_>]| SockRef::from(io).send_vectored(frames);
+        while let Some(Ok(_)) = self.write_some(send) {}
+    }
+
+    /// One write; none if nothing waits.
+    fn write_some(
+        &mut self,
+        write: impl FnOnce(&TcpStream, &[IoSlice<'_>]) -> io::Result<usize>,
+    ) -> Option<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); WRITE_BATCH];
+        let count = self.outbox.slices(&mut slices);
+        if count == 0 {
+            return None;
+        }
+        let result = write(&self.io, &slices[..count]);
+        if let Ok(written) = result {
+            self.progress = true;
+            self.wire.bytes_sent.inc_by(written as u64);
+            self.wire.messages_sent.inc_by(self.outbox.advance(written));
+        }
+        Some(result)
+    }
+
+    /// Writes as much as the client takes, and arranges to be called again when it takes more.
+    fn poll_write(&mut self, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        self.outbox.frame_replies();
+        let write = |io: &TcpStream, frames: &[IoSlice<'_>]| match frames {
+            [only] => io.try_write(only),
+            several => io.try_write_vectored(several),
+        };
+        while let Some(result) = self.write_some(write) {
+            match result {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    std::task::ready!(self.io.poll_write_ready(cx))?;
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether the actor is to be told now that the outbox is down to the mark it set.
+    fn is_drained(&mut self) -> bool {
+        let drained = self.drain_mark.is_some_and(|mark| self.outbox.queued() <= mark);
+        if drained {
+            self.drain_mark = None;
+        }
+        drained
+    }
+}
+
+impl<A: Actor<Context = Self>> ActorContext for SocketContext<A> {
     fn stop(&mut self) {
         self.parts.stop();
     }
@@ -62,17 +279,17 @@ impl ActorContext for SocketContext {
     }
 }
 
-impl AsyncContext<Socket> for SocketContext {
+impl<A: Actor<Context = Self>> AsyncContext<A> for SocketContext<A> {
     fn spawn<F>(&mut self, future: F) -> SpawnHandle
     where
-        F: ActorFuture<Socket, Output = ()> + 'static,
+        F: ActorFuture<A, Output = ()> + 'static,
     {
         self.parts.spawn(future)
     }
 
     fn wait<F>(&mut self, future: F)
     where
-        F: ActorFuture<Socket, Output = ()> + 'static,
+        F: ActorFuture<A, Output = ()> + 'static,
     {
         self.parts.wait(future);
     }
@@ -85,37 +302,36 @@ impl AsyncContext<Socket> for SocketContext {
         self.parts.cancel_future(handle)
     }
 
-    fn address(&self) -> Addr<Socket> {
+    fn address(&self) -> Addr<A> {
         self.parts.address()
     }
 }
 
-impl AsyncContextParts<Socket> for SocketContext {
-    fn parts(&mut self) -> &mut ContextParts<Socket> {
+impl<A: Actor<Context = Self>> AsyncContextParts<A> for SocketContext<A> {
+    fn parts(&mut self) -> &mut ContextParts<A> {
         &mut self.parts
     }
 }
 
-impl<M> ToEnvelope<Socket, M> for SocketContext
+impl<A, M> ToEnvelope<A, M> for SocketContext<A>
 where
-    Socket: Handler<M>,
+    A: Actor<Context = Self> + Handler<M>,
     M: Message + Send + 'static,
     M::Result: Send,
 {
-    fn pack(message: M, reply: Option<oneshot::Sender<M::Result>>) -> Envelope<Socket> {
+    fn pack(message: M, reply: Option<oneshot::Sender<M::Result>>) -> Envelope<A> {
         Envelope::new(message, reply)
     }
 }
 
 /// The client's frames, as they come in. Ends with the connection.
-pub struct Incoming {
+struct Incoming {
     io: Rc<TcpStream>,
     /// Bytes of an unfinished frame.
     rest: BytesMut,
     decoder: Decoder,
     limit: usize,
-    /// Set while no more is to be taken.
-    busy: Rc<Cell<bool>>,
+    hold: Rc<Cell<bool>>,
     /// The client broke the protocol: what else it sends is read and thrown away, since a socket that is
     /// closed with bytes unread is reset, and then the client never sees the close frame.
     broken: bool,
@@ -123,32 +339,34 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Reads from `io`, after what was read of it already, unless `busy`. `limit` is the largest message
-    /// allowed.
-    pub fn new(io: Rc<TcpStream>, rest: BytesMut, limit: usize, busy: Rc<Cell<bool>>) -> Self {
-        Self { io, rest, decoder: Decoder::default(), limit, busy, broken: false, ended: false }
+    fn new<A: Actor<Context = SocketContext<A>>>(
+        context: &SocketContext<A>,
+        rest: BytesMut,
+    ) -> Self {
+        Self {
+            io: context.io.clone(),
+            rest,
+            decoder: Decoder::default(),
+            limit: context.wire.message_limit,
+            hold: context.hold.clone(),
+            broken: false,
+            ended: false,
+        }
     }
 
-    fn decode(&mut self) -> Option<Result<Frame, Violation>> {
+    fn decode(&mut self) -> Result<Decoded, Violation> {
         if self.broken {
             self.rest.clear();
         }
         if self.rest.is_empty() {
-            return None;
+            return Ok(Decoded::Incomplete);
         }
-        match self.decoder.decode(&mut self.rest, self.limit) {
-            Ok(Some(frame)) => {
-                if self.rest.is_empty() {
-                    self.rest = BytesMut::new();
-                }
-                Some(Ok(frame))
-            }
-            Ok(None) => None,
-            Err(violation) => {
-                self.broken = true;
-                Some(Err(violation))
-            }
+        let decoded = self.decoder.decode(&mut self.rest, self.limit);
+        self.broken = decoded.is_err();
+        if self.rest.is_empty() {
+            self.rest = BytesMut::new();
         }
+        decoded
     }
 
     fn read(&mut self) -> io::Result<()> {
@@ -162,19 +380,30 @@ impl Incoming {
 }
 
 impl Stream for Incoming {
-    type Item = Result<Frame, Violation>;
+    type Item = FromClient;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
+        let mut fragments = 0;
         loop {
             if self.ended {
                 return Poll::Ready(None);
             }
-            // The answer that ends it comes through the actor's mailbox, and that polls this again.
-            if self.busy.get() {
+            // What ends it comes through the actor's mailbox, and that polls this again.
+            if self.hold.get() {
                 return Poll::Pending;
             }
-            if let Some(frame) = self.decode() {
-                return Poll::Ready(Some(frame));
+            match self.decode() {
+                Ok(Decoded::Message(frame)) => return Poll::Ready(Some(Ok(frame))),
+                Err(violation) => return Poll::Ready(Some(Err(violation))),
+                Ok(Decoded::Fragment) if fragments < FRAGMENTS_PER_TURN => {
+                    fragments += 1;
+                    continue;
+                }
+                Ok(Decoded::Fragment) => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Ok(Decoded::Incomplete) => {}
             }
             match self.io.poll_read_ready(cx) {
                 Poll::Pending => return Poll::Pending,
@@ -191,70 +420,79 @@ impl Stream for Incoming {
 }
 
 /// Runs the actor until it stops and its last frames are written.
-pub struct Run {
-    actor: ContextFut<Socket, SocketContext>,
-    io: Rc<TcpStream>,
+struct Run<A: Actor<Context = SocketContext<A>>> {
+    actor: ContextFut<A, SocketContext<A>>,
     done: bool,
+    /// Runs while the client takes nothing of what waits for it.
+    stall: Option<Pin<Box<Sleep>>>,
 }
 
-impl Run {
-    /// Runs `socket` in `context`, writing to `io`.
-    pub fn new(
-        context: SocketContext,
-        socket: Socket,
-        mailbox: Mailbox<Socket>,
-        io: Rc<TcpStream>,
-    ) -> Self {
-        Self { actor: ContextFut::new(context, socket, mailbox), io, done: false }
+impl<A> Run<A>
+where
+    A: Actor<Context = SocketContext<A>> + Handler<Progress>,
+{
+    /// Whether a client that is `blocked` has taken nothing for too long. Arranges to be called again when
+    /// that may be so.
+    fn is_stalled(&mut self, blocked: bool, cx: &mut TaskContext<'_>) -> bool {
+        let ctx = self.actor.ctx();
+        let progress = std::mem::take(&mut ctx.progress);
+        let timeout = ctx.wire.write_timeout;
+        if !blocked || progress || !ctx.is_open() {
+            self.stall = None;
+        }
+        if !blocked || timeout.is_zero() || !ctx.is_open() {
+            return false;
+        }
+        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(timeout)));
+        if stall.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        self.stall = None;
+        ctx.flush();
+        if std::mem::take(&mut ctx.progress) {
+            // It took something after all, so its time begins anew, with the next call.
+            cx.waker().wake_by_ref();
+            return false;
+        }
+        true
     }
 }
 
-impl Future for Run {
+impl<A> Future for Run<A>
+where
+    A: Actor<Context = SocketContext<A>> + Handler<Progress>,
+{
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
         let this = self.get_mut();
-        if !this.done {
-            this.done = Pin::new(&mut this.actor).poll(cx).is_ready();
-        }
-        let written = write(&this.io, &mut this.actor.ctx().outbox, cx);
-        match written {
-            Poll::Ready(Ok(())) if this.done => Poll::Ready(()),
-            Poll::Ready(Ok(())) => Poll::Pending,
-            // The reading side will see that the connection is gone and stop the actor.
-            Poll::Ready(Err(_)) if this.done => Poll::Ready(()),
-            Poll::Ready(Err(_)) => {
-                this.actor.ctx().outbox = Outbox::default();
-                Poll::Pending
+        loop {
+            if !this.done {
+                this.done = Pin::new(&mut this.actor).poll(cx).is_ready();
             }
+            let ctx = this.actor.ctx();
+            let written = ctx.poll_write(cx);
             // A client that takes nothing must not keep a stopped actor.
-            Poll::Pending if this.done => Poll::Ready(()),
-            Poll::Pending => Poll::Pending,
+            if this.done {
+                return Poll::Ready(());
+            }
+            if let Poll::Ready(Err(_)) = written {
+                // The reading side will see that the connection is gone and stop the actor.
+                ctx.outbox.forget();
+            }
+            if ctx.is_drained() {
+                ctx.notify(Progress::Drained);
+                continue;
+            }
+            if std::mem::take(&mut ctx.released) {
+                continue;
+            }
+            if !this.is_stalled(written.is_pending(), cx) {
+                return Poll::Pending;
+            }
+            this.actor.ctx().notify(Progress::Stalled);
         }
     }
 }
 
-/// Writes as much as the socket takes. Frames that wait leave in one write.
-fn write(io: &TcpStream, outbox: &mut Outbox, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-    while !outbox.is_empty() {
-        let mut slices = [IoSlice::new(&[]); WRITE_BATCH];
-        let count = outbox.slices(&mut slices);
-        let result = match &slices[..count] {
-            [] => return Poll::Ready(Ok(())),
-            [only] => io.try_write(only),
-            several => io.try_write_vectored(several),
-        };
-        match result {
-            Ok(written) => outbox.advance(written),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                match io.poll_write_ready(cx) {
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                    Poll::Pending => return Poll::Pending,
-                }
-            }
-            Err(error) => return Poll::Ready(Err(error)),
-        }
-    }
-    Poll::Ready(Ok(()))
-}
+impl<A: Actor<Context = SocketContext<A>>> Unpin for Run<A> {}

@@ -1,6 +1,6 @@
 //! What a socket has yet to write: bounded, in order, and nearly nothing while it is empty.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, io::IoSlice};
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -10,49 +10,86 @@ use crate::protocol::{
     websocket::{self, Opcode},
 };
 
+/// What a frame that waits costs beside its bytes, about: many small ones must count as well.
+const FRAME_COST: usize = 64;
+
 /// Frames that wait to be written, and replies that wait to be framed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outbox {
+    format: Format,
     /// Replies since the last frame; they go out in one frame together.
     replies: BytesMut,
     /// The frame being written; most of the time the only one.
     first: Option<Bytes>,
+    /// Goes next, before `rest`.
+    pong: Option<Bytes>,
     rest: VecDeque<Bytes>,
-    /// Bytes in `rest`.
+    /// The cost of all frames.
     queued: usize,
 }
 
 impl Outbox {
+    /// An empty one, of a connection with this format.
+    pub fn new(format: Format) -> Self {
+        Self {
+            format,
+            replies: BytesMut::new(),
+            first: None,
+            pong: None,
+            rest: VecDeque::new(),
+            queued: 0,
+        }
+    }
+
     /// Adds a reply or push of this connection alone.
-    pub fn push_reply(&mut self, format: Format, reply: &Reply) {
-        codec::encode(format, reply, &mut self.replies);
+    pub fn push_reply(&mut self, reply: &Reply) {
+        codec::encode(self.format, reply, &mut self.replies);
     }
 
     /// Adds a frame that is complete, and may be shared with other sockets.
-    pub fn push_frame(&mut self, format: Format, frame: Bytes) {
-        self.frame_replies(format);
+    pub fn push_frame(&mut self, frame: Bytes) {
+        self.frame_replies();
         self.push(frame);
     }
 
     fn push(&mut self, frame: Bytes) {
+        self.queued += frame.len() + FRAME_COST;
         if self.first.is_none() {
             self.first = Some(frame);
         } else {
-            self.queued += frame.len();
             self.rest.push_back(frame);
         }
     }
 
+    /// Adds a pong. It replaces one of which nothing is written: RFC 6455 wants the last ping answered, and
+    /// pings must not fill the memory.
+    pub fn push_pong(&mut self, payload: &[u8]) {
+        let frame = websocket::frame(Opcode::Pong, payload);
+        self.frame_replies();
+        if self.first.is_none() {
+            return self.push(frame);
+        }
+        self.queued += frame.len() + FRAME_COST;
+        if let Some(unsent) = self.pong.replace(frame) {
+            self.queued -= unsent.len() + FRAME_COST;
+        }
+    }
+
+    /// Whether a pong would replace another.
+    pub fn has_pong(&self) -> bool {
+        self.pong.is_some()
+    }
+
     /// Makes a frame of the replies so far.
-    pub fn frame_replies(&mut self, format: Format) {
+    pub fn frame_replies(&mut self) {
         if !self.replies.is_empty() {
-            let frame = websocket::frame(opcode(format), &self.replies);
+            let frame = websocket::frame(opcode(self.format), &self.replies);
             self.replies = BytesMut::new();
             self.push(frame);
         }
     }
 
-    /// Bytes that wait, but for the frame being written.
+    /// What waits, in bytes, with what it costs to keep them.
     pub fn queued(&self) -> usize {
         self.queued + self.replies.len()
     }
@@ -63,34 +100,45 @@ impl Outbox {
     }
 
     /// The buffers to write next, as many as fit. Returns how many there are.
-    pub fn slices<'a>(&'a self, slices: &mut [std::io::IoSlice<'a>]) -> usize {
+    pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let mut count = 0;
-        for (slice, frame) in slices.iter_mut().zip(self.first.iter().chain(&self.rest)) {
-            *slice = std::io::IoSlice::new(frame);
+        let frames = self.first.iter().chain(&self.pong).chain(&self.rest);
+        for (slice, frame) in slices.iter_mut().zip(frames) {
+            *slice = IoSlice::new(frame);
             count += 1;
         }
         count
     }
 
-    /// Takes off what was written.
-    pub fn advance(&mut self, mut written: usize) {
+    /// Takes off what was written. Returns how many frames that completes.
+    pub fn advance(&mut self, mut written: usize) -> u64 {
+        let mut complete = 0;
         while let Some(first) = &mut self.first {
             if written < first.len() {
                 first.advance(written);
-                return;
+                self.queued -= written;
+                return complete;
             }
             written -= first.len();
-            self.first = self.rest.pop_front();
-            self.queued -= self.first.as_ref().map_or(0, Bytes::len);
+            self.queued -= first.len() + FRAME_COST;
+            complete += 1;
+            self.first = self.pong.take().or_else(|| self.rest.pop_front());
         }
         self.rest = VecDeque::new();
+        complete
     }
 
-    /// Forgets all that waits, but for the rest of a frame that is half written.
+    /// Forgets all that waits: there is no one left to take it.
+    pub fn forget(&mut self) {
+        *self = Self::new(self.format);
+    }
+
+    /// Forgets all that waits, but for the rest of a frame that may be half written.
     pub fn clear(&mut self) {
         self.replies = BytesMut::new();
+        self.pong = None;
         self.rest = VecDeque::new();
-        self.queued = 0;
+        self.queued = self.first.as_ref().map_or(0, |first| first.len() + FRAME_COST);
     }
 }
 
@@ -104,20 +152,22 @@ pub fn opcode(format: Format) -> Opcode {
 
 #[cfg(test)]
 mod tests {
-    use std::io::IoSlice;
-
     use super::*;
+
+    fn take(outbox: &mut Outbox, most: usize) -> Vec<u8> {
+        outbox.frame_replies();
+        let mut slices = [IoSlice::new(&[]); 4];
+        let count = outbox.slices(&mut slices);
+        let bytes: Vec<u8> =
+            slices[..count].iter().flat_map(|it| it.iter().copied()).take(most).collect();
+        outbox.advance(bytes.len());
+        bytes
+    }
 
     fn drain(outbox: &mut Outbox, step: usize) -> Vec<u8> {
         let mut written = Vec::new();
-        outbox.frame_replies(Format::Json);
         while !outbox.is_empty() {
-            let mut slices = [IoSlice::new(&[]); 4];
-            let count = outbox.slices(&mut slices);
-            let bytes: Vec<u8> =
-                slices[..count].iter().flat_map(|it| it.iter().copied()).take(step).collect();
-            written.extend(&bytes);
-            outbox.advance(bytes.len());
+            written.extend(take(outbox, step));
         }
         assert_eq!(outbox.queued(), 0);
         written
@@ -126,12 +176,38 @@ mod tests {
     #[test]
     fn frames_leave_in_order_however_the_socket_takes_them() {
         for step in 1..40 {
-            let mut outbox = Outbox::default();
-            outbox.push_reply(Format::Json, &Reply { id: 1, ..Default::default() });
-            outbox.push_reply(Format::Json, &Reply { id: 2, ..Default::default() });
-            outbox.push_frame(Format::Json, Bytes::from_static(b"frame"));
-            outbox.push_reply(Format::Json, &Reply::default());
+            let mut outbox = Outbox::new(Format::Json);
+            outbox.push_reply(&Reply { id: 1, ..Default::default() });
+            outbox.push_reply(&Reply { id: 2, ..Default::default() });
+            outbox.push_frame(Bytes::from_static(b"frame"));
+            outbox.push_reply(&Reply::default());
             assert_eq!(drain(&mut outbox, step), b"\x81\x11{\"id\":1}\n{\"id\":2}frame\x81\x02{}");
         }
+    }
+
+    #[test]
+    fn every_frame_counts_also_the_one_being_written() {
+        let mut outbox = Outbox::new(Format::Json);
+        let frame = Bytes::from_static(b"frame");
+        outbox.push_frame(frame.clone());
+        assert_eq!(outbox.queued(), 5 + FRAME_COST);
+        outbox.push_frame(frame);
+        take(&mut outbox, 2);
+        assert_eq!(outbox.queued(), 3 + 5 + 2 * FRAME_COST);
+        outbox.clear();
+        assert_eq!(outbox.queued(), 3 + FRAME_COST);
+        assert_eq!(drain(&mut outbox, 9), b"ame");
+    }
+
+    #[test]
+    fn only_the_last_of_the_unsent_pongs_is_kept() {
+        let mut outbox = Outbox::new(Format::Json);
+        outbox.push_frame(Bytes::from_static(b"frame"));
+        outbox.push_frame(Bytes::from_static(b"next"));
+        for payload in [b"1", b"2", b"3"] {
+            outbox.push_pong(payload);
+        }
+        assert_eq!(outbox.queued(), 5 + 4 + 3 + 3 * FRAME_COST);
+        assert_eq!(drain(&mut outbox, 3), b"frame\x8a\x013next");
     }
 }

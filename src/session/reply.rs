@@ -23,8 +23,9 @@ pub fn failure(id: u32, code: ErrorCode) -> Reply {
     Reply { id, error: Some(code.into()), body: None }
 }
 
-/// The reply to command `id` for what a room answered.
-pub fn answer(id: u32, answer: Answer) -> Reply {
+/// The reply to command `id` for what a room answered. Of a history it brings as many publications as fit
+/// into `limit` bytes, but one at least: the client goes on reading from the last of them.
+pub fn answer(id: u32, answer: Answer, limit: usize) -> Reply {
     let body = match answer {
         Answer::Failed(code) => return failure(id, code),
         Answer::Published(_) => Body::Publish(Empty {}),
@@ -33,12 +34,41 @@ pub fn answer(id: u32, answer: Answer) -> Reply {
             Body::PresenceStats(PresenceStatsResult { num_clients: clients, num_users: users })
         }
         Answer::History(publications, position) => Body::History(HistoryResult {
-            publications: publications.iter().map(publication).collect(),
+            publications: fitting(&publications, limit).iter().map(publication).collect(),
             epoch: position.epoch.to_string(),
             offset: position.offset,
         }),
     };
     result(id, body)
+}
+
+/// The first of the publications, as many as fit into `limit` bytes, but one at least.
+fn fitting(publications: &[Arc<Publication>], limit: usize) -> &[Arc<Publication>] {
+    let mut total = 0_usize;
+    let fits = |it: &&Arc<Publication>| {
+        total = total.saturating_add(size(it));
+        total <= limit
+    };
+    let count = publications.iter().take_while(fits).count();
+    &publications[..count.max(1).min(publications.len())]
+}
+
+/// Without what was recovered if that is more than `limit` bytes: the client has to do without, as it has
+/// when the history does not reach back.
+pub fn bounded(subscribed: Subscribed, limit: usize) -> Subscribed {
+    match &subscribed.recovery {
+        Recovery::Recovered(missed) if fitting(missed, limit).len() < missed.len() => {
+            Subscribed { recovery: Recovery::Failed, ..subscribed }
+        }
+        _ => subscribed,
+    }
+}
+
+/// About how many bytes a publication takes in a reply.
+fn size(publication: &Publication) -> usize {
+    let tags: usize = publication.tags.iter().map(|(name, tag)| name.len() + tag.len() + 8).sum();
+    let info = publication.info.as_ref().map_or(0, |it| it.user.len() + it.conn_info.len() + 80);
+    publication.data.len() + tags + info + 40
 }
 
 /// The result of a subscribe. `since` is what the client asked to recover from.

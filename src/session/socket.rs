@@ -1,40 +1,28 @@
 //! SHELL. The actor of one WebSocket connection, around [`State`].
 //!
-//! It hands the client's messages and the rooms' answers to the session and performs what that says. What
-//! is the WebSocket protocol's own (pings, the close handshake) it answers itself.
+//! It hands the client's messages and the rooms' answers to the session and performs what that says.
 
-use std::{
-    cell::{Cell, RefCell},
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use actix::prelude::*;
 use bytes::Bytes;
 
 use super::{
-    context::SocketContext,
+    context::{Data, FromClient, Progress, SocketContext, Wire},
     state::{Env, In, Out, Settings, State},
 };
 use crate::{
     clock,
     hub::{FromSocket, Hub},
     metrics::Metrics,
-    protocol::{
-        codec::Format,
-        codes::Disconnect,
-        websocket::{self, Message as Frame, Opcode, Violation},
-    },
+    protocol::{codec::Format, codes::Disconnect, websocket::Violation},
     room::{
         actor::{Ask, RoomRegistry},
         types::SocketRef,
     },
+    time::Time,
     users::Users,
 };
-
-/// How long a client may take to answer a close frame.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What all sockets of a worker share.
 pub struct Shared {
@@ -44,6 +32,8 @@ pub struct Shared {
     pub registry: Addr<RoomRegistry>,
     /// What sessions go by.
     pub settings: Arc<Settings>,
+    /// What connections go by.
+    pub wire: Rc<Wire>,
     /// The most bytes that may wait for one client.
     pub outbox_limit: usize,
     /// What is counted.
@@ -59,48 +49,48 @@ pub struct Socket {
     shared: Rc<Shared>,
     place: SocketRef,
     session: State,
-    phase: Phase,
-    /// Whether the client has to wait before more is read of it.
-    busy: Rc<Cell<bool>>,
     /// Set once the client is authenticated.
     user: Option<Box<str>>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Open,
-    /// The close frame is sent; the client's is awaited.
-    Closing,
-    Closed,
-}
+type Context = SocketContext<Socket>;
 
 impl Socket {
     /// The actor of `session`, which is at `place` in its hub.
-    ///
-    /// It keeps `busy` up to date, for whoever reads from the connection.
-    pub fn new(shared: Rc<Shared>, place: SocketRef, session: State, busy: Rc<Cell<bool>>) -> Self {
-        Self { shared, place, session, phase: Phase::Open, busy, user: None }
+    pub fn new(shared: Rc<Shared>, place: SocketRef, session: State) -> Self {
+        Self { shared, place, session, user: None }
     }
 
-    fn input(&mut self, input: In, ctx: &mut SocketContext) {
+    fn input(&mut self, input: In, ctx: &mut Context) {
+        self.step(input, ctx);
+        while !self.is_congested(ctx) && self.session.can_go_on(&self.shared.settings) {
+            self.step(In::GoOn, ctx);
+        }
+        self.regulate(ctx);
+    }
+
+    fn step(&mut self, input: In, ctx: &mut Context) {
         let shared = self.shared.clone();
         let mut outputs = shared.outputs.take();
-        let env =
-            Env { settings: &shared.settings, now: clock::now(), wall: clock::unix_seconds() };
+        let env = Env {
+            settings: &shared.settings,
+            now: clock::now(),
+            wall: clock::unix_seconds(),
+            congested: ctx.outbox.queued() > shared.outbox_limit / 2,
+        };
         self.session.handle(input, env, &mut outputs);
         for output in outputs.drain(..) {
             self.perform(output, ctx);
         }
         shared.outputs.replace(outputs);
-        self.busy.set(self.session.is_busy(&shared.settings));
-        self.check_outbox(ctx);
+        ctx.outbox.frame_replies();
     }
 
-    fn perform(&mut self, output: Out, ctx: &mut SocketContext) {
+    fn perform(&mut self, output: Out, ctx: &mut Context) {
         match output {
-            Out::Reply(reply) => ctx.outbox.push_reply(self.session.format(), &reply),
+            Out::Reply(reply) => ctx.outbox.push_reply(&reply),
             Out::Request(room, request) => self.shared.registry.do_send(Ask(room, request)),
-            Out::WakeAt(at) => self.shared.hub.do_send(FromSocket::WakeAt(self.place, at)),
+            Out::WakeAt(at) => self.wake_at(at),
             Out::Authenticated(user) => {
                 self.shared.users.enter(&user);
                 self.user = Some(user);
@@ -109,80 +99,74 @@ impl Socket {
                 let (code, reason) = why.parts();
                 self.shared.metrics.disconnects.with_label_values(&[&code.to_string()]).inc();
                 tracing::debug!(socket = ?self.place, code, reason, "closing a connection");
-                self.close(code, reason, ctx);
+                if let Some(until) = ctx.close(code, reason) {
+                    self.wake_at(until);
+                }
             }
         }
     }
 
-    /// Sends a close frame, and gives the client time to send its own.
-    fn close(&mut self, code: u16, reason: &str, ctx: &mut SocketContext) {
-        if self.phase != Phase::Open {
-            return;
-        }
-        self.phase = Phase::Closing;
-        let frame = websocket::close_frame(code, reason);
-        ctx.outbox.push_frame(self.session.format(), frame);
-        let at = clock::now() + CLOSE_TIMEOUT;
+    fn wake_at(&self, at: Time) {
         self.shared.hub.do_send(FromSocket::WakeAt(self.place, at));
     }
 
-    /// A client that does not take what it is sent holds up no one but itself.
-    fn check_outbox(&mut self, ctx: &mut SocketContext) {
-        ctx.outbox.frame_replies(self.session.format());
-        if self.phase == Phase::Open && ctx.outbox.queued() > self.shared.outbox_limit {
-            ctx.outbox.clear();
-            self.input(In::Disconnect(Disconnect::Slow), ctx);
+    /// Whether more than half of what may wait for the client does, after it was offered.
+    fn is_congested(&self, ctx: &mut Context) -> bool {
+        let half = self.shared.outbox_limit / 2;
+        if ctx.outbox.queued() > half {
+            ctx.flush();
         }
+        ctx.outbox.queued() > half
     }
 
-    fn end(&mut self, ctx: &mut SocketContext) {
-        self.phase = Phase::Closed;
-        ctx.stop();
+    /// Slows down a client that does not take the answers to what it sends, and lets go of one that takes
+    /// far too little: it holds up no one but itself.
+    fn regulate(&mut self, ctx: &mut Context) {
+        let congested = self.is_congested(ctx);
+        if congested && ctx.is_open() && ctx.outbox.queued() > self.shared.outbox_limit {
+            ctx.outbox.clear();
+            self.step(In::Disconnect(Disconnect::Slow), ctx);
+        }
+        if congested {
+            ctx.tell_when_down_to(self.shared.outbox_limit / 2);
+        }
+        // Of a client that is being let go everything is read, since its close frame is among it.
+        let busy = congested || self.session.is_busy(&self.shared.settings);
+        ctx.hold(busy && ctx.is_open());
     }
 
-    fn frame(&mut self, frame: Frame, ctx: &mut SocketContext) {
-        match (frame, self.session.format()) {
-            (Frame::Text(payload), Format::Json) | (Frame::Binary(payload), Format::Protobuf) => {
+    fn data(&mut self, data: Data, ctx: &mut Context) {
+        match (data, self.session.format()) {
+            (Data::Text(payload), Format::Json) | (Data::Binary(payload), Format::Protobuf) => {
                 self.shared.metrics.messages_received.inc();
                 self.shared.metrics.bytes_received.inc_by(payload.len() as u64);
                 self.input(In::Payload(payload), ctx);
             }
-            (Frame::Text(_) | Frame::Binary(_), _) => {
+            (Data::Text(_) | Data::Binary(_), _) => {
                 self.input(In::Disconnect(Disconnect::BadRequest), ctx);
-            }
-            (Frame::Ping(payload), format) => {
-                ctx.outbox.push_frame(format, websocket::frame(Opcode::Pong, &payload));
-                self.check_outbox(ctx);
-            }
-            (Frame::Pong, _) => {}
-            (Frame::Close(code), _) => {
-                self.close(code.unwrap_or(1000), "", ctx);
-                self.end(ctx);
             }
         }
     }
 
-    fn violation(&mut self, violation: Violation, ctx: &mut SocketContext) {
+    fn violation(&mut self, violation: Violation, ctx: &mut Context) {
         self.shared.metrics.protocol_violations.inc();
-        self.input(
-            In::Disconnect(match violation {
-                Violation::Protocol(_) => Disconnect::WebSocketProtocol,
-                Violation::Utf8 => Disconnect::WebSocketInvalidPayload,
-                Violation::TooBig => Disconnect::MessageTooBig,
-            }),
-            ctx,
-        );
+        let why = match violation {
+            Violation::Protocol(_) => Disconnect::WebSocketProtocol,
+            Violation::Utf8 => Disconnect::WebSocketInvalidPayload,
+            Violation::TooBig => Disconnect::MessageTooBig,
+        };
+        self.input(In::Disconnect(why), ctx);
     }
 }
 
 impl Actor for Socket {
-    type Context = SocketContext;
+    type Context = Context;
 
-    fn started(&mut self, ctx: &mut SocketContext) {
+    fn started(&mut self, ctx: &mut Context) {
         self.input(In::Opened, ctx);
     }
 
-    fn stopped(&mut self, ctx: &mut SocketContext) {
+    fn stopped(&mut self, ctx: &mut Context) {
         self.input(In::Closed, ctx);
         if let Some(user) = self.user.take() {
             self.shared.users.leave(&user);
@@ -191,18 +175,31 @@ impl Actor for Socket {
     }
 }
 
-impl StreamHandler<Result<Frame, Violation>> for Socket {
-    fn handle(&mut self, frame: Result<Frame, Violation>, ctx: &mut SocketContext) {
-        match (self.phase, frame) {
-            (Phase::Open, Ok(frame)) => self.frame(frame, ctx),
-            (Phase::Open, Err(violation)) => self.violation(violation, ctx),
-            (Phase::Closing, Ok(Frame::Close(_)) | Err(_)) => self.end(ctx),
-            (Phase::Closing, Ok(_)) | (Phase::Closed, _) => {}
+impl StreamHandler<FromClient> for Socket {
+    fn handle(&mut self, frame: FromClient, ctx: &mut Context) {
+        match ctx.receive(frame) {
+            Some(Ok(data)) => self.data(data, ctx),
+            Some(Err(violation)) => self.violation(violation, ctx),
+            None => self.regulate(ctx),
         }
     }
 
-    fn finished(&mut self, ctx: &mut SocketContext) {
-        self.end(ctx);
+    fn finished(&mut self, ctx: &mut Context) {
+        ctx.end();
+    }
+}
+
+impl Handler<Progress> for Socket {
+    type Result = ();
+
+    fn handle(&mut self, progress: Progress, ctx: &mut Context) {
+        match progress {
+            Progress::Drained => self.input(In::GoOn, ctx),
+            Progress::Stalled => {
+                ctx.outbox.clear();
+                self.input(In::Disconnect(Disconnect::WriteError), ctx);
+            }
+        }
     }
 }
 
@@ -219,17 +216,22 @@ pub enum ToSocket {
 impl Handler<ToSocket> for Socket {
     type Result = ();
 
-    fn handle(&mut self, message: ToSocket, ctx: &mut SocketContext) {
+    fn handle(&mut self, message: ToSocket, ctx: &mut Context) {
         match message {
-            ToSocket::Frame(frame) if self.phase == Phase::Open => {
-                self.shared.metrics.bytes_sent.inc_by(frame.len() as u64);
-                ctx.outbox.push_frame(self.session.format(), frame);
-                self.check_outbox(ctx);
+            ToSocket::Frame(frame) if ctx.is_open() => {
+                ctx.outbox.push_frame(frame);
+                if ctx.outbox.queued() > self.shared.outbox_limit / 2 {
+                    self.regulate(ctx);
+                }
             }
             ToSocket::Frame(_) => {}
-            ToSocket::Input(input) => match (self.phase, *input) {
-                (Phase::Closing, In::Wake) => self.end(ctx),
-                (_, input) => self.input(input, ctx),
+            ToSocket::Input(input) => match *input {
+                In::Wake if !ctx.is_open() => {
+                    if let Some(until) = ctx.give_up() {
+                        self.wake_at(until);
+                    }
+                }
+                input => self.input(input, ctx),
             },
         }
     }

@@ -3,7 +3,7 @@
 //! In: [`In`]. Out: [`Out`]s, in the order in which they are to be done. A session takes commands from its
 //! connect to its close, checks what they may do, hands them to their rooms, and answers each exactly once.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     protocol::{
-        codec::{self, Format},
+        codec::{Commands, Format},
         codes::{Disconnect, ErrorCode, Unsubscribed},
         message::{
             Body, ChannelRequest, Command, ConnectRequest, ConnectResult, Empty, HistoryRequest,
@@ -24,7 +24,7 @@ use crate::{
         options::{Audience, Namespaces, RoomOptions},
         types::{
             Answer, ClientId, ClientInfo, HistoryFilter, MemberFlags, NewPublication, Query,
-            ReplyTo, Request, RoomName, Since, SocketRef, Subscribe, Subscribed,
+            Recovery, ReplyTo, Request, RoomName, Since, SocketRef, Subscribe, Subscribed,
         },
     },
     time::Time,
@@ -32,6 +32,8 @@ use crate::{
 
 /// How long an expired connection may take to refresh.
 const REFRESH_GRACE: Duration = Duration::from_secs(25);
+/// The most commands that one call takes on, so that the answers can be sent before more are made.
+const COMMANDS_PER_CALL: usize = 64;
 /// Name and version that clients are told.
 const SERVER_VERSION: &str = concat!("Roomcast ", env!("CARGO_PKG_VERSION"));
 
@@ -58,6 +60,8 @@ pub struct Settings {
     pub channel_max_length: usize,
     /// The most publications that one history call returns.
     pub history_limit: usize,
+    /// The most bytes of publications that one reply brings, so that it fits into the outbox.
+    pub reply_limit: usize,
     /// The most commands of one client that wait for answers; the rest wait to be read.
     pub in_flight_limit: usize,
     /// Id of this node.
@@ -73,6 +77,8 @@ pub struct Env<'a> {
     pub now: Time,
     /// Unix time in seconds: tokens follow the wall clock.
     pub wall: i64,
+    /// Whether so much waits for the client that it can't have seen the latest of it.
+    pub congested: bool,
 }
 
 /// Something that a session has to deal with.
@@ -82,6 +88,8 @@ pub enum In {
     Opened,
     /// The payload of a message from the client.
     Payload(Bytes),
+    /// Take on more of the commands that are here; see [`State::can_go_on`].
+    GoOn,
     /// A subscribe is decided.
     Subscribed {
         /// The room, by the node's own name for it.
@@ -120,7 +128,7 @@ pub enum Out {
     Reply(Reply),
     /// Ask this of a room.
     Request(RoomName, Request),
-    /// Call again with [`In::Wake`] at about this time.
+    /// Call again with [`In::Wake`] at about this time, and not at any that was asked for before.
     WakeAt(Time),
     /// Send a close frame and forget the client.
     Close(Disconnect),
@@ -152,6 +160,7 @@ struct Pending {
     recoverable: bool,
     positioned: bool,
     since: Option<Since>,
+    must_recover: bool,
 }
 
 /// One connection.
@@ -164,7 +173,7 @@ pub struct State {
     subscriptions: Vec<Subscription>,
     in_flight: u16,
     /// Commands that came with others, and wait until fewer are in flight.
-    held: VecDeque<Command>,
+    held: Commands,
     /// When the next ping is due, or, while one is unanswered, its pong.
     next_ping: Time,
     ping_unanswered: bool,
@@ -183,7 +192,7 @@ impl State {
             info: Arc::new(info),
             subscriptions: Vec::new(),
             in_flight: 0,
-            held: VecDeque::new(),
+            held: Commands::default(),
             next_ping: Time::default(),
             ping_unanswered: false,
             expires_at: None,
@@ -202,37 +211,53 @@ impl State {
         }
         match input {
             In::Opened => out.push(Out::WakeAt(env.now + env.settings.stale_close_delay)),
-            In::Payload(payload) => self.payload(payload, env, out),
-            In::Subscribed { room, id, result } => self.subscribed(room, id, result, out),
+            In::Payload(payload) => match self.held.push(self.format, payload) {
+                Ok(()) => self.go_on(env, out),
+                Err(_) => self.close(Disconnect::BadRequest, out),
+            },
+            In::GoOn => self.go_on(env, out),
+            In::Subscribed { room, id, result } => self.subscribed(room, id, result, env, out),
             In::Unsubscribed { id } => {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 out.push(Out::Reply(reply::result(id, Body::Unsubscribe(Empty {}))));
             }
             In::Answer { id, answer } => {
                 self.in_flight = self.in_flight.saturating_sub(1);
-                out.push(Out::Reply(reply::answer(id, answer)));
+                out.push(Out::Reply(reply::answer(id, answer, env.settings.reply_limit)));
             }
             In::InsufficientState(room) => self.insufficient_state(&room, out),
             In::Wake => self.wake(env, out),
             In::Disconnect(why) => self.close(why, out),
             In::Closed => self.end(out),
         }
-        self.resume(env, out);
     }
 
-    /// Whether it takes no more from its client until some commands are answered: a client that sends
-    /// faster than the rooms answer is slowed down, not refused.
+    /// Whether nothing more should be read of its client: some commands must be answered first, or there
+    /// are some that were not taken on yet. A client that sends faster than it is answered is slowed down,
+    /// not refused.
     pub fn is_busy(&self, settings: &Settings) -> bool {
-        self.phase == Phase::Open && usize::from(self.in_flight) >= settings.in_flight_limit
+        self.phase != Phase::Closed && (!self.held.is_empty() || self.is_full(settings))
     }
 
-    fn resume(&mut self, env: Env<'_>, out: &mut Vec<Out>) {
-        while self.phase != Phase::Closed && !self.is_busy(env.settings) {
-            let Some(command) = self.held.pop_front() else { return };
-            self.command(command, env, out);
-        }
-        if self.held.is_empty() || self.phase == Phase::Closed {
-            self.held = VecDeque::new();
+    /// Whether there are commands to be taken on with [`In::GoOn`], as soon as the client takes the answers.
+    pub fn can_go_on(&self, settings: &Settings) -> bool {
+        self.phase != Phase::Closed && !self.held.is_empty() && !self.is_full(settings)
+    }
+
+    fn is_full(&self, settings: &Settings) -> bool {
+        usize::from(self.in_flight) >= settings.in_flight_limit
+    }
+
+    fn go_on(&mut self, env: Env<'_>, out: &mut Vec<Out>) {
+        for _ in 0..COMMANDS_PER_CALL {
+            if self.phase == Phase::Closed || self.is_full(env.settings) {
+                return;
+            }
+            match self.held.next(self.format) {
+                Ok(Some(command)) => self.command(command, env, out),
+                Ok(None) => return,
+                Err(_) => return self.close(Disconnect::BadRequest, out),
+            }
         }
     }
 
@@ -246,6 +271,7 @@ impl State {
     /// Leaves every room. After the close, so that no one hears of the leaving before the client does.
     fn end(&mut self, out: &mut Vec<Out>) {
         self.phase = Phase::Closed;
+        self.held = Commands::default();
         for subscription in std::mem::take(&mut self.subscriptions) {
             out.push(self.leave(subscription.room, ReplyTo::Nobody));
         }
@@ -254,18 +280,6 @@ impl State {
     fn leave(&self, room: RoomName, reply: ReplyTo) -> Out {
         let (socket, client) = (self.socket, self.info.client);
         Out::Request(room, Request::Unsubscribe { socket, client, reply })
-    }
-
-    fn payload(&mut self, payload: Bytes, env: Env<'_>, out: &mut Vec<Out>) {
-        let Ok(commands) = codec::decode(self.format, payload) else {
-            return self.close(Disconnect::BadRequest, out);
-        };
-        let mut commands = commands.into_iter();
-        while self.phase != Phase::Closed && !self.is_busy(env.settings) && self.held.is_empty() {
-            let Some(command) = commands.next() else { return };
-            self.command(command, env, out);
-        }
-        self.held.extend(commands);
     }
 
     fn command(&mut self, command: Command, env: Env<'_>, out: &mut Vec<Out>) {
@@ -326,23 +340,21 @@ impl State {
     }
 
     fn time_to_live(&self, env: Env<'_>) -> (bool, u32) {
-        let ttl =
-            self.expires_at.map(|at| u32::try_from((at - env.wall).max(0)).unwrap_or(u32::MAX));
+        let ttl = self
+            .expires_at
+            .map(|at| u32::try_from(at.saturating_sub(env.wall).max(0)).unwrap_or(u32::MAX));
         (ttl.is_some(), ttl.unwrap_or_default())
     }
 
     fn wake_later(&self, env: Env<'_>, out: &mut Vec<Out>) {
-        if !env.settings.ping_interval.is_zero() {
-            out.push(Out::WakeAt(self.next_ping));
-        }
-        if let Some(left) = self.until_expiry(env) {
-            out.push(Out::WakeAt(env.now + left));
-        }
+        let ping = (!env.settings.ping_interval.is_zero()).then_some(self.next_ping);
+        let expiry = self.until_expiry(env).map(|left| env.now + left);
+        out.extend(ping.into_iter().chain(expiry).min().map(Out::WakeAt));
     }
 
     fn until_expiry(&self, env: Env<'_>) -> Option<Duration> {
-        let left = u64::try_from(self.expires_at? - env.wall).unwrap_or(0);
-        Some(Duration::from_secs(left) + REFRESH_GRACE)
+        let left = u64::try_from(self.expires_at?.saturating_sub(env.wall)).unwrap_or(0);
+        Some(Duration::from_secs(left).saturating_add(REFRESH_GRACE))
     }
 
     fn pong(&mut self, env: Env<'_>, out: &mut Vec<Out>) {
@@ -351,28 +363,36 @@ impl State {
         }
         self.ping_unanswered = false;
         self.next_ping = env.now + env.settings.ping_interval;
-        out.push(Out::WakeAt(self.next_ping));
+        self.wake_later(env, out);
     }
 
     fn wake(&mut self, env: Env<'_>, out: &mut Vec<Out>) {
         if self.phase != Phase::Open {
             return self.close(Disconnect::Stale, out);
         }
-        if self.expires_at.is_some_and(|at| env.wall >= at + REFRESH_GRACE.as_secs() as i64) {
+        let over = |at: i64| env.wall >= at.saturating_add(REFRESH_GRACE.as_secs() as i64);
+        if self.expires_at.is_some_and(over) {
             return self.close(Disconnect::ConnectionExpired, out);
         }
-        if env.settings.ping_interval.is_zero() || env.now < self.next_ping {
-            return;
+        if !env.settings.ping_interval.is_zero() && env.now >= self.next_ping {
+            // As long as a client is still taking what came before a ping, it is neither dead nor able to
+            // answer, and its pong may be among what is not read.
+            if self.ping_unanswered && !env.congested {
+                return self.close(Disconnect::NoPong, out);
+            }
+            self.ping(env, out);
         }
-        if self.ping_unanswered {
-            return self.close(Disconnect::NoPong, out);
+        self.wake_later(env, out);
+    }
+
+    fn ping(&mut self, env: Env<'_>, out: &mut Vec<Out>) {
+        if !self.ping_unanswered {
+            out.push(Out::Reply(Reply::default()));
         }
-        out.push(Out::Reply(Reply::default()));
         let pong_timeout = env.settings.pong_timeout;
         self.ping_unanswered = !pong_timeout.is_zero();
         let wait = if self.ping_unanswered { pong_timeout } else { env.settings.ping_interval };
         self.next_ping = env.now + wait;
-        out.push(Out::WakeAt(self.next_ping));
     }
 
     fn request(&mut self, id: u32, request: Asked, env: Env<'_>, out: &mut Vec<Out>) {
@@ -447,7 +467,9 @@ impl State {
         let recover = (recoverable && request.recover)
             .then_some(Since { epoch: request.epoch, offset: request.offset });
         let room = RoomName::from(request.channel);
-        let pending = Pending { id, recoverable, positioned, since: recover.clone() };
+        let must_recover = request.flag & 2 != 0;
+        let since = recover.clone();
+        let pending = Pending { id, recoverable, positioned, since, must_recover };
         let pending = Some(Box::new(pending));
         // Most clients are in very few rooms.
         if self.subscriptions.is_empty() {
@@ -465,7 +487,7 @@ impl State {
             info: self.info.clone(),
             flags,
             recover,
-            must_recover: request.flag & 2 != 0,
+            must_recover,
         };
         Ok((room, Request::Subscribe(subscribe)))
     }
@@ -476,14 +498,10 @@ impl State {
         options: &RoomOptions,
         env: Env<'_>,
     ) -> Result<(), ErrorCode> {
-        let permissions = options.permissions;
-        let permitted = match self.info.user.is_empty() {
-            _ if env.settings.insecure => true,
-            // Private rooms need a subscription token.
-            _ if room.starts_with('$') => false,
-            true => permissions.subscribe_for_anonymous,
-            false => permissions.subscribe_for_client,
-        };
+        // Private rooms need a subscription token.
+        let open =
+            !room.starts_with('$') && options.permissions.may_subscribe(self.info.user.is_empty());
+        let permitted = env.settings.insecure || open;
         permitted.then_some(()).ok_or(ErrorCode::PermissionDenied)
     }
 
@@ -492,13 +510,22 @@ impl State {
         room: RoomName,
         id: u32,
         result: Result<Subscribed, ErrorCode>,
+        env: Env<'_>,
         out: &mut Vec<Out>,
     ) {
         let is_it = |it: &Subscription| it.pending.as_ref().is_some_and(|it| it.id == id);
         let Some(index) = self.subscriptions.iter().position(is_it) else { return };
         self.in_flight = self.in_flight.saturating_sub(1);
         let pending = self.subscriptions[index].pending.take();
+        let result = result.map(|it| reply::bounded(it, env.settings.reply_limit));
         let reply = match (result, pending) {
+            (Ok(subscribed), Some(pending))
+                if pending.must_recover && subscribed.recovery == Recovery::Failed =>
+            {
+                self.subscriptions.swap_remove(index);
+                out.push(self.leave(room, ReplyTo::Nobody));
+                reply::failure(id, ErrorCode::UnrecoverablePosition)
+            }
             (Ok(subscribed), Some(pending)) => {
                 // From here on the name that the whole node shares.
                 self.subscriptions[index].room = room;
@@ -567,7 +594,8 @@ impl State {
         }
         self.permitted(options.permissions.publish, &request.channel, env)?;
         let publication = NewPublication {
-            data: request.data,
+            // Protobuf lends the buffer of the whole message, which a history would keep with it.
+            data: Bytes::copy_from_slice(&request.data),
             info: Some(self.info.clone()),
             tags: Default::default(),
             idempotency_key: None,

@@ -24,7 +24,7 @@ fn settings() -> Settings {
         permissions: Permissions {
             subscribe_for_client: true,
             subscribe_for_anonymous: true,
-            publish: Audience { subscriber: true, ..Audience::default() },
+            publish: Audience { client: false, ..open },
             presence: open,
             history: open,
         },
@@ -45,6 +45,7 @@ fn settings() -> Settings {
         channel_limit: 2,
         channel_max_length: 20,
         history_limit: 300,
+        reply_limit: 1000,
         in_flight_limit: 4,
         node: "n".into(),
     }
@@ -55,13 +56,15 @@ struct Talk {
     settings: Settings,
     session: State,
     now: Time,
+    congested: bool,
     out: Vec<Out>,
 }
 
 impl Talk {
     fn new(settings: Settings) -> Self {
         let session = State::new(SOCKET, Format::Json, ClientId(5));
-        let mut talk = Self { settings, session, now: Time::default(), out: Vec::new() };
+        let (now, out) = (Time::default(), Vec::new());
+        let mut talk = Self { settings, session, now, congested: false, out };
         talk.input(In::Opened);
         talk.out.clear();
         talk
@@ -84,8 +87,12 @@ impl Talk {
     }
 
     fn input(&mut self, input: In) {
-        let env = Env { settings: &self.settings, now: self.now, wall: WALL };
+        let (settings, congested) = (&self.settings, self.congested);
+        let env = Env { settings, now: self.now, wall: WALL, congested };
         self.session.handle(input, env, &mut self.out);
+        while !self.congested && self.session.can_go_on(settings) {
+            self.session.handle(In::GoOn, env, &mut self.out);
+        }
     }
 
     fn say(&mut self, command: &Value) {
@@ -187,6 +194,11 @@ fn tokens_decide_who_may_connect() {
     assert!(good.out.contains(&Out::Authenticated("ann".into())));
     assert_eq!(good.replies()[0]["connect"]["ttl"], 60);
 
+    let mut eternal = connect(&sign("secret", json!({"sub": "ann", "exp": 1e300})));
+    assert_eq!(eternal.replies()[0]["connect"]["ttl"], u32::MAX);
+    eternal.later(25);
+    assert_eq!(eternal.closed(), None);
+
     let mut expired = connect(&sign("secret", json!({"sub": "ann", "exp": WALL - 1})));
     assert_eq!(expired.replies()[0]["error"]["code"], 109);
     expired.say(&json!({"id": 2, "subscribe": {"channel": "chat:a"}}));
@@ -245,6 +257,67 @@ fn what_was_recovered_is_told_with_the_position_asked_for() {
     assert_eq!(talk.replies(), [json!({"id": 2, "subscribe": expected})]);
 }
 
+/// Publications from offset 1 on, of 400 bytes each.
+fn large(count: u64) -> Vec<Arc<Publication>> {
+    let data = Bytes::from(format!("\"{}\"", "x".repeat(398)));
+    let one =
+        |offset| Publication { offset, data: data.clone(), info: None, tags: Default::default() };
+    (1..=count).map(one).map(Arc::new).collect()
+}
+
+#[test]
+fn a_recovery_larger_than_a_reply_has_failed() {
+    let ask = |flag: u32, count: u64| {
+        let mut talk = Talk::connected();
+        let recover =
+            json!({"channel": "chat:a", "recover": true, "epoch": "e", "offset": 0, "flag": flag});
+        talk.say(&json!({"id": 2, "subscribe": recover}));
+        talk.out.clear();
+        talk.let_in("chat:a", 2, Recovery::Recovered(large(count)));
+        let left = talk.requests().len();
+        (talk.replies().remove(0), left)
+    };
+    let (reply, _) = ask(0, 2);
+    assert_eq!(reply["subscribe"]["publications"].as_array().map(Vec::len), Some(2));
+    let (reply, left) = ask(0, 3);
+    assert_eq!((&reply["subscribe"]["recovered"], left), (&Value::Null, 0), "{reply}");
+    assert_eq!(
+        (&reply["subscribe"]["was_recovering"], &reply["subscribe"]["offset"]),
+        (&json!(true), &json!(7))
+    );
+    let (reply, left) = ask(2, 3);
+    assert_eq!((&reply["error"]["code"], left), (&json!(112), 1), "it is out of the room again");
+}
+
+#[test]
+fn a_history_larger_than_a_reply_is_cut() {
+    let mut talk = Talk::in_a_room();
+    let mut read = |history: Vec<Arc<Publication>>| {
+        talk.say(&json!({"id": 3, "history": {"channel": "chat:a", "limit": -1}}));
+        let position = Position { epoch: Epoch(0xe), offset: 9 };
+        talk.input(In::Answer { id: 3, answer: Answer::History(history, position) });
+        talk.replies()[0]["history"]["publications"].as_array().map(Vec::len)
+    };
+    assert_eq!(read(large(3)), Some(2));
+    assert_eq!(read(Vec::new()), Some(0));
+    let huge = Publication {
+        data: Bytes::from(format!("\"{}\"", "x".repeat(5000))),
+        ..(*large(1)[0]).clone()
+    };
+    assert_eq!(read(vec![Arc::new(huge)]), Some(1), "one at least, or no one gets past it");
+}
+
+#[test]
+fn what_is_published_does_not_hold_the_message_it_came_in() {
+    let mut talk = Talk::in_a_room();
+    talk.session.format = Format::Protobuf;
+    let payload = Bytes::from_static(b"\x12\x08\x03\x3a\x0e\x0a\x06chat:a\x12\x04true");
+    talk.input(In::Payload(payload.clone()));
+    let Request::Publish(publication, _) = talk.requests()[0] else { panic!("not a publish") };
+    assert_eq!(publication.data, b"true"[..]);
+    assert!(!payload.as_ptr_range().contains(&publication.data.as_ptr()));
+}
+
 #[test]
 fn only_who_may_publishes_and_reads() {
     let mut talk = Talk::connected();
@@ -275,6 +348,73 @@ fn commands_over_the_limit_wait_for_answers_in_order() {
     talk.input(In::Answer { id: 10, answer: Answer::Published(None) });
     let Request::Publish(publication, _) = talk.requests()[0] else { panic!("not a publish") };
     assert_eq!(publication.data, Bytes::from_static(b"14"));
+}
+
+#[test]
+fn commands_wait_while_the_client_does_not_take_the_answers() {
+    let mut talk = Talk::connected();
+    talk.congested = true;
+    let lines = |ids: std::ops::Range<u32>| {
+        ids.map(|id| format!("{{\"id\":{id},\"unsubscribe\":{{\"channel\":\"a\"}}}}\n"))
+            .collect::<String>()
+    };
+    talk.input(In::Payload(lines(2..1002).into()));
+    assert_eq!(talk.replies().len(), COMMANDS_PER_CALL);
+    assert!(talk.session.is_busy(&talk.settings));
+    talk.congested = false;
+    talk.input(In::GoOn);
+    assert_eq!(talk.replies().len(), 1000 - COMMANDS_PER_CALL);
+    assert!(!talk.session.is_busy(&talk.settings));
+}
+
+#[test]
+fn what_comes_before_a_bad_command_is_done() {
+    let mut talk = Talk::in_a_room();
+    let publish = json!({"id": 3, "publish": {"channel": "chat:a", "data": 1}});
+    talk.input(In::Payload(format!("{publish}\n{{\"id\":").into()));
+    assert!(matches!(talk.requests()[0], Request::Publish(..)));
+    assert_eq!(talk.closed(), Some(3501));
+}
+
+#[test]
+fn a_client_that_still_takes_what_came_before_the_ping_is_alive() {
+    let mut talk = Talk::connected();
+    talk.later(25);
+    assert_eq!(talk.replies(), [json!({})]);
+    talk.congested = true;
+    talk.later(8);
+    assert_eq!((talk.replies(), talk.closed()), (Vec::new(), None));
+    talk.congested = false;
+    talk.later(8);
+    assert_eq!(talk.closed(), Some(3012));
+}
+
+#[test]
+fn one_wish_to_be_woken_holds_for_all() {
+    let connected = |ping_interval| {
+        let token = super::super::token::sign("secret", &json!({"sub": "ann", "exp": WALL + 5}));
+        let mut talk = Talk::new(Settings { ping_interval, ..settings() });
+        talk.say(&json!({"id": 1, "connect": {"token": token.expect("signs")}}));
+        talk
+    };
+    let mut talk = connected(Duration::from_secs(25));
+    let wishes = |talk: &Talk| {
+        let wishes = talk.out.iter().filter_map(|out| match out {
+            Out::WakeAt(at) => Some(at.since(Time::default()).as_secs()),
+            _ => None,
+        });
+        wishes.collect::<Vec<_>>()
+    };
+    assert_eq!(wishes(&talk), [12], "the ping, not the end of the token");
+    talk.out.clear();
+    talk.later(13);
+    assert_eq!(wishes(&talk), [21], "its pong");
+    talk.say(&json!({}));
+    talk.out.clear();
+    talk.later(10);
+    assert_eq!(wishes(&talk), [38], "the next ping");
+    let talk = connected(Duration::from_secs(100));
+    assert_eq!(wishes(&talk), [30], "not the ping, but the end of the token and its grace");
 }
 
 #[test]

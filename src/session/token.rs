@@ -31,12 +31,25 @@ pub enum TokenError {
 struct Payload {
     #[serde(default)]
     sub: String,
-    exp: Option<i64>,
-    nbf: Option<i64>,
-    expire_at: Option<i64>,
+    exp: Option<Seconds>,
+    nbf: Option<Seconds>,
+    expire_at: Option<Seconds>,
     info: Option<Box<RawValue>>,
     b64info: Option<String>,
     channel: Option<serde::de::IgnoredAny>,
+}
+
+/// Unix time in whole seconds. JSON web tokens may say it in fractions (RFC 7519, NumericDate), and some
+/// libraries do; those are rounded down.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+struct Seconds(i64);
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let number = serde_json::Number::deserialize(from)?;
+        let whole = number.as_i64().or_else(|| number.as_f64().map(|it| it.floor() as i64));
+        whole.map(Self).ok_or_else(|| serde::de::Error::custom("not a time"))
+    }
 }
 
 /// Checks connection tokens.
@@ -73,10 +86,10 @@ impl Verifier {
             .map_err(|_| TokenError::Invalid)?;
         let payload = decoded.claims;
         // A subscription token does not open a connection.
-        if payload.channel.is_some() || payload.nbf.is_some_and(|nbf| nbf > now) {
+        if payload.channel.is_some() || payload.nbf.is_some_and(|nbf| nbf.0 > now) {
             return Err(TokenError::Invalid);
         }
-        if payload.exp.is_some_and(|exp| exp <= now) {
+        if payload.exp.is_some_and(|exp| exp.0 <= now) {
             return Err(TokenError::Expired);
         }
         let info = match (payload.info, payload.b64info) {
@@ -88,7 +101,7 @@ impl Verifier {
             }
             (None, None) => Bytes::new(),
         };
-        let expires_at = payload.expire_at.or(payload.exp).filter(|at| *at > 0);
+        let expires_at = payload.expire_at.or(payload.exp).map(|at| at.0).filter(|at| *at > 0);
         Ok(Claims { user: payload.sub.into(), info, expires_at })
     }
 }
@@ -122,6 +135,15 @@ mod tests {
         };
         assert_eq!(claims, Ok(expected));
         assert_eq!(verify(json!({"exp": 1001, "expire_at": 0})).map(|it| it.expires_at), Ok(None));
+    }
+
+    #[test]
+    fn times_may_have_fractions() {
+        let expires = |claims| verify(claims).map(|it| it.expires_at);
+        assert_eq!(expires(json!({"exp": 1001.75, "nbf": 999.5})), Ok(Some(1001)));
+        assert_eq!(expires(json!({"exp": 1e300})), Ok(Some(i64::MAX)));
+        assert_eq!(expires(json!({"exp": 1000.9})), Err(TokenError::Expired));
+        assert_eq!(expires(json!({"exp": "soon"})), Err(TokenError::Invalid));
     }
 
     #[test]
