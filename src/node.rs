@@ -15,7 +15,7 @@ use crate::{
     cluster::{
         gossip::Gossip,
         membership::{self, Enter, Membership},
-        node::{NodeInfo, Phase},
+        node::{NodeId, NodeInfo, Phase},
         view::View,
     },
     config::{self, Config},
@@ -27,16 +27,21 @@ use crate::{
     metrics::Metrics,
     protocol::codes::Disconnect,
     room::{
-        actor::{FromCluster, RoomRegistry},
+        actor::{FromCluster, RoomRegistry, ToBeTaken},
         registry::State,
         types::NodeFacts,
     },
-    server::http::{self, Parts},
+    server::{
+        http::{self, Parts},
+        leaving::Leaving,
+    },
     users::Users,
 };
 
 /// How long a starting node waits to see another of those it joins, before it serves alone.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often a stopping node looks whether it is done.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long the view of a starting node has to stay the same before it takes part.
 const SETTLED: Duration = Duration::from_millis(500);
 
@@ -79,46 +84,96 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let registry = start_registry(&config, &me, &metrics, &users)?;
     let (views, view) = watch::channel(View::new([me.clone()]));
     metrics.cluster_nodes.set(1);
-    let gossip = match (bound.cluster, &config.cluster) {
-        (Some((gossip, mesh)), Some(cluster)) => {
-            let address = gossip.local_addr()?;
+    let (mut gossip, mut membership) = (String::new(), None);
+    match (bound.cluster, &config.cluster) {
+        (Some((socket, mesh)), Some(cluster)) => {
+            gossip = socket.local_addr()?.to_string();
             let starting = Starting { me: &me, metrics: &metrics, registry: &registry, views };
-            let membership = starting.join(cluster, gossip, mesh).await?;
+            let started = starting.join(cluster, socket, mesh).await?;
             get_to_know(cluster, view.clone(), &metrics).await;
-            membership.do_send(Enter(Phase::Ready));
-            address.to_string()
+            started.do_send(Enter(Phase::Ready));
+            membership = Some(started);
         }
         _ => {
             let alone = NodeInfo { phase: Phase::Ready, ..me.clone() };
             registry.do_send(FromCluster::View(View::new([alone])));
-            String::new()
         }
-    };
+    }
     let (hubs, hubs_started) = mpsc::unbounded_channel();
     let sessions = Arc::new(http::session_settings(&config, me.id().to_string()));
+    let leaving = Arc::new(Leaving::default());
     let parts = Parts {
         config: config.clone(),
         sessions,
-        registry,
+        registry: registry.clone(),
         metrics: metrics.clone(),
         users,
         hubs,
-        view,
+        leaving: leaving.clone(),
+        view: view.clone(),
     };
     let server = http::start(bound.clients, parts)?;
     let handle = server.handle();
     let serving = actix_rt::spawn(server);
     let mesh = config.cluster.as_ref().map_or_else(String::new, |_| me.mesh.to_string());
     tracing::info!(node = %config.name, http = %http, gossip, mesh, workers = config.workers, "ready");
-    wait_for_signal().await?;
-    tracing::info!("stopping: telling {} connections to go elsewhere", metrics.connections.get());
+    tokio::select! {
+        signal = wait_for_signal() => signal?,
+        () = leaving.asked() => {}
+    }
+    leaving.begin();
+    let deadline = tokio::time::Instant::now() + config.shutdown_timeout;
+    if let Some(membership) = membership {
+        membership.do_send(Enter(Phase::Draining));
+        let drained = hand_over(&registry, view.clone(), me.id());
+        if tokio::time::timeout_at(deadline, drained).await.is_err() {
+            tracing::warn!("not all rooms were handed over in time");
+        }
+    }
+    let clients = metrics.connections.get();
+    let over = pace(clients, config.reconnect_rate, &view.borrow(), me.id());
+    tracing::info!(clients, over_ms = over.as_millis() as u64, "telling clients to go elsewhere");
     // No new connection, then no old one, and only then no thread: a worker's sockets go with it.
     handle.pause().await;
-    disconnect_all(hubs_started, &metrics, config.shutdown_timeout).await;
+    disconnect_all(hubs_started, &metrics, over, deadline).await;
     handle.stop(true).await;
     let _ = serving.await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// How many others there are that take rooms and clients.
+fn others(view: &View, me: NodeId) -> usize {
+    view.nodes().iter().filter(|(id, info)| **id != me && info.phase == Phase::Ready).count()
+}
+
+/// Waits until the other nodes, which see that this one is leaving, have taken its rooms over.
+async fn hand_over(registry: &Addr<RoomRegistry>, mut view: watch::Receiver<View>, me: NodeId) {
+    // One that is still joining will take them.
+    let joins = |view: &View| {
+        view.nodes().iter().any(|(id, info)| *id != me && info.phase == Phase::Joining)
+    };
+    let decided = view.wait_for(|view| others(view, me) > 0 || !joins(view)).await;
+    if decided.map_or(0, |view| others(&view, me)) == 0 {
+        return;
+    }
+    // Until this node sees it itself, it goes on as home.
+    let sees = |view: &View| view.nodes().get(&me).is_some_and(|it| it.phase == Phase::Draining);
+    if view.wait_for(sees).await.is_err() {
+        return;
+    }
+    tracing::info!("handing rooms over");
+    while registry.send(ToBeTaken).await.is_ok_and(|rooms| rooms > 0) {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// How long to take for telling all clients: as long as the other nodes need to take them.
+fn pace(clients: i64, rate: usize, view: &View, me: NodeId) -> Duration {
+    match u32::try_from(rate * others(view, me)) {
+        Ok(0) | Err(_) => Duration::ZERO,
+        Ok(rate) => Duration::from_secs(u64::try_from(clients).unwrap_or(0)) / rate,
+    }
 }
 
 fn node_info(config: &Config, bound: &Bound, http: SocketAddr) -> anyhow::Result<NodeInfo> {
@@ -172,11 +227,10 @@ impl Starting<'_> {
         gossip: tokio::net::UdpSocket,
         mesh: tokio::net::TcpListener,
     ) -> anyhow::Result<Addr<Membership>> {
-        let key = |purpose| cluster.secret.as_ref().map(|secret| secret.key(purpose));
         let dialer = Dialer::new(link::Settings {
             me: self.me.clone(),
             cluster: cluster.id.clone(),
-            key: key("mesh"),
+            keys: cluster.secrets.keys("mesh"),
             queue_limit: cluster.queue_limit,
             metrics: self.metrics.clone(),
             registry: self.registry.clone(),
@@ -190,7 +244,7 @@ impl Starting<'_> {
             join: cluster.join.clone(),
             cluster: cluster.id.clone(),
         };
-        let transport = Gossip::new(gossip, key("gossip"), self.metrics.clone());
+        let transport = Gossip::new(gossip, &cluster.secrets.keys("gossip"), self.metrics.clone());
         let handle = membership::start(&settings, &transport).await?;
         let (me, registry) = (self.me.clone(), self.registry.clone());
         let metrics = self.metrics.clone();
@@ -238,9 +292,12 @@ async fn wait_for_signal() -> anyhow::Result<()> {
 async fn disconnect_all(
     mut hubs: mpsc::UnboundedReceiver<Addr<Hub>>,
     metrics: &Metrics,
-    timeout: Duration,
+    over: Duration,
+    deadline: tokio::time::Instant,
 ) {
-    let disconnect = DisconnectAll { why: Disconnect::Shutdown, over: Duration::ZERO };
+    let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+    // Half of the time is for those that are slow to close.
+    let disconnect = DisconnectAll { why: Disconnect::Shutdown, over: over.min(left / 2) };
     let closed = async {
         loop {
             // A worker may get its first connection, and so its hub, after all others are told.
@@ -250,10 +307,10 @@ async fn disconnect_all(
             if metrics.connections.get() <= 0 {
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     };
-    if tokio::time::timeout(timeout, closed).await.is_err() {
+    if tokio::time::timeout_at(deadline, closed).await.is_err() {
         tracing::warn!("{} connections did not close in time", metrics.connections.get());
     }
 }

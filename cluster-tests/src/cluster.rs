@@ -65,6 +65,11 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Nodes that start from now on have this configuration.
+    pub fn configure(&self, config: &str) -> Result<(), String> {
+        fs::write(&self.config, config).map_err(|e| e.to_string())
+    }
+
     /// Starts one node more, which joins all that run; does not wait for the view.
     pub fn add(&mut self) -> Result<usize, String> {
         let index = self.nodes.len();

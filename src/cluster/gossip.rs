@@ -20,6 +20,7 @@ use chitchat::{
 };
 use tokio::net::UdpSocket;
 
+use super::secret::Keys;
 use crate::{clock, metrics::Metrics};
 
 const MAX_DATAGRAM: usize = 65_507;
@@ -31,18 +32,21 @@ const CLOCK_SKEW_MILLIS: u64 = 60_000;
 /// Senders remembered for their counters; more only if someone who knows the secret makes them up.
 const MAX_SENDERS: usize = 10_000;
 
+/// The first seals, any opens; none: gossip is not sealed.
+type Ciphers = Arc<[XChaCha20Poly1305]>;
+
 /// Opens one socket: the one that was bound before, so that its port is known.
 pub struct Gossip {
     socket: Mutex<Option<UdpSocket>>,
-    sealing: Option<Arc<XChaCha20Poly1305>>,
+    ciphers: Ciphers,
     metrics: Metrics,
 }
 
 impl Gossip {
-    /// Gossips over `socket`, sealed with `key` if there is one.
-    pub fn new(socket: UdpSocket, key: Option<[u8; 32]>, metrics: Metrics) -> Self {
-        let sealing = key.map(|key| Arc::new(XChaCha20Poly1305::new(Key::from_slice(&key))));
-        Self { socket: Mutex::new(Some(socket)), sealing, metrics }
+    /// Gossips over `socket`, sealed with the first of `keys` if there is one.
+    pub fn new(socket: UdpSocket, keys: &Keys, metrics: Metrics) -> Self {
+        let ciphers = keys.iter().map(|key| XChaCha20Poly1305::new(Key::from_slice(key)));
+        Self { socket: Mutex::new(Some(socket)), ciphers: ciphers.collect(), metrics }
     }
 }
 
@@ -55,7 +59,8 @@ impl Transport for Gossip {
         getrandom::fill(&mut boot)?;
         Ok(Box::new(GossipSocket {
             socket,
-            seal: self.sealing.clone().map(|cipher| Seal::new(cipher, u64::from_be_bytes(boot))),
+            seal: (!self.ciphers.is_empty())
+                .then(|| Seal::new(self.ciphers.clone(), u64::from_be_bytes(boot))),
             metrics: self.metrics.clone(),
             buffer: vec![0; MAX_DATAGRAM],
         }))
@@ -145,15 +150,15 @@ impl Window {
 }
 
 struct Seal {
-    cipher: Arc<XChaCha20Poly1305>,
+    ciphers: Ciphers,
     boot: u64,
     counter: u64,
     senders: HashMap<u64, Window>,
 }
 
 impl Seal {
-    fn new(cipher: Arc<XChaCha20Poly1305>, boot: u64) -> Self {
-        Self { cipher, boot, counter: 0, senders: HashMap::new() }
+    fn new(ciphers: Ciphers, boot: u64) -> Self {
+        Self { ciphers, boot, counter: 0, senders: HashMap::new() }
     }
 
     fn seal(&mut self, content: &[u8], now: u64) -> anyhow::Result<Vec<u8>> {
@@ -165,17 +170,16 @@ impl Seal {
         plain.extend(content);
         let mut nonce = [0; NONCE];
         getrandom::fill(&mut nonce)?;
-        let sealed = self.cipher.encrypt(XNonce::from_slice(&nonce), &plain[..]);
+        let cipher = self.ciphers.first().ok_or_else(|| anyhow::anyhow!("there is no secret"))?;
+        let sealed = cipher.encrypt(XNonce::from_slice(&nonce), &plain[..]);
         let sealed = sealed.map_err(|_| anyhow::anyhow!("a datagram could not be sealed"))?;
         Ok([&nonce[..], &sealed].concat())
     }
 
     fn open(&mut self, datagram: &[u8], now: u64) -> Result<Vec<u8>, &'static str> {
         let (nonce, sealed) = datagram.split_first_chunk::<NONCE>().ok_or("malformed")?;
-        let mut plain = self
-            .cipher
-            .decrypt(XNonce::from_slice(nonce), sealed)
-            .map_err(|_| "not_sealed_by_us")?;
+        let opened = |it: &XChaCha20Poly1305| it.decrypt(XNonce::from_slice(nonce), sealed).ok();
+        let mut plain = self.ciphers.iter().find_map(opened).ok_or("not_sealed_by_us")?;
         let field = |index: usize| {
             let bytes = plain.get(index * 8..)?.first_chunk::<8>()?;
             Some(u64::from_be_bytes(*bytes))
@@ -202,7 +206,21 @@ mod tests {
     use super::*;
 
     fn seal(key: u8, boot: u64) -> Seal {
-        Seal::new(Arc::new(XChaCha20Poly1305::new(Key::from_slice(&[key; 32]))), boot)
+        seal_with(&[key], boot)
+    }
+
+    fn seal_with(keys: &[u8], boot: u64) -> Seal {
+        let cipher = |key: &u8| XChaCha20Poly1305::new(Key::from_slice(&[*key; 32]));
+        Seal::new(keys.iter().map(cipher).collect(), boot)
+    }
+
+    #[test]
+    fn either_secret_opens_while_one_is_being_changed() {
+        let (mut old, mut new) = (seal_with(&[1, 2], 7), seal_with(&[2, 1], 8));
+        let sealed = old.seal(b"hi", 1000).expect("seals");
+        assert_eq!(new.open(&sealed, 1000), Ok(b"hi".to_vec()));
+        let sealed = new.seal(b"ho", 1000).expect("seals");
+        assert_eq!(old.open(&sealed, 1000), Ok(b"ho".to_vec()));
     }
 
     #[test]

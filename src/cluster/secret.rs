@@ -1,35 +1,48 @@
-//! The cluster's secret, and the keys that are made of it.
+//! The cluster's secrets, and the keys that are made of them.
 
 use std::fmt;
 
 use hkdf::Hkdf;
 use sha2::Sha256;
 
-/// What every node of the cluster knows and no one else.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Box<str>);
+/// What every node of the cluster knows and no one else. While it is being changed there are several: the
+/// first seals, any opens.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secrets(Vec<Box<str>>);
 
-impl Secret {
+/// The keys that are made of the secrets, in their order.
+pub type Keys = Vec<[u8; 32]>;
+
+impl Secrets {
     /// The shortest secret that is taken.
     pub const MIN_LENGTH: usize = 16;
 
-    /// A secret; none if it is too short to be one.
-    pub fn new(secret: &str) -> Option<Self> {
-        (secret.len() >= Self::MIN_LENGTH).then(|| Self(secret.into()))
+    /// Adds a secret; none if it is too short to be one.
+    pub fn add(&mut self, secret: &str) -> Option<()> {
+        (secret.len() >= Self::MIN_LENGTH).then(|| self.0.push(secret.into()))
     }
 
-    /// The key for one purpose. Different purposes have keys that say nothing of each other.
-    pub fn key(&self, purpose: &str) -> [u8; 32] {
-        let mut key = [0; 32];
-        // 32 bytes are always within what HKDF-SHA256 can give.
-        let _ = Hkdf::<Sha256>::new(Some(b"roomcast"), self.0.as_bytes())
-            .expand(purpose.as_bytes(), &mut key);
-        key
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The keys for one purpose. Different purposes have keys that say nothing of each other.
+    pub fn keys(&self, purpose: &str) -> Keys {
+        self.0.iter().map(|secret| key(secret, purpose)).collect()
     }
 }
 
-impl fmt::Debug for Secret {
+fn key(secret: &str, purpose: &str) -> [u8; 32] {
+    let mut key = [0; 32];
+    // 32 bytes are always within what HKDF-SHA256 can give.
+    let _ = Hkdf::<Sha256>::new(Some(b"roomcast"), secret.as_bytes())
+        .expand(purpose.as_bytes(), &mut key);
+    key
+}
+
+impl fmt::Debug for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret")
+        write!(f, "{} secrets", self.0.len())
     }
 }

@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use raw::{Channel, Raw};
 
 use crate::{
-    cluster::secret::Secret,
+    cluster::secret::Secrets,
     room::{
         options::{Audience, Namespaces, Permissions, RoomOptions},
         registry,
@@ -69,8 +69,10 @@ pub struct Config {
     pub cluster: Option<Cluster>,
     /// How to log.
     pub log: raw::Log,
-    /// How long a stopping node waits for its connections to close.
+    /// How long a stopping node may take to hand its rooms over, and then to let its connections go.
     pub shutdown_timeout: Duration,
+    /// How many clients a second each other node is asked to take from a stopping one; 0: any number.
+    pub reconnect_rate: usize,
     /// Serve the chat page, and sign tokens for anyone who asks.
     pub demo: bool,
     /// Variables that look like ours and are not: whoever runs the node should be told.
@@ -90,8 +92,10 @@ pub struct Cluster {
     pub advertise: std::net::IpAddr,
     /// Gossip addresses of nodes to begin with.
     pub join: Vec<String>,
-    /// What the nodes know and no one else.
-    pub secret: Option<Secret>,
+    /// What the nodes know and no one else; empty: links and gossip are not sealed.
+    pub secrets: Secrets,
+    /// How many nodes there should be; 0: any number.
+    pub expected_nodes: usize,
     /// The most bytes that may wait for one peer.
     pub queue_limit: usize,
 }
@@ -112,6 +116,8 @@ impl TryFrom<Raw> for Config {
         }
         let rooms = registry::Settings {
             publish_timeout: raw.cluster.publish_timeout.0,
+            replicas: raw.cluster.replicas,
+            quorum_of: raw.cluster.quorum()?,
             recovery_limit: raw.client.recovery_max_publication_limit,
             history_bytes: raw.channel.history_max_bytes,
             ..Default::default()
@@ -131,6 +137,7 @@ impl TryFrom<Raw> for Config {
             cluster,
             log: raw.log,
             shutdown_timeout: raw.shutdown.timeout.0,
+            reconnect_rate: raw.shutdown.reconnect_rate,
             demo: raw.demo.enabled,
             ignored: Vec::new(),
         })
@@ -294,17 +301,9 @@ impl raw::Cluster {
         for peer in &self.join {
             check_peer(peer)?;
         }
-        let secret = match self.secret.as_str() {
-            "" => None,
-            secret => Some(Secret::new(secret).ok_or_else(|| {
-                Invalid::new(
-                    "cluster.secret",
-                    format!("at least {} characters", Secret::MIN_LENGTH),
-                )
-            })?),
-        };
+        let secrets = self.secrets()?;
         let open = [gossip.ip(), mesh.ip()].iter().any(|ip| !ip.is_loopback());
-        if open && secret.is_none() {
+        if open && secrets.is_empty() {
             let problem = "needed to listen for other nodes on anything but loopback: anyone who reaches the ports could take part. Set the same on every node, for example the output of `openssl rand -hex 32`";
             return Err(Invalid::new("cluster.secret", problem));
         }
@@ -314,9 +313,44 @@ impl raw::Cluster {
             mesh,
             advertise,
             join: self.join.clone(),
-            secret,
+            secrets,
+            expected_nodes: self.expected_nodes,
             queue_limit: self.queue_max_size,
         }))
+    }
+}
+
+impl raw::Cluster {
+    /// The one that seals comes first.
+    fn secrets(&self) -> Result<Secrets, Invalid> {
+        let too_short =
+            |key: &str| Invalid::new(key, format!("at least {} characters", Secrets::MIN_LENGTH));
+        if self.secret.is_empty() {
+            let problem = "needed when there are cluster.other_secrets";
+            return match self.other_secrets.is_empty() {
+                true => Ok(Secrets::default()),
+                false => Err(Invalid::new("cluster.secret", problem)),
+            };
+        }
+        let mut secrets = Secrets::default();
+        secrets.add(&self.secret).ok_or_else(|| too_short("cluster.secret"))?;
+        for other in &self.other_secrets {
+            secrets.add(other).ok_or_else(|| too_short("cluster.other_secrets"))?;
+        }
+        Ok(secrets)
+    }
+
+    /// The number of nodes that half of must be seen to publish, if that is wanted.
+    fn quorum(&self) -> Result<Option<usize>, Invalid> {
+        match self.minority.as_str() {
+            "serve" => Ok(None),
+            "refuse" if self.expected_nodes > 0 => Ok(Some(self.expected_nodes)),
+            "refuse" => Err(Invalid::new("cluster.minority", "needs cluster.expected_nodes")),
+            other => {
+                let problem = format!("{other:?} is neither \"serve\" nor \"refuse\"");
+                Err(Invalid::new("cluster.minority", problem))
+            }
+        }
     }
 }
 

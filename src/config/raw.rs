@@ -248,6 +248,18 @@ section! {
         join: Vec<String> = Vec::new(),
         /// What all nodes know and no one else: seals gossip and links. Needed beyond loopback.
         secret: String = String::new(),
+        /// Other secrets that are accepted, while the secret is being changed: first add the new one here on
+        /// every node, then make it the `secret` and keep the old one here, then take that out.
+        other_secrets: Vec<String> = Vec::new(),
+        /// How many other nodes keep a copy of each room with history, and have a publication before it is
+        /// acknowledged.
+        replicas: usize = 1,
+        /// How many nodes the cluster should have. A node that sees less than half of them says so in
+        /// `/health` (503). 0: any number is right.
+        expected_nodes: usize = 0,
+        /// What a node does with publishes to rooms with history while it sees less than half of
+        /// `expected_nodes`: `serve` or `refuse` (with a temporary error).
+        minority: String = "serve".to_owned(),
         /// Bytes that may wait for one node; more, and its link is closed.
         queue_max_size: usize = 64 << 20,
         /// How long a publish may wait for its room's home before it fails with a temporary error.
@@ -268,8 +280,11 @@ section! {
 section! {
     /// How the node stops.
     Shutdown {
-        /// How long it waits for its connections to close.
+        /// How long it may take to hand its rooms over, and then to let its connections go.
         timeout: Span = seconds(30),
+        /// How many clients a second each other node is asked to take: a node that leaves lets its clients go
+        /// no faster. 0: all at once.
+        reconnect_rate: usize = 1000,
     }
 }
 

@@ -29,7 +29,10 @@ use super::{
 };
 use crate::{
     clock,
-    cluster::node::{NodeId, NodeInfo},
+    cluster::{
+        node::{NodeId, NodeInfo},
+        secret::Keys,
+    },
     metrics::Metrics,
     room::actor::{FromCluster, RoomRegistry},
     time::Time,
@@ -51,8 +54,8 @@ pub struct Settings {
     pub me: NodeInfo,
     /// Name of the cluster.
     pub cluster: String,
-    /// Key of sealed links; none: links are not sealed.
-    pub key: Option<[u8; 32]>,
+    /// Keys of sealed links, the first is the one to dial with; empty: links are not sealed.
+    pub keys: Keys,
     /// The most bytes that may wait for one peer.
     pub queue_limit: usize,
     /// What is counted.
@@ -138,9 +141,10 @@ async fn try_introduce(
     settings: &Settings,
 ) -> Result<Introduced, LinkError> {
     io.set_nodelay(true)?;
-    let (mut sealer, opener) = match &settings.key {
-        None => noise::plain(),
-        Some(key) => shake_hands(&mut io, Handshake::new(key, to.is_some())?, to.is_some()).await?,
+    let (mut sealer, opener) = match (settings.keys.as_slice(), to) {
+        ([], _) => noise::plain(),
+        ([key, ..], Some(_)) => dial_sealed(&mut io, Handshake::new(key, true)?).await?,
+        (keys, None) => answer_sealed(&mut io, keys).await?,
     };
     let (read, mut write) = io.into_split();
     let mut reader = Reader { read, opener, sealed: BytesMut::new(), open: BytesMut::new() };
@@ -168,25 +172,32 @@ async fn try_introduce(
     Ok(Introduced { peer, reader, write, sealer })
 }
 
-async fn shake_hands(
+async fn dial_sealed(
     io: &mut TcpStream,
     mut handshake: Handshake,
-    dials: bool,
 ) -> Result<(Sealer, Opener), LinkError> {
-    if dials {
-        send_handshake(io, &mut handshake).await?;
-    }
+    send_handshake(io, &mut handshake).await?;
+    handshake.read(&read_handshake(io).await?)?;
+    Ok(handshake.finish()?)
+}
+
+async fn answer_sealed(
+    io: &mut TcpStream,
+    keys: &[[u8; 32]],
+) -> Result<(Sealer, Opener), LinkError> {
+    let mut handshake = Handshake::answer(keys, &read_handshake(io).await?)?;
+    send_handshake(io, &mut handshake).await?;
+    Ok(handshake.finish()?)
+}
+
+async fn read_handshake(io: &mut TcpStream) -> Result<Vec<u8>, LinkError> {
     let length = usize::from(io.read_u16().await?);
     if length > 128 {
         return Err(LinkError::Refused(format!("a handshake of {length} bytes")));
     }
     let mut message = vec![0; length];
     io.read_exact(&mut message).await?;
-    handshake.read(&message)?;
-    if !dials {
-        send_handshake(io, &mut handshake).await?;
-    }
-    Ok(handshake.finish()?)
+    Ok(message)
 }
 
 async fn send_handshake(io: &mut TcpStream, handshake: &mut Handshake) -> Result<(), LinkError> {

@@ -35,6 +35,22 @@ impl Handshake {
         Ok(Self(if dials { builder.build_initiator()? } else { builder.build_responder()? }))
     }
 
+    /// The side that is dialled, with whichever key the dialler's first message was made with.
+    ///
+    /// # Errors
+    /// If it was made with none of them.
+    pub fn answer(keys: &[[u8; 32]], message: &[u8]) -> Result<Self, snow::Error> {
+        let mut refusal = snow::Error::Decrypt;
+        for key in keys {
+            let mut handshake = Self::new(key, false)?;
+            match handshake.read(message) {
+                Ok(()) => return Ok(handshake),
+                Err(error) => refusal = error,
+            }
+        }
+        Err(refusal)
+    }
+
     /// The next message to send.
     ///
     /// # Errors
@@ -146,6 +162,18 @@ mod tests {
     #[test]
     fn another_secret_does_not_get_in() {
         assert!(shake(&[7; 32], &[8; 32]).is_err());
+    }
+
+    #[test]
+    fn any_of_the_secrets_opens_while_one_is_being_changed() {
+        for dialled in [[7; 32], [8; 32]] {
+            let mut dialler = Handshake::new(&dialled, true).expect("a handshake");
+            let message = dialler.write().expect("its turn");
+            let mut answering =
+                Handshake::answer(&[[7; 32], [8; 32]], &message).expect("one of the two");
+            dialler.read(&answering.write().expect("its turn")).expect("the same secret");
+            assert!(Handshake::answer(&[[9; 32]], &message).is_err());
+        }
     }
 
     #[test]

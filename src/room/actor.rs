@@ -182,6 +182,19 @@ impl Actor for RoomRegistry {
     }
 }
 
+/// How many rooms would lose something if the node left now?
+#[derive(Message)]
+#[rtype(result = "usize")]
+pub struct ToBeTaken;
+
+impl Handler<ToBeTaken> for RoomRegistry {
+    type Result = usize;
+
+    fn handle(&mut self, _: ToBeTaken, _: &mut Self::Context) -> usize {
+        self.state.to_be_taken()
+    }
+}
+
 /// A worker's hub has started.
 #[derive(Message)]
 #[rtype(result = "()")]

@@ -63,6 +63,7 @@ async fn call(
         "history_remove" => room(&parts, &body, Query::RemoveHistory).await,
         "info" => info(&parts).await,
         "channels" => channels(&parts, &body).await,
+        "drain" => drain(&parts),
         _ => {
             let error = ErrorCode::MethodNotFound.into();
             return HttpResponse::NotFound().json(Outcome::Error(error));
@@ -298,7 +299,8 @@ fn result(answer: Answer) -> Called {
     }
 }
 
-async fn survey(parts: &Parts, survey: Survey) -> Result<Findings, message::Error> {
+/// Asks every node through its link.
+pub(super) async fn survey(parts: &Parts, survey: Survey) -> Result<Findings, message::Error> {
     let (reply, findings) = oneshot::channel();
     parts.registry.do_send(ApiSurvey(survey, reply));
     findings.await.map_err(|_| ErrorCode::Internal.into())
@@ -321,6 +323,12 @@ struct Info {
     /// The nodes that did not answer, so that no one takes a part for the whole.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     missing: Vec<String>,
+}
+
+/// Asks this node to hand its rooms over, let its clients go, and end.
+fn drain(parts: &Parts) -> Called {
+    parts.leaving.ask();
+    written(&serde_json::json!({}))
 }
 
 #[derive(Deserialize)]

@@ -19,7 +19,7 @@ use actix_server::Server;
 use actix_service::{IntoServiceFactory as _, fn_service, map_config};
 use actix_web::{App, dev::AppConfig, web};
 
-use super::{api, demo, status, upgrade};
+use super::{api, demo, leaving::Leaving, status, upgrade};
 use crate::{
     cluster::view::View,
     config::Config,
@@ -48,6 +48,8 @@ pub struct Parts {
     pub users: Arc<Users>,
     /// Where the workers' hubs are announced, so that they can be told to stop.
     pub hubs: tokio::sync::mpsc::UnboundedSender<Addr<Hub>>,
+    /// Whether the node is to leave.
+    pub leaving: Arc<Leaving>,
     /// Who is in the cluster.
     pub view: tokio::sync::watch::Receiver<View>,
 }

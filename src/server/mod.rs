@@ -2,11 +2,12 @@
 //!
 //! [`http`] builds the service of a worker; [`upgrade`] turns a WebSocket request into a socket actor;
 //! [`api`] is the server API and [`key`] its key (pure), [`status`] health and metrics, [`demo`] the demo's
-//! page.
+//! page, [`leaving`] whether the node is to leave.
 
 pub mod api;
 pub mod demo;
 pub mod http;
 pub mod key;
+pub mod leaving;
 pub mod status;
 pub mod upgrade;

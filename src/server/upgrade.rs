@@ -47,6 +47,9 @@ fn accept(worker: &Worker, request: &Request) -> Result<(Format, Response<()>), 
     if request.path() != PATH {
         return Err((StatusCode::NOT_FOUND, "no WebSocket is served here".into()));
     }
+    if worker.parts.leaving.has_begun() {
+        return Err((StatusCode::SERVICE_UNAVAILABLE, "this node is leaving".into()));
+    }
     let mut response = ws::handshake(request.head()).map_err(|error| match error {
         ws::HandshakeError::UnsupportedVersion => {
             (StatusCode::UPGRADE_REQUIRED, "this version of the protocol is not served".into())
