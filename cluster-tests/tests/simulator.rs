@@ -3,7 +3,7 @@
 //! `SIMULATOR_SEEDS=100000 cargo test --release -p cluster-tests --test simulator` runs more of them than
 //! the default does. `SIMULATOR_SEED=7 SIMULATOR_TRACE=1` tells the whole story of one.
 
-use cluster_tests::sim::{self, Faults};
+use cluster_tests::sim::{self, Faults, mutants::Mutant};
 
 /// Histories of each kind in an ordinary run.
 const SEEDS: u64 = 600;
@@ -54,4 +54,20 @@ fn a_node_that_stood_still_does_no_harm_when_it_goes_on() {
 #[test]
 fn whatever_happens_no_gap_is_silent() {
     run_all(Faults::Everything);
+}
+
+/// Histories of each kind in which a broken core has to show.
+const MUTANT_SEEDS: u64 = 150;
+
+fn caught(mutant: Mutant) -> bool {
+    // The harshest kinds last: what a mild one catches needs no more.
+    (0..MUTANT_SEEDS).any(|seed| {
+        Faults::ALL.into_iter().any(|faults| sim::run_with(seed, faults, Some(mutant)).is_err())
+    })
+}
+
+#[test]
+fn every_broken_core_is_caught() {
+    let missed: Vec<Mutant> = Mutant::ALL.into_iter().filter(|it| !caught(*it)).collect();
+    assert!(missed.is_empty(), "the simulator can't tell these from the real core: {missed:?}");
 }

@@ -6,9 +6,10 @@
 //! Clients subscribe, are cut off, come back to any node and recover; publishers publish anywhere.
 //!
 //! [`network`] is the links, [`client`] a client and what it may never see, [`world`] the clock and the
-//! faults.
+//! faults, [`mutants`] what must be caught.
 
 pub mod client;
+pub mod mutants;
 pub mod network;
 pub mod world;
 
@@ -72,7 +73,19 @@ impl fmt::Display for Failure {
 /// # Errors
 /// If a promise was broken in it.
 pub fn run(seed: u64, faults: Faults) -> Result<(), Box<Failure>> {
-    let mut world = world::World::new(seed, faults);
+    run_with(seed, faults, None)
+}
+
+/// Runs one history of cores that may be broken on purpose.
+///
+/// # Errors
+/// If a promise was broken in it.
+pub fn run_with(
+    seed: u64,
+    faults: Faults,
+    mutant: Option<mutants::Mutant>,
+) -> Result<(), Box<Failure>> {
+    let mut world = world::World::new(seed, faults, mutant);
     world.run().map_err(|broken| {
         let story = std::mem::take(&mut world.story);
         Box::new(Failure { seed, faults, broken, story })

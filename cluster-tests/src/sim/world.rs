@@ -29,6 +29,7 @@ use roomcast::{
 use super::{
     Faults,
     client::{Client, Place, Seen},
+    mutants::Mutant,
     network::{Frame, Network},
 };
 
@@ -100,6 +101,8 @@ impl Node {
 /// A simulated cluster with its clients.
 pub struct World {
     faults: Faults,
+    mutant: Option<Mutant>,
+    outputs: u64,
     rng: Rng,
     now: u64,
     order: u64,
@@ -123,7 +126,7 @@ pub struct World {
 
 impl World {
     /// The beginning of a history.
-    pub fn new(seed: u64, faults: Faults) -> Self {
+    pub fn new(seed: u64, faults: Faults, mutant: Option<Mutant>) -> Self {
         let mut rng = Rng::with_seed(seed);
         let rooms: Vec<RoomName> =
             (0..rng.usize(1..4)).map(|it| format!("room-{it}").into()).collect();
@@ -132,6 +135,8 @@ impl World {
         let clients = clients.collect();
         let mut world = Self {
             faults,
+            mutant,
+            outputs: 0,
             now: 10_000_000,
             order: 0,
             agenda: BinaryHeap::new(),
@@ -324,7 +329,8 @@ impl World {
         node.generation = self.now;
         node.members.clear();
         let seed = self.rng.u64(..);
-        let state = State::new(node.id(), Arc::new(namespaces), Settings::default(), seed);
+        let settings = Settings { replicas: Mutant::replicas(self.mutant), ..Default::default() };
+        let state = State::new(node.id(), Arc::new(namespaces), settings, seed);
         node.state = Some(state);
         let name = node.name.clone();
         self.tell(|| format!("{name} starts"));
@@ -617,7 +623,14 @@ impl World {
         let Some(state) = &mut self.nodes[node].state else { return Ok(()) };
         let outs = state.handle(input, now);
         for out in outs {
-            self.perform(node, out)?;
+            self.outputs += 1;
+            let spoiled = match self.mutant {
+                None => vec![out],
+                Some(mutant) => mutant.spoil(out, self.outputs),
+            };
+            for out in spoiled {
+                self.perform(node, out)?;
+            }
         }
         Ok(())
     }

@@ -1,0 +1,139 @@
+//! Cores that are broken on purpose, each in one way: the simulator has to catch every one of them, or it
+//! proves nothing.
+//!
+//! They are made of the real core by spoiling what comes out of it, so that no switch for them is in the
+//! product.
+
+use roomcast::{
+    mesh::wire::{Catchup, Message, RoomMessage},
+    room::{
+        registry::Out,
+        stream::{Repeats, Snapshot},
+        types::{Event, Recovery},
+    },
+};
+
+/// One way to be broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutant {
+    /// Homes do without successors.
+    NoSuccessors,
+    /// Successors say that they have what is yet to come.
+    BoastfulSuccessors,
+    /// Whoever is asked says that it was the last home, so that a dead home's epoch goes on.
+    EpochsNeverEnd,
+    /// Subscribers are not told that they may have missed something.
+    SilentGaps,
+    /// Every seventh delivery is left out.
+    LostDeliveries,
+    /// Every seventh delivery comes twice.
+    RepeatedDeliveries,
+    /// A recovery leaves its first publication out.
+    ShortRecoveries,
+    /// Nobody remembers which forwarded publications were placed.
+    ForgottenForwards,
+    /// Nobody remembers idempotency keys but the home that took them.
+    ForgottenKeys,
+    /// A home does not hear of those who leave.
+    GhostsInTheRoom,
+    /// A home that stops does not offer what it holds, nor does it say to its mirrors that it has stopped.
+    QuietRetreats,
+    /// Peers are not told that someone else is home now.
+    NoRefusals,
+}
+
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::NoSuccessors,
+        Self::BoastfulSuccessors,
+        Self::EpochsNeverEnd,
+        Self::SilentGaps,
+        Self::LostDeliveries,
+        Self::RepeatedDeliveries,
+        Self::ShortRecoveries,
+        Self::ForgottenForwards,
+        Self::ForgottenKeys,
+        Self::GhostsInTheRoom,
+        Self::QuietRetreats,
+        Self::NoRefusals,
+    ];
+
+    /// What a core that is broken this way does instead of `out`. `count` numbers the outputs.
+    pub fn spoil(self, out: Out, count: u64) -> Vec<Out> {
+        match out {
+            Out::Event { event: Event::InsufficientState, .. } if self == Self::SilentGaps => {
+                vec![]
+            }
+            Out::Event { event: Event::Publication(_), .. }
+                if self == Self::LostDeliveries && count.is_multiple_of(7) =>
+            {
+                vec![]
+            }
+            Out::Event { event: Event::Publication(_), .. }
+                if self == Self::RepeatedDeliveries && count.is_multiple_of(7) =>
+            {
+                vec![out.clone(), out]
+            }
+            Out::Subscribed { socket, id, room, flags, mut result } => {
+                if let (Self::ShortRecoveries, Ok(subscribed)) = (self, &mut result)
+                    && let Recovery::Recovered(missed) = &mut subscribed.recovery
+                    && !missed.is_empty()
+                {
+                    missed.remove(0);
+                }
+                vec![Out::Subscribed { socket, id, room, flags, result }]
+            }
+            Out::Send { to, message: Message::Room(room, message) } => self
+                .spoil_message(message)
+                .map(|message| Out::Send { to, message: Message::Room(room, message) })
+                .into_iter()
+                .collect(),
+            out => vec![out],
+        }
+    }
+
+    fn spoil_message(self, mut message: RoomMessage) -> Option<RoomMessage> {
+        match (self, &mut message) {
+            (Self::BoastfulSuccessors, RoomMessage::Have(position)) => position.offset += 1_000,
+            (Self::EpochsNeverEnd, RoomMessage::Claimed { clean, .. }) => *clean = true,
+            (Self::ForgottenForwards, RoomMessage::Deliver(_, entry)) => entry.forward = None,
+            (Self::ForgottenKeys, RoomMessage::Deliver(_, entry)) => entry.key = None,
+            (
+                Self::ForgottenForwards | Self::ForgottenKeys,
+                RoomMessage::Fetched { snapshot, .. },
+            ) => {
+                if let Some(snapshot) = snapshot {
+                    self.forget(&mut snapshot.repeats);
+                }
+            }
+            (
+                Self::ForgottenForwards | Self::ForgottenKeys,
+                RoomMessage::Attached {
+                    catchup:
+                        Catchup::Follow { repeats, .. } | Catchup::Afresh(Snapshot { repeats, .. }),
+                    ..
+                },
+            ) => self.forget(repeats),
+            (Self::GhostsInTheRoom, RoomMessage::Leave(_)) => return None,
+            (Self::QuietRetreats, RoomMessage::Offer(_) | RoomMessage::NotHome(_)) => return None,
+            (Self::NoRefusals, RoomMessage::NotHome(_)) => return None,
+            _ => {}
+        }
+        Some(message)
+    }
+
+    fn forget(self, repeats: &mut Repeats) {
+        if self == Self::ForgottenKeys {
+            repeats.keys.clear();
+        } else {
+            repeats.origins.clear();
+            repeats.forwards.clear();
+        }
+    }
+
+    /// How many nodes keep a copy of a room.
+    pub fn replicas(mutant: Option<Self>) -> usize {
+        usize::from(mutant != Some(Self::NoSuccessors))
+    }
+}
