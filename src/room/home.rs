@@ -1,41 +1,33 @@
 //! What a room's home does: give every publication its place, send it to who listens, answer for it once the
 //! successors have it, and know who is there.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     attendance::Attendance,
-    node::{Node, Settings},
+    node::{Node, Out, Settings},
+    queries::catch_up,
+    replication::{Replication, Unacked, Whom},
     requests::{Pending, Reply},
     room::{Role, Room},
     stream::{Entry, ForwardId, Repeat, Stream},
     types::{
-        Answer, Ask, ClientId, ClientInfo, Event, HistoryFilter, NewPublication, Position,
-        Publication, Query, Recovery, Since, Subscribe, Subscribed,
+        Answer, Ask, ClientId, ClientInfo, Event, NewPublication, Position, Publication, Recovery,
+        Subscribe, Subscribed,
     },
 };
 use crate::{
     cluster::node::NodeId,
-    mesh::wire::{Catchup, MAX_PUBLICATIONS, Refused, RoomMessage},
-    protocol::codes::ErrorCode,
+    mesh::wire::{Refused, RoomMessage},
     time::Time,
 };
-
-/// How often a successor is asked to attach: it may not agree yet who is home.
-const INVITE_AGAIN: Duration = Duration::from_millis(200);
 
 /// What only the home knows of a room.
 #[derive(Debug, Default)]
 pub struct Home {
     listeners: BTreeMap<NodeId, Listener>,
     pub(super) attendance: Attendance,
-    successors: BTreeMap<NodeId, Successor>,
-    /// Publications that some successor has yet to have, with who waits for that.
-    unacked: VecDeque<Unacked>,
+    pub(super) replication: Replication,
     /// The run of requests that each node is in, and which of it comes next.
     runs: BTreeMap<NodeId, (u64, u32)>,
 }
@@ -47,36 +39,6 @@ struct Listener {
     attach: u64,
     /// When its link broke, if it did. It may come back.
     lost: Option<Time>,
-    /// It listens as a successor.
-    succeeds: bool,
-}
-
-/// A node that has to have everything before it is acknowledged.
-#[derive(Debug)]
-struct Successor {
-    /// When it was last asked to attach.
-    asked: Time,
-    /// Up to where it has everything.
-    has: u64,
-    /// It was too slow, so nothing waits for it until it has caught up.
-    lags: bool,
-}
-
-#[derive(Debug)]
-struct Unacked {
-    offset: u64,
-    since: Time,
-    answer: Answer,
-    whom: Whom,
-}
-
-/// Who waits for an acknowledgement.
-#[derive(Debug)]
-enum Whom {
-    /// This node's own client or API call; the request is kept in case that another node has to do it.
-    Own(Pending),
-    /// Another node's: its number for the request, and the run that it is in.
-    Peer(NodeId, u64, u64),
 }
 
 impl Home {
@@ -90,26 +52,22 @@ impl Home {
         if let Some(listener) = self.listeners.get_mut(&peer) {
             listener.lost.get_or_insert(now);
         }
-        if let Some(successor) = self.successors.get_mut(&peer) {
-            successor.asked = Time::default();
-        }
+        self.replication.lose(peer);
         self.runs.remove(&peer);
     }
 
     /// Whether no one listens but the successors, and no one is there.
     pub(super) fn is_idle(&self) -> bool {
         self.attendance.presence.is_empty()
-            && self.unacked.is_empty()
-            && self.listeners.keys().all(|peer| self.successors.contains_key(peer))
+            && !self.replication.waits()
+            && self.listeners.keys().all(|peer| self.replication.includes(*peer))
     }
 
     pub(super) fn next_due(&self, settings: &Settings) -> Option<Time> {
         let lost = self.listeners.values().filter_map(|it| it.lost).min();
-        let absent = self.successors.iter().filter(|(peer, _)| !self.has_successor(**peer));
         let due = [
             lost.map(|lost| lost + settings.link_grace),
-            self.unacked.front().map(|it| it.since + settings.replica_timeout),
-            absent.map(|(_, it)| it.asked + INVITE_AGAIN).min(),
+            self.replication.next_due(settings.replica_timeout),
             self.attendance.next_due(),
         ];
         due.into_iter().flatten().min()
@@ -119,23 +77,9 @@ impl Home {
         self.listeners.get(&peer).is_some_and(|it| it.lost.is_none())
     }
 
-    fn has_successor(&self, peer: NodeId) -> bool {
-        self.listeners.get(&peer).is_some_and(|it| it.lost.is_none() && it.succeeds)
-    }
-
     fn listeners(&self) -> Vec<NodeId> {
         let listening = self.listeners.iter().filter(|(_, it)| it.lost.is_none());
         listening.map(|(peer, _)| *peer).collect()
-    }
-
-    /// The successors.
-    pub(super) fn invited(&self) -> Vec<NodeId> {
-        self.successors.keys().copied().collect()
-    }
-
-    /// Up to where everything is where it has to be.
-    fn acked(&self, top: u64) -> u64 {
-        self.successors.values().filter(|it| !it.lags).map(|it| it.has).min().unwrap_or(top)
     }
 }
 
@@ -154,12 +98,12 @@ impl Room {
     /// Up to where this home has acknowledged what was published.
     pub(super) fn acked(&self) -> u64 {
         match &self.role {
-            Role::Home(home) => home.unacked.front().map_or(self.top(), |it| it.offset - 1),
+            Role::Home(home) => home.replication.answered(self.top()),
             _ => 0,
         }
     }
 
-    fn listeners(&self) -> Vec<NodeId> {
+    pub(super) fn listeners(&self) -> Vec<NodeId> {
         match &self.role {
             Role::Home(home) => home.listeners(),
             _ => Vec::new(),
@@ -190,19 +134,8 @@ impl Room {
         }
         let Role::Home(home) = &mut self.role else { return };
         let wanted = node.placement.successors(self.slot);
-        let unwanted: Vec<NodeId> =
-            home.successors.keys().copied().filter(|it| !wanted.contains(it)).collect();
-        let mut absent = Vec::new();
-        for peer in wanted.iter().copied().filter(|peer| node.reaches(*peer)) {
-            let succeeds = home.has_successor(peer);
-            let new = Successor { asked: Time::default(), has: 0, lags: false };
-            let successor = home.successors.entry(peer).or_insert(new);
-            if !succeeds && node.now.since(successor.asked) >= INVITE_AGAIN {
-                successor.asked = node.now;
-                absent.push(peer);
-            }
-        }
-        home.successors.retain(|peer, _| !unwanted.contains(peer));
+        let (absent, unwanted) =
+            home.replication.choose(wanted, |peer| node.reaches(peer), node.now);
         self.send_all(absent, RoomMessage::Invite, node);
         self.send_all(unwanted, RoomMessage::Dismiss, node);
     }
@@ -218,20 +151,21 @@ impl Room {
         }
     }
 
+    /// Answers once all live successors have what is at `offset` (0: nothing to wait for).
     fn answer_when_acked(&mut self, offset: u64, answer: Answer, whom: Whom, node: &mut Node) {
-        let top = self.top();
-        match self.home_mut() {
-            Some(home) if offset > home.acked(top) || !home.unacked.is_empty() && offset > 0 => {
-                home.unacked.push_back(Unacked { offset, since: node.now, answer, whom });
-            }
-            _ => self.acked_by_all(whom, answer, node),
+        let (top, now) = (self.top(), node.now);
+        let unacked = Unacked { offset, since: now, answer, whom };
+        if let Some(home) = self.home_mut()
+            && let Some(ready) = home.replication.wait(unacked, top)
+        {
+            self.acked_by_all(ready, node);
         }
     }
 
-    fn acked_by_all(&self, whom: Whom, answer: Answer, node: &mut Node) {
+    fn acked_by_all(&self, Unacked { answer, whom, .. }: Unacked, node: &mut Node) {
         match whom {
             Whom::Own(Pending { reply: Reply::To(to), .. }) => {
-                node.out.push(super::node::Out::Answer { to, answer });
+                node.out.push(Out::Answer { to, answer });
             }
             Whom::Own(_) => {}
             Whom::Peer(peer, id, _) => self.send(peer, RoomMessage::Answer { id, answer }, node),
@@ -240,31 +174,18 @@ impl Room {
 
     /// Answers for what the successors have, and does without those that are too slow.
     fn acknowledge(&mut self, node: &mut Node) {
-        let top = self.top();
+        let (top, now, patience) = (self.top(), node.now, node.settings.replica_timeout);
         let Some(home) = self.home_mut() else { return };
-        if let Some(front) = home.unacked.front()
-            && node.now.since(front.since) >= node.settings.replica_timeout
-        {
-            let offset = front.offset;
-            home.successors.values_mut().for_each(|it| it.lags |= it.has < offset);
-        }
-        let acked = home.acked(top);
-        let mut ready = Vec::new();
-        while home.unacked.front().is_some_and(|it| it.offset <= acked) {
-            ready.extend(home.unacked.pop_front());
-        }
-        for Unacked { answer, whom, .. } in ready {
-            self.acked_by_all(whom, answer, node);
+        for ready in home.replication.acknowledge(top, now, patience) {
+            self.acked_by_all(ready, node);
         }
     }
 
     fn has(&mut self, from: NodeId, position: Position) {
         let here = self.stream.as_ref().map(Stream::position);
-        let Some(home) = self.home_mut() else { return };
-        let Some(successor) = home.successors.get_mut(&from) else { return };
-        if here.is_some_and(|here| here.epoch == position.epoch) {
-            successor.has = position.offset;
-            successor.lags &= here.is_some_and(|here| position.offset < here.offset);
+        let Some(here) = here.filter(|here| here.epoch == position.epoch) else { return };
+        if let Some(home) = self.home_mut() {
+            home.replication.has(from, position.offset, here.offset);
         }
     }
 
@@ -275,7 +196,7 @@ impl Room {
             self.send(*peer, RoomMessage::NotHome(refused), node);
         }
         let (mut own, mut runs) = (Vec::new(), BTreeMap::new());
-        for unacked in home.unacked {
+        for unacked in home.replication.into_unacked() {
             match unacked.whom {
                 Whom::Own(pending) => own.push(pending),
                 Whom::Peer(peer, _, run) => drop(runs.insert(peer, run)),
@@ -303,6 +224,7 @@ impl Room {
     fn detach(&mut self, peer: NodeId, node: &mut Node) {
         let Some(home) = self.home_mut() else { return };
         home.listeners.remove(&peer);
+        home.replication.attached(peer, false);
         let (_, left) = home.attendance.replace(peer, Vec::new());
         left.into_iter().for_each(|info| self.announce_leave(info, node));
     }
@@ -405,59 +327,6 @@ impl Room {
         self.send_all(self.listeners(), RoomMessage::Deliver(epoch, entry), node);
     }
 
-    fn answer(&mut self, query: &Query, node: &mut Node) -> Answer {
-        match query {
-            Query::Presence => Answer::Presence(
-                self.home_mut().map_or_else(Vec::new, |home| home.attendance.presence.clients()),
-            ),
-            Query::PresenceStats => {
-                let home = self.home_mut();
-                let (clients, users) = home.map_or((0, 0), |it| it.attendance.presence.stats());
-                Answer::PresenceStats { clients, users }
-            }
-            Query::History(filter) => self.history(filter),
-            Query::Recover(since) => match (&self.stream, self.recover(since, node)) {
-                (Some(stream), Some(missed)) => Answer::History(missed, stream.position()),
-                _ => Answer::Failed(ErrorCode::UnrecoverablePosition),
-            },
-            Query::RemoveHistory => self.remove_history(node),
-        }
-    }
-
-    fn recover(&self, since: &Since, node: &Node) -> Option<Vec<Arc<Publication>>> {
-        self.stream.as_ref()?.recover(since, &self.options, node.settings.recovery_limit)
-    }
-
-    fn history(&self, filter: &HistoryFilter) -> Answer {
-        let Some(stream) = &self.stream else { return Answer::Failed(ErrorCode::NotAvailable) };
-        let since = match &filter.since {
-            None => None,
-            Some(since) if since.offset == 0 && filter.reverse => {
-                return Answer::Failed(ErrorCode::BadRequest);
-            }
-            Some(since) => {
-                let of_this_stream = stream.resolve(since).is_some()
-                    || since.epoch.is_empty()
-                    || since.epoch == stream.position().epoch.to_string();
-                if !of_this_stream {
-                    return Answer::Failed(ErrorCode::UnrecoverablePosition);
-                }
-                Some(since.offset)
-            }
-        };
-        let mut page = stream.history.page(since, filter.reverse, filter.limit);
-        page.truncate(fitting(&page));
-        Answer::History(page, stream.position())
-    }
-
-    fn remove_history(&mut self, node: &mut Node) -> Answer {
-        let Some(stream) = &mut self.stream else { return Answer::Failed(ErrorCode::NotAvailable) };
-        node.memory.add(-stream.history.clear());
-        let position = stream.position();
-        self.send_all(self.listeners(), RoomMessage::HistoryRemoved, node);
-        Answer::Published(Some(position))
-    }
-
     fn attach(
         &mut self,
         from: NodeId,
@@ -470,8 +339,9 @@ impl Room {
         let catchup = catch_up(stream, position, node.now);
         let tells = self.options.join_leave;
         let Some(home) = self.home_mut() else { return };
-        let succeeds = invited && home.successors.contains_key(&from);
-        home.listeners.insert(from, Listener { attach: id, lost: None, succeeds });
+        let succeeds = invited && home.replication.includes(from);
+        home.replication.attached(from, succeeds);
+        home.listeners.insert(from, Listener { attach: id, lost: None });
         let (joined, left) = home.attendance.replace(from, clients);
         let present = match succeeds && tells {
             true => home.attendance.presence.clients(),
@@ -523,32 +393,4 @@ impl Room {
             self.send_all(self.listeners(), RoomMessage::Left(info), node);
         }
     }
-}
-
-/// How many of the publications fit into one message; one at least.
-fn fitting(page: &[Arc<Publication>]) -> usize {
-    let mut bytes = 0;
-    let fits = |it: &&Arc<Publication>| {
-        bytes += it.weight();
-        bytes <= MAX_PUBLICATIONS
-    };
-    page.iter().take_while(fits).count().max(1)
-}
-
-fn catch_up(stream: Option<&Stream>, position: Option<Position>, now: Time) -> Catchup {
-    let Some(stream) = stream else { return Catchup::Nothing };
-    // A mirror follows within an epoch; into a new one it goes by a snapshot, which has the lineage.
-    let same_epoch = position.filter(|it| it.epoch == stream.position().epoch);
-    let follow = same_epoch.and_then(|position| {
-        let missed = stream.after(position)?.len();
-        let newest = stream.history.newest(now, MAX_PUBLICATIONS);
-        let missed = newest.get(newest.len().checked_sub(missed)?..)?.to_vec();
-        Some(Catchup::Follow {
-            position: stream.position(),
-            first: stream.history.first(),
-            missed,
-            repeats: stream.repeats(position.offset, now),
-        })
-    });
-    follow.unwrap_or_else(|| Catchup::Afresh(stream.snapshot(now, MAX_PUBLICATIONS)))
 }

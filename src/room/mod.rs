@@ -10,7 +10,8 @@
 //! - [`presence`]: who is in the room, as its home knows it; [`attendance`]: who comes and goes.
 //! - [`local`]: a node's own subscribers; [`requests`]: what it has yet to get from the home.
 //! - [`room`]: one room on one node, in whichever role it has there.
-//!   [`home`], [`mirror`] and [`activation`] are the roles.
+//!   [`home`], [`mirror`] and [`activation`] are the roles; [`queries`] is what a home reads out,
+//!   [`replication`] who has a copy of what it has.
 //! - [`node`]: what every room needs of its node, and what comes out of them.
 //! - [`registry`]: all of the node's rooms, and what they need of the cluster.
 
@@ -25,7 +26,9 @@ pub mod mirror;
 pub mod node;
 pub mod options;
 pub mod presence;
+pub mod queries;
 pub mod registry;
+pub mod replication;
 pub mod requests;
 #[expect(clippy::module_inception, reason = "a room is the unit that this folder is about")]
 pub mod room;

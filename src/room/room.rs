@@ -454,7 +454,7 @@ impl Room {
     /// The node forgets the room.
     pub fn end(&mut self, node: &mut Node) {
         if let Role::Home(home) = &self.role {
-            self.send_all(home.invited(), RoomMessage::Dismiss, node);
+            self.send_all(home.replication.successors(), RoomMessage::Dismiss, node);
         }
         if let Some(stream) = self.stream.take() {
             node.memory.add(-(stream.history.bytes() as isize));

@@ -1,0 +1,242 @@
+//! Which nodes keep a copy of what a home has, how much of it they have, and who waits for that.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use super::{requests::Pending, types::Answer};
+use crate::{cluster::node::NodeId, time::Time};
+
+/// How often a successor is asked to attach: it may not agree yet who is home.
+const INVITE_AGAIN: Duration = Duration::from_millis(200);
+
+/// A node that has to have everything before it is acknowledged.
+#[derive(Debug, Default)]
+struct Successor {
+    /// It listens.
+    attached: bool,
+    /// When it was last asked to.
+    asked: Time,
+    /// Up to where it has everything.
+    has: u64,
+    /// It was too slow, so nothing waits for it until it has caught up.
+    lags: bool,
+}
+
+/// An answer that is not given yet.
+#[derive(Debug)]
+pub struct Unacked {
+    /// Offset of the publication that the successors must have first; 0: none.
+    pub offset: u64,
+    /// Since when it waits.
+    pub since: Time,
+    /// The answer.
+    pub answer: Answer,
+    /// Who gets it.
+    pub whom: Whom,
+}
+
+/// Who waits for an acknowledgement.
+#[derive(Debug)]
+pub enum Whom {
+    /// This node's own client or API call; the request is kept in case that another node has to do it.
+    Own(Pending),
+    /// Another node's: its number for the request, and the run that it is in.
+    Peer(NodeId, u64, u64),
+}
+
+/// A home's successors.
+#[derive(Debug, Default)]
+pub struct Replication {
+    successors: BTreeMap<NodeId, Successor>,
+    unacked: VecDeque<Unacked>,
+}
+
+impl Replication {
+    /// Whether `peer` is a successor.
+    pub fn includes(&self, peer: NodeId) -> bool {
+        self.successors.contains_key(&peer)
+    }
+
+    /// The successors.
+    pub fn successors(&self) -> Vec<NodeId> {
+        self.successors.keys().copied().collect()
+    }
+
+    /// Whether anyone waits.
+    pub fn waits(&self) -> bool {
+        !self.unacked.is_empty()
+    }
+
+    /// Makes `wanted` the successors, as far as they are reached. Returns whom to invite now, and whom to
+    /// dismiss.
+    pub fn choose(
+        &mut self,
+        wanted: &[NodeId],
+        reaches: impl Fn(NodeId) -> bool,
+        now: Time,
+    ) -> (Vec<NodeId>, Vec<NodeId>) {
+        let known = self.successors.keys().copied();
+        let unwanted: Vec<NodeId> = known.filter(|peer| !wanted.contains(peer)).collect();
+        self.successors.retain(|peer, _| wanted.contains(peer));
+        let mut absent = Vec::new();
+        for peer in wanted.iter().copied().filter(|peer| reaches(*peer)) {
+            let successor = self.successors.entry(peer).or_default();
+            if !successor.attached && now.since(successor.asked) >= INVITE_AGAIN {
+                successor.asked = now;
+                absent.push(peer);
+            }
+        }
+        (absent, unwanted)
+    }
+
+    /// `peer` listens as a successor from now on, or it does not.
+    pub fn attached(&mut self, peer: NodeId, attached: bool) {
+        if let Some(successor) = self.successors.get_mut(&peer) {
+            successor.attached = attached;
+        }
+    }
+
+    /// The link to `peer` is gone. It may come back with what it had.
+    pub fn lose(&mut self, peer: NodeId) {
+        if let Some(successor) = self.successors.get_mut(&peer) {
+            (successor.attached, successor.asked) = (false, Time::default());
+        }
+    }
+
+    /// `peer` has everything up to `offset`; the stream is at `top`.
+    pub fn has(&mut self, peer: NodeId, offset: u64, top: u64) {
+        if let Some(successor) = self.successors.get_mut(&peer) {
+            successor.has = offset;
+            successor.lags &= offset < top;
+        }
+    }
+
+    /// Up to where everything is where it has to be.
+    fn acked(&self, top: u64) -> u64 {
+        let counted = self.successors.values().filter(|it| !it.lags);
+        counted.map(|it| it.has).min().unwrap_or(top)
+    }
+
+    /// Up to where everyone has an answer.
+    pub fn answered(&self, top: u64) -> u64 {
+        self.unacked.front().map_or(top, |it| it.offset.saturating_sub(1))
+    }
+
+    /// Keeps an answer until its time has come; gives it back if that is now.
+    pub fn wait(&mut self, unacked: Unacked, top: u64) -> Option<Unacked> {
+        let at_once =
+            unacked.offset == 0 || self.unacked.is_empty() && unacked.offset <= self.acked(top);
+        if at_once {
+            return Some(unacked);
+        }
+        self.unacked.push_back(unacked);
+        None
+    }
+
+    /// The answers whose time has come. A successor that keeps someone waiting for longer than `patience` is
+    /// done without until it has caught up.
+    pub fn acknowledge(&mut self, top: u64, now: Time, patience: Duration) -> Vec<Unacked> {
+        if let Some(front) = self.unacked.front()
+            && now.since(front.since) >= patience
+        {
+            let offset = front.offset;
+            self.successors.values_mut().for_each(|it| it.lags |= it.has < offset);
+        }
+        let acked = self.acked(top);
+        let mut ready = Vec::new();
+        while self.unacked.front().is_some_and(|it| it.offset <= acked) {
+            ready.extend(self.unacked.pop_front());
+        }
+        ready
+    }
+
+    /// The answers that were never given.
+    pub fn into_unacked(self) -> VecDeque<Unacked> {
+        self.unacked
+    }
+
+    /// When something will be due.
+    pub fn next_due(&self, patience: Duration) -> Option<Time> {
+        let absent = self.successors.values().filter(|it| !it.attached);
+        let invite = absent.map(|it| it.asked + INVITE_AGAIN).min();
+        let wait = self.unacked.front().map(|it| it.since + patience);
+        [invite, wait].into_iter().flatten().min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: NodeId = NodeId(1);
+    const B: NodeId = NodeId(2);
+    const PATIENCE: Duration = Duration::from_secs(1);
+
+    fn at(millis: u64) -> Time {
+        Time::from_millis(100_000 + millis)
+    }
+
+    fn unacked(offset: u64) -> Unacked {
+        let whom = Whom::Peer(B, offset, 0);
+        Unacked { offset, since: at(0), answer: Answer::Published(None), whom }
+    }
+
+    fn with_successors(successors: &[NodeId]) -> Replication {
+        let mut replication = Replication::default();
+        assert_eq!(replication.choose(successors, |_| true, at(0)).0, successors);
+        replication
+    }
+
+    fn offsets(ready: Vec<Unacked>) -> Vec<u64> {
+        ready.iter().map(|it| it.offset).collect()
+    }
+
+    #[test]
+    fn all_successors_must_have_it() {
+        let mut replication = with_successors(&[A, B]);
+        assert!(
+            replication.wait(unacked(1), 1).is_none() && replication.wait(unacked(2), 2).is_none()
+        );
+        replication.has(A, 2, 2);
+        assert_eq!(offsets(replication.acknowledge(2, at(1), PATIENCE)), [0; 0]);
+        replication.has(B, 1, 2);
+        assert_eq!(offsets(replication.acknowledge(2, at(1), PATIENCE)), [1]);
+        assert_eq!(replication.answered(2), 1);
+        replication.has(B, 2, 2);
+        assert_eq!(offsets(replication.acknowledge(2, at(1), PATIENCE)), [2]);
+    }
+
+    #[test]
+    fn without_successors_nothing_waits() {
+        let mut replication = with_successors(&[]);
+        assert!(replication.wait(unacked(1), 1).is_some());
+    }
+
+    #[test]
+    fn a_successor_that_is_too_slow_is_done_without_until_it_has_caught_up() {
+        let mut replication = with_successors(&[A]);
+        replication.wait(unacked(1), 1);
+        assert_eq!(replication.next_due(PATIENCE), Some(at(200)), "to be invited again");
+        replication.attached(A, true);
+        assert_eq!(replication.next_due(PATIENCE), Some(at(1_000)));
+        assert_eq!(offsets(replication.acknowledge(1, at(1_000), PATIENCE)), [1]);
+        assert!(replication.wait(unacked(2), 2).is_some(), "it lags");
+        replication.has(A, 2, 2);
+        assert!(replication.wait(unacked(3), 3).is_none(), "it has caught up");
+    }
+
+    #[test]
+    fn successors_are_invited_until_they_come_and_dismissed_when_others_are_wanted() {
+        let mut replication = with_successors(&[A]);
+        assert_eq!(replication.choose(&[A], |_| true, at(100)), (vec![], vec![]));
+        assert_eq!(replication.choose(&[A], |_| true, at(200)), (vec![A], vec![]));
+        replication.attached(A, true);
+        assert_eq!(replication.choose(&[A], |_| true, at(900)), (vec![], vec![]));
+        assert_eq!(replication.choose(&[B], |_| true, at(900)), (vec![B], vec![A]));
+        replication.wait(unacked(1), 1);
+        replication.choose(&[], |_| true, at(901));
+        assert_eq!(offsets(replication.acknowledge(1, at(901), PATIENCE)), [1], "nobody is left");
+    }
+}
