@@ -21,17 +21,22 @@
 //! - **Room**: what the client protocol calls a channel.
 //! - **Home**: the one node that gives a room's publications their positions. Chosen by [placement].
 //! - **Mirror**: a node with subscribers of a room, which follows the home and keeps a copy of its stream.
+//! - **Successor**: a node that mirrors a room without need, to be its home if the home dies. A home
+//!   acknowledges a publication once its live successors have it.
 //! - **Position**: epoch and offset. An **epoch** is one run of a room's stream; its **lineage** says which
 //!   earlier epochs it goes on from, and up to which offset.
 //! - **Attach**: a mirror asks the home for what it has not, and for everything from then on.
-//! - **Claim**: a node that becomes home asks the others what they know of the room's stream.
+//! - **Claim**: a node that becomes home asks the others what they know of the room's stream. **Offer**: one
+//!   that was home tells the next home to take what it holds.
 //! - **View**: the nodes that are here, as one node sees it.
 //! - **Link**: the TCP connection between two nodes. **Hub**: the fan-out of one worker thread.
 //!
 //! # Invariants
 //!
 //! - *One writer per room.* Only a home gives positions; a node that learns that another is home stops at
-//!   once, and what it is asked from then on it refuses with `NotHome`.
+//!   once, tells who listens, and refuses with `NotHome` what it is asked from then on. Nothing that it holds
+//!   is let go of before the next home has it.
+//! - *One order per publisher.* Requests go to a home in runs that it takes in order or not at all.
 //! - *Every hop is FIFO:* registry → hub → socket, home → link → mirror. So the reply to a subscribe comes
 //!   before any publication that is newer than it, and what a recovery brings ends where the live stream
 //!   goes on. Nothing is buffered to put it in order.
