@@ -8,6 +8,7 @@ use std::{
     cell::{Cell, RefCell},
     future::Future,
     io::{self, IoSlice},
+    net::Shutdown,
     pin::Pin,
     rc::Rc,
     task::{Context as TaskContext, Poll},
@@ -94,6 +95,8 @@ pub struct SocketContext<A: Actor<Context = Self>> {
     hold: Rc<Cell<bool>>,
     /// Set when that has ended, until the client's frames were looked at again.
     released: bool,
+    /// The client broke the protocol: once it is told so, nothing more is sent.
+    broken: bool,
     drain_mark: Option<usize>,
     /// Set when the client has taken something.
     progress: bool,
@@ -121,6 +124,7 @@ where
             handshake: Handshake::default(),
             hold: Rc::default(),
             released: false,
+            broken: false,
             drain_mark: None,
             progress: false,
             outbox: Outbox::new(format),
@@ -146,7 +150,10 @@ impl<A: Actor<Context = Self>> SocketContext<A> {
         match self.handshake.receive(frame) {
             Received::Text(payload) => return Some(Ok(Data::Text(payload))),
             Received::Binary(payload) => return Some(Ok(Data::Binary(payload))),
-            Received::Violation(violation) => return Some(Err(violation)),
+            Received::Violation(violation) => {
+                self.broken = true;
+                return Some(Err(violation));
+            }
             Received::Ping(payload) => self.pong(&payload),
             Received::Over(answer) => {
                 if let Some(answer) = answer {
@@ -253,6 +260,17 @@ impl<A: Actor<Context = Self>> SocketContext<A> {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Ends the sending half of a connection that failed, after its last frame. Nothing the client sends
+    /// can be made sense of any more, not even its close frame; this lets it see that it may go. The
+    /// receiving half stays, see [`Incoming::broken`].
+    fn finish_broken(&mut self) {
+        if self.broken && !self.is_open() {
+            self.broken = false;
+            // It may be gone already.
+            let _ = SockRef::from(&*self.io).shutdown(Shutdown::Write);
+        }
     }
 
     /// Whether the actor is to be told now that the outbox is down to the mark it set.
@@ -476,9 +494,11 @@ where
             if this.done {
                 return Poll::Ready(());
             }
-            if let Poll::Ready(Err(_)) = written {
+            match written {
                 // The reading side will see that the connection is gone and stop the actor.
-                ctx.outbox.forget();
+                Poll::Ready(Err(_)) => ctx.outbox.forget(),
+                Poll::Ready(Ok(())) => ctx.finish_broken(),
+                Poll::Pending => {}
             }
             if ctx.is_drained() {
                 ctx.notify(Progress::Drained);
