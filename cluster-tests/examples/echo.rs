@@ -19,7 +19,10 @@ use roomcast::{
         codec::Format,
         websocket::{self, Opcode},
     },
-    session::context::{Data, FromClient, Progress, SocketContext, Wire},
+    session::{
+        context::{Data, Progress, SocketContext, Wire},
+        incoming::FromClient,
+    },
 };
 
 /// The suite sends messages of up to 16 MiB.
