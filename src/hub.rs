@@ -194,8 +194,7 @@ impl Hub {
         let Some(stopping) = &mut self.stopping else { return };
         let left = &self.slots[stopping.told.min(self.slots.len())..];
         let open = left.iter().filter(|slot| slot.socket.is_some()).count();
-        let ticks = stopping.until.since(clock::now()).as_millis() / TICK.as_millis() + 1;
-        let mut quota = open.div_ceil(usize::try_from(ticks).unwrap_or(usize::MAX));
+        let mut quota = share(open, stopping.until.since(clock::now()));
         for slot in left {
             if quota == 0 {
                 break;
@@ -218,6 +217,12 @@ impl Actor for Hub {
             hub.disconnect_some();
         });
     }
+}
+
+/// How many of so many sockets are to be told in this tick, for all to be told in the time that is left.
+fn share(open: usize, left: Duration) -> usize {
+    let ticks = left.as_millis() / TICK.as_millis() + 1;
+    open.div_ceil(usize::try_from(ticks).unwrap_or(usize::MAX))
 }
 
 fn disconnect(why: Disconnect) -> ToSocket {
@@ -329,5 +334,23 @@ impl Handler<DisconnectAll> for Hub {
     fn handle(&mut self, DisconnectAll { why, over }: DisconnectAll, _: &mut Self::Context) {
         self.stopping = Some(Stopping { why, until: clock::now() + over, told: 0 });
         self.disconnect_some();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disconnects_are_spread_evenly_and_end_in_time() {
+        assert_eq!(share(1000, Duration::ZERO), 1000);
+        let (mut open, mut left, mut told) = (1000, Duration::from_secs(5), Vec::new());
+        while open > 0 {
+            told.push(share(open, left));
+            open -= share(open, left);
+            left = left.saturating_sub(TICK);
+        }
+        assert!(told.len() <= 51, "{told:?}");
+        assert!(told.iter().all(|count| (19..=20).contains(count)), "{told:?}");
     }
 }

@@ -86,15 +86,6 @@ impl Node {
         self.child.id()
     }
 
-    /// The most memory that the process has had, in bytes.
-    pub fn peak_memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
-        let status = status.unwrap_or_default();
-        let line = status.lines().find_map(|it| it.strip_prefix("VmHWM:"));
-        let kilobytes = line.and_then(|it| it.trim().trim_end_matches(" kB").parse::<u64>().ok());
-        kilobytes.unwrap_or_default() * 1024
-    }
-
     /// SIGKILL: the machine is gone.
     pub fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
@@ -170,6 +161,8 @@ fn command(server: &std::path::Path, args: &NodeArgs) -> Command {
     }
     command
         .env("ROOMCAST_LOG_FORMAT", "json")
+        // Ours, and no option of the server, which would refuse it.
+        .env_remove("ROOMCAST_BIN")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());

@@ -65,10 +65,11 @@ fn silence_is_ended_and_answers_keep_alive() {
     half.send_raw(b"GET /connection/websocket HTTP/1.1\r\nHost: x\r\n").expect("sent");
     let mut stale = Socket::open(server, None).expect("an upgrade");
     let mut silent = session(&world);
-    let mut lively = session(&world);
     let code = |socket: &mut Socket| socket.close_code(REACTION).expect("a close").map(|c| c.0);
     assert_eq!(code(&mut stale), Some(3502), "no connect");
     assert_eq!(code(&mut silent), Some(3012), "no pong");
+    // Only now: from its first ping on it has to be answered for.
+    let mut lively = session(&world);
     for _ in 0..4 {
         let ping = lively.event(REACTION).expect("a ping");
         assert_eq!(ping, Event::Text("{}".to_owned()));

@@ -1,5 +1,5 @@
 //! The configuration: as typed ([`raw`]), read from file, environment and flags ([`load`]), and checked
-//! ([`Config`]). [`reference`] writes down every option.
+//! ([`Config`]). [`mod@reference`] writes down every option.
 //!
 //! A [`Config`] can be used as it is; whatever is wrong with what was typed is an [`Invalid`] that names
 //! the key.

@@ -5,9 +5,10 @@
 //! the WebSocket protocol itself asks for it does itself, so the actor sees messages only.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     future::Future,
     io::{self, IoSlice},
+    net::Shutdown,
     pin::Pin,
     rc::Rc,
     task::{Context as TaskContext, Poll},
@@ -19,7 +20,6 @@ use actix::{
     prelude::*,
 };
 use bytes::{Bytes, BytesMut};
-use futures_core::Stream;
 use prometheus::IntCounter;
 use socket2::SockRef;
 use tokio::{
@@ -30,26 +30,16 @@ use tokio::{
 
 use super::{
     handshake::{Handshake, Received},
+    incoming::{FromClient, Incoming},
     outbox::Outbox,
 };
 use crate::{
     clock,
-    protocol::{
-        codec::Format,
-        websocket::{Decoded, Decoder, Message as Frame, Violation},
-    },
+    protocol::{codec::Format, websocket::Violation},
 };
 
 /// The most buffers that one write takes.
 const WRITE_BATCH: usize = 16;
-/// Bytes that one read takes at most, per thread and not per socket.
-const READ_BUFFER: usize = 64 * 1024;
-/// Fragments that one connection may have decoded before the thread's others get their turn.
-const FRAGMENTS_PER_TURN: usize = 128;
-
-thread_local! {
-    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BUFFER].into_boxed_slice());
-}
 
 /// What all connections of a thread go by.
 pub struct Wire {
@@ -81,9 +71,6 @@ pub enum Data {
     Binary(Bytes),
 }
 
-/// What comes in from a client; to be passed on to [`SocketContext::receive`].
-pub type FromClient = Result<Frame, Violation>;
-
 /// The context of an actor that is one end of a WebSocket connection.
 pub struct SocketContext<A: Actor<Context = Self>> {
     parts: ContextParts<A>,
@@ -94,6 +81,8 @@ pub struct SocketContext<A: Actor<Context = Self>> {
     hold: Rc<Cell<bool>>,
     /// Set when that has ended, until the client's frames were looked at again.
     released: bool,
+    /// The client broke the protocol: once it is told so, nothing more is sent.
+    broken: bool,
     drain_mark: Option<usize>,
     /// Set when the client has taken something.
     progress: bool,
@@ -121,11 +110,14 @@ where
             handshake: Handshake::default(),
             hold: Rc::default(),
             released: false,
+            broken: false,
             drain_mark: None,
             progress: false,
             outbox: Outbox::new(format),
         };
-        context.add_stream(Incoming::new(&context, rest));
+        let limit = context.wire.message_limit;
+        let incoming = Incoming::new(context.io.clone(), rest, limit, context.hold.clone());
+        context.add_stream(incoming);
         (context, mailbox)
     }
 
@@ -146,7 +138,10 @@ impl<A: Actor<Context = Self>> SocketContext<A> {
         match self.handshake.receive(frame) {
             Received::Text(payload) => return Some(Ok(Data::Text(payload))),
             Received::Binary(payload) => return Some(Ok(Data::Binary(payload))),
-            Received::Violation(violation) => return Some(Err(violation)),
+            Received::Violation(violation) => {
+                self.broken = true;
+                return Some(Err(violation));
+            }
             Received::Ping(payload) => self.pong(&payload),
             Received::Over(answer) => {
                 if let Some(answer) = answer {
@@ -255,6 +250,17 @@ impl<A: Actor<Context = Self>> SocketContext<A> {
         Poll::Ready(Ok(()))
     }
 
+    /// Ends the sending half of a connection that failed, after its last frame. Nothing the client sends
+    /// can be made sense of any more, not even its close frame; this lets it see that it may go. The
+    /// receiving half stays, since a socket closed with bytes unread is reset, and the close frame lost with it.
+    fn finish_broken(&mut self) {
+        if self.broken && !self.is_open() {
+            self.broken = false;
+            // It may be gone already.
+            let _ = SockRef::from(&*self.io).shutdown(Shutdown::Write);
+        }
+    }
+
     /// Whether the actor is to be told now that the outbox is down to the mark it set.
     fn is_drained(&mut self) -> bool {
         let drained = self.drain_mark.is_some_and(|mark| self.outbox.queued() <= mark);
@@ -324,101 +330,6 @@ where
     }
 }
 
-/// The client's frames, as they come in. Ends with the connection.
-struct Incoming {
-    io: Rc<TcpStream>,
-    /// Bytes of an unfinished frame.
-    rest: BytesMut,
-    decoder: Decoder,
-    limit: usize,
-    hold: Rc<Cell<bool>>,
-    /// The client broke the protocol: what else it sends is read and thrown away, since a socket that is
-    /// closed with bytes unread is reset, and then the client never sees the close frame.
-    broken: bool,
-    ended: bool,
-}
-
-impl Incoming {
-    fn new<A: Actor<Context = SocketContext<A>>>(
-        context: &SocketContext<A>,
-        rest: BytesMut,
-    ) -> Self {
-        Self {
-            io: context.io.clone(),
-            rest,
-            decoder: Decoder::default(),
-            limit: context.wire.message_limit,
-            hold: context.hold.clone(),
-            broken: false,
-            ended: false,
-        }
-    }
-
-    fn decode(&mut self) -> Result<Decoded, Violation> {
-        if self.broken {
-            self.rest.clear();
-        }
-        if self.rest.is_empty() {
-            return Ok(Decoded::Incomplete);
-        }
-        let decoded = self.decoder.decode(&mut self.rest, self.limit);
-        self.broken = decoded.is_err();
-        if self.rest.is_empty() {
-            self.rest = BytesMut::new();
-        }
-        decoded
-    }
-
-    fn read(&mut self) -> io::Result<()> {
-        BUFFER.with_borrow_mut(|buffer| {
-            let count = self.io.try_read(buffer)?;
-            self.ended = count == 0;
-            self.rest.extend_from_slice(&buffer[..count]);
-            Ok(())
-        })
-    }
-}
-
-impl Stream for Incoming {
-    type Item = FromClient;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
-        let mut fragments = 0;
-        loop {
-            if self.ended {
-                return Poll::Ready(None);
-            }
-            // What ends it comes through the actor's mailbox, and that polls this again.
-            if self.hold.get() {
-                return Poll::Pending;
-            }
-            match self.decode() {
-                Ok(Decoded::Message(frame)) => return Poll::Ready(Some(Ok(frame))),
-                Err(violation) => return Poll::Ready(Some(Err(violation))),
-                Ok(Decoded::Fragment) if fragments < FRAGMENTS_PER_TURN => {
-                    fragments += 1;
-                    continue;
-                }
-                Ok(Decoded::Fragment) => {
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                Ok(Decoded::Incomplete) => {}
-            }
-            match self.io.poll_read_ready(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(_)) => return Poll::Ready(None),
-                Poll::Ready(Ok(())) => {}
-            }
-            match self.read() {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Poll::Ready(None),
-            }
-        }
-    }
-}
-
 /// Runs the actor until it stops and its last frames are written.
 struct Run<A: Actor<Context = SocketContext<A>>> {
     actor: ContextFut<A, SocketContext<A>>,
@@ -476,9 +387,11 @@ where
             if this.done {
                 return Poll::Ready(());
             }
-            if let Poll::Ready(Err(_)) = written {
+            match written {
                 // The reading side will see that the connection is gone and stop the actor.
-                ctx.outbox.forget();
+                Poll::Ready(Err(_)) => ctx.outbox.forget(),
+                Poll::Ready(Ok(())) => ctx.finish_broken(),
+                Poll::Pending => {}
             }
             if ctx.is_drained() {
                 ctx.notify(Progress::Drained);

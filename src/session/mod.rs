@@ -3,12 +3,13 @@
 //! In: payloads from its socket, answers from the rooms, the passing of time. Out: replies, requests to
 //! rooms, a reason to close. [`state`] decides, [`reply`] puts answers into the protocol's words, [`token`]
 //! checks who a client is, [`handshake`] opens and closes as WebSocket wants it, [`outbox`] holds what is not
-//! written yet, [`alarms`] when whom to wake: all pure. [`socket`] and [`context`] are the shell: the actor,
-//! and the actix context that runs it on a bare TCP stream.
+//! written yet, [`alarms`] when whom to wake: all pure. [`socket`], [`context`] and [`incoming`] are the
+//! shell: the actor, the actix context that runs it on a bare TCP stream, and what it reads of that.
 
 pub mod alarms;
 pub mod context;
 pub mod handshake;
+pub mod incoming;
 pub mod outbox;
 pub mod reply;
 pub mod socket;

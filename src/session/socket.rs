@@ -8,7 +8,8 @@ use actix::prelude::*;
 use bytes::Bytes;
 
 use super::{
-    context::{Data, FromClient, Progress, SocketContext, Wire},
+    context::{Data, Progress, SocketContext, Wire},
+    incoming::FromClient,
     state::{Env, In, Out, Settings, State},
 };
 use crate::{
