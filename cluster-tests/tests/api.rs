@@ -223,6 +223,8 @@ fn a_bad_api_request_is_refused_and_changes_nothing() {
         ("publish", json!({"channel": "x"}), 107),
         ("publish", json!({"channel": "nowhere:x", "data": {}}), 102),
         ("publish", json!({"channel": "x".repeat(256), "data": {}}), 107),
+        ("publish", json!({"channel": "x", "data": "y".repeat(600_000)}), 106),
+        ("publish", json!({"channel": "x", "data": 1, "idempotency_key": "k".repeat(257)}), 107),
         ("presence", json!({"channel": "plain:x"}), 108),
         ("history", json!({"channel": "nowhere:x"}), 102),
     ];

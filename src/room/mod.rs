@@ -5,10 +5,10 @@
 //! [`registry::State`].
 //!
 //! - [`history`]: the ring of a room's newest publications.
-//! - [`line`](mod@line): where a stream stands and what it goes on from.
+//! - [`mod@line`]: where a stream stands and what it goes on from.
 //! - [`stream`]: a room's order: line, history, repeats. The same type in a home and in a mirror.
 //! - [`presence`]: who is in the room, as its home knows it; [`attendance`]: who comes and goes.
-//! - [`local`](local): a node's own subscribers; [`requests`]: what it has yet to get from the home.
+//! - [`local`]: a node's own subscribers; [`requests`]: what it has yet to get from the home.
 //! - [`room`]: one room on one node, in whichever role it has there.
 //!   [`home`], [`mirror`] and [`activation`] are the roles; [`queries`] is what a home reads out,
 //!   [`replication`] who has a copy of what it has.

@@ -29,6 +29,8 @@ const HISTORY_LIMIT: usize = 10_000;
 const BODY_LIMIT: usize = 16 << 20;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest idempotency key, in bytes.
+const MAX_KEY: usize = 256;
 /// The most rooms that one broadcast goes to.
 const BROADCAST_LIMIT: usize = 10_000;
 
@@ -181,7 +183,8 @@ struct Publish {
 }
 
 impl Publish {
-    fn publication(&self) -> Result<NewPublication, message::Error> {
+    /// The publication; `limit` is what an outbox holds: more would close every subscriber.
+    fn publication(&self, limit: usize) -> Result<NewPublication, message::Error> {
         let data = match (&self.data, self.b64data.as_str()) {
             (Some(data), _) => Bytes::copy_from_slice(data.get().as_bytes()),
             (None, "") => return Err(bad_request("data or b64data is needed")),
@@ -190,7 +193,17 @@ impl Publish {
                 .map_err(|_| bad_request("b64data is not base64"))?
                 .into(),
         };
+        if data.len() > limit / 2 {
+            let mut error = message::Error::from(ErrorCode::LimitExceeded);
+            let (has, most) = (data.len(), limit / 2);
+            error.message =
+                format!("data has {has} bytes, {most} (half of client.queue_max_size) are allowed");
+            return Err(error);
+        }
         let key = self.idempotency_key.as_str();
+        if key.len() > MAX_KEY {
+            return Err(bad_request(format!("idempotency_key has more than {MAX_KEY} bytes")));
+        }
         Ok(NewPublication {
             data,
             info: None,
@@ -203,13 +216,13 @@ impl Publish {
 
 async fn publish(parts: &Parts, body: &[u8]) -> Called {
     let call: Publish = parse(body)?;
-    let publication = call.publication()?;
+    let publication = call.publication(parts.config.client.queue_max_size)?;
     ask(parts, &call.channel, move |to| Request::Publish(publication, to)).await
 }
 
 async fn broadcast(parts: &Parts, body: &[u8]) -> Called {
     let call: Publish = parse(body)?;
-    let publication = call.publication()?;
+    let publication = call.publication(parts.config.client.queue_max_size)?;
     if call.channels.is_empty() || call.channels.len() > BROADCAST_LIMIT {
         return Err(bad_request(format!("channels must name 1 to {BROADCAST_LIMIT} rooms")));
     }
