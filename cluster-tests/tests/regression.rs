@@ -109,14 +109,18 @@ fn a_stopping_node_dropped_most_of_its_clients_without_a_word() {
 
 #[test]
 fn a_burst_closed_the_readers_that_took_it() {
-    let cluster = Cluster::start_with(1, &with("http_server", "workers = 1")).expect("a node");
+    let patient = with("client", "write_timeout = \"60s\"");
+    let cluster = Cluster::start_with(1, &patient).expect("a node");
     let reader = |mut socket: Socket| {
         let subscribe = json!({"id": 2, "subscribe": {"channel": "plain:x"}});
         socket.command(&subscribe).expect("a reply");
         thread::spawn(move || {
             let mut got = 0;
             while got < 60 {
-                match socket.event(SOON).map_err(|why| format!("{why} after {got}"))? {
+                match socket
+                    .event(Duration::from_secs(20))
+                    .map_err(|it| format!("{it} after {got}"))?
+                {
                     Event::Text(text) => got += text.matches("\"pub\"").count(),
                     other => return Err(format!("{other:?} after {got}")),
                 }
@@ -138,7 +142,9 @@ fn a_burst_closed_the_readers_that_took_it() {
 
 #[test]
 fn replies_that_nobody_reads_were_made_all_the_same() {
-    let cluster = Cluster::start(1).expect("a node");
+    // The reader shares a small machine with the server, and may get no turn for a while.
+    let patient = with("client", "write_timeout = \"60s\"");
+    let cluster = Cluster::start_with(1, &patient).expect("a node");
     let padding = json!({"channel": "large", "data": "x".repeat(50_000)});
     for _ in 0..10 {
         cluster.api(0, "publish", &padding).expect("published");
@@ -150,7 +156,8 @@ fn replies_that_nobody_reads_were_made_all_the_same() {
     socket.send_text(&commands.join("\n")).expect("sent");
     let mut ids = Vec::new();
     while ids.len() < 100 {
-        let Event::Text(text) = socket.event(SOON).expect("replies") else { panic!("no reply") };
+        let event = socket.event(Duration::from_secs(20)).expect("replies");
+        let Event::Text(text) = event else { panic!("{event:?} after {ids:?}") };
         let replies = text.lines().filter_map(|it| serde_json::from_str::<Value>(it).ok());
         ids.extend(replies.filter_map(|reply| reply["id"].as_u64()));
     }

@@ -69,7 +69,6 @@ pub fn session_settings(config: &Config, node: String) -> state::Settings {
         channel_limit: client.channel_limit,
         channel_max_length: config.channel_max_length,
         history_limit: client.history_max_publication_limit,
-        reply_limit: client.queue_max_size - client.queue_max_size / 8,
         in_flight_limit: client.concurrency,
         node,
     }

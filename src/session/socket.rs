@@ -77,7 +77,8 @@ impl Socket {
             settings: &shared.settings,
             now: clock::now(),
             wall: clock::unix_seconds(),
-            congested: ctx.outbox.queued() > shared.outbox_limit / 2,
+            congested: self.is_congested(ctx),
+            space: shared.outbox_limit.saturating_sub(ctx.outbox.queued()),
         };
         self.session.handle(input, env, &mut outputs);
         for output in outputs.drain(..) {

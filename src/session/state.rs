@@ -3,7 +3,7 @@
 //! In: [`In`]. Out: [`Out`]s, in the order in which they are to be done. A session takes commands from its
 //! connect to its close, checks what they may do, hands them to their rooms, and answers each exactly once.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -60,8 +60,6 @@ pub struct Settings {
     pub channel_max_length: usize,
     /// The most publications that one history call returns.
     pub history_limit: usize,
-    /// The most bytes of publications that one reply brings, so that it fits into the outbox.
-    pub reply_limit: usize,
     /// The most commands of one client that wait for answers; the rest wait to be read.
     pub in_flight_limit: usize,
     /// Id of this node.
@@ -79,6 +77,15 @@ pub struct Env<'a> {
     pub wall: i64,
     /// Whether so much waits for the client that it can't have seen the latest of it.
     pub congested: bool,
+    /// Bytes that may still be added to what waits for the client.
+    pub space: usize,
+}
+
+impl Env<'_> {
+    /// The most bytes of publications that one reply may bring.
+    fn reply_limit(&self) -> usize {
+        self.space - self.space / 8
+    }
 }
 
 /// Something that a session has to deal with.
@@ -174,6 +181,9 @@ pub struct State {
     in_flight: u16,
     /// Commands that came with others, and wait until fewer are in flight.
     held: Commands,
+    /// Large answers that wait until the client has taken what it has. Boxed: hardly any session has them.
+    #[expect(clippy::box_collection, reason = "a word in each of very many sessions")]
+    deferred: Option<Box<VecDeque<(u32, Answer)>>>,
     /// When the next ping is due, or, while one is unanswered, its pong.
     next_ping: Time,
     ping_unanswered: bool,
@@ -193,6 +203,7 @@ impl State {
             subscriptions: Vec::new(),
             in_flight: 0,
             held: Commands::default(),
+            deferred: None,
             next_ping: Time::default(),
             ping_unanswered: false,
             expires_at: None,
@@ -215,21 +226,34 @@ impl State {
                 Ok(()) => self.go_on(env, out),
                 Err(_) => self.close(Disconnect::BadRequest, out),
             },
+            In::GoOn if env.congested => {}
             In::GoOn => self.go_on(env, out),
             In::Subscribed { room, id, result } => self.subscribed(room, id, result, env, out),
             In::Unsubscribed { id } => {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 out.push(Out::Reply(reply::result(id, Body::Unsubscribe(Empty {}))));
             }
-            In::Answer { id, answer } => {
-                self.in_flight = self.in_flight.saturating_sub(1);
-                out.push(Out::Reply(reply::answer(id, answer, env.settings.reply_limit)));
-            }
+            In::Answer { id, answer } => self.answered(id, answer, env, out),
             In::InsufficientState(room) => self.insufficient_state(&room, out),
             In::Wake => self.wake(env, out),
             In::Disconnect(why) => self.close(why, out),
             In::Closed => self.end(out),
         }
+    }
+
+    /// A client that has yet to take what it has gets large answers later, one at a time.
+    fn answered(&mut self, id: u32, answer: Answer, env: Env<'_>, out: &mut Vec<Out>) {
+        let large = matches!(answer, Answer::History(..) | Answer::Presence(_));
+        if large && (env.congested || self.deferred.is_some()) {
+            self.deferred.get_or_insert_default().push_back((id, answer));
+        } else {
+            self.answer(id, answer, env, out);
+        }
+    }
+
+    fn answer(&mut self, id: u32, answer: Answer, env: Env<'_>, out: &mut Vec<Out>) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        out.push(Out::Reply(reply::answer(id, answer, env.reply_limit())));
     }
 
     /// Whether nothing more should be read of its client: some commands must be answered first, or there
@@ -239,9 +263,11 @@ impl State {
         self.phase != Phase::Closed && (!self.held.is_empty() || self.is_full(settings))
     }
 
-    /// Whether there are commands to be taken on with [`In::GoOn`], as soon as the client takes the answers.
+    /// Whether there are answers to be given, or commands to be taken on, with [`In::GoOn`] as soon as the
+    /// client has taken what it has.
     pub fn can_go_on(&self, settings: &Settings) -> bool {
-        self.phase != Phase::Closed && !self.held.is_empty() && !self.is_full(settings)
+        let commands = !self.held.is_empty() && !self.is_full(settings);
+        self.phase != Phase::Closed && (commands || self.deferred.is_some())
     }
 
     fn is_full(&self, settings: &Settings) -> bool {
@@ -249,6 +275,10 @@ impl State {
     }
 
     fn go_on(&mut self, env: Env<'_>, out: &mut Vec<Out>) {
+        if let Some((id, answer)) = self.deferred.as_mut().and_then(|it| it.pop_front()) {
+            self.deferred.take_if(|it| it.is_empty());
+            return self.answer(id, answer, env, out);
+        }
         for _ in 0..COMMANDS_PER_CALL {
             if self.phase == Phase::Closed || self.is_full(env.settings) {
                 return;
@@ -272,6 +302,7 @@ impl State {
     fn end(&mut self, out: &mut Vec<Out>) {
         self.phase = Phase::Closed;
         self.held = Commands::default();
+        self.deferred = None;
         for subscription in std::mem::take(&mut self.subscriptions) {
             out.push(self.leave(subscription.room, ReplyTo::Nobody));
         }
@@ -517,7 +548,7 @@ impl State {
         let Some(index) = self.subscriptions.iter().position(is_it) else { return };
         self.in_flight = self.in_flight.saturating_sub(1);
         let pending = self.subscriptions[index].pending.take();
-        let result = result.map(|it| reply::bounded(it, env.settings.reply_limit));
+        let result = result.map(|it| reply::bounded(it, env.reply_limit()));
         let reply = match (result, pending) {
             (Ok(subscribed), Some(pending))
                 if pending.must_recover && subscribed.recovery == Recovery::Failed =>

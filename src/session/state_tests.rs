@@ -13,6 +13,8 @@ use crate::{
 
 const SOCKET: SocketRef = SocketRef { worker: 1, slot: 2, generation: 3 };
 const WALL: i64 = 1_000_000;
+/// What the outbox of these sessions can take.
+const SPACE: usize = 1_143;
 
 fn settings() -> Settings {
     let open = Audience { client: true, subscriber: true, anonymous: true };
@@ -45,7 +47,6 @@ fn settings() -> Settings {
         channel_limit: 2,
         channel_max_length: 20,
         history_limit: 300,
-        reply_limit: 1000,
         in_flight_limit: 4,
         node: "n".into(),
     }
@@ -88,7 +89,7 @@ impl Talk {
 
     fn input(&mut self, input: In) {
         let (settings, congested) = (&self.settings, self.congested);
-        let env = Env { settings, now: self.now, wall: WALL, congested };
+        let env = Env { settings, now: self.now, wall: WALL, congested, space: SPACE };
         self.session.handle(input, env, &mut self.out);
         while !self.congested && self.session.can_go_on(settings) {
             self.session.handle(In::GoOn, env, &mut self.out);
@@ -365,6 +366,24 @@ fn commands_wait_while_the_client_does_not_take_the_answers() {
     talk.input(In::GoOn);
     assert_eq!(talk.replies().len(), 1000 - COMMANDS_PER_CALL);
     assert!(!talk.session.is_busy(&talk.settings));
+}
+
+#[test]
+fn large_answers_wait_until_the_client_has_taken_what_it_has() {
+    let mut talk = Talk::in_a_room();
+    let history = |id| json!({"id": id, "history": {"channel": "chat:a", "limit": 1}}).to_string();
+    talk.input(In::Payload(format!("{}\n{}", history(5), history(6)).into()));
+    talk.out.clear();
+    talk.congested = true;
+    let position = Position { epoch: Epoch(1), offset: 0 };
+    for id in [5, 6] {
+        talk.input(In::Answer { id, answer: Answer::History(Vec::new(), position) });
+    }
+    assert_eq!(talk.replies(), Vec::<Value>::new());
+    talk.congested = false;
+    talk.input(In::GoOn);
+    let ids: Vec<Value> = talk.replies().iter().map(|reply| reply["id"].clone()).collect();
+    assert_eq!(ids, [5, 6]);
 }
 
 #[test]
