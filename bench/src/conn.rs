@@ -34,6 +34,8 @@ pub enum Speak {
         path: String,
         /// Rooms to subscribe to, one after the other.
         rooms: Vec<String>,
+        /// Where the clients were in these rooms' streams, if they are to recover.
+        since: Option<Since>,
         /// Hand every message to the caller instead of counting it.
         keep: bool,
     },
@@ -43,11 +45,22 @@ pub enum Speak {
     Api,
 }
 
+/// A position in a room's stream.
+#[derive(Clone, Debug)]
+pub struct Since {
+    /// The stream's epoch.
+    pub epoch: String,
+    /// The last offset seen.
+    pub offset: u64,
+}
+
 /// What a fleet has seen so far.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
     /// Connections that finished their set-up.
     pub live: usize,
+    /// Subscriptions that recovered all that they had missed.
+    pub recovered: u64,
     /// Messages other than pings, on connections that count.
     pub deliveries: u64,
     /// Bytes read by connections that count, after their set-up.
@@ -366,6 +379,15 @@ impl Conn {
             }
             return Ok(());
         }
+        if let (Stage::Subscribing(room), Speak::Client { since: Some(_), .. }) =
+            (self.stage, &self.plan.speak)
+            && memchr::memmem::find(message, b"\"error\"").is_none()
+        {
+            // A recovery can be large, and nothing else in it matters here.
+            counts.recovered +=
+                u64::from(memchr::memmem::find(message, b"\"recovered\":true").is_some());
+            return self.subscribe(room + 1, counts);
+        }
         let reply: Value = serde_json::from_slice(message)
             .with_context(|| format!("not JSON: {:?}", String::from_utf8_lossy(message)))?;
         if reply.get("id").is_none() {
@@ -385,7 +407,7 @@ impl Conn {
     /// Subscribes to the plan's room number `index`, or ends the set-up when there is none.
     fn subscribe(&mut self, index: usize, counts: &mut Counts) -> Result<()> {
         let plan = Rc::clone(&self.plan);
-        let Speak::Client { rooms, .. } = &plan.speak else {
+        let Speak::Client { rooms, since, .. } = &plan.speak else {
             bail!("only the client protocol has rooms to subscribe to")
         };
         let Some(room) = rooms.get(index) else {
@@ -393,7 +415,13 @@ impl Conn {
             return Ok(());
         };
         self.stage = Stage::Subscribing(index);
-        let command = json!({"id": index + 2, "subscribe": {"channel": room}});
+        let mut subscribe = json!({"channel": room});
+        if let Some(Since { epoch, offset }) = since {
+            subscribe["recover"] = true.into();
+            subscribe["epoch"] = epoch.as_str().into();
+            subscribe["offset"] = (*offset).into();
+        }
+        let command = json!({"id": index + 2, "subscribe": subscribe});
         self.send(command.to_string().as_bytes())
     }
 }

@@ -18,6 +18,7 @@ mod publisher;
 mod reading;
 mod rounds;
 mod server;
+mod storm;
 mod table;
 mod target;
 mod ws;
@@ -46,6 +47,8 @@ enum Command {
     Fanout(fanout::FanoutArgs),
     /// Publish-to-delivery latency, on one node and across the mesh
     Latency(latency::LatencyArgs),
+    /// All clients of a killed node come to the others and recover
+    Storm(storm::StormArgs),
     /// Everything, with the README's settings
     All(target::TargetArgs),
     /// The send(2) loop that `fanout` compares with
@@ -77,6 +80,7 @@ fn run(args: &Args) -> Result<()> {
         Command::Memory(options) => memory::run(options)?.report(),
         Command::Fanout(options) => fanout::run(options)?.report(),
         Command::Latency(options) => latency::run(options)?.report(),
+        Command::Storm(options) => storm::run(options)?.report(),
         Command::All(options) => all::run(options)?,
         Command::FloorServer(options) => return floor::serve(options),
         Command::Guard { parent, command } => return server::guard(*parent, command),

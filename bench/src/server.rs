@@ -75,7 +75,9 @@ pub fn kill(child: &mut Child) {
 pub fn default_config(workers: usize, api_key: &str) -> String {
     format!(
         "[client]\ninsecure = true\n[http_api]\nkey = {api_key:?}\n\
-         [http_server]\nworkers = {workers}\n[log]\nlevel = \"info\"\n"
+         [http_server]\nworkers = {workers}\n[log]\nlevel = \"info\"\n\
+         [[channel.namespaces]]\nname = \"kept\"\nhistory_size = 1000\nhistory_ttl = \"1h\"\n\
+         force_recovery = true\n"
     )
 }
 

@@ -2,10 +2,12 @@
 //!
 //! In: the options all measurements share. Out: [`Node`]s with their addresses and process ids.
 
-use crate::conn::{Plan, Speak};
+use crate::conn::{Plan, Since, Speak};
+use crate::http;
 use crate::server::{self, Server, Settings};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use serde_json::Value;
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -52,8 +54,21 @@ impl Node {
 
     /// Clients of this node that subscribe to `rooms`; `keep` to be given every message.
     pub fn client_plan(&self, rooms: &[String], keep: bool) -> Plan {
-        let speak = Speak::Client { path: self.path.clone(), rooms: rooms.to_vec(), keep };
+        let (path, rooms) = (self.path.clone(), rooms.to_vec());
+        let speak = Speak::Client { path, rooms, since: None, keep };
         Plan { server: self.address, speak }
+    }
+
+    /// Clients that come back to `room`, where they had seen everything up to `since`.
+    pub fn returning_plan(&self, room: &str, since: Since) -> Plan {
+        let (path, rooms) = (self.path.clone(), vec![room.to_owned()]);
+        let speak = Speak::Client { path, rooms, since: Some(since), keep: false };
+        Plan { server: self.address, speak }
+    }
+
+    /// Calls the server API.
+    pub fn call(&self, method: &str, api_key: &str, body: &Value) -> Result<Value> {
+        http::post(self.address, method, api_key, body)
     }
 
     /// Users of this node's server API.

@@ -1,0 +1,126 @@
+//! `storm`: a node is killed, and all of its clients come to the other two and recover what they missed.
+//!
+//! In: how many clients, rooms and messages. Out: [`Storm`], how long it took and what it cost.
+
+use crate::conn::Since;
+use crate::fleet::Fleet;
+use crate::limits;
+use crate::reading::{cpu_time, memory, settled_memory};
+use crate::table::{Report, Table, count};
+use crate::target::{Node, TargetArgs};
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+/// The options of `storm`.
+#[derive(Args, Clone, Debug)]
+pub struct StormArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Clients of the node that is killed
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(2..))]
+    clients: u64,
+    /// Rooms that they are spread over
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    rooms: u64,
+    /// Messages that each of them has to recover
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=300))]
+    messages: u64,
+}
+
+/// What a storm came to.
+#[derive(Clone, Debug)]
+pub struct Storm {
+    args: StormArgs,
+    /// From the kill to the last client that is live.
+    wall: Duration,
+    /// CPU time of the other two nodes.
+    cpu: Duration,
+    recovered: u64,
+    /// Memory of the other two before and after, in KiB.
+    memory: (u64, u64),
+}
+
+/// Runs the measurement.
+pub fn run(args: &StormArgs) -> Result<Storm> {
+    ensure!(!args.target.is_attached(), "a storm kills a node, so it starts its own");
+    limits::require_files(args.clients)?;
+    let mut nodes = args.target.nodes(3)?;
+    let killed = nodes.remove(0);
+    let rooms: Vec<String> = (0..args.rooms).map(|room| format!("kept:{room}")).collect();
+    let mut fleet = Fleet::new()?;
+    for room in &rooms {
+        let share = (args.clients / args.rooms) as usize;
+        fleet.open(killed.client_plan(std::slice::from_ref(room), false), share)?;
+    }
+    let epochs = publish(args, &nodes[0], &rooms)?;
+    let pids = nodes.iter().map(Node::pid).collect::<Result<Vec<u32>>>()?;
+    let before = pids.iter().map(|pid| Ok(memory(*pid)?.private)).sum::<Result<u64>>()?;
+    let cpu_before = pids.iter().map(|pid| cpu_time(*pid)).sum::<Result<Duration>>()?;
+    let start = Instant::now();
+    drop((killed, fleet));
+    let mut fleet = Fleet::new()?;
+    let share = args.clients / args.rooms;
+    for (room, epoch) in rooms.iter().zip(epochs) {
+        for (node, share) in nodes.iter().zip([share / 2, share - share / 2]) {
+            let since = Since { epoch: epoch.clone(), offset: 0 };
+            fleet.open(node.returning_plan(room, since), share as usize)?;
+        }
+    }
+    let wall = start.elapsed();
+    let cpu_after = pids.iter().map(|pid| cpu_time(*pid)).sum::<Result<Duration>>()?;
+    let recovered = fleet.counts().recovered;
+    let mut after = 0;
+    for pid in &pids {
+        after += settled_memory(*pid, &mut fleet)?.memory.private;
+    }
+    let cpu = cpu_after - cpu_before;
+    Ok(Storm { args: args.clone(), wall, cpu, recovered, memory: (before, after) })
+}
+
+/// Publishes what is to be recovered. Returns the rooms' epochs.
+fn publish(args: &StormArgs, node: &Node, rooms: &[String]) -> Result<Vec<String>> {
+    let data = "x".repeat(128);
+    let key = args.target.api_key();
+    let publish = |room: &String| {
+        let mut epoch = String::new();
+        for _ in 0..args.messages {
+            let answer = node.call("publish", key, &json!({"channel": room, "data": data}))?;
+            epoch = answer["epoch"].as_str().context("a publish without an epoch")?.to_owned();
+        }
+        Ok(epoch)
+    };
+    rooms.iter().map(publish).collect()
+}
+
+impl Storm {
+    /// Everything that can be said about it.
+    pub fn report(&self) -> Report {
+        let StormArgs { clients, rooms, messages, .. } = self.args;
+        let mut table = Table::new(["figure", "measured"]);
+        let mut row = |what: &str, measured: String| table.row([what.to_owned(), measured]);
+        row("from the kill until all are live again", format!("{:.2} s", self.wall.as_secs_f64()));
+        row(
+            "recovered",
+            format!("{} of {}", count(self.recovered), count(clients / rooms * rooms)),
+        );
+        let micros = self.cpu.as_secs_f64() * 1e6 / clients as f64;
+        row("CPU time of the other two nodes per client", format!("{micros:.0} µs"));
+        let (before, after) = self.memory;
+        row(
+            "their memory before, and with the clients",
+            format!("{} and {} KiB", count(before), count(after)),
+        );
+        let title = format!(
+            "Storm: {} clients in {rooms} rooms lose their node and recover {messages} messages each",
+            count(clients)
+        );
+        let json = json!({
+            "bench": "storm", "clients": clients, "rooms": rooms, "messages": messages,
+            "seconds": self.wall.as_secs_f64(), "recovered": self.recovered,
+            "cpu_us_per_client": micros, "memory_kib": {"before": before, "after": after},
+        });
+        Report { title, table, notes: Vec::new(), json }
+    }
+}
