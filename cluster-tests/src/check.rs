@@ -177,13 +177,15 @@ pub fn no_silent_gap(log: &Log) -> Result<(), String> {
 
 /// Whether the client was told, at least once, that it may have missed messages.
 pub fn gap_announced(log: &Log) -> bool {
-    log.entries.iter().any(|entry| {
-        matches!(
-            entry,
-            Entry::Subscribed { was_recovering: true, recovered: false, .. }
-                | Entry::Interrupted { code: 2500.. }
-        )
-    })
+    log.entries.iter().any(announces_gap)
+}
+
+fn announces_gap(entry: &Entry) -> bool {
+    matches!(
+        entry,
+        Entry::Subscribed { was_recovering: true, recovered: false, .. }
+            | Entry::Interrupted { code: 2500.. }
+    )
 }
 
 /// Everything at once, for subscribers that were there all the time: all
@@ -209,6 +211,41 @@ pub fn never_silent(logs: &[Log], acked: &[Message]) -> Result<(), String> {
         }
     }
     same_order(logs)
+}
+
+/// What holds when parts of a cluster went on by themselves and one log, `kept`,
+/// stands in the end: whoever was not told of a gap has all of it and nothing
+/// else, and whoever was told has its end, from then on.
+///
+/// What a part acknowledged can be lost with its log, or be there once more in
+/// the log that stands, so what came before the last announcement is judged by
+/// its positions alone.
+pub fn one_log(logs: &[Log], kept: &[Message]) -> Result<(), String> {
+    for log in logs {
+        no_silent_gap(log)?;
+        let since = log.entries.iter().rposition(announces_gap);
+        let Some(since) = since else {
+            no_duplicates(log)?;
+            nothing_lost(log, kept)?;
+            ends_like(log, kept)?;
+            continue;
+        };
+        let entries = log.entries[since..].to_vec();
+        ends_like(&Log { client: log.client.clone(), entries }, kept)?;
+    }
+    Ok(())
+}
+
+/// The log's messages are the last ones of `kept`.
+fn ends_like(log: &Log, kept: &[Message]) -> Result<(), String> {
+    let seen = log.messages();
+    let mut pairs = seen.iter().rev().zip(kept.iter().rev());
+    if let Some((got, stands)) = pairs.find(|(got, stands)| got != stands) {
+        return Err(format!("{} has {got:?} where {stands:?} stands", log.client));
+    }
+    let (seen, kept) = (seen.len(), kept.len());
+    let more = || Err(format!("{} has {seen} messages, and {kept} stand", log.client));
+    if seen > kept { more() } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -273,6 +310,21 @@ mod tests {
         assert!(gap_announced(&told));
         entries[2] = subscribed(2, true, true);
         assert!(no_silent_gap(&log("a", entries)).is_err());
+    }
+
+    #[test]
+    fn what_the_standing_log_lacks_must_be_told() {
+        let kept = [messages_of("x", 1), messages_of("y", 1)].concat();
+        let mut entries = vec![subscribed(0, false, false), publication(1, "x", 1)];
+        entries.push(publication(2, "lost", 1));
+        let untold = |entries: &[Entry]| one_log(&[log("a", entries.to_vec())], &kept);
+        assert!(untold(&entries).unwrap_err().contains("never got"));
+        entries.extend([Entry::Interrupted { code: 2500 }, subscribed(1, true, false)]);
+        untold(&entries).unwrap();
+        entries.push(publication(2, "y", 1));
+        untold(&entries).unwrap();
+        entries.push(publication(3, "lost", 2));
+        assert!(untold(&entries).unwrap_err().contains("where"));
     }
 
     #[test]

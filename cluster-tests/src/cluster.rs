@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::hosts::Hosts;
 use crate::http;
 use crate::node::{Node, NodeArgs};
 use crate::paths;
@@ -14,6 +15,8 @@ use crate::wait::{ensure, until};
 
 /// The API key of every test cluster.
 pub const API_KEY: &str = "test";
+/// What the nodes of a cluster with [`sealed_config`] know.
+pub const SECRET: &str = "known to the test and its nodes";
 /// How long nodes may take to find and link each other.
 const CONVERGE_LIMIT: Duration = Duration::from_secs(15);
 
@@ -36,13 +39,21 @@ name = "plain"
 key = "test"
 "#;
 
+/// [`CONFIG`] of nodes that seal what they say to each other.
+pub fn sealed_config() -> String {
+    format!("{CONFIG}[cluster]\nsecret = \"{SECRET}\"\n")
+}
+
 /// One cluster runs at a time in a test process: scenarios measure reactions,
 /// and two clusters on a small machine would disturb each other.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Running nodes named a, b, c, … by index.
 pub struct Cluster {
+    // Nodes before the hosts that they run on: fields drop in order.
     nodes: Vec<Node>,
+    /// Where the nodes run, if not on this host.
+    pub hosts: Option<Hosts>,
     config: PathBuf,
     _turn: MutexGuard<'static, ()>,
 }
@@ -55,8 +66,22 @@ impl Cluster {
 
     /// The same with another configuration.
     pub fn start_with(size: usize, config: &str) -> Result<Self, String> {
+        Self::begin(size, config, || Ok(None))
+    }
+
+    /// The same with each node on a host of its own.
+    pub fn start_on_hosts(size: usize) -> Result<Self, String> {
+        Self::begin(size, &sealed_config(), || Hosts::new().map(Some))
+    }
+
+    fn begin(
+        size: usize,
+        config: &str,
+        hosts: impl FnOnce() -> Result<Option<Hosts>, String>,
+    ) -> Result<Self, String> {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut cluster = Self { nodes: Vec::new(), config: paths::scratch(".toml"), _turn: turn };
+        let (nodes, hosts, file) = (Vec::new(), hosts()?, paths::scratch(".toml"));
+        let mut cluster = Self { nodes, hosts, config: file, _turn: turn };
         fs::write(&cluster.config, config).map_err(|e| e.to_string())?;
         for _ in 0..size {
             cluster.add()?;
@@ -73,25 +98,34 @@ impl Cluster {
     /// Starts one node more, which joins all that run; does not wait for the view.
     pub fn add(&mut self) -> Result<usize, String> {
         let index = self.nodes.len();
-        let node = self.start_node(node_name(index))?;
+        let node = self.start_node(index, None)?;
+        self.nodes.push(node);
+        Ok(index)
+    }
+
+    /// The same, told to join `seed` as well: the node gossips to whoever that is.
+    pub fn add_with_seed(&mut self, seed: &str) -> Result<usize, String> {
+        let index = self.nodes.len();
+        let node = self.start_node(index, Some(seed))?;
         self.nodes.push(node);
         Ok(index)
     }
 
     /// Starts the node at `index` again, with its old name and new ports.
     pub fn restart(&mut self, index: usize) -> Result<(), String> {
-        let name = self.nodes[index].name.clone();
-        let node = self.start_node(name)?;
+        let node = self.start_node(index, None)?;
         self.nodes[index] = node;
         Ok(())
     }
 
-    fn start_node(&mut self, name: String) -> Result<Node, String> {
+    fn start_node(&mut self, index: usize, seed: Option<&str>) -> Result<Node, String> {
+        let host = self.hosts.as_mut().map(|hosts| hosts.host(index)).transpose()?;
         let running = self.nodes.iter_mut().filter_map(|n| n.is_running().then_some(&*n));
         let args = NodeArgs {
-            join: running.map(|n| n.gossip.clone()).collect(),
+            join: running.map(|n| n.gossip.clone()).chain(seed.map(str::to_owned)).collect(),
             config: self.config.clone(),
-            name,
+            name: node_name(index),
+            host,
         };
         Node::start(server()?, &args)
     }
@@ -114,8 +148,13 @@ impl Cluster {
     /// Waits until every running node lists exactly the running nodes and has a
     /// mesh link to each of the others.
     pub fn converged(&mut self) -> Result<(), String> {
+        until(CONVERGE_LIMIT, || self.converged_now())
+    }
+
+    /// The same at this moment.
+    pub fn converged_now(&mut self) -> Result<(), String> {
         let running = self.running();
-        until(CONVERGE_LIMIT, || running.iter().try_for_each(|&i| self.sees(i, &running)))
+        running.iter().try_for_each(|&i| self.sees(i, &running))
     }
 
     fn sees(&self, index: usize, expected: &[usize]) -> Result<(), String> {

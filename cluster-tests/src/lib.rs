@@ -7,7 +7,8 @@
 //!
 //! ```text
 //! tests/*.rs ──Step──► world::World ─► cluster::Cluster ──► node::Node   roomcast processes
-//!                          │                                  └─ http    /api, /metrics
+//!                          │                    │             └─ http    /api, /metrics
+//!                          │                    └─► hosts::Hosts        namespaces, cuts
 //!                          ├──► sdk::Driver ──JSON lines──► clients/js, clients/python
 //!                          ├──► browser::Browser ─────────► clients/js/browser.mjs
 //!                          ├──► ws::Socket                  bytes no SDK would send
@@ -25,6 +26,7 @@ pub mod browser;
 pub mod check;
 pub mod cluster;
 pub mod driver;
+pub mod hosts;
 pub mod http;
 pub mod node;
 pub mod paths;

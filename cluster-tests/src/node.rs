@@ -1,8 +1,9 @@
 //! One server process: started, watched, signalled and always cleaned up.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Sender, channel};
@@ -14,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::hosts::Host;
 use crate::wait;
 
 /// How long a node may take from start to its "ready" line.
@@ -30,6 +32,8 @@ pub struct NodeArgs {
     pub config: PathBuf,
     /// The gossip addresses of nodes to join.
     pub join: Vec<String>,
+    /// The host to run on; none: this one, on loopback.
+    pub host: Option<Host>,
 }
 
 /// A running (or ended) server process.
@@ -40,6 +44,8 @@ pub struct Node {
     pub http: SocketAddr,
     /// Where other nodes find it.
     pub gossip: String,
+    /// Where other nodes link to it.
+    pub mesh: String,
     child: Child,
     log: Log,
 }
@@ -65,6 +71,7 @@ impl Node {
             name: args.name.clone(),
             http: SocketAddr::from(([127, 0, 0, 1], 0)),
             gossip: String::new(),
+            mesh: String::new(),
             child,
             log,
         };
@@ -73,6 +80,7 @@ impl Node {
         node.http =
             field(&line, "http")?.parse().map_err(|e| format!("http address in {line}: {e}"))?;
         node.gossip = field(&line, "gossip")?.to_owned();
+        node.mesh = field(&line, "mesh")?.to_owned();
         Ok(node)
     }
 
@@ -144,17 +152,22 @@ impl Drop for Node {
 fn command(server: &std::path::Path, args: &NodeArgs) -> Command {
     // setpriv ties the server's life to the test process, so a killed test run
     // leaves nothing behind. It execs, so the pid is the server's.
-    let mut command = if setpriv_works() {
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(server);
-        command
-    } else {
-        Command::new(server)
-    };
+    // So does ip.
+    let mut words: Vec<&OsStr> = Vec::new();
+    if setpriv_works() {
+        words.extend(["setpriv", "--pdeathsig", "KILL"].map(OsStr::new));
+    }
+    if let Some(host) = &args.host {
+        words.extend(["ip", "netns", "exec", &host.namespace].map(OsStr::new));
+    }
+    words.push(server.as_os_str());
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]);
     command.arg("serve").arg("--config").arg(&args.config);
     command.args(["--node-name", &args.name]);
+    let address = args.host.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), |host| host.address);
     for plane in ["--listen", "--gossip", "--mesh"] {
-        command.args([plane, "127.0.0.1:0"]);
+        command.arg(plane).arg(SocketAddr::new(address, 0).to_string());
     }
     for peer in &args.join {
         command.args(["--join", peer]);

@@ -50,9 +50,14 @@ impl fmt::Display for Format {
     }
 }
 
+/// Milliseconds between two messages of someone who talks.
+const TALKING_PAUSE: u64 = 50;
+
 /// What publishing many messages came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
+    /// Messages that were sent; the JS SDK's driver counts them.
+    pub sent: u64,
     /// Messages that the server acknowledged.
     pub acked: u64,
     /// Messages refused or without an answer: (sequence number, code).
@@ -131,6 +136,18 @@ impl Clients {
         self.send(client, "publish_many", fields)
     }
 
+    /// Starts publishing messages `{"from": prefix, "seq": 1..}`, one after the other
+    /// with a pause between them, until [`Clients::hush`].
+    pub fn start_talking(&mut self, client: &str, room: &str, prefix: &str) -> Pending {
+        let fields = json!({"room": room, "prefix": prefix, "pause": TALKING_PAUSE});
+        self.send(client, "publish_many", fields)
+    }
+
+    /// Ends all of a client's [`Clients::start_talking`].
+    pub fn hush(&mut self, client: &str) -> Result<(), Refusal> {
+        self.call(client, "hush", json!({})).map(drop)
+    }
+
     /// Waits until all that [`Clients::start_publishing`] sent is answered.
     pub fn finish_publishing(
         &mut self,
@@ -141,6 +158,7 @@ impl Clients {
         let pairs = outcome["refused"].as_array().cloned().unwrap_or_default();
         let number = |v: &Value| v.as_u64().unwrap_or(0);
         Ok(Published {
+            sent: number(&outcome["sent"]),
             acked: number(&outcome["acked"]),
             refused: pairs.iter().map(|p| (number(&p["seq"]), number(&p["code"]))).collect(),
         })

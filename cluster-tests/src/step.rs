@@ -4,8 +4,10 @@
 //! reads as the story of what happened.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::cluster::node_name;
+use crate::hosts::Cut;
 use crate::sdk::{Format, Sdk};
 
 /// One thing that happens in a scenario. Nodes are counted from 0 (named a, b, …).
@@ -106,6 +108,12 @@ pub enum Step {
         /// Which node.
         node: usize,
     },
+    /// The network between the nodes breaks; see [`crate::world::World::on_hosts`].
+    Cut(Cut),
+    /// All cuts end.
+    Heal,
+    /// What is wrong stays wrong for so long.
+    Hold(Duration),
     /// Waits until all running nodes see each other.
     Converge,
 }
@@ -139,6 +147,9 @@ impl fmt::Display for Step {
             Self::Resume { node } => write!(f, "node {} thaws", node_name(*node)),
             Self::Add => write!(f, "a node joins"),
             Self::Restart { node } => write!(f, "node {} is started again", node_name(*node)),
+            Self::Cut(cut) => write!(f, "{cut}"),
+            Self::Heal => write!(f, "the network is whole again"),
+            Self::Hold(time) => write!(f, "it stays so for {time:?}"),
             Self::Converge => write!(f, "all running nodes see each other"),
         }
     }

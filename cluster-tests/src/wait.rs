@@ -24,6 +24,11 @@ pub fn until<T>(limit: Duration, mut look: impl FnMut() -> Result<T, String>) ->
     }
 }
 
+/// Keeps a fault on for `time`: the one place where time itself is the condition.
+pub fn hold(time: Duration) {
+    thread::sleep(time);
+}
+
 /// `Ok` if `holds`, else the reason: turns a comparison into a condition.
 pub fn ensure(holds: bool, why: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(why()) }

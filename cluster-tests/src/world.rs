@@ -3,15 +3,17 @@
 //! Each step and check is remembered with its time; when one fails, the panic
 //! tells the story so far and what the nodes logged.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::check::Log;
 use crate::cluster::{Cluster, node_name};
+use crate::hosts::{self, Hosts};
 use crate::sdk::Clients;
 use crate::step::Step;
-use crate::wait::{ensure, until};
+use crate::wait::{ensure, hold, until};
 
 /// How long a client may take to notice and get over what happened to it.
 pub const REACTION: Duration = Duration::from_secs(15);
@@ -36,8 +38,23 @@ impl World {
 
     /// A cluster of `nodes` with another configuration.
     pub fn with(nodes: usize, config: &str) -> Self {
-        let cluster = Cluster::start_with(nodes, config)
-            .unwrap_or_else(|why| panic!("a cluster of {nodes} does not start: {why}"));
+        Self::of(nodes, Cluster::start_with(nodes, config))
+    }
+
+    /// A cluster of `nodes`, each on a host of its own, so that the network between
+    /// them can be cut; none where that can't be done, which is then said.
+    pub fn on_hosts(nodes: usize) -> Option<Self> {
+        if let Err(why) = hosts::available() {
+            // Not by a macro: what those print of a test that passes is not shown.
+            let _ = writeln!(std::io::stderr(), "SKIPPED, no hosts can be made here: {why}");
+            return None;
+        }
+        Some(Self::of(nodes, Cluster::start_on_hosts(nodes)))
+    }
+
+    fn of(nodes: usize, cluster: Result<Cluster, String>) -> Self {
+        let cluster =
+            cluster.unwrap_or_else(|why| panic!("a cluster of {nodes} does not start: {why}"));
         Self {
             clients: Clients::default(),
             cluster,
@@ -134,8 +151,18 @@ impl World {
             }
             Step::Add => self.cluster.add().map(drop),
             Step::Restart { node } => self.cluster.restart(*node),
+            Step::Cut(cut) => self.hosts()?.cut(*cut),
+            Step::Heal => self.hosts()?.heal(),
+            Step::Hold(time) => {
+                hold(*time);
+                Ok(())
+            }
             Step::Converge => self.cluster.converged(),
         }
+    }
+
+    fn hosts(&self) -> Result<&Hosts, String> {
+        self.cluster.hosts.as_ref().ok_or_else(|| "the nodes have no hosts".to_owned())
     }
 
     fn call(&mut self, client: &str, cmd: &str, fields: Value) -> Result<(), String> {

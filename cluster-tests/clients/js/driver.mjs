@@ -100,8 +100,9 @@ function clientOf({ client }) {
   return found;
 }
 
-async function publishMany(c, { room, count, prefix, pipelined, padding = 0 }) {
-  const outcome = { acked: 0, refused: [] };
+/** With a `pause` in milliseconds between messages it goes on until `hush`. */
+async function publishMany(c, { room, count, prefix, pipelined, pause, padding = 0 }) {
+  const outcome = { sent: 0, acked: 0, refused: [] };
   const pad = 'x'.repeat(padding);
   const one = async (seq) => {
     try {
@@ -112,7 +113,10 @@ async function publishMany(c, { room, count, prefix, pipelined, padding = 0 }) {
     }
   };
   const sent = [];
-  for (let seq = 1; seq <= count; seq++) {
+  c.hushed = false;
+  for (let seq = 1; pause ? !c.hushed : seq <= count; seq++) {
+    outcome.sent = seq;
+    if (pause) await new Promise((resolve) => setTimeout(resolve, pause));
     if (pipelined) sent.push(one(seq));
     else await one(seq);
   }
@@ -146,6 +150,9 @@ const commands = {
     await c.sdk.publish(request.room, c.encode(request.data));
   },
   publish_many: (request) => publishMany(clientOf(request), request),
+  async hush(request) {
+    clientOf(request).hushed = true;
+  },
   async history(request) {
     const c = clientOf(request);
     const { limit, since, reverse } = request;
