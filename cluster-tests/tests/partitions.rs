@@ -261,7 +261,6 @@ fn a_short_pause_of_gossip_is_not_noticed() {
 }
 
 #[test]
-#[ignore = "known: after 4 to 5 s without gossip nodes are taken for dead, though their links live"]
 fn a_pause_of_gossip_is_not_noticed_while_links_live() {
     pause_of_gossip(Duration::from_secs(6));
 }

@@ -13,7 +13,7 @@ use cluster_tests::sdk::Sdk::Js;
 use cluster_tests::step::Step::*;
 use cluster_tests::wait::{ensure, hold};
 use cluster_tests::world::World;
-use roomcast::cluster::secret::Secret;
+use roomcast::cluster::secret::Secrets;
 use roomcast::mesh::noise::Handshake;
 
 const GOSSIP_DROPPED: &str = "roomcast_gossip_dropped_total";
@@ -209,7 +209,9 @@ fn until_closed(mut stream: TcpStream) -> Result<usize, String> {
 
 /// The first message of a handshake, as one who knows `secret` would send it.
 fn first_message(secret: &str) -> Vec<u8> {
-    let key = Secret::new(secret).expect("long enough").key("mesh");
+    let mut secrets = Secrets::default();
+    secrets.add(secret).expect("long enough");
+    let key = secrets.keys("mesh")[0];
     let message = Handshake::new(&key, true).and_then(|mut it| it.write()).expect("a message");
     [&(message.len() as u16).to_be_bytes()[..], &message].concat()
 }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     cluster::{
-        node::{NodeId, Phase},
+        node::{NodeId, NodeInfo, Phase},
         placement::Placement,
         view::View,
     },
@@ -79,6 +79,8 @@ pub struct State {
     agenda: BTreeSet<(Time, RoomName)>,
     surveys: BTreeMap<u64, Asked>,
     facts: NodeFacts,
+    /// The nodes that are or were in the view, as long as their links live.
+    known: BTreeMap<NodeId, NodeInfo>,
     /// After a standstill: until when, and the nodes whose links should come back before.
     awakening: Option<(Time, BTreeSet<NodeId>)>,
 }
@@ -93,6 +95,7 @@ impl State {
             agenda: BTreeSet::new(),
             surveys: BTreeMap::new(),
             facts: NodeFacts::default(),
+            known: BTreeMap::new(),
             awakening: None,
         }
     }
@@ -160,8 +163,17 @@ impl State {
         for peer in view.nodes().keys().filter(|peer| **peer != self.node.me) {
             links.entry(*peer).or_insert(LinkState::Down(now));
         }
+        self.known.extend(view.nodes().iter().map(|(id, info)| (*id, info.clone())));
         self.node.view = view;
         self.route();
+    }
+
+    /// The nodes that gossip sees, and those whose links live: a link has a heartbeat of its own, so gossip
+    /// that does not come through ends nothing.
+    fn alive(&mut self) -> View {
+        let node = &self.node;
+        self.known.retain(|id, _| node.view.contains(*id) || node.reaches(*id));
+        View::new(self.known.values().cloned())
     }
 
     fn request(&mut self, name: &RoomName, request: Request) {
@@ -328,13 +340,14 @@ impl State {
             self.awakening = None;
             self.node.routable.clear();
         }
+        let alive = self.alive();
         let node = &self.node;
         let reachable = |peer: NodeId| match node.links.get(&peer) {
             Some(LinkState::Up) => true,
             Some(LinkState::Down(since)) => node.now.since(*since) < node.settings.link_grace,
             None => peer == node.me,
         };
-        let here = node.view.nodes().iter().filter(|(id, _)| reachable(**id));
+        let here = alive.nodes().iter().filter(|(id, _)| reachable(**id));
         let routable: BTreeSet<NodeId> = here.clone().map(|(id, _)| *id).collect();
         // Those that are leaving take rooms only if there is no one else.
         let placed = [Phase::Ready, Phase::Draining].into_iter().map(|phase| {
