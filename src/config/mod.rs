@@ -120,6 +120,7 @@ impl TryFrom<Raw> for Config {
             quorum_of: raw.cluster.quorum()?,
             recovery_limit: raw.client.recovery_max_publication_limit,
             history_bytes: raw.channel.history_max_bytes,
+            room_limit: raw.channel.max_rooms,
             ..Default::default()
         };
         let cluster = raw.cluster.check()?;

@@ -155,6 +155,9 @@ section! {
         max_length: usize = 255,
         /// Bytes of publications that the node keeps over all of its rooms; the oldest go first.
         history_max_bytes: usize = 512 << 20,
+        /// Rooms that the node knows. Over it, those go that nobody has used for the longest; a client that comes
+        /// back to one of them is told that it can't recover. Rooms in use don't go.
+        max_rooms: usize = 500_000,
         /// Rooms without a `:` in their name.
         without_namespace: Channel = Channel::default(),
         /// Rooms with a namespace before the first `:` of their name.

@@ -162,7 +162,7 @@ async fn try_introduce(
     let peer = loop {
         // No more than the hello: what follows it belongs to the link.
         if let Some(message) = wire::decode(&mut reader.open)? {
-            break check_hello(message, to, settings)?;
+            break check_hello(message, to, &settings.me, &settings.cluster)?;
         }
         if reader.read.read_buf(&mut reader.sealed).await? == 0 {
             return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
@@ -210,7 +210,8 @@ async fn send_handshake(io: &mut TcpStream, handshake: &mut Handshake) -> Result
 fn check_hello(
     message: PeerMessage,
     dialled: Option<NodeId>,
-    settings: &Settings,
+    me: &NodeInfo,
+    cluster: &str,
 ) -> Result<NodeInfo, LinkError> {
     let refuse = |why: String| Err(LinkError::Refused(why));
     let PeerMessage::Hello(hello) = message else {
@@ -221,13 +222,13 @@ fn check_hello(
         let (theirs, ours) = (hello.version, wire::VERSION);
         return refuse(format!("it speaks mesh version {theirs}, this node {ours}: upgrade one"));
     }
-    if hello.cluster != settings.cluster {
+    if hello.cluster != cluster {
         return refuse(format!("it belongs to cluster {:?} (cluster.id)", hello.cluster));
     }
-    if hello.node.name == settings.me.name {
+    if hello.node.name == me.name {
         return refuse(format!("it has this node's own name {:?} (node.name)", hello.node.name));
     }
-    if hello.to.is_some_and(|to| to != settings.me.id()) || dialled.is_some_and(|to| to != id) {
+    if hello.to.is_some_and(|to| to != me.id()) || dialled.is_some_and(|to| to != id) {
         return refuse(format!("{:?} is another run of that node", hello.node.name));
     }
     Ok(hello.node)
@@ -437,5 +438,63 @@ impl Handler<Close> for Link {
     fn handle(&mut self, Close(reason): Close, ctx: &mut Self::Context) {
         self.reason = reason;
         ctx.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::node::Phase;
+
+    fn node(name: &str, generation: u64) -> NodeInfo {
+        let address = ([127, 0, 0, 1], 1).into();
+        NodeInfo {
+            name: name.into(),
+            generation,
+            mesh: address,
+            http: address,
+            phase: Phase::Ready,
+        }
+    }
+
+    /// What node a, of the cluster "c", says to `change` of a good hello of node b.
+    fn answer(change: impl FnOnce(&mut Hello)) -> Result<NodeInfo, String> {
+        let me = node("a", 1);
+        let mut hello = Hello {
+            version: wire::VERSION,
+            cluster: "c".into(),
+            node: node("b", 1),
+            to: Some(me.id()),
+        };
+        change(&mut hello);
+        check_hello(PeerMessage::Hello(hello), None, &me, "c").map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_node_of_another_version_is_refused_in_words_that_help() {
+        assert_eq!(answer(|_| {}).map(|it| it.name), Ok("b".to_owned()));
+        let newer = answer(|hello| hello.version += 1).expect_err("another version");
+        let (theirs, ours) = (wire::VERSION + 1, wire::VERSION);
+        assert_eq!(
+            newer,
+            format!("it speaks mesh version {theirs}, this node {ours}: upgrade one")
+        );
+    }
+
+    #[test]
+    fn whoever_is_not_meant_is_refused() {
+        for (change, why) in [
+            (
+                Box::new(|it: &mut Hello| it.cluster = "d".into()) as Box<dyn Fn(&mut Hello)>,
+                "cluster",
+            ),
+            (Box::new(|it: &mut Hello| it.node.name = "a".into()), "own name"),
+            (Box::new(|it: &mut Hello| it.to = Some(node("a", 2).id())), "another run"),
+        ] {
+            let refused = answer(change).expect_err(why);
+            assert!(refused.contains(why), "{refused}");
+        }
+        let me = node("a", 1);
+        assert!(check_hello(PeerMessage::Ping, None, &me, "c").is_err());
     }
 }

@@ -98,6 +98,8 @@ pub struct Settings {
     pub recovery_limit: usize,
     /// The most bytes of history that the node keeps, over all rooms.
     pub history_bytes: usize,
+    /// The most rooms that the node remembers while nobody uses them.
+    pub room_limit: usize,
     /// How many nodes there should be, if the node has to refuse publishes to rooms with history when it
     /// sees less than half of them.
     pub quorum_of: Option<usize>,
@@ -115,6 +117,7 @@ impl Default for Settings {
             settling: Duration::from_secs(2),
             recovery_limit: 300,
             history_bytes: 512 << 20,
+            room_limit: 500_000,
             quorum_of: None,
         }
     }

@@ -77,6 +77,8 @@ pub struct State {
     rooms: FxHashMap<RoomName, Room>,
     /// Which room is due when, as said by [`Room::next_due`] when it was last asked.
     agenda: BTreeSet<(Time, RoomName)>,
+    /// The rooms that nobody uses, by when they were used last.
+    idle: BTreeSet<(Time, RoomName)>,
     surveys: BTreeMap<u64, Asked>,
     facts: NodeFacts,
     /// The nodes that are or were in the view, as long as their links live.
@@ -93,6 +95,7 @@ impl State {
             namespaces,
             rooms: FxHashMap::default(),
             agenda: BTreeSet::new(),
+            idle: BTreeSet::new(),
             surveys: BTreeMap::new(),
             facts: NodeFacts::default(),
             known: BTreeMap::new(),
@@ -254,13 +257,14 @@ impl State {
     fn leave(&mut self, name: &RoomName) {
         let Some(room) = self.rooms.get_mut(name) else { return };
         if room.is_over(self.node.now) {
-            if let Some(due) = room.due {
-                self.agenda.remove(&(due, name.clone()));
+            return self.forget(name);
+        }
+        let idle = room.idle_since();
+        if idle != room.noted_idle {
+            if let Some(since) = std::mem::replace(&mut room.noted_idle, idle) {
+                self.idle.remove(&(since, name.clone()));
             }
-            if let Some(mut room) = self.rooms.remove(name) {
-                room.end(&mut self.node);
-            }
-            return;
+            self.idle.extend(idle.map(|since| (since, name.clone())));
         }
         // A room may come up earlier than needed, so only an earlier time has to be noted.
         if let Some(next) = room.next_due(&self.node)
@@ -272,6 +276,17 @@ impl State {
             }
             self.agenda.insert((next, name));
         }
+    }
+
+    fn forget(&mut self, name: &RoomName) {
+        let Some(mut room) = self.rooms.remove(name) else { return };
+        if let Some(due) = room.due {
+            self.agenda.remove(&(due, name.clone()));
+        }
+        if let Some(since) = room.noted_idle {
+            self.idle.remove(&(since, name.clone()));
+        }
+        room.end(&mut self.node);
     }
 
     fn tick(&mut self) {
@@ -440,8 +455,13 @@ impl State {
         }
     }
 
-    /// Drops the node's oldest publications while it keeps more than it may.
+    /// Forgets the rooms that were not used for the longest, and drops the oldest publications, while the node
+    /// has more of them than it may.
     fn enforce_memory(&mut self) {
+        while self.rooms.len() > self.node.settings.room_limit {
+            let Some((_, name)) = self.idle.pop_first() else { break };
+            self.forget(&name);
+        }
         let memory = &mut self.node.memory;
         while memory.bytes() > self.node.settings.history_bytes {
             let Some((name, offset)) = memory.by_age.pop_front() else { break };
@@ -457,5 +477,79 @@ impl State {
             });
             memory.compact_at = memory.by_age.len() * 2 + 1024;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::room::{
+        options::RoomOptions,
+        types::{NewPublication, ReplyTo},
+    };
+
+    fn alone(settings: Settings) -> State {
+        let keeps = RoomOptions {
+            history_size: 10,
+            history_ttl: Duration::from_secs(60),
+            history_meta_ttl: Duration::from_secs(3_600),
+            ..Default::default()
+        };
+        let namespaces = Namespaces { default: Arc::new(keeps), named: BTreeMap::new() };
+        let me = NodeInfo {
+            name: "a".into(),
+            generation: 1,
+            mesh: ([127, 0, 0, 1], 1).into(),
+            http: ([127, 0, 0, 1], 1).into(),
+            phase: Phase::Ready,
+        };
+        let mut state = State::new(me.id(), Arc::new(namespaces), settings, 1);
+        state.handle(In::View(View::new([me])), Time::from_millis(1_000));
+        state
+    }
+
+    fn publish(state: &mut State, room: &str, bytes: usize, at: u64) -> Vec<Out> {
+        let publication = NewPublication {
+            data: vec![b'x'; bytes].into(),
+            info: None,
+            tags: Default::default(),
+            idempotency_key: None,
+            skip_history: false,
+        };
+        let request = Request::Publish(publication, ReplyTo::Api(at));
+        state.handle(In::Request(room.into(), request), Time::from_millis(1_000 + at))
+    }
+
+    #[test]
+    fn the_rooms_that_nobody_used_for_the_longest_go_first() {
+        let mut state = alone(Settings { room_limit: 3, ..Default::default() });
+        for (at, room) in ["a", "b", "c", "a", "d"].into_iter().enumerate() {
+            publish(&mut state, room, 10, at as u64);
+        }
+        let known: Vec<&str> =
+            ["a", "b", "c", "d"].into_iter().filter(|it| state.room(it).is_some()).collect();
+        assert_eq!(known, ["a", "c", "d"]);
+        assert_eq!((state.idle.len(), state.agenda.len()), (3, 3));
+    }
+
+    #[test]
+    fn the_oldest_publications_go_when_there_are_too_many_bytes() {
+        let mut state = alone(Settings { history_bytes: 5_000, ..Default::default() });
+        for at in 0..50 {
+            publish(&mut state, ["a", "b"][at % 2], 1_000, at as u64);
+            assert!(state.history_bytes() <= 5_000);
+        }
+        assert!(state.history_bytes() > 3_000, "{}", state.history_bytes());
+    }
+
+    #[test]
+    fn a_room_that_nobody_uses_is_forgotten_in_time_and_leaves_nothing() {
+        let mut state = alone(Settings::default());
+        publish(&mut state, "a", 10, 0);
+        for seconds in 0..3_700 {
+            state.handle(In::Tick, Time::from_millis(1_100 + seconds * 1_000));
+        }
+        assert_eq!((state.rooms(), state.history_bytes()), (0, 0));
+        assert!(state.agenda.is_empty() && state.idle.is_empty());
     }
 }

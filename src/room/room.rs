@@ -50,6 +50,8 @@ pub struct Room {
     pub(super) last_used: Time,
     /// When the registry is to call [`Room::settle`] next.
     pub(super) due: Option<Time>,
+    /// What [`Room::idle_since`] said when the registry asked last.
+    pub(super) noted_idle: Option<Time>,
 }
 
 /// Whom a room was given to.
@@ -90,6 +92,7 @@ impl Room {
             former: None,
             last_used: now,
             due: None,
+            noted_idle: None,
         }
     }
 
@@ -444,6 +447,11 @@ impl Room {
             Role::Home(_) | Role::Guest => Duration::ZERO,
         };
         Some(self.last_used + keep)
+    }
+
+    /// Since when nobody uses the room; none while someone does.
+    pub(super) fn idle_since(&self) -> Option<Time> {
+        self.keep_until().map(|_| self.last_used)
     }
 
     /// Whether the node can forget the room without anyone noticing.
