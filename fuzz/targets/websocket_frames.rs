@@ -1,0 +1,52 @@
+//! Bytes of a client into the WebSocket decoder, in chunks of any size.
+//!
+//! The first byte says how large chunks are. Nothing may panic, no message may
+//! be over the limit, and the size of the chunks must not change what is decoded.
+#![no_main]
+
+use bytes::BytesMut;
+use libfuzzer_sys::fuzz_target;
+use roomcast::protocol::websocket::{Decoded, Decoder, Message, Violation};
+
+const LIMIT: usize = 4096;
+
+fuzz_target!(|input: &[u8]| {
+    let Some((&chunk, bytes)) = input.split_first() else { return };
+    let in_chunks = decode(bytes.chunks(usize::from(chunk).max(1)));
+    let at_once = decode([bytes].into_iter());
+    assert_eq!(in_chunks, at_once, "chunks of {chunk}");
+});
+
+/// All messages, and the violation that ended them, if one did.
+fn decode<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> (Vec<Message>, Option<u16>) {
+    let (mut decoder, mut buffer, mut messages) = (Decoder::default(), BytesMut::new(), Vec::new());
+    for chunk in chunks {
+        buffer.extend_from_slice(chunk);
+        loop {
+            match decoder.decode(&mut buffer, LIMIT) {
+                Ok(Decoded::Message(message)) => messages.push(within_limit(message)),
+                Ok(Decoded::Fragment) => {}
+                Ok(Decoded::Incomplete) => break,
+                Err(violation) => return (messages, Some(Violation::close_code(violation))),
+            }
+        }
+    }
+    (messages, None)
+}
+
+fn within_limit(message: Message) -> Message {
+    let length = match &message {
+        Message::Text(payload) => {
+            assert!(std::str::from_utf8(payload).is_ok(), "text that is not UTF-8");
+            payload.len()
+        }
+        Message::Binary(payload) => payload.len(),
+        Message::Ping(payload) => {
+            assert!(payload.len() <= 125, "a ping of {} bytes", payload.len());
+            payload.len()
+        }
+        Message::Pong | Message::Close(_) => 0,
+    };
+    assert!(length <= LIMIT, "a message of {length} bytes");
+    message
+}
