@@ -29,6 +29,8 @@ use roomcast::{
 const SOCKET: SocketRef = SocketRef { worker: 1, slot: 2, generation: 3 };
 const POSITION: Position = Position { epoch: Epoch(0xe), offset: 7 };
 const WALL: i64 = 1_000_000;
+/// What the outbox of the session can take.
+const SPACE: usize = 1_143;
 
 fuzz_target!(|input: &[u8]| {
     let Some((&how, bytes)) = input.split_first() else { return };
@@ -85,7 +87,13 @@ impl Talk {
 
     fn handle(&mut self, input: In) {
         let mut out = Vec::new();
-        let env = Env { settings: &self.settings, now: self.now, wall: WALL, congested: self.late };
+        let env = Env {
+            settings: &self.settings,
+            now: self.now,
+            wall: WALL,
+            congested: self.late,
+            space: SPACE,
+        };
         self.session.handle(input, env, &mut out);
         for out in out {
             match out {
@@ -178,7 +186,6 @@ fn settings(insecure: bool) -> Settings {
         channel_limit: 4,
         channel_max_length: 40,
         history_limit: 300,
-        reply_limit: 1000,
         in_flight_limit: 8,
         node: "n".into(),
     }
