@@ -56,6 +56,28 @@ fn whatever_happens_no_gap_is_silent() {
     run_all(Faults::Everything);
 }
 
+/// Histories that once failed.
+const ONCE_FAILED: [(u64, Faults); 9] = [
+    (303, Faults::Joins),
+    (485, Faults::Joins),
+    (3974, Faults::Joins),
+    (155, Faults::Deaths),
+    (4795, Faults::Deaths),
+    (710, Faults::Standstills),
+    (2676, Faults::Standstills),
+    (81, Faults::Everything),
+    (816, Faults::Everything),
+];
+
+#[test]
+fn what_once_failed_does_not_fail_again() {
+    for (seed, faults) in ONCE_FAILED {
+        if let Err(failure) = sim::run(seed, faults) {
+            panic!("{failure}");
+        }
+    }
+}
+
 /// Histories of each kind in which a broken core has to show.
 const MUTANT_SEEDS: u64 = 150;
 

@@ -302,7 +302,8 @@ impl Room {
             }
             role => self.role = role,
         }
-        if clean {
+        let leads = clean || !matches!(self.role, Role::Activating(_)) && self.has_no_other(node);
+        if leads {
             // From here on the room is the other's, whatever this node's view still says. The stream stays
             // until it is fetched, and for a while.
             self.handed_to = Some(Handed { to: from, lost: None });
@@ -310,6 +311,12 @@ impl Room {
         }
         let line = self.stream.as_ref().map(Stream::line);
         self.send(from, RoomMessage::Claimed { claim, line, clean }, node);
+    }
+
+    /// Whether this node knows of no home that lives, or thinks that it should be it: then whoever claims the
+    /// room first is it, or both would open it.
+    fn has_no_other(&self, node: &Node) -> bool {
+        self.home(node).is_none_or(|home| home == node.me || !node.reaches(home))
     }
 
     /// Another node is home: stop being it, and leave what is to be decided to it.
