@@ -32,8 +32,9 @@ use crate::{
         types::NodeFacts,
     },
     server::{
-        http::{self, Parts},
+        http,
         leaving::Leaving,
+        parts::{Parts, session_settings},
     },
     users::Users,
 };
@@ -100,7 +101,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
     }
     let (hubs, hubs_started) = mpsc::unbounded_channel();
-    let sessions = Arc::new(http::session_settings(&config, me.id().to_string()));
+    let sessions = Arc::new(session_settings(&config, me.id().to_string()));
     let leaving = Arc::new(Leaving::default());
     let parts = Parts {
         config: config.clone(),

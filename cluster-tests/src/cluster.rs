@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::hosts::Hosts;
 use crate::http;
-use crate::node::{Node, NodeArgs};
+use crate::node::{Node, NodeArgs, node_name};
 use crate::paths;
 use crate::wait::{ensure, until};
 
@@ -207,12 +207,6 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.config);
     }
-}
-
-/// The name of the node at `index`: a, b, c, …
-pub fn node_name(index: usize) -> String {
-    let letter = u8::try_from(index).ok().and_then(|i| b'a'.checked_add(i));
-    char::from(letter.expect("few nodes")).to_string()
 }
 
 fn server() -> Result<&'static Path, String> {

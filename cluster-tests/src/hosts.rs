@@ -20,7 +20,7 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Child, Command, Stdio};
 
-use crate::cluster::node_name;
+use crate::node::node_name;
 use crate::wait::ensure;
 
 /// Ends everything that belongs to the network `$0` when its standard input

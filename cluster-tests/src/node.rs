@@ -149,6 +149,12 @@ impl Drop for Node {
     }
 }
 
+/// The name of the node at `index`: a, b, c, …
+pub fn node_name(index: usize) -> String {
+    let letter = u8::try_from(index).ok().and_then(|i| b'a'.checked_add(i));
+    char::from(letter.expect("few nodes")).to_string()
+}
+
 fn command(server: &std::path::Path, args: &NodeArgs) -> Command {
     // setpriv ties the server's life to the test process, so a killed test run
     // leaves nothing behind. It execs, so the pid is the server's.

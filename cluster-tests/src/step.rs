@@ -6,8 +6,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::cluster::node_name;
 use crate::hosts::Cut;
+use crate::node::node_name;
 use crate::sdk::{Format, Sdk};
 
 /// One thing that happens in a scenario. Nodes are counted from 0 (named a, b, …).

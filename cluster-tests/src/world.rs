@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::check::Log;
-use crate::cluster::{Cluster, node_name};
+use crate::cluster::Cluster;
 use crate::hosts::{self, Hosts};
+use crate::node::node_name;
 use crate::sdk::Clients;
 use crate::step::Step;
 use crate::wait::{ensure, hold, until};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
-use super::{http::Parts, key};
+use super::{key, parts::Parts};
 use crate::{
     cluster::node::NodeId,
     protocol::{codes::ErrorCode, message},

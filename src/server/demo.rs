@@ -4,7 +4,7 @@ use actix_web::{HttpResponse, http::header, web};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::http::Parts;
+use super::parts::Parts;
 use crate::{clock, session::token};
 
 /// How long a demo token is good for, in seconds.

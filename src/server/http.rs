@@ -1,17 +1,12 @@
 //! SHELL. The HTTP service: ordinary requests go to an actix-web application, WebSocket upgrades leave it.
 
 use std::{
-    cell::RefCell,
     net::TcpListener,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicU16, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU16},
     time::Duration,
 };
 
-use actix::prelude::*;
 use actix_codec::Framed;
 use actix_http::{HttpService, Request, h1};
 use actix_rt::net::TcpStream;
@@ -19,60 +14,14 @@ use actix_server::Server;
 use actix_service::{IntoServiceFactory as _, fn_service, map_config};
 use actix_web::{App, dev::AppConfig, web};
 
-use super::{api, demo, leaving::Leaving, status, upgrade};
-use crate::{
-    cluster::view::View,
-    config::Config,
-    hub::Hub,
-    metrics::Metrics,
-    room::actor::{AddHub, RoomRegistry},
-    session::{self, context::Wire, socket::Shared, state},
-    users::Users,
+use super::{
+    api, demo,
+    parts::{Parts, Worker},
+    status, upgrade,
 };
 
 /// How long a client may take to send the head of its request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What all workers share.
-#[derive(Clone)]
-pub struct Parts {
-    /// The configuration.
-    pub config: Arc<Config>,
-    /// What sessions go by.
-    pub sessions: Arc<state::Settings>,
-    /// The node's rooms.
-    pub registry: Addr<RoomRegistry>,
-    /// What is counted.
-    pub metrics: Metrics,
-    /// Who is connected.
-    pub users: Arc<Users>,
-    /// Where the workers' hubs are announced, so that they can be told to stop.
-    pub hubs: tokio::sync::mpsc::UnboundedSender<Addr<Hub>>,
-    /// Whether the node is to leave.
-    pub leaving: Arc<Leaving>,
-    /// Who is in the cluster.
-    pub view: tokio::sync::watch::Receiver<View>,
-}
-
-/// What sessions go by, according to the configuration.
-pub fn session_settings(config: &Config, node: String) -> state::Settings {
-    let client = &config.client;
-    let secret = client.token.hmac_secret_key.as_str();
-    state::Settings {
-        insecure: client.insecure,
-        allow_anonymous: client.allow_anonymous_connect_without_token,
-        verifier: (!secret.is_empty()).then(|| session::token::Verifier::new(secret)),
-        namespaces: config.namespaces.clone(),
-        ping_interval: client.ping_interval.0,
-        pong_timeout: client.pong_timeout.0,
-        stale_close_delay: client.stale_close_delay.0,
-        channel_limit: client.channel_limit,
-        channel_max_length: config.channel_max_length,
-        history_limit: client.history_max_publication_limit,
-        in_flight_limit: client.concurrency,
-        node,
-    }
-}
 
 /// Serves on `listener` until the server is stopped.
 ///
@@ -122,48 +71,4 @@ fn application(
         .configure(status::routes)
         .configure(api::routes)
         .configure(|app| demo::routes(app, demo))
-}
-
-/// What the sockets of one worker thread share. Made with the first of them, on their thread.
-pub struct Worker {
-    /// What all workers share.
-    pub parts: Parts,
-    next_worker: Arc<AtomicU16>,
-    shared: RefCell<Option<Rc<Shared>>>,
-}
-
-impl Worker {
-    fn new(parts: Parts, next_worker: Arc<AtomicU16>) -> Self {
-        Self { parts, next_worker, shared: RefCell::new(None) }
-    }
-
-    /// The thread's hub and what else its sockets need.
-    pub fn shared(&self) -> Rc<Shared> {
-        self.shared.borrow_mut().get_or_insert_with(|| self.start_hub()).clone()
-    }
-
-    fn start_hub(&self) -> Rc<Shared> {
-        let parts = &self.parts;
-        let worker = self.next_worker.fetch_add(1, Ordering::Relaxed);
-        let hub = Hub::new(worker, parts.metrics.clone()).start();
-        parts.registry.do_send(AddHub(worker, hub.clone()));
-        // Whoever would stop the hubs is gone only when the process ends.
-        let _ = parts.hubs.send(hub.clone());
-        let wire = Wire {
-            message_limit: parts.config.message_size_limit,
-            write_timeout: parts.config.client.write_timeout.0,
-            messages_sent: parts.metrics.messages_sent.clone(),
-            bytes_sent: parts.metrics.bytes_sent.clone(),
-        };
-        Rc::new(Shared {
-            hub,
-            wire: Rc::new(wire),
-            registry: parts.registry.clone(),
-            settings: parts.sessions.clone(),
-            outbox_limit: parts.config.client.queue_max_size,
-            metrics: parts.metrics.clone(),
-            users: parts.users.clone(),
-            outputs: RefCell::default(),
-        })
-    }
 }

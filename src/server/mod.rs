@@ -1,6 +1,6 @@
 //! SHELL. The one port that clients, callers of the API, operators and browsers talk to.
 //!
-//! [`http`] builds the service of a worker; [`upgrade`] turns a WebSocket request into a socket actor;
+//! [`http`] builds the service of a worker, [`parts`] is what workers share; [`upgrade`] turns a WebSocket request into a socket actor;
 //! [`api`] is the server API and [`key`] its key (pure), [`status`] health and metrics, [`demo`] the demo's
 //! page, [`leaving`] whether the node is to leave.
 
@@ -9,5 +9,6 @@ pub mod demo;
 pub mod http;
 pub mod key;
 pub mod leaving;
+pub mod parts;
 pub mod status;
 pub mod upgrade;

@@ -3,7 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
 use serde_json::{Map, Value, json};
 
-use super::{api, http::Parts};
+use super::{api, parts::Parts};
 use crate::{cluster::node::NodeId, room::types::Survey};
 
 /// `/health` and `/metrics`.

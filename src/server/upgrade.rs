@@ -13,7 +13,7 @@ use actix_rt::net::TcpStream;
 use bytes::BytesMut;
 use futures_util::SinkExt as _;
 
-use super::http::Worker;
+use super::parts::Worker;
 use crate::{
     hub::Register,
     pattern,
