@@ -13,6 +13,7 @@
 //!   [`home`], [`mirror`] and [`activation`] are the roles; [`queries`] is what a home reads out,
 //!   [`replication`] who has a copy of what it has.
 //! - [`node`]: what every room needs of its node, and what comes out of them.
+//! - [`survey`]: questions to every node at once.
 //! - [`registry`]: all of the node's rooms, and what they need of the cluster.
 
 pub mod activation;
@@ -33,4 +34,5 @@ pub mod requests;
 #[expect(clippy::module_inception, reason = "a room is the unit that this folder is about")]
 pub mod room;
 pub mod stream;
+pub mod survey;
 pub mod types;

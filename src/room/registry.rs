@@ -16,7 +16,8 @@ use super::{
     node::{LinkState, Node},
     options::Namespaces,
     room::Room,
-    types::{Answer, Finding, Findings, NodeFacts, Request, RoomName, Survey},
+    survey::Surveys,
+    types::{Answer, Finding, NodeFacts, Request, RoomName, Survey},
 };
 use crate::{
     cluster::{
@@ -30,8 +31,6 @@ use crate::{
     time::Time,
 };
 
-/// How long the nodes have to answer a survey.
-const SURVEY_TIMEOUT: Duration = Duration::from_secs(1);
 /// A node that was told nothing for so long stood still: it is told that time passes many times a second.
 const STANDSTILL: Duration = Duration::from_secs(2);
 /// How long a node that stood still waits for the others before it goes on as home.
@@ -60,15 +59,6 @@ pub enum In {
     Tick,
 }
 
-/// A survey under way.
-#[derive(Debug)]
-struct Asked {
-    to: u64,
-    waiting: BTreeSet<NodeId>,
-    found: Vec<(NodeId, Finding)>,
-    deadline: Time,
-}
-
 /// The rooms of one node.
 #[derive(Debug)]
 pub struct State {
@@ -79,7 +69,7 @@ pub struct State {
     agenda: BTreeSet<(Time, RoomName)>,
     /// The rooms that nobody uses, by when they were used last.
     idle: BTreeSet<(Time, RoomName)>,
-    surveys: BTreeMap<u64, Asked>,
+    surveys: Surveys,
     facts: NodeFacts,
     /// The nodes that are or were in the view, as long as their links live.
     known: BTreeMap<NodeId, NodeInfo>,
@@ -96,7 +86,7 @@ impl State {
             rooms: FxHashMap::default(),
             agenda: BTreeSet::new(),
             idle: BTreeSet::new(),
-            surveys: BTreeMap::new(),
+            surveys: Surveys::default(),
             facts: NodeFacts::default(),
             known: BTreeMap::new(),
             awakening: None,
@@ -224,11 +214,7 @@ impl State {
                     .push(Out::Send { to: vec![from], message: Message::Finding(id, finding) });
             }
             Message::Finding(id, finding) => {
-                if let Some(asked) = self.surveys.get_mut(&id)
-                    && asked.waiting.remove(&from)
-                {
-                    asked.found.push((from, finding));
-                }
+                self.surveys.answered(id, from, finding);
                 self.close_surveys();
             }
             Message::Hello(_) | Message::Ping | Message::Pong => {}
@@ -415,8 +401,7 @@ impl State {
         let peers: Vec<NodeId> =
             waiting.iter().copied().filter(|it| self.node.reaches(*it)).collect();
         let id = self.node.next_id();
-        let deadline = self.node.now + SURVEY_TIMEOUT;
-        self.surveys.insert(id, Asked { to, waiting, found, deadline });
+        self.surveys.begin(id, to, found, waiting, self.node.now);
         if !peers.is_empty() {
             self.node.out.push(Out::Send { to: peers, message: Message::Survey(id, survey) });
         }
@@ -441,17 +426,9 @@ impl State {
     }
 
     fn close_surveys(&mut self) {
-        let (now, node) = (self.node.now, &self.node);
-        let over: Vec<u64> = (self.surveys.iter())
-            .filter(|(_, asked)| {
-                asked.deadline <= now || !asked.waiting.iter().any(|peer| node.reaches(*peer))
-            })
-            .map(|(id, _)| *id)
-            .collect();
-        for asked in over.into_iter().filter_map(|id| self.surveys.remove(&id)) {
-            let findings =
-                Findings { found: asked.found, missing: asked.waiting.into_iter().collect() };
-            self.node.out.push(Out::Findings { to: asked.to, findings });
+        let node = &self.node;
+        for (to, findings) in self.surveys.over(node.now, |peer| node.reaches(peer)) {
+            self.node.out.push(Out::Findings { to, findings });
         }
     }
 
