@@ -57,7 +57,7 @@ fn whatever_happens_no_gap_is_silent() {
 }
 
 /// Histories that once failed.
-const ONCE_FAILED: [(u64, Faults); 9] = [
+const ONCE_FAILED: [(u64, Faults); 10] = [
     (303, Faults::Joins),
     (485, Faults::Joins),
     (3974, Faults::Joins),
@@ -67,6 +67,7 @@ const ONCE_FAILED: [(u64, Faults); 9] = [
     (2676, Faults::Standstills),
     (81, Faults::Everything),
     (816, Faults::Everything),
+    (4323, Faults::Everything),
 ];
 
 #[test]

@@ -306,7 +306,7 @@ impl Room {
         if leads {
             // From here on the room is the other's, whatever this node's view still says. The stream stays
             // until it is fetched, and for a while.
-            self.handed_to = Some(Handed { to: from, lost: None });
+            self.handed_to = Some(Handed { to: from, since: node.now, lost: None });
             self.last_used = node.now;
         }
         let line = self.stream.as_ref().map(Stream::line);

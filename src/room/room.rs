@@ -29,6 +29,9 @@ use crate::{
 /// of the stream is kept that no home has asked for.
 const UNUSED: Duration = Duration::from_secs(60);
 
+/// How long a node that was given a room has for letting others know.
+const SILENT: Duration = Duration::from_secs(2);
+
 /// One room on one node.
 #[derive(Debug)]
 pub struct Room {
@@ -59,6 +62,8 @@ pub struct Room {
 pub(super) struct Handed {
     /// The node.
     pub to: NodeId,
+    /// Since when it has the room.
+    pub since: Time,
     /// When the link to it broke. It has the room still, as long as the grace of a link lasts.
     pub lost: Option<Time>,
 }
@@ -207,6 +212,7 @@ impl Room {
         let asks = matches!(message, RoomMessage::Request { .. } | RoomMessage::Attach { .. });
         if asks {
             self.take_back(from);
+            self.take_back_from_the_silent(node);
         }
         if asks && self.home(node) == Some(node.me) {
             self.activate_if_not_home(node);
@@ -277,6 +283,15 @@ impl Room {
     /// A node that was given the room does not have it (any more).
     pub(super) fn take_back(&mut self, from: NodeId) {
         if self.handed_to.is_some_and(|handed| handed.to == from) {
+            self.handed_to = None;
+        }
+    }
+
+    /// Others still take this node for the home, and so does its own view: whoever was given the room may have
+    /// stopped before it was home. If it has it after all, it will be asked.
+    fn take_back_from_the_silent(&mut self, node: &Node) {
+        let here = node.placement.home(self.slot) == Some(node.me);
+        if here && self.handed_to.is_some_and(|it| node.now.since(it.since) >= SILENT) {
             self.handed_to = None;
         }
     }
