@@ -260,15 +260,19 @@ impl Room {
         // Before anything is served, so that the first publication waits for them too.
         self.choose_successors(node);
         self.tell_own(old.as_ref().map(Stream::position), node);
-        for (from, message) in activation.held {
-            // A claim among them may end it again.
+        self.deal_with(activation.held, node);
+        if self.is_home() {
+            self.settle_home(node);
+        }
+    }
+
+    /// Deals with what peers have asked meanwhile. A claim among it may end a home that has just opened.
+    fn deal_with(&mut self, held: VecDeque<(NodeId, RoomMessage)>, node: &mut Node) {
+        for (from, message) in held {
             match message {
                 RoomMessage::Claim(claim) => self.claimed_by(from, claim, node),
                 message => self.asked_by_peer(from, message, node),
             }
-        }
-        if self.is_home() {
-            self.settle_home(node);
         }
     }
 
@@ -333,12 +337,7 @@ impl Room {
                 let clean = own.is_some_and(|own| activation.vouches_for(own, Some(own)));
                 self.former = Some(Former::new(clean, node.now));
                 self.last_used = node.now;
-                for (from, message) in activation.held {
-                    match message {
-                        RoomMessage::Claim(claim) => self.claimed_by(from, claim, node),
-                        message => self.asked_by_peer(from, message, node),
-                    }
-                }
+                self.deal_with(activation.held, node);
             }
             role => self.role = role,
         }
