@@ -102,7 +102,7 @@ fn request(input: &mut Unstructured<'_>) -> Result<Request> {
     let slot = input.int_in_range(0..=3)?;
     let socket = SocketRef { worker: 0, slot, generation: 0 };
     let client = ClientId(u128::from(slot));
-    let info = Arc::new(ClientInfo { client, user: "u".into(), conn_info: Bytes::new() });
+    let info = Arc::new(ClientInfo::new(client, "u"));
     let since = |input: &mut Unstructured<'_>| -> Result<Option<Since>> {
         let epoch = if input.arbitrary()? { String::new() } else { format!("{:x}", slot) };
         Ok(input.arbitrary::<bool>()?.then_some(Since { epoch, offset: input.arbitrary()? }))

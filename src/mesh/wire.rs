@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Version of everything in this module. Nodes of different versions refuse each other.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The largest frame that a peer may send.
 pub const MAX_FRAME: usize = 16 << 20;
 /// The most bytes of publications that one message carries; well below [`MAX_FRAME`].
@@ -245,9 +245,8 @@ mod tests {
         let publication = NewPublication {
             data: data.into(),
             info: Some(Arc::new(ClientInfo {
-                client: ClientId(7),
-                user: "ann".into(),
-                conn_info: Bytes::from_static(b"{}"),
+                conn_info: b"{}"[..].into(),
+                ..ClientInfo::new(ClientId(7), "ann")
             })),
             tags: [("a".to_owned(), "b".to_owned())].into_iter().collect(),
             idempotency_key: Some("k".into()),

@@ -311,7 +311,7 @@ pub struct Reply {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Error>,
     /// The result, or the push.
-    #[prost(oneof = "Body", tags = "4, 5, 6, 7, 8, 9, 10, 13, 14, 15")]
+    #[prost(oneof = "Body", tags = "4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15")]
     #[serde(flatten)]
     pub body: Option<Body>,
 }
@@ -352,7 +352,7 @@ pub enum Body {
     Refresh(RefreshResult),
     /// The subscription's new time to live.
     #[prost(message, tag = "15")]
-    SubRefresh(RefreshResult),
+    SubRefresh(Refresh),
 }
 
 /// Why a command failed; see [`ErrorCode`](super::codes::ErrorCode).
@@ -378,7 +378,7 @@ pub struct Push {
     #[serde(skip_serializing_if = "is_default")]
     pub channel: String,
     /// What happened.
-    #[prost(oneof = "Event", tags = "4, 5, 6, 7")]
+    #[prost(oneof = "Event", tags = "4, 5, 6, 7, 8, 9, 10, 11, 12")]
     #[serde(flatten)]
     pub event: Option<Event>,
 }
@@ -399,6 +399,122 @@ pub enum Event {
     /// The server ended the subscription.
     #[prost(message, tag = "7")]
     Unsubscribe(Unsubscribe),
+    /// A message of the application to the client alone.
+    #[prost(message, tag = "8")]
+    Message(Message),
+    /// The server put the client into the room.
+    #[prost(message, tag = "9")]
+    Subscribe(Subscribe),
+    /// The session is open; told on transports that go one way.
+    #[prost(message, tag = "10")]
+    Connect(Connect),
+    /// The session is over; told on transports that have no close frame.
+    #[prost(message, tag = "11")]
+    Disconnect(Disconnect),
+    /// The connection has a new time to live.
+    #[prost(message, tag = "12")]
+    Refresh(Refresh),
+}
+
+/// A message of the application to the client alone.
+#[derive(Clone, PartialEq, prost::Message, Serialize)]
+pub struct Message {
+    /// The payload.
+    #[prost(bytes = "bytes", tag = "1")]
+    #[serde(serialize_with = "raw_to_json")]
+    pub data: Bytes,
+}
+
+/// The server put the client into the room.
+#[derive(Clone, PartialEq, prost::Message, Serialize)]
+pub struct Subscribe {
+    /// Whether the client can recover what it missed.
+    #[prost(bool, tag = "1")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub recoverable: bool,
+    /// Epoch of the stream.
+    #[prost(string, tag = "4")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub epoch: String,
+    /// Where the live stream goes on.
+    #[prost(uint64, tag = "5")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub offset: u64,
+    /// Whether the server checks the client's position.
+    #[prost(bool, tag = "6")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub positioned: bool,
+    /// What the application says with it.
+    #[prost(bytes = "bytes", tag = "7")]
+    #[serde(skip_serializing_if = "Bytes::is_empty", serialize_with = "raw_to_json")]
+    pub data: Bytes,
+}
+
+/// The session is open; told on transports that go one way. The fields are those of [`ConnectResult`].
+#[derive(Clone, PartialEq, prost::Message, Serialize)]
+pub struct Connect {
+    /// Connection id.
+    #[prost(string, tag = "1")]
+    pub client: String,
+    /// Server and its version.
+    #[prost(string, tag = "2")]
+    pub version: String,
+    /// What the application says to the client.
+    #[prost(bytes = "bytes", tag = "3")]
+    #[serde(skip_serializing_if = "Bytes::is_empty", serialize_with = "raw_to_json")]
+    pub data: Bytes,
+    /// The rooms that the server has put the client into.
+    #[prost(btree_map = "string, message", tag = "4")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub subs: BTreeMap<String, SubscribeResult>,
+    /// Whether the connection has a time to live.
+    #[prost(bool, tag = "5")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub expires: bool,
+    /// Seconds to live.
+    #[prost(uint32, tag = "6")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub ttl: u32,
+    /// Seconds between the server's pings.
+    #[prost(uint32, tag = "7")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub ping: u32,
+    /// Whether the client must answer pings.
+    #[prost(bool, tag = "8")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub pong: bool,
+    /// Session id.
+    #[prost(string, tag = "9")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub session: String,
+    /// Id of the node that serves the connection.
+    #[prost(string, tag = "10")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub node: String,
+}
+
+/// The session is over; told on transports that have no close frame.
+#[derive(Clone, PartialEq, prost::Message, Serialize)]
+pub struct Disconnect {
+    /// See [`Disconnect`](super::codes::Disconnect).
+    #[prost(uint32, tag = "1")]
+    pub code: u32,
+    /// The same in words.
+    #[prost(string, tag = "2")]
+    pub reason: String,
+}
+
+/// The connection has a new time to live.
+#[derive(Clone, PartialEq, prost::Message, Serialize)]
+pub struct Refresh {
+    /// Whether there is one.
+    #[prost(bool, tag = "1")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub expires: bool,
+    /// Seconds to live.
+    #[prost(uint32, tag = "2")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub ttl: u32,
 }
 
 /// Who came or went.
@@ -477,6 +593,14 @@ pub struct ConnectResult {
     #[prost(uint32, tag = "4")]
     #[serde(skip_serializing_if = "is_default")]
     pub ttl: u32,
+    /// What the application says to the client.
+    #[prost(bytes = "bytes", tag = "5")]
+    #[serde(skip_serializing_if = "Bytes::is_empty", serialize_with = "raw_to_json")]
+    pub data: Bytes,
+    /// The rooms that the server has put the client into.
+    #[prost(btree_map = "string, message", tag = "6")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub subs: BTreeMap<String, SubscribeResult>,
     /// Seconds between the server's pings.
     #[prost(uint32, tag = "7")]
     #[serde(skip_serializing_if = "is_default")]
@@ -530,6 +654,10 @@ pub struct SubscribeResult {
     #[prost(bool, tag = "10")]
     #[serde(skip_serializing_if = "is_default")]
     pub positioned: bool,
+    /// What the application says with it.
+    #[prost(bytes = "bytes", tag = "11")]
+    #[serde(skip_serializing_if = "Bytes::is_empty", serialize_with = "raw_to_json")]
+    pub data: Bytes,
     /// Whether a recovery was tried.
     #[prost(bool, tag = "12")]
     #[serde(skip_serializing_if = "is_default")]

@@ -94,11 +94,7 @@ mod tests {
     const AFTER: Time = Time::from_millis(11);
 
     fn client(id: u128) -> Arc<ClientInfo> {
-        Arc::new(ClientInfo {
-            client: ClientId(id),
-            user: "ann".into(),
-            conn_info: Default::default(),
-        })
+        Arc::new(ClientInfo::new(ClientId(id), "ann"))
     }
 
     fn known(ids: &[u128]) -> Option<Clients> {

@@ -80,11 +80,7 @@ mod tests {
     use super::*;
 
     fn client(id: u128, user: &str) -> Arc<ClientInfo> {
-        Arc::new(ClientInfo {
-            client: ClientId(id),
-            user: user.into(),
-            conn_info: Default::default(),
-        })
+        Arc::new(ClientInfo::new(ClientId(id), user))
     }
 
     #[test]

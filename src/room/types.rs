@@ -42,7 +42,7 @@ pub struct Since {
 }
 
 /// Id of a client connection, a random UUID.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClientId(pub u128);
 
 impl fmt::Display for ClientId {
@@ -62,14 +62,29 @@ impl fmt::Debug for ClientId {
 }
 
 /// What others may know of a client.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientInfo {
     /// The connection.
     pub client: ClientId,
     /// The user; empty when anonymous.
     pub user: Box<str>,
-    /// What its connection token says of it, or nothing.
-    pub conn_info: Bytes,
+    /// What is said of the connection (by its token, say), or nothing. Boxed like the next: there is one of
+    /// these for each client.
+    pub conn_info: Box<[u8]>,
+    /// What is said of it in this room, or nothing.
+    pub chan_info: Box<[u8]>,
+}
+
+impl ClientInfo {
+    /// A client of which nothing is said.
+    pub fn new(client: ClientId, user: &str) -> Self {
+        Self { client, user: user.into(), ..Self::default() }
+    }
+
+    /// The bytes that it takes beside itself.
+    pub fn weight(&self) -> usize {
+        self.user.len() + self.conn_info.len() + self.chan_info.len()
+    }
 }
 
 /// A message in a room.
@@ -92,7 +107,7 @@ impl Publication {
     /// The bytes that keeping it costs, about.
     pub fn weight(&self) -> usize {
         let tags: usize = self.tags.iter().map(|(name, value)| name.len() + value.len() + 64).sum();
-        let info = self.info.as_ref().map_or(0, |it| it.user.len() + it.conn_info.len());
+        let info = self.info.as_ref().map_or(0, |it| it.weight());
         Self::OVERHEAD + self.data.len() + tags + info
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use bytes::Bytes;
+
 use crate::{
     protocol::{
         codes::{ErrorCode, Unsubscribed},
@@ -67,7 +69,7 @@ pub fn bounded(subscribed: Subscribed, limit: usize) -> Subscribed {
 /// About how many bytes a publication takes in a reply.
 fn size(publication: &Publication) -> usize {
     let tags: usize = publication.tags.iter().map(|(name, tag)| name.len() + tag.len() + 8).sum();
-    let info = publication.info.as_ref().map_or(0, |it| it.user.len() + it.conn_info.len() + 80);
+    let info = publication.info.as_ref().map_or(0, |it| it.weight() + 80);
     publication.data.len() + tags + info + 40
 }
 
@@ -126,8 +128,8 @@ pub fn client_info(info: &Arc<ClientInfo>) -> message::ClientInfo {
     message::ClientInfo {
         user: info.user.to_string(),
         client: info.client.to_string(),
-        conn_info: info.conn_info.clone(),
-        chan_info: Default::default(),
+        conn_info: Bytes::copy_from_slice(&info.conn_info),
+        chan_info: Bytes::copy_from_slice(&info.chan_info),
     }
 }
 

@@ -194,7 +194,7 @@ pub struct State {
 impl State {
     /// A connection that has said nothing yet.
     pub fn new(socket: SocketRef, format: Format, client: ClientId) -> Self {
-        let info = ClientInfo { client, user: Box::default(), conn_info: Bytes::new() };
+        let info = ClientInfo::new(client, "");
         Self {
             socket,
             format,
@@ -336,8 +336,10 @@ impl State {
                 (Some(verifier), token) => match verifier.connection(token, env.wall) {
                     Ok(claims) => {
                         let client = self.info.client;
-                        let (user, conn_info) = (claims.user, claims.info);
-                        self.info = Arc::new(ClientInfo { client, user, conn_info });
+                        let conn_info = claims.info[..].into();
+                        let info =
+                            ClientInfo { conn_info, ..ClientInfo::new(client, &claims.user) };
+                        self.info = Arc::new(info);
                         self.expires_at = claims.expires_at;
                     }
                     Err(TokenError::Expired) => {

@@ -593,11 +593,7 @@ impl World {
     fn subscribe(&mut self, index: usize) -> Result<(), String> {
         let client = &mut self.clients[index];
         client.place = Place::Asking;
-        let info = ClientInfo {
-            client: client.id,
-            user: format!("user {index}").into(),
-            conn_info: Bytes::new(),
-        };
+        let info = ClientInfo::new(client.id, &format!("user {index}"));
         let subscribe = Subscribe {
             socket: client.socket,
             id: index as u32,
