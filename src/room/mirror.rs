@@ -343,6 +343,9 @@ impl Room {
         if publication.offset <= here.offset {
             return;
         }
+        if entry.key.is_some() {
+            node.memory.keyed(&self.name, node.now);
+        }
         let change = stream.append(entry, &self.options, node.now);
         node.memory.kept(&self.name, publication.offset, change);
         self.say_what_is_here(node);

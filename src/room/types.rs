@@ -88,7 +88,7 @@ impl ClientInfo {
 }
 
 /// A message in a room.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publication {
     /// Its place; 0 in rooms that keep no history.
     pub offset: u64,
@@ -112,8 +112,25 @@ impl Publication {
     }
 }
 
-/// A message on its way to its place in a room.
+/// The application's own count of what it publishes, so that what comes late does not undo what is newer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// The count; more than 0.
+    pub number: u64,
+    /// Counts of different epochs are not compared; an empty one is compared with any.
+    pub epoch: Box<str>,
+}
+
+impl Version {
+    /// Whether a room that is at `last` comes to this version by it.
+    pub fn follows(&self, last: &Self) -> bool {
+        let comparable = self.epoch.is_empty() || self.epoch == last.epoch;
+        !comparable || self.number > last.number
+    }
+}
+
+/// A message on its way to its place in a room.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewPublication {
     /// The payload.
     pub data: Bytes,
@@ -125,6 +142,20 @@ pub struct NewPublication {
     pub idempotency_key: Option<Box<str>>,
     /// Deliver it only; don't keep it.
     pub skip_history: bool,
+    /// In a room with history: don't place it if the room has come to this version or a later one.
+    pub version: Option<Version>,
+}
+
+impl NewPublication {
+    /// The publication in its place.
+    pub fn at(&self, offset: u64) -> Publication {
+        Publication {
+            offset,
+            data: self.data.clone(),
+            info: self.info.clone(),
+            tags: self.tags.clone(),
+        }
+    }
 }
 
 /// One client socket of this node. `generation` tells it from earlier sockets in the same slot.

@@ -17,7 +17,7 @@ use crate::{
         actor::{ApiAsk, ApiSurvey},
         types::{
             Answer, Finding, Findings, HistoryFilter, NewPublication, NodeFacts, Query, ReplyTo,
-            Request, RoomName, Since, Survey, Tags,
+            Request, RoomName, Since, Survey, Tags, Version,
         },
     },
     session::reply,
@@ -29,7 +29,7 @@ const HISTORY_LIMIT: usize = 10_000;
 const BODY_LIMIT: usize = 16 << 20;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest idempotency key, in bytes.
+/// The longest idempotency key and version epoch, in bytes.
 const MAX_KEY: usize = 256;
 /// The most rooms that one broadcast goes to.
 const BROADCAST_LIMIT: usize = 10_000;
@@ -180,6 +180,10 @@ struct Publish {
     tags: Tags,
     #[serde(default)]
     idempotency_key: String,
+    #[serde(default)]
+    version: u64,
+    #[serde(default)]
+    version_epoch: String,
 }
 
 impl Publish {
@@ -201,15 +205,19 @@ impl Publish {
             return Err(error);
         }
         let key = self.idempotency_key.as_str();
-        if key.len() > MAX_KEY {
-            return Err(bad_request(format!("idempotency_key has more than {MAX_KEY} bytes")));
+        for (name, value) in [("idempotency_key", key), ("version_epoch", &self.version_epoch)] {
+            if value.len() > MAX_KEY {
+                return Err(bad_request(format!("{name} has more than {MAX_KEY} bytes")));
+            }
         }
+        let version = Version { number: self.version, epoch: self.version_epoch.as_str().into() };
         Ok(NewPublication {
             data,
             info: None,
             tags: self.tags.clone(),
             idempotency_key: (!key.is_empty()).then(|| key.into()),
             skip_history: self.skip_history,
+            version: (self.version > 0).then_some(version),
         })
     }
 }

@@ -630,9 +630,7 @@ impl State {
             // Protobuf lends the buffer of the whole message, which a history would keep with it.
             data: Bytes::copy_from_slice(&request.data),
             info: Some(self.info.clone()),
-            tags: Default::default(),
-            idempotency_key: None,
-            skip_history: false,
+            ..NewPublication::default()
         };
         Ok((request.channel.into(), Request::Publish(publication, to)))
     }

@@ -560,11 +560,9 @@ impl World {
     fn try_on(&mut self, node: usize, room: RoomName, number: u64) -> Result<(), String> {
         let publication = NewPublication {
             data: Bytes::from(format!("message {number}")),
-            info: None,
-            tags: BTreeMap::new(),
             // Every other publisher tries again when it is told that it failed.
             idempotency_key: number.is_multiple_of(2).then(|| format!("key {number}").into()),
-            skip_history: false,
+            ..NewPublication::default()
         };
         let request = Request::Publish(publication, ReplyTo::Api(number));
         let name = self.nodes[node].name.clone();
