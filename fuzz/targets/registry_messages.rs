@@ -113,6 +113,7 @@ fn request(input: &mut Unstructured<'_>) -> Result<Request> {
             id: 1,
             info,
             flags: MemberFlags { positioned: input.arbitrary()?, ..MemberFlags::default() },
+            wish: None,
             recover: since(input)?,
             must_recover: input.arbitrary()?,
         }),

@@ -298,7 +298,8 @@ impl Room {
         let stream = self.stream.as_ref().filter(|_| self.options.keeps_history());
         let recovery = match (&subscribe.recover, stream) {
             (Some(since), Some(stream)) => {
-                stream.recover(since, &self.options, node.settings.recovery_limit).into()
+                let limit = node.settings.recovery_limit;
+                stream.recover(since, subscribe.filter(), &self.options, limit).into()
             }
             (Some(_), None) => Recovery::Failed,
             (None, _) => Recovery::NotAsked,

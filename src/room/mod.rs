@@ -8,6 +8,8 @@
 //! - [`mod@line`]: where a stream stands and what it goes on from.
 //! - [`stream`]: a room's order: line, history, repeats. The same type in a home and in a mirror.
 //!   [`keys`]: the idempotency keys of late.
+//! - [`filter`]: which publications a subscriber wants, by their tags; [`wishes`]: what some members of a
+//!   room want otherwise than the rest.
 //! - [`presence`]: who is in the room, as its home knows it; [`attendance`]: who comes and goes.
 //! - [`local`]: a node's own subscribers; [`requests`]: what it has yet to get from the home.
 //! - [`room`]: one room on one node, in whichever role it has there.
@@ -20,6 +22,7 @@
 pub mod activation;
 pub mod actor;
 pub mod attendance;
+pub mod filter;
 pub mod history;
 pub mod home;
 pub mod keys;
@@ -39,3 +42,4 @@ pub mod room;
 pub mod stream;
 pub mod survey;
 pub mod types;
+pub mod wishes;

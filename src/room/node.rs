@@ -10,6 +10,7 @@ use super::{
     types::{
         Answer, Epoch, Event, Findings, MemberFlags, ReplyTo, RoomName, SocketRef, Subscribed,
     },
+    wishes::Wish,
 };
 use crate::{
     cluster::{
@@ -35,6 +36,8 @@ pub enum Out {
         room: RoomName,
         /// How it takes part.
         flags: MemberFlags,
+        /// What it wants otherwise than most.
+        wish: Option<Wish>,
         /// Whether it is in.
         result: Result<Subscribed, ErrorCode>,
     },

@@ -191,6 +191,7 @@ mod tests {
                 id: 1,
                 info: Arc::default(),
                 flags: MemberFlags::default(),
+                wish: None,
                 recover: None,
                 must_recover: false,
             };

@@ -186,6 +186,7 @@ impl State {
                 id: it.id,
                 room: room.clone(),
                 flags: it.flags,
+                wish: it.wish,
                 result: Err(error),
             },
             Request::Unsubscribe { socket, reply, .. } => {

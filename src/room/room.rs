@@ -424,8 +424,8 @@ impl Room {
         result: Result<Subscribed, ErrorCode>,
         node: &mut Node,
     ) {
-        let Subscribe { socket, id, flags, .. } = subscribe;
-        node.out.push(Out::Subscribed { socket, id, room: self.name.clone(), flags, result });
+        let Subscribe { socket, id, flags, wish, .. } = subscribe;
+        node.out.push(Out::Subscribed { socket, id, room: self.name.clone(), flags, wish, result });
     }
 
     /// Lets a subscriber in, or tells it why not. The same in a home and in a mirror.

@@ -11,6 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    filter::Filter,
     history::History,
     keys::{Aged, Keys},
     line::Line,
@@ -268,23 +269,37 @@ impl Stream {
         self.line().resolve(since)
     }
 
-    /// Whether `since` may be a position of this stream as its home has it.
-    pub fn may_hold(&self, since: &Since) -> bool {
+    /// Whether the home may have what a client missed since then, and this copy of the stream has not.
+    pub fn may_hold(&self, since: &Since, options: &RoomOptions) -> bool {
+        if options.recovery_cache {
+            return self.history.is_empty() && self.history.top() > 0;
+        }
         self.resolve(since).is_some() || since.epoch == self.line.epoch.to_string()
     }
 
     /// What a client missed since it stopped. `None` if this stream has it no more (or, in a mirror, not
     /// yet: then the home may).
+    ///
+    /// Where only the latest publication is recovered, that is the latest that the client's `filter` lets
+    /// through. Everywhere else it is for the session to filter.
     pub fn recover(
         &self,
         since: &Since,
+        filter: Option<&Filter>,
         options: &RoomOptions,
         limit: usize,
     ) -> Option<Vec<Arc<Publication>>> {
         if options.recovery_cache {
-            let known = self.resolve(since).is_some_and(|at| at.offset == self.history.top());
-            let newest = self.history.last().filter(|_| !known).cloned();
-            return (known || newest.is_some()).then(|| newest.into_iter().collect());
+            let told = since.offset > 0 && !since.epoch.is_empty();
+            let top = self.history.top();
+            if told && self.resolve(since).is_some_and(|at| at.offset == top) {
+                return Some(Vec::new());
+            }
+            let most = filter.map_or(1, |_| limit);
+            let mut latest = self.history.page(None, true, most).into_iter();
+            let wanted =
+                |it: &Arc<Publication>| filter.is_none_or(|filter| filter.matches(&it.tags));
+            return Some(vec![latest.find(wanted)?]);
         }
         self.after(self.resolve(since)?).filter(|missed| missed.len() <= limit)
     }
@@ -334,7 +349,7 @@ mod tests {
     }
 
     fn recovered(stream: &Stream, epoch: &str, offset: u64) -> Option<Vec<u64>> {
-        let missed = stream.recover(&since(epoch, offset), &options(), 300)?;
+        let missed = stream.recover(&since(epoch, offset), None, &options(), 300)?;
         Some(missed.iter().map(|publication| publication.offset).collect())
     }
 
@@ -348,7 +363,7 @@ mod tests {
         assert_eq!(recovered(&stream, "e1", 9), None, "nobody has said that yet");
         assert_eq!(recovered(&stream, "e2", 6), None, "another epoch");
         assert_eq!(recovered(&stream, "0e1", 6), None, "not how the epoch is written");
-        assert_eq!(stream.recover(&since("e1", 3), &options(), 4), None, "over the limit");
+        assert_eq!(stream.recover(&since("e1", 3), None, &options(), 4), None, "over the limit");
     }
 
     #[test]
@@ -366,12 +381,14 @@ mod tests {
     fn cache_mode_gives_the_newest_unless_it_is_known() {
         let cache = RoomOptions { recovery_cache: true, ..options() };
         let missed = |stream: &Stream, epoch, offset| {
-            let missed = stream.recover(&since(epoch, offset), &cache, 300)?;
+            let missed = stream.recover(&since(epoch, offset), None, &cache, 300)?;
             Some(missed.iter().map(|publication| publication.offset).collect::<Vec<_>>())
         };
         assert_eq!(missed(&stream(8), "old", 1), Some(vec![8]));
         assert_eq!(missed(&stream(8), "e1", 8), Some(vec![]));
         assert_eq!(missed(&stream(0), "old", 1), None);
+        assert_eq!(missed(&stream(0), "", 0), None, "there is nothing to have");
+        assert_eq!(missed(&stream(8), "", 8), Some(vec![8]), "it can't tell what it has");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::{filter::Filter, wishes::Wish};
 use crate::{cluster::node::NodeId, protocol::codes::ErrorCode};
 
 /// Name of a room; what the protocol calls a channel.
@@ -98,6 +99,8 @@ pub struct Publication {
     pub info: Option<Arc<ClientInfo>>,
     /// The application's labels.
     pub tags: Tags,
+    /// Subscribers that want it may get it as what is new against the one before.
+    pub delta: bool,
 }
 
 impl Publication {
@@ -144,6 +147,8 @@ pub struct NewPublication {
     pub skip_history: bool,
     /// In a room with history: don't place it if the room has come to this version or a later one.
     pub version: Option<Version>,
+    /// See [`Publication::delta`].
+    pub delta: bool,
 }
 
 impl NewPublication {
@@ -154,6 +159,7 @@ impl NewPublication {
             data: self.data.clone(),
             info: self.info.clone(),
             tags: self.tags.clone(),
+            delta: self.delta,
         }
     }
 }
@@ -196,10 +202,19 @@ pub struct Subscribe {
     pub info: Arc<ClientInfo>,
     /// What the hub has to know.
     pub flags: MemberFlags,
+    /// What it wants otherwise than most.
+    pub wish: Option<Wish>,
     /// Where it stopped, if it wants what it missed.
     pub recover: Option<Since>,
     /// Answer 112 rather than `recovered: false`.
     pub must_recover: bool,
+}
+
+impl Subscribe {
+    /// Which publications it wants, if not all.
+    pub fn filter(&self) -> Option<&Filter> {
+        self.wish.as_ref()?.filter()
+    }
 }
 
 /// What a hub has to know of a subscriber to deliver to it.

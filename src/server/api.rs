@@ -181,6 +181,8 @@ struct Publish {
     #[serde(default)]
     idempotency_key: String,
     #[serde(default)]
+    delta: bool,
+    #[serde(default)]
     version: u64,
     #[serde(default)]
     version_epoch: String,
@@ -191,7 +193,7 @@ impl Publish {
     fn publication(&self, limit: usize) -> Result<NewPublication, message::Error> {
         let data = match (&self.data, self.b64data.as_str()) {
             (Some(data), _) => Bytes::copy_from_slice(data.get().as_bytes()),
-            (None, "") => return Err(bad_request("data or b64data is needed")),
+            (None, "") => Bytes::new(),
             (None, data) => base64::engine::general_purpose::STANDARD
                 .decode(data)
                 .map_err(|_| bad_request("b64data is not base64"))?
@@ -218,6 +220,7 @@ impl Publish {
             idempotency_key: (!key.is_empty()).then(|| key.into()),
             skip_history: self.skip_history,
             version: (self.version > 0).then_some(version),
+            delta: self.delta,
         })
     }
 }
@@ -225,7 +228,21 @@ impl Publish {
 async fn publish(parts: &Parts, body: &[u8]) -> Called {
     let call: Publish = parse(body)?;
     let publication = call.publication(parts.config.client.queue_max_size)?;
-    ask(parts, &call.channel, move |to| Request::Publish(publication, to)).await
+    publish_to(parts, &call.channel, publication).await
+}
+
+/// What the room's namespace says of publications holds here too. One without a namespace is refused there.
+async fn publish_to(parts: &Parts, channel: &str, mut publication: NewPublication) -> Called {
+    if let Some(options) = parts.config.namespaces.options(channel) {
+        publication.delta |= options.delta_publish;
+        if !options.data_format.accepts(&publication.data) {
+            return Err(bad_request(match publication.data.is_empty() {
+                true => "data or b64data is needed",
+                false => "data is not in the namespace's publication_data_format",
+            }));
+        }
+    }
+    ask(parts, channel, move |to| Request::Publish(publication, to)).await
 }
 
 async fn broadcast(parts: &Parts, body: &[u8]) -> Called {
@@ -234,10 +251,7 @@ async fn broadcast(parts: &Parts, body: &[u8]) -> Called {
     if call.channels.is_empty() || call.channels.len() > BROADCAST_LIMIT {
         return Err(bad_request(format!("channels must name 1 to {BROADCAST_LIMIT} rooms")));
     }
-    let answers = call.channels.iter().map(|channel| {
-        let publication = publication.clone();
-        ask(parts, channel, move |to| Request::Publish(publication, to))
-    });
+    let answers = call.channels.iter().map(|it| publish_to(parts, it, publication.clone()));
     // Asked in order, all at once; the answers come in order too.
     let mut answers: Vec<_> = answers.map(Box::pin).collect();
     let answers = futures_util::future::join_all(&mut answers).await;

@@ -21,11 +21,13 @@ use crate::{
         },
     },
     room::{
+        filter::Filter,
         options::{Audience, Namespaces, RoomOptions},
         types::{
             Answer, ClientId, ClientInfo, HistoryFilter, MemberFlags, NewPublication, Query,
             Recovery, ReplyTo, Request, RoomName, Since, SocketRef, Subscribe, Subscribed,
         },
+        wishes::Wish,
     },
     time::Time,
 };
@@ -34,6 +36,8 @@ use crate::{
 const REFRESH_GRACE: Duration = Duration::from_secs(25);
 /// The most commands that one call takes on, so that the answers can be sent before more are made.
 const COMMANDS_PER_CALL: usize = 64;
+/// The delta format that clients may ask for.
+const FOSSIL: &str = "fossil";
 /// Name and version that clients are told.
 const SERVER_VERSION: &str = concat!("Roomcast ", env!("CARGO_PKG_VERSION"));
 
@@ -168,6 +172,7 @@ struct Pending {
     positioned: bool,
     since: Option<Since>,
     must_recover: bool,
+    wish: Option<Wish>,
 }
 
 /// One connection.
@@ -321,6 +326,11 @@ impl State {
             }
             (Phase::Open, Some(Asked::Send(_))) => self.close(Disconnect::NotAvailable, out),
             (Phase::Open, _) if id == 0 => self.pong(env, out),
+            (Phase::Open, Some(Asked::Subscribe(request)))
+                if !["", FOSSIL].contains(&request.delta.as_str()) =>
+            {
+                self.close(Disconnect::BadRequest, out);
+            }
             (Phase::Open, Some(request)) => self.request(id, request, env, out),
             _ => self.close(Disconnect::BadRequest, out),
         }
@@ -492,6 +502,7 @@ impl State {
             return Err(ErrorCode::NotAvailable);
         }
         self.may_subscribe(&request.channel, options, env)?;
+        let wish = wish(&request, options)?;
         let recoverable = options.keeps_history()
             && (options.force_recovery || (options.allow_recovery && request.recoverable));
         let positioned = recoverable
@@ -502,7 +513,8 @@ impl State {
         let room = RoomName::from(request.channel);
         let must_recover = request.flag & 2 != 0;
         let since = recover.clone();
-        let pending = Pending { id, recoverable, positioned, since, must_recover };
+        let wished = wish.clone();
+        let pending = Pending { id, recoverable, positioned, since, must_recover, wish: wished };
         let pending = Some(Box::new(pending));
         // Most clients are in very few rooms.
         if self.subscriptions.is_empty() {
@@ -519,6 +531,7 @@ impl State {
             id,
             info: self.info.clone(),
             flags,
+            wish,
             recover,
             must_recover,
         };
@@ -550,7 +563,12 @@ impl State {
         let Some(index) = self.subscriptions.iter().position(is_it) else { return };
         self.in_flight = self.in_flight.saturating_sub(1);
         let pending = self.subscriptions[index].pending.take();
-        let result = result.map(|it| reply::bounded(it, env.reply_limit()));
+        let wish = pending.as_ref().and_then(|it| it.wish.as_ref());
+        let delta = (wish == Some(&Wish::Delta)).then_some(self.format);
+        // As a JSON text, a quote takes two bytes.
+        let most = env.reply_limit() / if delta == Some(Format::Json) { 2 } else { 1 };
+        let result =
+            result.map(|it| reply::bounded(reply::wanted(it, wish.and_then(Wish::filter)), most));
         let reply = match (result, pending) {
             (Ok(subscribed), Some(pending))
                 if pending.must_recover && subscribed.recovery == Recovery::Failed =>
@@ -563,8 +581,9 @@ impl State {
                 // From here on the name that the whole node shares.
                 self.subscriptions[index].room = room;
                 let Pending { recoverable, positioned, since, .. } = *pending;
+                let since = since.as_ref();
                 let result =
-                    reply::subscribe_result(&subscribed, since.as_ref(), recoverable, positioned);
+                    reply::subscribe_result(&subscribed, since, recoverable, positioned, delta);
                 reply::result(id, Body::Subscribe(result))
             }
             (Err(error), _) => {
@@ -619,7 +638,7 @@ impl State {
         env: Env<'_>,
     ) -> Result<(RoomName, Request), ErrorCode> {
         let options = self.options(&request.channel, env)?;
-        if request.data.is_empty() {
+        if !options.data_format.accepts(&request.data) {
             return Err(ErrorCode::BadRequest);
         }
         if request.kind != 0 {
@@ -630,6 +649,7 @@ impl State {
             // Protobuf lends the buffer of the whole message, which a history would keep with it.
             data: Bytes::copy_from_slice(&request.data),
             info: Some(self.info.clone()),
+            delta: options.delta_publish,
             ..NewPublication::default()
         };
         Ok((request.channel.into(), Request::Publish(publication, to)))
@@ -690,6 +710,18 @@ impl State {
             Err(TokenError::Expired) => self.close(Disconnect::ConnectionExpired, out),
             Ok(_) | Err(TokenError::Invalid) => self.close(Disconnect::InvalidToken, out),
         }
+    }
+}
+
+/// What a subscriber wants otherwise than most. With a filter it gets no deltas: it has not what they follow.
+fn wish(request: &SubscribeRequest, options: &RoomOptions) -> Result<Option<Wish>, ErrorCode> {
+    match &request.tf {
+        Some(_) if !options.allow_tags_filter => Err(ErrorCode::BadRequest),
+        Some(node) => {
+            let filter = Filter::new(node).map_err(|_| ErrorCode::BadRequest)?;
+            Ok(Some(Wish::Filter(Arc::new(filter))))
+        }
+        None => Ok((options.allow_delta && request.delta == FOSSIL).then_some(Wish::Delta)),
     }
 }
 

@@ -597,6 +597,7 @@ impl World {
             id: index as u32,
             info: Arc::new(info),
             flags: MemberFlags { positioned: true, join_leave: true, protobuf: false },
+            wish: None,
             recover: client.since(),
             must_recover: false,
         };
