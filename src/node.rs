@@ -36,6 +36,7 @@ use crate::{
         leaving::Leaving,
         parts::{Parts, session_settings},
     },
+    session::sessions::Sessions,
     users::Users,
 };
 
@@ -82,6 +83,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let me = node_info(&config, &bound, http)?;
     let metrics = Metrics::new()?;
     let users = Arc::new(Users::default());
+    let emulated = Arc::new(Sessions::default());
     let registry = start_registry(&config, &me, &metrics, &users)?;
     let (views, view) = watch::channel(View::new([me.clone()]));
     metrics.cluster_nodes.set(1);
@@ -89,9 +91,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     match (bound.cluster, &config.cluster) {
         (Some((socket, mesh)), Some(cluster)) => {
             gossip = socket.local_addr()?.to_string();
-            let starting = Starting { me: &me, metrics: &metrics, registry: &registry, views };
+            let (metrics, registry, emulated) = (&metrics, &registry, &emulated);
+            let starting = Starting { me: &me, metrics, registry, emulated, views };
             let started = starting.join(cluster, socket, mesh).await?;
-            get_to_know(cluster, view.clone(), &metrics).await;
+            get_to_know(cluster, view.clone(), metrics).await;
             started.do_send(Enter(Phase::Ready));
             membership = Some(started);
         }
@@ -109,6 +112,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         registry: registry.clone(),
         metrics: metrics.clone(),
         users,
+        emulated,
         hubs,
         leaving: leaving.clone(),
         view: view.clone(),
@@ -218,6 +222,7 @@ struct Starting<'a> {
     me: &'a NodeInfo,
     metrics: &'a Metrics,
     registry: &'a Addr<RoomRegistry>,
+    emulated: &'a Arc<Sessions>,
     views: watch::Sender<View>,
 }
 
@@ -235,6 +240,7 @@ impl Starting<'_> {
             queue_limit: cluster.queue_limit,
             metrics: self.metrics.clone(),
             registry: self.registry.clone(),
+            emulated: self.emulated.clone(),
         });
         let dialer = dialer.start();
         dialer.do_send(Listen(mesh));

@@ -55,6 +55,18 @@ pub struct Config {
     pub client: raw::Client,
     /// The largest WebSocket message from a client, in bytes.
     pub message_size_limit: usize,
+    /// Server-sent events.
+    pub sse: raw::Streamed,
+    /// Streamed responses.
+    pub http_stream: raw::Streamed,
+    /// The largest body with commands for a streamed response's session, in bytes.
+    pub emulation_body_limit: usize,
+    /// WebSockets for clients that only listen.
+    pub uni_websocket: raw::OneWaySocket,
+    /// Server-sent events for clients that only listen.
+    pub uni_sse: raw::OneWay,
+    /// Streamed responses for clients that only listen.
+    pub uni_http_stream: raw::OneWay,
     /// Rooms by namespace.
     pub namespaces: Arc<Namespaces>,
     /// The longest room name, in bytes.
@@ -129,6 +141,12 @@ impl TryFrom<Raw> for Config {
             listen,
             workers: raw.http_server.workers,
             message_size_limit: raw.websocket.message_size_limit,
+            sse: raw.sse.clone(),
+            http_stream: raw.http_stream.clone(),
+            emulation_body_limit: raw.emulation.max_request_body_size,
+            uni_websocket: raw.uni_websocket.clone(),
+            uni_sse: raw.uni_sse.clone(),
+            uni_http_stream: raw.uni_http_stream.clone(),
             namespaces: Arc::new(namespaces(&raw)?),
             channel_max_length: raw.channel.max_length,
             rooms,

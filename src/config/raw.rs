@@ -62,6 +62,18 @@ section! {
         client: Client = Client::default(),
         /// The WebSocket transport.
         websocket: WebSocket = WebSocket::default(),
+        /// Server-sent events for clients that can't use WebSockets.
+        sse: Streamed = Streamed::default(),
+        /// Streamed responses for clients that can't use WebSockets.
+        http_stream: Streamed = Streamed::default(),
+        /// What those clients send, by requests of their own.
+        emulation: Emulation = Emulation::default(),
+        /// WebSockets for clients that only listen.
+        uni_websocket: OneWaySocket = OneWaySocket::default(),
+        /// Server-sent events for clients that only listen.
+        uni_sse: OneWay = OneWay::default(),
+        /// Streamed responses for clients that only listen.
+        uni_http_stream: OneWay = OneWay::default(),
         /// What rooms keep, promise and permit.
         channel: Channels = Channels::default(),
         /// The server API.
@@ -145,6 +157,42 @@ section! {
     WebSocket {
         /// The largest message from a client, in bytes; more is closed with 1009.
         message_size_limit: usize = 65536,
+    }
+}
+
+section! {
+    /// A transport with a streamed response.
+    Streamed {
+        /// Serve it.
+        enabled: bool = true,
+        /// The largest body of a request that opens a stream, in bytes; more is answered with 413.
+        max_request_body_size: usize = 65536,
+    }
+}
+
+section! {
+    /// What clients with a streamed response send.
+    Emulation {
+        /// The largest body of such a request, in bytes; more is answered with 413.
+        max_request_body_size: usize = 65536,
+    }
+}
+
+section! {
+    /// A transport with a streamed response for clients that only listen.
+    OneWay {
+        /// Serve it.
+        enabled: bool = false,
+        /// The largest body of a request that opens a stream, in bytes; more is answered with 413.
+        max_request_body_size: usize = 65536,
+    }
+}
+
+section! {
+    /// WebSockets for clients that only listen.
+    OneWaySocket {
+        /// Serve them.
+        enabled: bool = false,
     }
 }
 

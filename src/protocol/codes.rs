@@ -94,6 +94,10 @@ pub enum Disconnect {
     Stale,
     /// An operator closed it.
     ForceNoReconnect,
+    /// The user has as many connections as it may have.
+    ConnectionLimit,
+    /// The client may not do what it has asked for.
+    PermissionDenied,
     /// Something the client asked for is not available on this server.
     NotAvailable,
     /// The WebSocket protocol itself was violated (1002).
@@ -107,6 +111,16 @@ pub enum Disconnect {
 }
 
 impl Disconnect {
+    /// What an error of this code comes to where there are no error replies.
+    pub const fn for_error(code: u32) -> Self {
+        match code {
+            103 => Self::PermissionDenied,
+            109 | 110 => Self::ConnectionExpired,
+            111 => Self::TooManyRequests,
+            _ => Self::InternalServerError,
+        }
+    }
+
     /// Close code and reason as they go on the wire.
     pub const fn parts(self) -> (u16, &'static str) {
         match self {
@@ -127,6 +141,8 @@ impl Disconnect {
             Self::BadRequest => (3501, "bad request"),
             Self::Stale => (3502, "stale"),
             Self::ForceNoReconnect => (3503, "force disconnect"),
+            Self::ConnectionLimit => (3504, "connection limit"),
+            Self::PermissionDenied => (3507, "permission denied"),
             Self::NotAvailable => (3508, "not available"),
         }
     }

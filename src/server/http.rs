@@ -13,21 +13,27 @@ use actix_rt::net::TcpStream;
 use actix_server::Server;
 use actix_service::{IntoServiceFactory as _, fn_service, map_config};
 use actix_web::{App, dev::AppConfig, web};
+use socket2::SockRef;
 
 use super::{
-    api, demo,
+    api, demo, emulation,
     parts::{Parts, Worker},
-    status, upgrade,
+    status, streams, upgrade,
 };
 
 /// How long a client may take to send the head of its request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How much longer than `client.write_timeout` a connection may stall before the kernel ends it.
+const STALL: Duration = Duration::from_secs(10);
 
 /// Serves on `listener` until the server is stopped.
 ///
 /// # Errors
 /// If the listener can't be used.
 pub fn start(listener: TcpListener, parts: Parts) -> std::io::Result<Server> {
+    let write_timeout = parts.config.client.write_timeout.0;
+    let stall = (!write_timeout.is_zero()).then_some(write_timeout + STALL);
     let next_worker = Arc::new(AtomicU16::new(0));
     let server = Server::build()
         .workers(parts.config.workers)
@@ -37,9 +43,10 @@ pub fn start(listener: TcpListener, parts: Parts) -> std::io::Result<Server> {
         .shutdown_timeout(1)
         .listen("clients", listener, move || {
             let worker = Rc::new(Worker::new(parts.clone(), next_worker.clone()));
+            let upgrading = worker.clone();
             let upgrades =
                 fn_service(move |(request, io): (Request, Framed<TcpStream, h1::Codec>)| {
-                    let worker = worker.clone();
+                    let worker = upgrading.clone();
                     async move {
                         upgrade::upgrade(&worker, request, io).await;
                         Ok::<_, actix_http::Error>(())
@@ -47,15 +54,29 @@ pub fn start(listener: TcpListener, parts: Parts) -> std::io::Result<Server> {
                 });
             HttpService::build()
                 .client_request_timeout(REQUEST_TIMEOUT)
+                // A stream is over when its client is gone, not when a write fails.
+                .h1_allow_half_closed(false)
+                .on_connect_ext(move |io: &TcpStream, _| limit_stall(io, stall))
                 .upgrade(upgrades)
-                .h1(map_config(application(&parts).into_factory(), |()| AppConfig::default()))
+                .h1(map_config(application(&parts, worker).into_factory(), |()| {
+                    AppConfig::default()
+                }))
                 .tcp()
         })?;
     Ok(server.run())
 }
 
+/// Lets the kernel end a connection whose client has taken nothing for so long. Nothing else does where a
+/// dispatcher of requests writes.
+fn limit_stall(io: &TcpStream, stall: Option<Duration>) {
+    if let Err(error) = SockRef::from(io).set_tcp_user_timeout(stall) {
+        tracing::debug!(%error, "a connection can't be limited in time");
+    }
+}
+
 fn application(
     parts: &Parts,
+    worker: Rc<Worker>,
 ) -> App<
     impl actix_service::ServiceFactory<
         actix_web::dev::ServiceRequest,
@@ -66,9 +87,13 @@ fn application(
     > + use<>,
 > {
     let demo = parts.config.demo;
+    let config = parts.config.clone();
     App::new()
         .app_data(web::Data::new(parts.clone()))
+        .app_data(worker)
         .configure(status::routes)
         .configure(api::routes)
+        .configure(move |app| streams::routes(app, &config))
+        .configure(emulation::routes)
         .configure(|app| demo::routes(app, demo))
 }

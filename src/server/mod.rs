@@ -1,14 +1,21 @@
 //! SHELL. The one port that clients, callers of the API, operators and browsers talk to.
 //!
-//! [`http`] builds the service of a worker, [`parts`] is what workers share; [`upgrade`] turns a WebSocket request into a socket actor;
+//! [`http`] builds the service of a worker, [`parts`] is what workers share. [`admission`] says who may connect;
+//! then [`upgrade`] turns a WebSocket request into a socket actor, and [`streams`] another request into one that
+//! streams its response, for whose client [`emulation`] is the way back; [`cors`] and [`body`] serve those.
 //! [`api`] is the server API and [`key`] its key (pure), [`status`] health and metrics, [`demo`] the demo's
 //! page, [`leaving`] whether the node is to leave.
 
+pub mod admission;
 pub mod api;
+pub mod body;
+pub mod cors;
 pub mod demo;
+pub mod emulation;
 pub mod http;
 pub mod key;
 pub mod leaving;
 pub mod parts;
 pub mod status;
+pub mod streams;
 pub mod upgrade;

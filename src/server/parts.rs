@@ -18,7 +18,7 @@ use crate::{
     hub::Hub,
     metrics::Metrics,
     room::actor::{AddHub, RoomRegistry},
-    session::{self, context::Wire, socket::Shared, state},
+    session::{self, context::Wire, driver::Shared, sessions::Sessions, state},
     users::Users,
 };
 
@@ -35,6 +35,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Who is connected.
     pub users: Arc<Users>,
+    /// The sessions whose clients send by requests of their own.
+    pub emulated: Arc<Sessions>,
     /// Where the workers' hubs are announced, so that they can be told to stop.
     pub hubs: tokio::sync::mpsc::UnboundedSender<Addr<Hub>>,
     /// Whether the node is to leave.

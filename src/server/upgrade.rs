@@ -10,73 +10,81 @@ use actix_http::{
     ws,
 };
 use actix_rt::net::TcpStream;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::SinkExt as _;
 
-use super::parts::Worker;
+use super::{
+    admission::{self, Refusal},
+    parts::Worker,
+    streams,
+};
 use crate::{
-    hub::Register,
-    pattern,
-    protocol::codec::Format,
+    hub::{Door, Register},
+    protocol::{
+        codec::{self, Format},
+        encoding::Encoding,
+    },
     room::types::ClientId,
-    session::{context::SocketContext, socket::Socket, state::State},
+    session::{context::SocketContext, id::SessionId, socket::Socket, state::State},
 };
 
 const PATH: &str = "/connection/websocket";
+const ONE_WAY_PATH: &str = "/connection/uni_websocket";
 const JSON: &str = "centrifuge-json";
 const PROTOBUF: &str = "centrifuge-protobuf";
 
 /// The only version of the WebSocket protocol there is.
 const VERSION: &str = "13";
 
-/// Why an upgrade is not made.
-type Refusal = (StatusCode, String);
-
 /// Takes over a connection that asks for an upgrade. One that breaks meanwhile is simply gone.
 pub async fn upgrade(worker: &Worker, request: Request, io: Framed<TcpStream, h1::Codec>) {
     let done = match accept(worker, &request) {
-        Ok((format, response)) => open(worker, io, format, response).await,
-        Err((status, why)) => refuse(io, status, why).await,
+        Ok(accepted) => open(worker, io, accepted).await,
+        Err(refusal) => refuse(io, refusal).await,
     };
     if let Err(error) = done {
         tracing::debug!(%error, "a connection broke during its upgrade");
     }
 }
 
-fn accept(worker: &Worker, request: &Request) -> Result<(Format, Response<()>), Refusal> {
-    if request.path() != PATH {
-        return Err((StatusCode::NOT_FOUND, "no WebSocket is served here".into()));
-    }
-    if worker.parts.leaving.has_begun() {
-        return Err((StatusCode::SERVICE_UNAVAILABLE, "this node is leaving".into()));
+/// A request that becomes a WebSocket.
+struct Accepted {
+    encoding: Encoding,
+    response: Response<()>,
+    /// What came with the request, of a client that only listens.
+    first: Option<String>,
+}
+
+fn accept(worker: &Worker, request: &Request) -> Result<Accepted, Refusal> {
+    let parts = &worker.parts;
+    let one_way = request.path() == ONE_WAY_PATH && parts.config.uni_websocket.enabled;
+    if request.path() != PATH && !one_way {
+        return Err(Refusal::new(StatusCode::NOT_FOUND, "no WebSocket is served here"));
     }
     let mut response = ws::handshake(request.head()).map_err(|error| match error {
         ws::HandshakeError::UnsupportedVersion => {
-            (StatusCode::UPGRADE_REQUIRED, "this version of the protocol is not served".into())
+            Refusal::new(StatusCode::UPGRADE_REQUIRED, "this version of the protocol is not served")
         }
-        error => (StatusCode::BAD_REQUEST, error.to_string()),
+        error => Refusal::new(StatusCode::BAD_REQUEST, error.to_string()),
     })?;
-    check_origin(worker, request)?;
+    admission::admit(parts, request.head())?;
+    let query = request.uri().query().unwrap_or_default();
+    if one_way {
+        let first = streams::in_query(query);
+        if let Some(Err(error)) = first.as_ref().map(|it| codec::decode_connect(it.as_bytes())) {
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, error.to_string()));
+        }
+        let response = response.finish().drop_body();
+        return Ok(Accepted { encoding: Encoding::OneWaySocket, response, first });
+    }
     let offered = offered_protocols(request);
-    let format = format(&offered, request.uri().query().unwrap_or_default());
+    let format = format(&offered, query);
     let chosen = if format == Format::Protobuf { PROTOBUF } else { JSON };
     if offered.iter().any(|it| it == chosen) {
         response.insert_header((header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(chosen)));
     }
-    Ok((format, response.finish().drop_body()))
-}
-
-/// Pages of other sites must not connect in the name of whoever looks at them.
-fn check_origin(worker: &Worker, request: &Request) -> Result<(), Refusal> {
-    let Some(origin) = request.headers().get(header::ORIGIN) else { return Ok(()) };
-    let origin = origin.to_str().unwrap_or_default().to_lowercase();
-    let allowed = &worker.parts.config.client.allowed_origins;
-    let fits = |it: &String| !it.is_empty() && pattern::matches(&it.to_lowercase(), &origin);
-    if allowed.iter().any(fits) {
-        return Ok(());
-    }
-    tracing::info!(origin, "refused a page of an origin that is not in client.allowed_origins");
-    Err((StatusCode::FORBIDDEN, "this origin may not connect".into()))
+    let response = response.finish().drop_body();
+    Ok(Accepted { encoding: Encoding::socket(format), response, first: None })
 }
 
 fn offered_protocols(request: &Request) -> Vec<String> {
@@ -96,8 +104,7 @@ fn format(offered: &[String], query: &str) -> Format {
 
 async fn refuse(
     mut io: Framed<TcpStream, h1::Codec>,
-    status: StatusCode,
-    why: String,
+    Refusal { status, why }: Refusal,
 ) -> std::io::Result<()> {
     let response = Response::build(status)
         .insert_header((header::CONNECTION, "close"))
@@ -114,8 +121,7 @@ async fn refuse(
 async fn open(
     worker: &Worker,
     mut io: Framed<TcpStream, h1::Codec>,
-    format: Format,
-    response: Response<()>,
+    Accepted { encoding, response, first }: Accepted,
 ) -> std::io::Result<()> {
     io.send(h1::Message::Item((response, BodySize::None))).await?;
     let shared = worker.shared();
@@ -124,12 +130,16 @@ async fn open(
     // A copy of what is there, so that the buffer it came in can go.
     let rest = BytesMut::from(&parts.read_buf[..]);
     drop((parts.read_buf, parts.write_buf));
-    let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(std::io::Error::other)?;
-    let (context, mailbox) = SocketContext::new(parts.io, rest, format, shared.wire.clone());
-    let place = shared.hub.send(Register(context.address())).await;
-    let place = place.map_err(std::io::Error::other)?;
-    let session = State::new(place, format, ClientId(u128::from_be_bytes(id)));
-    context.run(Socket::new(shared, place, session), mailbox);
+    let mut random = [[0; 16]; 2];
+    random.iter_mut().try_for_each(|it| getrandom::fill(it)).map_err(std::io::Error::other)?;
+    let (context, mailbox) = SocketContext::new(parts.io, rest, encoding, shared.wire.clone());
+    let door = Door::Socket(encoding, context.address());
+    let place = shared.hub.send(Register(door)).await.map_err(std::io::Error::other)?;
+    let mut session =
+        State::new(place, encoding.format(), ClientId(u128::from_be_bytes(random[0])));
+    if encoding.is_one_way() {
+        session = session.over(SessionId::new(random[1]), true);
+    }
+    context.run(Socket::new(shared, place, session, first.map(Bytes::from)), mailbox);
     Ok(())
 }

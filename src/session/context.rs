@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     clock,
-    protocol::{codec::Format, websocket::Violation},
+    protocol::{encoding::Encoding, websocket::Violation},
 };
 
 /// The most buffers that one write takes.
@@ -98,7 +98,7 @@ where
     pub fn new(
         io: TcpStream,
         rest: BytesMut,
-        format: Format,
+        encoding: Encoding,
         wire: Rc<Wire>,
     ) -> (Self, Mailbox<A>) {
         let mailbox = Mailbox::default();
@@ -113,7 +113,7 @@ where
             broken: false,
             drain_mark: None,
             progress: false,
-            outbox: Outbox::new(format),
+            outbox: Outbox::new(encoding),
         };
         let limit = context.wire.message_limit;
         let incoming = Incoming::new(context.io.clone(), rest, limit, context.hold.clone());

@@ -2,16 +2,23 @@
 //!
 //! In: payloads from its socket, answers from the rooms, the passing of time. Out: replies, requests to
 //! rooms, a reason to close. [`state`] decides, [`reply`] puts answers into the protocol's words, [`token`]
-//! checks who a client is, [`handshake`] opens and closes as WebSocket wants it, [`outbox`] holds what is not
-//! written yet, [`alarms`] when whom to wake: all pure. [`socket`], [`context`] and [`incoming`] are the
-//! shell: the actor, the actix context that runs it on a bare TCP stream, and what it reads of that.
+//! checks who a client is, [`id`] names a session, [`handshake`] opens and closes as WebSocket wants it,
+//! [`outbox`] holds what is not written yet, [`alarms`] when whom to wake: all pure. The rest is the shell.
+//! [`driver`] performs what a session says. [`socket`], [`context`] and [`incoming`] are its actor on a
+//! WebSocket, the actix context that runs it on a bare TCP stream, and what it reads of that. [`stream`] and
+//! [`pipe`] are its actor over a streamed response, and the way to that; [`sessions`] is where requests find it.
 
 pub mod alarms;
 pub mod context;
+pub mod driver;
 pub mod handshake;
+pub mod id;
 pub mod incoming;
 pub mod outbox;
+pub mod pipe;
 pub mod reply;
+pub mod sessions;
 pub mod socket;
 pub mod state;
+pub mod stream;
 pub mod token;

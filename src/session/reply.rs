@@ -113,6 +113,12 @@ pub fn unsubscribe(channel: &str, why: Unsubscribed) -> Reply {
     push(channel, message::Event::Unsubscribe(message::Unsubscribe { code, reason: reason.into() }))
 }
 
+/// The push that ends a session on transports without a close frame.
+pub fn disconnect(code: u16, reason: &str) -> Reply {
+    let disconnect = message::Disconnect { code: code.into(), reason: reason.to_owned() };
+    push("", message::Event::Disconnect(disconnect))
+}
+
 fn push(channel: &str, event: message::Event) -> Reply {
     let push = Push { channel: channel.to_owned(), event: Some(event) };
     Reply { body: Some(Body::Push(push)), ..Default::default() }

@@ -8,12 +8,13 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use super::{
+    id::SessionId,
     reply,
     token::{TokenError, Verifier},
 };
 use crate::{
     protocol::{
-        codec::{Commands, Format},
+        codec::{self, Commands, Format},
         codes::{Disconnect, ErrorCode, Unsubscribed},
         message::{
             Body, ChannelRequest, Command, ConnectRequest, ConnectResult, Empty, HistoryRequest,
@@ -175,7 +176,11 @@ struct Pending {
 pub struct State {
     socket: SocketRef,
     format: Format,
+    /// Whether the client only listens, once it has sent its connect request.
+    one_way: bool,
     phase: Phase,
+    /// The name of the session, if its client needs one: see [`State::over`].
+    session: Option<Box<SessionId>>,
     info: Arc<ClientInfo>,
     subscriptions: Vec<Subscription>,
     in_flight: u16,
@@ -198,7 +203,9 @@ impl State {
         Self {
             socket,
             format,
+            one_way: false,
             phase: Phase::New,
+            session: None,
             info: Arc::new(info),
             subscriptions: Vec::new(),
             in_flight: 0,
@@ -208,6 +215,14 @@ impl State {
             ping_unanswered: false,
             expires_at: None,
         }
+    }
+
+    /// The same over a transport on which the server only sends: what the client sends comes by requests of
+    /// their own, which name the `session`, or, if it is `one_way`, not at all.
+    pub fn over(mut self, session: SessionId, one_way: bool) -> Self {
+        self.session = Some(Box::new(session));
+        self.one_way = one_way;
+        self
     }
 
     /// The format of its messages.
@@ -220,7 +235,9 @@ impl State {
         if self.phase == Phase::Closed {
             return;
         }
+        let first = out.len();
         match input {
+            In::Payload(payload) if self.one_way => self.listen(&payload, env, out),
             In::Opened => out.push(Out::WakeAt(env.now + env.settings.stale_close_delay)),
             In::Payload(payload) => match self.held.push(self.format, payload) {
                 Ok(()) => self.go_on(env, out),
@@ -238,6 +255,36 @@ impl State {
             In::Wake => self.wake(env, out),
             In::Disconnect(why) => self.close(why, out),
             In::Closed => self.end(out),
+        }
+        if self.one_way {
+            self.close_for_errors(first, out);
+        }
+    }
+
+    /// A client that only listens sends its connect request; whatever else it sends is nothing to us.
+    fn listen(&mut self, payload: &[u8], env: Env<'_>, out: &mut Vec<Out>) {
+        if self.phase != Phase::New {
+            return;
+        }
+        match codec::decode_connect(payload) {
+            Ok(connect) => {
+                let command = Command { id: 1, connect: Some(connect), ..Default::default() };
+                self.command(command, env, out);
+            }
+            Err(_) => self.close(Disconnect::BadRequest, out),
+        }
+    }
+
+    /// A client that only listens knows no error replies: the connection ends with what they mean.
+    fn close_for_errors(&mut self, first: usize, out: &mut Vec<Out>) {
+        let error = |it: &Out| match it {
+            Out::Reply(reply) => reply.error.as_ref().map(|it| it.code),
+            _ => None,
+        };
+        let found = out.iter().enumerate().skip(first).find_map(|(at, it)| Some((at, error(it)?)));
+        if let Some((at, code)) = found {
+            out.remove(at);
+            self.close(Disconnect::for_error(code), out);
         }
     }
 
@@ -361,7 +408,8 @@ impl State {
             expires,
             ttl,
             ping: ping.as_secs() as u32,
-            pong: !ping.is_zero() && !settings.pong_timeout.is_zero(),
+            pong: !ping.is_zero() && !self.pong_timeout(env).is_zero(),
+            session: self.session.as_ref().map(|it| it.to_string()).unwrap_or_default(),
             node: settings.node.clone(),
             ..Default::default()
         };
@@ -418,11 +466,16 @@ impl State {
         self.wake_later(env, out);
     }
 
+    /// Zero: no pong is expected.
+    fn pong_timeout(&self, env: Env<'_>) -> Duration {
+        if self.one_way { Duration::ZERO } else { env.settings.pong_timeout }
+    }
+
     fn ping(&mut self, env: Env<'_>, out: &mut Vec<Out>) {
         if !self.ping_unanswered {
             out.push(Out::Reply(Reply::default()));
         }
-        let pong_timeout = env.settings.pong_timeout;
+        let pong_timeout = self.pong_timeout(env);
         self.ping_unanswered = !pong_timeout.is_zero();
         let wait = if self.ping_unanswered { pong_timeout } else { env.settings.ping_interval };
         self.next_ping = env.now + wait;
@@ -510,7 +563,6 @@ impl State {
         }
         self.subscriptions.push(Subscription { room: room.clone(), pending });
         let flags = MemberFlags {
-            protobuf: self.format == Format::Protobuf,
             join_leave: options.force_push_join_leave || request.join_leave,
             positioned,
         };

@@ -598,7 +598,7 @@ impl World {
             socket: client.socket,
             id: index as u32,
             info: Arc::new(info),
-            flags: MemberFlags { positioned: true, join_leave: true, protobuf: false },
+            flags: MemberFlags { positioned: true, join_leave: true },
             recover: client.since(),
             must_recover: false,
         };
