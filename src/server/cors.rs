@@ -51,8 +51,5 @@ pub async fn preflight(parts: web::Data<Parts>, request: HttpRequest) -> HttpRes
 
 /// The answer to a client that is not let in. Its connection ends with it: what else comes is not read.
 pub fn refuse(Refusal { status, why }: Refusal) -> HttpResponse {
-    HttpResponse::build(status)
-        .force_close()
-        .content_type("text/plain; charset=utf-8")
-        .body(why)
+    HttpResponse::build(status).force_close().content_type("text/plain; charset=utf-8").body(why)
 }
