@@ -35,6 +35,7 @@ use crate::{
         http,
         leaving::Leaving,
         parts::{Parts, session_settings},
+        tls::Certificate,
     },
     session::sessions::Sessions,
     users::Users,
@@ -78,6 +79,7 @@ async fn bind(config: &Config) -> anyhow::Result<Bound> {
 /// If a part can't be started.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let config = Arc::new(config);
+    let certificate = config.tls.as_ref().map(Certificate::read).transpose()?;
     let bound = bind(&config).await?;
     let http = bound.clients.local_addr()?;
     let me = node_info(&config, &bound, http)?;
@@ -103,6 +105,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             registry.do_send(FromCluster::View(View::new([alone])));
         }
     }
+    if let Some(certificate) = &certificate {
+        actix_rt::spawn(certificate.clone().watch());
+    }
     let (hubs, hubs_started) = mpsc::unbounded_channel();
     let sessions = Arc::new(session_settings(&config, me.id().to_string()));
     let leaving = Arc::new(Leaving::default());
@@ -117,7 +122,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         leaving: leaving.clone(),
         view: view.clone(),
     };
-    let server = http::start(bound.clients, parts)?;
+    let server = http::start(bound.clients, parts, certificate)?;
     let handle = server.handle();
     let serving = actix_rt::spawn(server);
     let mesh = config.cluster.as_ref().map_or_else(String::new, |_| me.mesh.to_string());

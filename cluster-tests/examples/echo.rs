@@ -75,7 +75,7 @@ async fn upgrade(request: Request, mut io: Framed<TcpStream, h1::Codec>) -> std:
     };
     let rest = BytesMut::from(&parts.read_buf[..]);
     let (context, mailbox) =
-        SocketContext::new(parts.io, rest, Encoding::SocketJson, Rc::new(wire));
+        SocketContext::new(parts.io.into(), rest, Encoding::SocketJson, Rc::new(wire));
     context.run(Echo, mailbox);
     Ok(())
 }

@@ -51,6 +51,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Worker threads that serve clients.
     pub workers: usize,
+    /// TLS for clients, if it is on.
+    pub tls: Option<raw::Tls>,
     /// Sessions.
     pub client: raw::Client,
     /// The largest WebSocket message from a client, in bytes.
@@ -140,6 +142,7 @@ impl TryFrom<Raw> for Config {
             name: raw.node.name.clone(),
             listen,
             workers: raw.http_server.workers,
+            tls: raw.http_server.tls.check()?,
             message_size_limit: raw.websocket.message_size_limit,
             sse: raw.sse.clone(),
             http_stream: raw.http_stream.clone(),
@@ -369,6 +372,19 @@ impl raw::Cluster {
                 let problem = format!("{other:?} is neither \"serve\" nor \"refuse\"");
                 Err(Invalid::new("cluster.minority", problem))
             }
+        }
+    }
+}
+
+impl raw::Tls {
+    fn check(&self) -> Result<Option<Self>, Invalid> {
+        let options = [("cert_pem", &self.cert_pem), ("key_pem", &self.key_pem)];
+        match options.iter().find(|(_, value)| value.is_empty()) {
+            Some((option, _)) if self.enabled => {
+                let problem = "needed for TLS: a file of PEM, or PEM itself";
+                Err(Invalid::new(format!("http_server.tls.{option}"), problem))
+            }
+            _ => Ok(self.enabled.then(|| self.clone())),
         }
     }
 }

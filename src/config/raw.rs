@@ -106,6 +106,21 @@ section! {
         port: u16 = 8000,
         /// Threads that serve clients, at most 64. 0: one for each core.
         workers: usize = 0,
+        /// TLS on that port.
+        tls: Tls = Tls::default(),
+    }
+}
+
+section! {
+    /// TLS on a port.
+    Tls {
+        /// Take connections with TLS, and no others.
+        enabled: bool = false,
+        /// The certificate and those between it and its authority: a file of PEM, or PEM itself. A file is
+        /// read again when it changes.
+        cert_pem: String = String::new(),
+        /// The certificate's private key, in the same way.
+        key_pem: String = String::new(),
     }
 }
 

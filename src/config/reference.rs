@@ -23,6 +23,7 @@ const SECTIONS: &[(&str, Docs)] = &[
     ("", raw::Raw::DOCS),
     ("node", raw::Node::DOCS),
     ("http_server", raw::HttpServer::DOCS),
+    ("http_server.tls", raw::Tls::DOCS),
     ("client", raw::Client::DOCS),
     ("client.token", raw::Token::DOCS),
     ("websocket", raw::WebSocket::DOCS),

@@ -2,7 +2,7 @@
 //!
 //! [`http`] builds the service of a worker, [`parts`] is what workers share. [`admission`] says who may connect;
 //! then [`upgrade`] turns a WebSocket request into a socket actor, and [`streams`] another request into one that
-//! streams its response, for whose client [`emulation`] is the way back; [`cors`] and [`body`] serve those.
+//! streams its response, for whose client [`emulation`] is the way back; [`cors`] and [`body`] serve those. [`tls`] has the certificate.
 //! [`api`] is the server API and [`key`] its key (pure), [`status`] health and metrics, [`demo`] the demo's
 //! page, [`leaving`] whether the node is to leave.
 
@@ -18,4 +18,5 @@ pub mod leaving;
 pub mod parts;
 pub mod status;
 pub mod streams;
+pub mod tls;
 pub mod upgrade;

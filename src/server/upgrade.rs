@@ -1,7 +1,7 @@
 //! SHELL. From a WebSocket request to a socket actor on the bare connection.
 
 use actix::prelude::*;
-use actix_codec::Framed;
+use actix_codec::{AsyncRead, AsyncWrite, Framed};
 use actix_http::{
     HttpMessage as _, Request, Response, StatusCode,
     body::BodySize,
@@ -9,7 +9,6 @@ use actix_http::{
     header::{self, HeaderValue},
     ws,
 };
-use actix_rt::net::TcpStream;
 use bytes::{Bytes, BytesMut};
 use futures_util::SinkExt as _;
 
@@ -25,7 +24,7 @@ use crate::{
         encoding::Encoding,
     },
     room::types::ClientId,
-    session::{context::SocketContext, id::SessionId, socket::Socket, state::State},
+    session::{context::SocketContext, id::SessionId, io::Io, socket::Socket, state::State},
 };
 
 const PATH: &str = "/connection/websocket";
@@ -37,7 +36,10 @@ const PROTOBUF: &str = "centrifuge-protobuf";
 const VERSION: &str = "13";
 
 /// Takes over a connection that asks for an upgrade. One that breaks meanwhile is simply gone.
-pub async fn upgrade(worker: &Worker, request: Request, io: Framed<TcpStream, h1::Codec>) {
+pub async fn upgrade<T>(worker: &Worker, request: Request, io: Framed<T, h1::Codec>)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Into<Io>,
+{
     let done = match accept(worker, &request) {
         Ok(accepted) => open(worker, io, accepted).await,
         Err(refusal) => refuse(io, refusal).await,
@@ -102,8 +104,8 @@ fn format(offered: &[String], query: &str) -> Format {
     }
 }
 
-async fn refuse(
-    mut io: Framed<TcpStream, h1::Codec>,
+async fn refuse<T: AsyncRead + AsyncWrite + Unpin>(
+    mut io: Framed<T, h1::Codec>,
     Refusal { status, why }: Refusal,
 ) -> std::io::Result<()> {
     let response = Response::build(status)
@@ -118,21 +120,25 @@ async fn refuse(
     io.send(h1::Message::Chunk(None)).await
 }
 
-async fn open(
+async fn open<T>(
     worker: &Worker,
-    mut io: Framed<TcpStream, h1::Codec>,
+    mut io: Framed<T, h1::Codec>,
     Accepted { encoding, response, first }: Accepted,
-) -> std::io::Result<()> {
+) -> std::io::Result<()>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Into<Io>,
+{
     io.send(h1::Message::Item((response, BodySize::None))).await?;
     let shared = worker.shared();
     let parts = io.into_parts();
-    parts.io.set_nodelay(true)?;
+    let io: Io = parts.io.into();
+    io.set_nodelay()?;
     // A copy of what is there, so that the buffer it came in can go.
     let rest = BytesMut::from(&parts.read_buf[..]);
     drop((parts.read_buf, parts.write_buf));
     let mut random = [[0; 16]; 2];
     random.iter_mut().try_for_each(|it| getrandom::fill(it)).map_err(std::io::Error::other)?;
-    let (context, mailbox) = SocketContext::new(parts.io, rest, encoding, shared.wire.clone());
+    let (context, mailbox) = SocketContext::new(io, rest, encoding, shared.wire.clone());
     let door = Door::Socket(encoding, context.address());
     let place = shared.hub.send(Register(door)).await.map_err(std::io::Error::other)?;
     let mut session =

@@ -5,7 +5,7 @@
 //! checks who a client is, [`id`] names a session, [`handshake`] opens and closes as WebSocket wants it,
 //! [`outbox`] holds what is not written yet, [`alarms`] when whom to wake: all pure. The rest is the shell.
 //! [`driver`] performs what a session says. [`socket`], [`context`] and [`incoming`] are its actor on a
-//! WebSocket, the actix context that runs it on a bare TCP stream, and what it reads of that. [`stream`] and
+//! WebSocket, the actix context that runs it on a bare connection, and what it reads of that; [`io`] is that. [`stream`] and
 //! [`pipe`] are its actor over a streamed response, and the way to that; [`sessions`] is where requests find it.
 
 pub mod alarms;
@@ -14,6 +14,7 @@ pub mod driver;
 pub mod handshake;
 pub mod id;
 pub mod incoming;
+pub mod io;
 pub mod outbox;
 pub mod pipe;
 pub mod reply;
