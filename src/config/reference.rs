@@ -26,6 +26,8 @@ const SECTIONS: &[(&str, Docs)] = &[
     ("http_server.tls", raw::Tls::DOCS),
     ("client", raw::Client::DOCS),
     ("client.token", raw::Token::DOCS),
+    ("client.subscription_token", raw::SubscriptionToken::DOCS),
+    ("client.subscribe_to_user_personal_channel", raw::PersonalChannel::DOCS),
     ("websocket", raw::WebSocket::DOCS),
     ("sse", raw::Streamed::DOCS),
     ("http_stream", raw::Streamed::DOCS),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -9,6 +10,7 @@ use super::types::{
     Answer, Epoch, Event, Findings, MemberFlags, ReplyTo, RoomName, SocketRef, Subscribed,
 };
 use crate::{
+    access::control::Control,
     cluster::{
         node::{NodeId, mix},
         placement::Placement,
@@ -67,6 +69,8 @@ pub enum Out {
         /// The message.
         message: Message,
     },
+    /// Do this to the connections of a user that are here.
+    Control(Arc<Control>),
     /// Answer a survey that an API call made.
     Findings {
         /// The API call.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{cluster::node::NodeId, protocol::codes::ErrorCode};
+use crate::{access::control::Control, cluster::node::NodeId, protocol::codes::ErrorCode};
 
 /// Name of a room; what the protocol calls a channel.
 pub type RoomName = Arc<str>;
@@ -319,6 +319,8 @@ pub enum Survey {
     Info,
     /// Which rooms have subscribers; `*` in the pattern stands for anything, empty means all.
     Channels(String),
+    /// Do this to connections of a user.
+    Control(Control),
 }
 
 /// What one node says to a [`Survey`].
@@ -328,6 +330,8 @@ pub enum Finding {
     Info(NodeFacts),
     /// Its rooms, with the number of subscribers there.
     Channels(Vec<(RoomName, u32)>),
+    /// What was to be done is under way.
+    Controlled,
 }
 
 /// All that came back to a survey.

@@ -2,13 +2,15 @@
 //!
 //! [`http`] builds the service of a worker, [`parts`] is what workers share. [`admission`] says who may connect;
 //! then [`upgrade`] turns a WebSocket request into a socket actor, and [`streams`] another request into one that
-//! streams its response, for whose client [`emulation`] is the way back; [`cors`] and [`body`] serve those. [`tls`] has the certificate.
-//! [`api`] is the server API and [`key`] its key (pure), [`status`] health and metrics, [`demo`] the demo's
+//! streams its response, for whose client [`emulation`] is the way back; [`cors`] and [`body`] serve those, and
+//! [`tls`] has the certificate. [`api`] is the server API ([`control`]: what it does to connections) and [`key`]
+//! its key (pure), [`status`] health and metrics, [`demo`] the demo's
 //! page, [`leaving`] whether the node is to leave.
 
 pub mod admission;
 pub mod api;
 pub mod body;
+pub mod control;
 pub mod cors;
 pub mod demo;
 pub mod emulation;

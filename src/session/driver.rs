@@ -10,11 +10,12 @@ use bytes::Bytes;
 
 use super::{
     context::{Progress, Wire},
-    state::{Env, In, Out, Settings, State},
+    state::{Call, CallFailed, Called, Env, In, Out, Settings, State},
 };
 use crate::{
+    access::jwks::Fetchers,
     clock,
-    hub::{FromSocket, Hub},
+    hub::{FromSocket, Hub, Tell},
     metrics::Metrics,
     protocol::{codec::Format, codes::Disconnect, message::Reply},
     room::{
@@ -33,6 +34,8 @@ pub struct Shared {
     pub registry: Addr<RoomRegistry>,
     /// What sessions go by.
     pub settings: Arc<Settings>,
+    /// Who fetches the keys of tokens.
+    pub keys: Fetchers,
     /// What connections go by.
     pub wire: Rc<Wire>,
     /// The most bytes that may wait for one client.
@@ -51,6 +54,10 @@ pub trait Line {
     fn push_reply(&mut self, reply: &Reply);
     /// Adds bytes that are complete, and may be shared with other connections.
     fn push_frame(&mut self, frame: Bytes);
+    /// Adds some that must not leave before [`Line::release`].
+    fn hold_frame(&mut self, frame: Bytes);
+    /// What was held may leave.
+    fn release(&mut self);
     /// The replies so far leave together.
     fn end_batch(&mut self);
     /// What waits, in bytes, with what it costs to keep them.
@@ -130,6 +137,9 @@ impl Driver {
         }
         shared.outputs.replace(outputs);
         line.end_batch();
+        if !self.session.is_connecting() {
+            line.release();
+        }
     }
 
     fn perform(&mut self, output: Out, line: &mut impl Line) {
@@ -137,8 +147,9 @@ impl Driver {
             Out::Reply(reply) => line.push_reply(&reply),
             Out::Request(room, request) => self.shared.registry.do_send(Ask(room, request)),
             Out::WakeAt(at) => self.wake_at(at),
+            Out::Call(id, call) => self.call(id, &call),
             Out::Authenticated(user) => {
-                self.shared.users.enter(&user);
+                self.shared.users.enter(&user, self.place);
                 self.user = Some(user);
             }
             Out::Close(why) => {
@@ -150,6 +161,23 @@ impl Driver {
                 }
             }
         }
+    }
+
+    fn call(&self, id: u32, call: &Call) {
+        let keys = &self.shared.keys;
+        let fetcher = match call {
+            Call::TokenKeys => keys.connection.clone(),
+            Call::SubscriptionTokenKeys => keys.subscription.clone(),
+        };
+        let (hub, place) = (self.shared.hub.clone(), self.place);
+        actix_rt::spawn(async move {
+            let fetched = match fetcher {
+                Some(fetcher) => fetcher.refresh().await,
+                None => false,
+            };
+            let result = if fetched { Ok(Called::Keys) } else { Err(CallFailed) };
+            hub.do_send(Tell(place, In::Called(id, result)));
+        });
     }
 
     fn wake_at(&self, at: Time) {
@@ -196,7 +224,11 @@ impl Driver {
     pub fn told(&mut self, message: ToSocket, line: &mut impl Line) {
         match message {
             ToSocket::Frame(frame) if line.is_open() => {
-                line.push_frame(frame);
+                if self.session.is_connecting() {
+                    line.hold_frame(frame);
+                } else {
+                    line.push_frame(frame);
+                }
                 if line.queued() > self.shared.outbox_limit / 2 {
                     self.regulate(line);
                 }
@@ -217,7 +249,7 @@ impl Driver {
     pub fn stopped(&mut self, line: &mut impl Line) {
         self.input(In::Closed, line);
         if let Some(user) = self.user.take() {
-            self.shared.users.leave(&user);
+            self.shared.users.leave(&user, self.place);
         }
         self.shared.hub.do_send(FromSocket::Closed(self.place));
     }

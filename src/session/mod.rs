@@ -1,14 +1,16 @@
 //! One client connection: what it may do, what it waits for, what it is told.
 //!
 //! In: payloads from its socket, answers from the rooms, the passing of time. Out: replies, requests to
-//! rooms, a reason to close. [`state`] decides, [`reply`] puts answers into the protocol's words, [`token`]
-//! checks who a client is, [`id`] names a session, [`handshake`] opens and closes as WebSocket wants it,
-//! [`outbox`] holds what is not written yet, [`alarms`] when whom to wake: all pure. The rest is the shell.
-//! [`driver`] performs what a session says. [`socket`], [`context`] and [`incoming`] are its actor on a
-//! WebSocket, the actix context that runs it on a bare connection, and what it reads of that; [`io`] is that. [`stream`] and
-//! [`pipe`] are its actor over a streamed response, and the way to that; [`sessions`] is where requests find it.
+//! rooms, a reason to close. [`state`] decides (with `connecting` for how a connection begins and how long it
+//! lives, and `subscribing` for the rooms it is in), [`reply`] puts answers into the protocol's words, [`id`]
+//! names a session, [`handshake`] opens and closes as WebSocket wants it, [`outbox`] holds what is not written
+//! yet, [`alarms`] when whom to wake: all pure. The rest is the shell. [`driver`] performs what a session says.
+//! [`socket`], [`context`] and [`incoming`] are its actor on a WebSocket, the actix context that runs it on a
+//! bare connection ([`io`]), and what it reads of that. [`stream`] and [`pipe`] are its actor over a streamed
+//! response, and the way to that; [`sessions`] is where requests find it.
 
 pub mod alarms;
+mod connecting;
 pub mod context;
 pub mod driver;
 pub mod handshake;
@@ -22,4 +24,4 @@ pub mod sessions;
 pub mod socket;
 pub mod state;
 pub mod stream;
-pub mod token;
+mod subscribing;

@@ -100,6 +100,15 @@ impl Line for Tap {
         self.wake();
     }
 
+    fn hold_frame(&mut self, frame: Bytes) {
+        self.pipe.outbox.borrow_mut().hold(frame);
+    }
+
+    fn release(&mut self) {
+        self.pipe.outbox.borrow_mut().release();
+        self.wake();
+    }
+
     fn end_batch(&mut self) {
         self.pipe.outbox.borrow_mut().frame_replies();
     }

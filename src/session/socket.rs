@@ -107,6 +107,14 @@ impl Line for Context {
         self.outbox.push_frame(frame);
     }
 
+    fn hold_frame(&mut self, frame: Bytes) {
+        self.outbox.hold(frame);
+    }
+
+    fn release(&mut self) {
+        self.outbox.release();
+    }
+
     fn end_batch(&mut self) {
         self.outbox.frame_replies();
     }
