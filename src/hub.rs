@@ -41,7 +41,8 @@ impl Door {
         }
     }
 
-    fn encoding(&self) -> Encoding {
+    /// How what is for the client is written.
+    pub fn encoding(&self) -> Encoding {
         match self {
             Self::Socket(encoding, _) | Self::Stream(encoding, _) => *encoding,
         }

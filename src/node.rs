@@ -32,10 +32,12 @@ use crate::{
         types::NodeFacts,
     },
     server::{
+        admission::Counter,
         http,
         leaving::Leaving,
         parts::{Parts, session_settings},
         tls::Certificate,
+        visitors::{Limits, Visitors},
     },
     session::sessions::Sessions,
     users::Users,
@@ -118,6 +120,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         registry: registry.clone(),
         metrics: metrics.clone(),
         users,
+        counter: counter(&config),
         emulated,
         hubs,
         leaving: leaving.clone(),
@@ -151,6 +154,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let _ = serving.await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Counts clients, if their number is limited in a way that needs it.
+fn counter(config: &Config) -> Option<Counter> {
+    let limits = config.visitors;
+    (limits != Limits::default()).then(|| Counter::new(Visitors::new(limits)))
 }
 
 /// How many others there are that take rooms and clients.

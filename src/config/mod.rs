@@ -11,6 +11,7 @@ pub mod tokens;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
+use ipnet::IpNet;
 use raw::{Channel, Raw};
 use tokens::{Tokens, regex};
 
@@ -20,6 +21,7 @@ use crate::{
         options::{Audience, NamePattern, Namespaces, Permissions, RoomOptions},
         registry,
     },
+    server::visitors::Limits,
 };
 
 /// The most worker threads: a room's workers are a bit each.
@@ -58,6 +60,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Worker threads that serve clients.
     pub workers: usize,
+    /// Proxies whose word about a client's address is taken.
+    pub trusted_proxies: Vec<IpNet>,
+    /// How many clients may come.
+    pub visitors: Limits,
     /// TLS for clients, if it is on.
     pub tls: Option<raw::Tls>,
     /// Sessions.
@@ -160,6 +166,12 @@ impl TryFrom<Raw> for Config {
             name: raw.node.name.clone(),
             listen,
             workers: raw.http_server.workers,
+            trusted_proxies: raw.http_server.proxies()?,
+            visitors: Limits {
+                rate: raw.client.connection_rate_limit,
+                of_address: raw.client.ip_connection_limit,
+                rate_of_address: raw.client.ip_connection_rate_limit,
+            },
             tls: raw.http_server.tls.check()?,
             message_size_limit: raw.websocket.message_size_limit,
             sse: raw.sse.clone(),
@@ -414,6 +426,18 @@ impl raw::Tls {
 }
 
 impl raw::HttpServer {
+    fn proxies(&self) -> Result<Vec<IpNet>, Invalid> {
+        let network = |it: &String| {
+            let address = it.parse::<std::net::IpAddr>().map(IpNet::from);
+            address.or_else(|_| it.parse::<IpNet>()).map_err(|_| {
+                let problem =
+                    format!("{it:?} is neither an IP address nor a network like 10.0.0.0/8");
+                Invalid::new("http_server.trusted_proxies", problem)
+            })
+        };
+        self.trusted_proxies.iter().map(network).collect()
+    }
+
     fn listen(&self) -> Result<SocketAddr, Invalid> {
         let ip = match self.address.as_str() {
             "" => std::net::IpAddr::from([0, 0, 0, 0]),

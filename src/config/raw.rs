@@ -106,6 +106,9 @@ section! {
         port: u16 = 8000,
         /// Threads that serve clients, at most 64. 0: one for each core.
         workers: usize = 0,
+        /// Proxies in front of the node, as IP addresses or networks (`10.0.0.0/8`): what they say in
+        /// `X-Forwarded-For` or `X-Real-IP` is taken for the address of the client. Nobody else is believed.
+        trusted_proxies: Vec<String> = Vec::new(),
         /// TLS on that port.
         tls: Tls = Tls::default(),
     }
@@ -151,6 +154,17 @@ section! {
         expired_close_delay: Span = seconds(25),
         /// How long it may for a subscription.
         expired_sub_close_delay: Span = seconds(25),
+        /// The most clients that the node takes; more are answered with 503. 0: any number.
+        connection_limit: usize = 0,
+        /// The most new clients in a second; more are answered with 503. 0: any number.
+        connection_rate_limit: u32 = 0,
+        /// The most clients of the node from one IP address (of IPv6: from one /64 network); more are answered
+        /// with 503. 0: any number.
+        ip_connection_limit: u32 = 0,
+        /// The most new clients in a second from one IP address; more are answered with 503. 0: any number.
+        ip_connection_rate_limit: u32 = 0,
+        /// The most clients of the node of one user; more are closed with 3504. 0: any number.
+        user_connection_limit: usize = 0,
         /// The most rooms that one client may be in.
         channel_limit: usize = 128,
         /// Bytes that may wait for one client; more, and it is closed with 3008.

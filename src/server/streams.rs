@@ -14,22 +14,21 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::{
-    admission::{self, Refusal},
+    admission::{self, Admitted, Refusal},
     body, cors,
     parts::Worker,
 };
 use crate::{
     config::Config,
-    hub::{Door, Register},
+    hub::Door,
     protocol::{
         codec::{self, Format},
         encoding::Encoding,
     },
-    room::types::ClientId,
     session::{
+        driver::{self, Driver},
         id::SessionId,
         pipe::{self, Body},
-        state::State,
         stream::Stream,
     },
 };
@@ -117,7 +116,7 @@ async fn open(
     encoding: Encoding,
 ) -> Result<Body, Refusal> {
     let worker = request.app_data::<Rc<Worker>>().ok_or_else(failed)?.clone();
-    admission::admit(&worker.parts, request.head())?;
+    let admitted = admission::admit(&worker.parts, request.head())?;
     let first = match *request.method() {
         Method::GET => in_query(request.query_string()).unwrap_or_default().into(),
         _ => body::read(body, limit(&worker.parts.config)).await?,
@@ -130,7 +129,7 @@ async fn open(
         return Err(Refusal::new(StatusCode::BAD_REQUEST, problem));
     }
     // A task of its own: should the client go meanwhile, what was begun is still brought to its end.
-    let started = actix_rt::spawn(async move { start(&worker, encoding, first).await });
+    let started = actix_rt::spawn(async move { start(&worker, encoding, admitted, first).await });
     started.await.ok().flatten().ok_or_else(failed)
 }
 
@@ -139,21 +138,22 @@ fn failed() -> Refusal {
 }
 
 /// Starts the actor, and gives the body that brings what it sends.
-async fn start(worker: &Worker, encoding: Encoding, first: Bytes) -> Option<Body> {
+async fn start(
+    worker: &Worker,
+    encoding: Encoding,
+    admitted: Admitted,
+    first: Bytes,
+) -> Option<Body> {
     let shared = worker.shared();
-    let mut random = [[0; 16]; 2];
-    random.iter_mut().try_for_each(|it| getrandom::fill(it)).ok()?;
     let context = Context::<Stream>::new();
     let address = context.address();
+    let session = SessionId::new(driver::random().ok()?);
     let door = Door::Stream(encoding, address.clone());
-    let place = shared.hub.send(Register(door)).await.ok()?;
-    let session = SessionId::new(random[0]);
-    let client = ClientId(u128::from_be_bytes(random[1]));
-    let one_way = encoding.is_one_way();
-    let state = State::new(place, encoding.format(), client).over(session, one_way);
-    let entry = (!one_way).then(|| (worker.parts.emulated.clone(), session));
+    let driver = Driver::begin(shared.clone(), door, Some(session), admitted).await.ok()?;
+    let listens = encoding.is_one_way();
+    let entry = (!listens).then(|| (worker.parts.emulated.clone(), session));
     let (tap, body) = pipe::pipe(encoding, shared.wire.clone(), address);
-    context.run(Stream::new(shared, place, state, tap, first, entry));
+    context.run(Stream::new(driver, tap, first, entry));
     Some(body)
 }
 

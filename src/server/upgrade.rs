@@ -13,18 +13,23 @@ use bytes::{Bytes, BytesMut};
 use futures_util::SinkExt as _;
 
 use super::{
-    admission::{self, Refusal},
+    admission::{self, Admitted, Refusal},
     parts::Worker,
     streams,
 };
 use crate::{
-    hub::{Door, Register},
+    hub::Door,
     protocol::{
         codec::{self, Format},
         encoding::Encoding,
     },
-    room::types::ClientId,
-    session::{context::SocketContext, id::SessionId, io::Io, socket::Socket, state::State},
+    session::{
+        context::SocketContext,
+        driver::{self, Driver},
+        id::SessionId,
+        io::Io,
+        socket::Socket,
+    },
 };
 
 const PATH: &str = "/connection/websocket";
@@ -55,6 +60,7 @@ struct Accepted {
     response: Response<()>,
     /// What came with the request, of a client that only listens.
     first: Option<String>,
+    admitted: Admitted,
 }
 
 fn accept(worker: &Worker, request: &Request) -> Result<Accepted, Refusal> {
@@ -69,7 +75,7 @@ fn accept(worker: &Worker, request: &Request) -> Result<Accepted, Refusal> {
         }
         error => Refusal::new(StatusCode::BAD_REQUEST, error.to_string()),
     })?;
-    admission::admit(parts, request.head())?;
+    let admitted = admission::admit(parts, request.head())?;
     let query = request.uri().query().unwrap_or_default();
     if one_way {
         let first = streams::in_query(query);
@@ -77,7 +83,7 @@ fn accept(worker: &Worker, request: &Request) -> Result<Accepted, Refusal> {
             return Err(Refusal::new(StatusCode::BAD_REQUEST, error.to_string()));
         }
         let response = response.finish().drop_body();
-        return Ok(Accepted { encoding: Encoding::OneWaySocket, response, first });
+        return Ok(Accepted { encoding: Encoding::OneWaySocket, response, first, admitted });
     }
     let offered = offered_protocols(request);
     let format = format(&offered, query);
@@ -86,7 +92,7 @@ fn accept(worker: &Worker, request: &Request) -> Result<Accepted, Refusal> {
         response.insert_header((header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(chosen)));
     }
     let response = response.finish().drop_body();
-    Ok(Accepted { encoding: Encoding::socket(format), response, first: None })
+    Ok(Accepted { encoding: Encoding::socket(format), response, first: None, admitted })
 }
 
 fn offered_protocols(request: &Request) -> Vec<String> {
@@ -123,7 +129,7 @@ async fn refuse<T: AsyncRead + AsyncWrite + Unpin>(
 async fn open<T>(
     worker: &Worker,
     mut io: Framed<T, h1::Codec>,
-    Accepted { encoding, response, first }: Accepted,
+    Accepted { encoding, response, first, admitted }: Accepted,
 ) -> std::io::Result<()>
 where
     T: AsyncRead + AsyncWrite + Unpin + Into<Io>,
@@ -136,16 +142,10 @@ where
     // A copy of what is there, so that the buffer it came in can go.
     let rest = BytesMut::from(&parts.read_buf[..]);
     drop((parts.read_buf, parts.write_buf));
-    let mut random = [[0; 16]; 2];
-    random.iter_mut().try_for_each(|it| getrandom::fill(it)).map_err(std::io::Error::other)?;
     let (context, mailbox) = SocketContext::new(io, rest, encoding, shared.wire.clone());
     let door = Door::Socket(encoding, context.address());
-    let place = shared.hub.send(Register(door)).await.map_err(std::io::Error::other)?;
-    let mut session =
-        State::new(place, encoding.format(), ClientId(u128::from_be_bytes(random[0])));
-    if encoding.is_one_way() {
-        session = session.over(SessionId::new(random[1]), true);
-    }
-    context.run(Socket::new(shared, place, session, first.map(Bytes::from)), mailbox);
+    let session = encoding.is_one_way().then(driver::random).transpose()?.map(SessionId::new);
+    let driver = Driver::begin(shared, door, session, admitted).await?;
+    context.run(Socket::new(driver, first.map(Bytes::from)), mailbox);
     Ok(())
 }

@@ -179,9 +179,9 @@ impl State {
         else {
             return;
         };
-        let session = self.rare_mut().session.take();
-        self.tidy();
+        let session = self.rare().and_then(|it| it.session);
         self.phase = Phase::Open;
+        self.tidy();
         let settings = env.settings;
         let ping = settings.ping_interval;
         let (expires, ttl) = env.time_to_live(self.expires_at);

@@ -3,25 +3,27 @@
 //! In: what the client sends, what the hub has for it, how the writing goes. Out: what the session says, done:
 //! replies to the connection's [`Line`], requests to the rooms, wishes to be woken to the hub.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{cell::RefCell, io, rc::Rc, sync::Arc};
 
 use actix::prelude::*;
 use bytes::Bytes;
 
 use super::{
     context::{Progress, Wire},
+    id::SessionId,
     state::{Call, CallFailed, Called, Env, In, Out, Settings, State},
 };
 use crate::{
     access::jwks::Fetchers,
     clock,
-    hub::{FromSocket, Hub, Tell},
+    hub::{Door, FromSocket, Hub, Register, Tell},
     metrics::Metrics,
     protocol::{codec::Format, codes::Disconnect, message::Reply},
     room::{
         actor::{Ask, RoomRegistry},
-        types::SocketRef,
+        types::{ClientId, SocketRef},
     },
+    server::admission::{Admitted, Pass},
     time::Time,
     users::Users,
 };
@@ -40,6 +42,8 @@ pub struct Shared {
     pub wire: Rc<Wire>,
     /// The most bytes that may wait for one client.
     pub outbox_limit: usize,
+    /// The most connections of one user; 0: any number.
+    pub user_limit: usize,
     /// What is counted.
     pub metrics: Metrics,
     /// Who is connected.
@@ -87,12 +91,35 @@ pub struct Driver {
     session: State,
     /// Set once the client is authenticated.
     user: Option<Box<str>>,
+    /// Its user has too many: from there on it gets nothing but its goodbye.
+    barred: bool,
+    /// Counts the client as long as it is held.
+    _pass: Option<Pass>,
 }
 
 impl Driver {
-    /// Drives `session`, which is at `place` in its hub.
-    pub fn new(shared: Rc<Shared>, place: SocketRef, session: State) -> Self {
-        Self { shared, place, session, user: None }
+    /// Begins the session of a client that was let in. `session` names it, if its client needs that.
+    ///
+    /// # Errors
+    /// If there is no randomness, or the hub is gone.
+    pub async fn begin(
+        shared: Rc<Shared>,
+        door: Door,
+        session: Option<SessionId>,
+        admitted: Admitted,
+    ) -> io::Result<Self> {
+        let encoding = door.encoding();
+        let client = ClientId(u128::from_be_bytes(random()?));
+        let place = shared.hub.send(Register(door)).await.map_err(io::Error::other)?;
+        let mut state = State::new(place, encoding.format(), client);
+        if let Some(session) = session {
+            state = state.over(session, encoding.is_one_way());
+        }
+        if let Some(user) = admitted.user {
+            state.trust(user);
+        }
+        let _pass = admitted.pass;
+        Ok(Self { shared, place, session: state, user: None, barred: false, _pass })
     }
 
     /// What the connections of the thread share.
@@ -137,6 +164,9 @@ impl Driver {
         }
         shared.outputs.replace(outputs);
         line.end_batch();
+        if self.barred && line.is_open() {
+            return self.step(In::Disconnect(Disconnect::ConnectionLimit), line);
+        }
         if !self.session.is_connecting() {
             line.release();
         }
@@ -144,12 +174,16 @@ impl Driver {
 
     fn perform(&mut self, output: Out, line: &mut impl Line) {
         match output {
+            // Nothing has come of what it asks for before it is let in, so there is nothing to undo.
+            Out::Reply(_) | Out::Request(..) if self.barred => {}
             Out::Reply(reply) => line.push_reply(&reply),
             Out::Request(room, request) => self.shared.registry.do_send(Ask(room, request)),
             Out::WakeAt(at) => self.wake_at(at),
             Out::Call(id, call) => self.call(id, &call),
             Out::Authenticated(user) => {
-                self.shared.users.enter(&user, self.place);
+                let connections = self.shared.users.enter(&user, self.place);
+                let limit = self.shared.user_limit;
+                self.barred = limit > 0 && connections > limit && !user.is_empty();
                 self.user = Some(user);
             }
             Out::Close(why) => {
@@ -253,6 +287,16 @@ impl Driver {
         }
         self.shared.hub.do_send(FromSocket::Closed(self.place));
     }
+}
+
+/// Bytes that no one can guess.
+///
+/// # Errors
+/// If the system has none.
+pub fn random() -> io::Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(bytes)
 }
 
 /// What a hub sends to one of its connections.

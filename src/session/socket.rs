@@ -2,21 +2,18 @@
 //!
 //! It hands the client's messages, and what the hub has for it, to its [`Driver`].
 
-use std::rc::Rc;
-
 use actix::prelude::*;
 use bytes::Bytes;
 
 use super::{
     context::{Data, Progress, SocketContext},
-    driver::{Driver, Line, Shared, ToSocket},
+    driver::{Driver, Line, ToSocket},
     incoming::FromClient,
     reply,
-    state::{In, State},
+    state::In,
 };
 use crate::{
     protocol::{codec::Format, codes::Disconnect, message::Reply, websocket::Violation},
-    room::types::SocketRef,
     time::Time,
 };
 
@@ -26,9 +23,9 @@ pub struct Socket(Driver, Option<Box<Bytes>>);
 type Context = SocketContext<Socket>;
 
 impl Socket {
-    /// The actor of `session`, which is at `place` in its hub; `first` is what came with the request.
-    pub fn new(shared: Rc<Shared>, place: SocketRef, session: State, first: Option<Bytes>) -> Self {
-        Self(Driver::new(shared, place, session), first.map(Box::new))
+    /// The actor of what `driver` drives; `first` is what came with the request.
+    pub fn new(driver: Driver, first: Option<Bytes>) -> Self {
+        Self(driver, first.map(Box::new))
     }
 
     fn data(&mut self, data: Data, ctx: &mut Context) {

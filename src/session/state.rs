@@ -240,7 +240,7 @@ pub(super) struct Rare {
     pub(super) calls: Vec<(u32, Asked)>,
     /// The user that a trusted proxy in front of the node has named.
     pub(super) trusted_user: Option<Box<str>>,
-    /// The name of the session, until its client is told: see [`State::over`].
+    /// The name of the session, if its client needs one: see [`State::over`].
     pub(super) session: Option<SessionId>,
 }
 
@@ -306,6 +306,11 @@ impl State {
     /// The user is this, as a trusted proxy in front of the node says.
     pub fn trust(&mut self, user: Box<str>) {
         self.rare_mut().trusted_user = Some(user);
+    }
+
+    fn is_session(&self, name: &str) -> bool {
+        let session = self.rare().and_then(|it| it.session);
+        session.is_some_and(|it| name.parse() == Ok(it))
     }
 
     pub(super) fn rare(&self) -> Option<&Rare> {
@@ -697,7 +702,7 @@ impl State {
         let meant = |id: &str| id.is_empty() || *id == *client;
         let is_it = *control.user == *self.info.user
             && meant(&control.client)
-            && control.session.is_empty();
+            && (control.session.is_empty() || self.is_session(&control.session));
         if !is_it || self.phase != Phase::Open {
             return;
         }

@@ -3,20 +3,20 @@
 //! What its client sends comes by requests of their own, as [`Emulated`]; what the client gets goes through a
 //! [`Tap`]. Everything between is its [`Driver`]'s, as with a WebSocket.
 
-use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use actix::prelude::*;
 use bytes::Bytes;
 
 use super::{
     context::Progress,
-    driver::{Driver, Line as _, Shared, ToSocket},
+    driver::{Driver, Line as _, ToSocket},
     id::SessionId,
     pipe::Tap,
     sessions::Sessions,
-    state::{In, State},
+    state::In,
 };
-use crate::{protocol::codes::Disconnect, room::types::SocketRef};
+use crate::protocol::codes::Disconnect;
 
 /// How long the dispatcher may take until it has offered a burst to the client.
 const DOUBT: Duration = Duration::from_millis(50);
@@ -39,16 +39,13 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The actor of `session`, which is at `place` in its hub; `first` is what came with the request.
+    /// The actor of what `driver` drives; `first` is what came with the request.
     pub fn new(
-        shared: Rc<Shared>,
-        place: SocketRef,
-        session: State,
+        driver: Driver,
         tap: Tap,
         first: Bytes,
         entry: Option<(Arc<Sessions>, SessionId)>,
     ) -> Self {
-        let driver = Driver::new(shared, place, session);
         let waiting = VecDeque::from([first]);
         Self { driver, tap, entry, waiting, watching: false, doubting: false }
     }
