@@ -22,6 +22,8 @@ pub enum Sdk {
     Js,
     /// PyPI `centrifuge-python`.
     Python,
+    /// `centrifuge-go`.
+    Go,
 }
 
 /// The protocol's encoding.
@@ -38,6 +40,7 @@ impl fmt::Display for Sdk {
         f.write_str(match self {
             Self::Js => "JS SDK",
             Self::Python => "Python SDK",
+            Self::Go => "Go SDK",
         })
     }
 }
@@ -254,6 +257,7 @@ fn command(sdk: Sdk) -> Command {
             python.arg(paths::crate_dir().join("clients/python/driver.py"));
             python
         }
+        Sdk::Go => Command::new(paths::go_driver()),
     }
 }
 
