@@ -508,10 +508,11 @@ impl State {
         let positioned = recoverable
             || options.keeps_history()
                 && (options.force_positioning || (options.allow_positioning && request.positioned));
-        let recover = (recoverable && request.recover)
+        let recover = (recoverable && (request.recover || options.auto_cache_recover))
             .then_some(Since { epoch: request.epoch, offset: request.offset });
         let room = RoomName::from(request.channel);
-        let must_recover = request.flag & 2 != 0;
+        // Where only the latest counts, not to have it is no reason to load everything again.
+        let must_recover = request.flag & 2 != 0 && !options.recovery_cache;
         let since = recover.clone();
         let wished = wish.clone();
         let pending = Pending { id, recoverable, positioned, since, must_recover, wish: wished };
