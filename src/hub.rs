@@ -229,7 +229,7 @@ impl Hub {
             }
             stopping.told += 1;
             if let Some(socket) = &slot.socket {
-                socket.do_send(disconnect(stopping.why));
+                socket.do_send(disconnect(stopping.why.clone()));
                 quota -= 1;
             }
         }
@@ -298,7 +298,7 @@ impl Handler<Register> for Hub {
         });
         // It came in while the node was about to stop.
         if let Some(stopping) = &self.stopping {
-            socket.do_send(disconnect(stopping.why));
+            socket.do_send(disconnect(stopping.why.clone()));
         }
         let place = &mut self.slots[slot as usize];
         place.socket = Some(socket);
@@ -367,13 +367,26 @@ impl Handler<FromRegistry> for Hub {
                 self.tell(socket, In::Answer { id, answer });
             }
             Out::Event { room, event, .. } => self.event(&room, &event),
-            Out::Answer { .. } | Out::Send { .. } | Out::Findings { .. } => {}
+            Out::Answer { .. } | Out::Send { .. } | Out::Findings { .. } | Out::Control(_) => {}
         }
     }
 }
 
+/// Something for one socket.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Tell(pub SocketRef, pub In);
+
+impl Handler<Tell> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, Tell(socket, input): Tell, _: &mut Self::Context) {
+        self.tell(socket, input);
+    }
+}
+
 /// Close every connection, and each that comes from now on at once.
-#[derive(Message, Clone, Copy)]
+#[derive(Message, Clone)]
 #[rtype(result = "()")]
 pub struct DisconnectAll {
     /// What the clients are told.

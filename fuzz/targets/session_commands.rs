@@ -11,6 +11,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
 use roomcast::{
+    access::verifier::Verifier,
     protocol::codec::{self, Format},
     room::{
         options::{Audience, Namespaces, Permissions, RoomOptions},
@@ -21,7 +22,6 @@ use roomcast::{
     },
     session::{
         state::{Env, In, Out, Settings, State},
-        token::Verifier,
     },
     time::Time,
 };

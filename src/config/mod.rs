@@ -7,15 +7,17 @@
 pub mod load;
 pub mod raw;
 pub mod reference;
+pub mod tokens;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use raw::{Channel, Raw};
+use tokens::{Tokens, regex};
 
 use crate::{
     cluster::secret::Secrets,
     room::{
-        options::{Audience, DataFormat, Namespaces, Permissions, RoomOptions},
+        options::{Audience, DataFormat, NamePattern, Namespaces, Permissions, RoomOptions},
         registry,
     },
 };
@@ -40,6 +42,11 @@ impl Invalid {
     pub fn new(key: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { key: key.into(), problem: problem.into() }
     }
+
+    /// The same, of a key in a section.
+    fn under(self, section: &str) -> Self {
+        Self { key: format!("{section}.{}", self.key), ..self }
+    }
 }
 
 /// A checked configuration.
@@ -53,6 +60,10 @@ pub struct Config {
     pub workers: usize,
     /// Sessions.
     pub client: raw::Client,
+    /// How connection tokens are checked.
+    pub tokens: Tokens,
+    /// How subscription tokens are, if otherwise.
+    pub subscription_tokens: Option<Tokens>,
     /// The largest WebSocket message from a client, in bytes.
     pub message_size_limit: usize,
     /// Rooms by namespace.
@@ -110,6 +121,13 @@ impl TryFrom<Raw> for Config {
             return Err(Invalid::new("http_server.workers", problem));
         }
         raw.client.check()?;
+        let tokens = Tokens::from(raw.client.token.clone());
+        tokens.verifier(None).map_err(|it| it.under("client.token"))?;
+        let own = raw.client.subscription_token.clone();
+        let subscription_tokens = own.enabled.then(|| Tokens::from(own));
+        if let Some(tokens) = &subscription_tokens {
+            tokens.verifier(None).map_err(|it| it.under("client.subscription_token"))?;
+        }
         raw.log.check()?;
         if raw.websocket.message_size_limit == 0 {
             return Err(Invalid::new("websocket.message_size_limit", "at least 1"));
@@ -134,6 +152,8 @@ impl TryFrom<Raw> for Config {
             rooms,
             api_key: Some(raw.http_api.key).filter(|key| !key.is_empty()),
             api_insecure: raw.http_api.insecure,
+            tokens,
+            subscription_tokens,
             client: raw.client,
             cluster,
             log: raw.log,
@@ -232,6 +252,10 @@ impl Channel {
             allow_recovery: self.allow_recovery,
             recovery_cache,
             auto_cache_recover: self.auto_cache_recover,
+            allow_user_limited: self.allow_user_limited_channels,
+            name_pattern: regex("channel_regex", &self.channel_regex)
+                .map_err(|it| it.under(key))?
+                .map(NamePattern),
             allow_tags_filter: self.allow_tags_filter,
             allow_delta: !self.allowed_delta_types.is_empty(),
             delta_publish: self.delta_publish,

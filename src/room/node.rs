@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,6 +14,7 @@ use super::{
     wishes::Wish,
 };
 use crate::{
+    access::control::Control,
     cluster::{
         node::{NodeId, mix},
         placement::Placement,
@@ -73,6 +75,8 @@ pub enum Out {
         /// The message.
         message: Message,
     },
+    /// Do this to the connections of a user that are here.
+    Control(Arc<Control>),
     /// Answer a survey that an API call made.
     Findings {
         /// The API call.

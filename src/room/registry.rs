@@ -409,7 +409,7 @@ impl State {
         self.close_surveys();
     }
 
-    fn find(&self, survey: &Survey) -> Finding {
+    fn find(&mut self, survey: &Survey) -> Finding {
         let occupied = || self.rooms.iter().filter(|(_, room)| !room.local().is_empty());
         match survey {
             Survey::Info => Finding::Info(NodeFacts {
@@ -423,6 +423,10 @@ impl State {
                     .map(|(name, room)| (name.clone(), room.local().len() as u32))
                     .collect(),
             ),
+            Survey::Control(control) => {
+                self.node.out.push(Out::Control(Arc::new(control.clone())));
+                Finding::Controlled
+            }
         }
     }
 

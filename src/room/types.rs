@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{filter::Filter, wishes::Wish};
-use crate::{cluster::node::NodeId, protocol::codes::ErrorCode};
+use crate::{access::control::Control, cluster::node::NodeId, protocol::codes::ErrorCode};
 
 /// Name of a room; what the protocol calls a channel.
 pub type RoomName = Arc<str>;
@@ -40,6 +40,13 @@ pub struct Since {
     pub epoch: String,
     /// The last offset that the client has.
     pub offset: u64,
+}
+
+impl Since {
+    /// That of a client that has nothing yet.
+    pub fn nothing() -> Self {
+        Self { epoch: String::new(), offset: 0 }
+    }
 }
 
 /// Id of a client connection, a random UUID.
@@ -367,6 +374,8 @@ pub enum Survey {
     Info,
     /// Which rooms have subscribers; `*` in the pattern stands for anything, empty means all.
     Channels(String),
+    /// Do this to connections of a user.
+    Control(Control),
 }
 
 /// What one node says to a [`Survey`].
@@ -376,6 +385,8 @@ pub enum Finding {
     Info(NodeFacts),
     /// Its rooms, with the number of subscribers there.
     Channels(Vec<(RoomName, u32)>),
+    /// What was to be done is under way.
+    Controlled,
 }
 
 /// All that came back to a survey.

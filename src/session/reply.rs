@@ -177,7 +177,18 @@ pub fn unsubscribe(channel: &str, why: Unsubscribed) -> Reply {
     push(channel, message::Event::Unsubscribe(message::Unsubscribe { code, reason: reason.into() }))
 }
 
-fn push(channel: &str, event: message::Event) -> Reply {
+/// The push that puts a client into a room, and those of what it missed there.
+pub fn subscribe_pushes(channel: &str, result: SubscribeResult) -> impl Iterator<Item = Reply> {
+    let SubscribeResult { recoverable, positioned, epoch, offset, data, publications, .. } = result;
+    let subscribe = message::Subscribe { recoverable, epoch, offset, positioned, data };
+    let missed = publications.into_iter().map(message::Event::Pub);
+    std::iter::once(message::Event::Subscribe(subscribe))
+        .chain(missed)
+        .map(|event| push(channel, event))
+}
+
+/// Something that happens in a room, or, without one, to the connection.
+pub fn push(channel: &str, event: message::Event) -> Reply {
     let push = Push { channel: channel.to_owned(), event: Some(event) };
     Reply { body: Some(Body::Push(push)), ..Default::default() }
 }
