@@ -12,6 +12,7 @@
 //!                          ├──► sdk::Driver ──JSON lines──► clients/js, clients/python
 //!                          ├──► browser::Browser ─────────► clients/js/browser.mjs
 //!                          ├──► ws::Socket                  bytes no SDK would send
+//!                          ├──► stream::Stream              streamed responses, as curl shows them
 //!                          └──► check                       what must hold, judged offline
 //! ```
 //!
@@ -33,6 +34,7 @@ pub mod paths;
 pub mod sdk;
 pub mod sim;
 pub mod step;
+pub mod stream;
 pub mod wait;
 pub mod world;
 pub mod ws;

@@ -4,8 +4,9 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use prost::Message as _;
+use serde::Serialize;
 
-use super::message::{Command, Reply};
+use super::message::{Command, ConnectRequest, Reply};
 
 /// How a connection's messages are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -108,6 +109,18 @@ fn decode_json(line: &[u8]) -> Result<Command, DecodeError> {
     Ok(serde_json::from_slice(line)?)
 }
 
+/// Reads the request with which a client begins that only listens: JSON; nothing at all asks for nothing.
+///
+/// # Errors
+/// If it is anything else.
+pub fn decode_connect(payload: &[u8]) -> Result<ConnectRequest, DecodeError> {
+    match payload.trim_ascii() {
+        b"" | b"null" => Ok(ConnectRequest::default()),
+        request if request.starts_with(b"{") => Ok(serde_json::from_slice(request)?),
+        _ => Err(DecodeError::NotAnObject),
+    }
+}
+
 /// Appends one message to `frame`, which may hold others already.
 pub fn encode(format: Format, reply: &Reply, frame: &mut BytesMut) {
     match format {
@@ -115,13 +128,7 @@ pub fn encode(format: Format, reply: &Reply, frame: &mut BytesMut) {
             if !frame.is_empty() {
                 frame.extend_from_slice(b"\n");
             }
-            let start = frame.len();
-            let writer = bytes::BufMut::writer(&mut *frame);
-            if serde_json::to_writer(writer, reply).is_err() {
-                // No message of ours fails to serialize; should one, a ping says nothing wrong.
-                frame.truncate(start);
-                frame.extend_from_slice(b"{}");
-            }
+            write_json(reply, frame);
         }
         Format::Protobuf => {
             frame.reserve(reply.encoded_len() + 10);
@@ -131,13 +138,24 @@ pub fn encode(format: Format, reply: &Reply, frame: &mut BytesMut) {
     }
 }
 
+/// Appends one message as JSON, and nothing around it.
+pub fn write_json<T: Serialize>(message: &T, to: &mut BytesMut) {
+    let start = to.len();
+    if serde_json::to_writer(bytes::BufMut::writer(&mut *to), message).is_err() {
+        // No message of ours fails to serialize; should one, a ping says nothing wrong.
+        to.truncate(start);
+        to.extend_from_slice(b"{}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::protocol::message::{
-        Body, ChannelRequest, Event, Publication, PublishRequest, Push, Request,
+        Body, ChannelRequest, ConnectResult, Event, Publication, PublishRequest, Push, Request,
+        Sub, SubscribeResult,
     };
 
     fn decode(format: Format, payload: Bytes) -> Result<Vec<Command>, DecodeError> {
@@ -227,6 +245,18 @@ mod tests {
         assert!(!lines.contains(&b'\n') && lines.ends_with(b"{ \"x\": 1},\"offset\":7}}}"));
         let binary = encoded(Format::Json, &[publication(b"\x00\xff")]);
         assert!(binary.ends_with(b"\"data\":\"AP8=\",\"offset\":7}}}"));
+    }
+
+    #[test]
+    fn a_room_with_nothing_to_say_of_it_is_not_left_out() {
+        let sub = Sub { channel: "r".into(), result: Some(SubscribeResult::default()) };
+        let result = ConnectResult { subs: vec![sub], ..Default::default() };
+        let reply = Reply { id: 1, body: Some(Body::Connect(result)), ..Default::default() };
+        let json = encoded(Format::Json, std::slice::from_ref(&reply));
+        assert!(json.ends_with(b"\"subs\":{\"r\":{}}}}"), "{json:?}");
+        // Field 6, five bytes: field 1 is "r", field 2 is there and empty.
+        let protobuf = encoded(Format::Protobuf, &[reply]);
+        assert!(protobuf.ends_with(b"\x32\x05\x0a\x01r\x12\x00"), "{protobuf:?}");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::{
         codes::{Disconnect, ErrorCode},
         message::{
             Body, ConnectRequest, ConnectResult, Event, Refresh, RefreshRequest, RefreshResult,
-            Request as Asked, SubscribeRequest, SubscribeResult,
+            Request as Asked, Sub, SubscribeRequest, SubscribeResult,
         },
     },
     room::{
@@ -39,7 +39,7 @@ pub(super) struct Connecting {
     data: Bytes,
     /// How many rooms have not answered.
     waiting: usize,
-    rooms: BTreeMap<String, SubscribeResult>,
+    rooms: Vec<Sub>,
 }
 
 impl State {
@@ -121,7 +121,7 @@ impl State {
         }
         self.phase = Phase::Connecting;
         let (data, waiting) = (credentials.data, rooms.len());
-        self.rare_mut().connecting = Some(Connecting { id, data, waiting, rooms: BTreeMap::new() });
+        self.rare_mut().connecting = Some(Connecting { id, data, waiting, rooms: Vec::new() });
         for (room, grant) in rooms {
             let since = since
                 .get(&room)
@@ -161,7 +161,7 @@ impl State {
         match result {
             Ok(result) => {
                 connecting.waiting -= 1;
-                connecting.rooms.insert(room.to_owned(), result);
+                connecting.rooms.push(Sub { channel: room.to_owned(), result: Some(result) });
                 self.connected_if_complete(env, out);
             }
             Err(error) => {
@@ -179,8 +179,9 @@ impl State {
         else {
             return;
         };
-        self.tidy();
+        let session = self.rare().and_then(|it| it.session);
         self.phase = Phase::Open;
+        self.tidy();
         let settings = env.settings;
         let ping = settings.ping_interval;
         let (expires, ttl) = env.time_to_live(self.expires_at);
@@ -192,9 +193,9 @@ impl State {
             data,
             subs: rooms,
             ping: ping.as_secs() as u32,
-            pong: !ping.is_zero() && !settings.pong_timeout.is_zero(),
+            pong: !ping.is_zero() && !self.pong_timeout(env).is_zero(),
+            session: session.map(|it| it.to_string()).unwrap_or_default(),
             node: settings.node.clone(),
-            ..Default::default()
         };
         out.push(Out::Reply(reply::result(id, Body::Connect(result))));
         // Connections that came together must not be pinged together.
