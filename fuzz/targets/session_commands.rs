@@ -161,6 +161,8 @@ fn settings(insecure: bool) -> Settings {
         history_ttl: Duration::from_secs(60),
         allow_recovery: true,
         allow_positioning: true,
+        allow_tags_filter: true,
+        allow_delta: true,
         permissions: Permissions {
             subscribe_for_client: true,
             subscribe_for_anonymous: true,

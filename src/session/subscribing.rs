@@ -287,7 +287,11 @@ impl State {
             || history
                 && (grant::or(overrides.force_positioning, options.force_positioning)
                     || (options.allow_positioning && wanted.positioned));
-        let since = wanted.since.filter(|_| recoverable);
+        // One that says nothing has nothing.
+        let nothing = || options.auto_cache_recover.then(Since::nothing);
+        let since = wanted.since.or_else(nothing).filter(|_| recoverable);
+        // Where only the latest counts, not to have it is no reason to load everything again.
+        let must_recover = wanted.must_recover && !options.recovery_cache;
         let info = (!grant.info.is_empty()).then(|| {
             let chan_info = grant.info[..].into();
             Arc::new(ClientInfo { chan_info, ..(*self.info).clone() })
@@ -297,7 +301,7 @@ impl State {
             recoverable,
             positioned,
             since: since.clone(),
-            must_recover: wanted.must_recover,
+            must_recover,
             data: grant.data.clone(),
             wish: wanted.wish.clone(),
         };
@@ -322,7 +326,7 @@ impl State {
             flags,
             wish: wanted.wish,
             recover: since,
-            must_recover: wanted.must_recover,
+            must_recover,
         };
         (room, Request::Subscribe(subscribe))
     }
@@ -431,15 +435,10 @@ impl State {
             out.push(Out::Reply(reply::result(id, Body::Unsubscribe(Empty {}))));
             return Ok(None);
         };
-        match subscription.take_pending() {
-            Some(pending) => {
-                // Its subscribe gets no other answer any more.
-                if let Asker::Client(id) = pending.asker {
-                    self.in_flight = self.in_flight.saturating_sub(1);
-                    out.push(Out::Reply(reply::failure(id, ErrorCode::Internal)));
-                }
-            }
-            None => {}
+        if let Some(Pending { asker: Asker::Client(id), .. }) = subscription.take_pending() {
+            // Its subscribe gets no other answer any more.
+            self.in_flight = self.in_flight.saturating_sub(1);
+            out.push(Out::Reply(reply::failure(id, ErrorCode::Internal)));
         }
         Ok(Some((subscription.room, self.unsubscribe_request(to))))
     }
