@@ -12,6 +12,7 @@ use cluster_tests::step::Step::*;
 use cluster_tests::stream::Stream;
 use cluster_tests::wait::{ensure, until};
 use cluster_tests::world::{REACTION, World};
+use cluster_tests::ws::{Event, Socket};
 use serde_json::{Value, json};
 
 /// How each client is connected: name, transport, format, the node of its stream.
@@ -137,8 +138,7 @@ fn a_node_that_leaves_says_so_on_streams() {
 fn open_config() -> String {
     let one_way = ["uni_sse", "uni_http_stream", "uni_websocket"];
     let sections: String = one_way.map(|it| format!("[{it}]\nenabled = true\n")).concat();
-    let client =
-        "[client]\nallowed_origins = [\"https://*.example.com\"]\nqueue_max_size = 65536\n";
+    let client = "[client]\nsubscribe_to = [\"plain:news\"]\nallowed_origins = [\"https://*.example.com\"]\nqueue_max_size = 65536\n";
     format!("{sections}{}", CONFIG.replace("[client]\n", client))
 }
 
@@ -268,12 +268,67 @@ fn transports_that_go_one_way_push_without_a_reply_around_it() -> Result<(), Str
         let right = connect["client"].is_string() && connect["session"].is_string();
         ensure(right && connect["pong"].is_null(), || connected.to_string())?;
     }
-    let (mut socket, head) =
-        cluster_tests::ws::Socket::upgrade(server, "/connection/uni_websocket", &[])?;
-    ensure(head.starts_with("HTTP/1.1 101"), || head.clone())?;
-    socket.send_text("{}")?;
-    let event = socket.event(REACTION)?;
-    let cluster_tests::ws::Event::Text(text) = &event else { return Err(format!("{event:?}")) };
-    ensure(text.starts_with(r#"{"connect":{"#), || text.clone())?;
+    let open = |path| {
+        let (socket, head) = Socket::upgrade(server, path, &[])?;
+        ensure(head.starts_with("HTTP/1.1 101"), || head.clone()).map(|()| socket)
+    };
+    let path = "/connection/uni_websocket";
+    let mut sockets = [open(path)?, open("/connection/uni_websocket?cf_connect=%7B%7D")?];
+    sockets[0].send_text("{}")?;
+    let text = |socket: &mut Socket| match socket.event(REACTION)? {
+        Event::Text(text) => serde_json::from_str::<Value>(&text).map_err(|e| e.to_string()),
+        other => Err(format!("{other:?}")),
+    };
+    for socket in &mut sockets {
+        let connected = text(socket)?;
+        ensure(connected["connect"]["subs"]["plain:news"].is_object(), || connected.to_string())?;
+        // What else such a client says is nothing to the server.
+        socket.send_text("whatever")?;
+    }
+    cluster.api(0, "publish", &json!({"channel": "plain:news", "data": {"x": 1}}))?;
+    let pushed = json!({"channel": "plain:news", "pub": {"data": {"x": 1}}});
+    for stream in &mut streams {
+        let push = stream.message(REACTION)?;
+        ensure(push == pushed, || push.to_string())?;
+    }
+    for socket in &mut sockets {
+        let push = text(socket)?;
+        ensure(push == pushed, || push.to_string())?;
+    }
+    let mut last = Stream::post(server, "/connection/uni_http_stream", "{}")?;
+    let own = last.message(REACTION)?["connect"]["session"].clone();
+    cluster.api(0, "disconnect", &json!({"session": own}))?;
+    let told = last.last(REACTION)?;
+    ensure(told["disconnect"]["code"] == 3503, || told.to_string())?;
+    cluster.node(0).terminate();
+    let shutdown = json!({"disconnect": {"code": 3001, "reason": "shutdown"}});
+    for stream in &mut streams {
+        let told = stream.last(REACTION)?;
+        ensure(told == shutdown, || told.to_string())?;
+    }
+    for socket in &mut sockets {
+        let told = text(socket)?;
+        ensure(told == shutdown, || told.to_string())?;
+        let closed = socket.close_code(REACTION)?;
+        ensure(closed.as_ref().is_some_and(|it| it.0 == 3001), || format!("{closed:?}"))?;
+    }
+    Ok(())
+}
+
+/// Expired in 2020; for the key `cluster-tests`.
+const EXPIRED: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiI0MiIsImV4cCI6MTYwMDAwMDAwMH0.Eqkyjk10Gp_dVi-0BqhKptlN0fUaidHBn_RfK0JXmWA";
+
+#[test]
+fn who_only_listens_is_told_by_a_disconnect_what_others_are_told_by_an_error() -> Result<(), String>
+{
+    let tokens = "[client.token]\nhmac_secret_key = \"cluster-tests\"\n";
+    let config = "[uni_http_stream]\nenabled = true\n[http_api]\nkey = \"test\"\n";
+    let cluster = Cluster::start_with(1, &format!("{tokens}{config}"))?;
+    for (token, code) in [(EXPIRED, 3005), ("nonsense", 3500), ("", 3501)] {
+        let connect = json!({"token": token}).to_string();
+        let path = "/connection/uni_http_stream";
+        let told = Stream::post(cluster.node(0).http, path, &connect)?.last(REACTION)?;
+        ensure(told["disconnect"]["code"] == code, || format!("{token}: {told}"))?;
+    }
     Ok(())
 }
