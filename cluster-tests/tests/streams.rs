@@ -1,334 +1,469 @@
-//! The transports over HTTP: the official SDK over server-sent events and HTTP streams, with its commands on
-//! any node; and the transports that go one way, as curl shows them.
+//! What rooms do with their streams: repeats, versions, filters, deltas, and recovery, with the official SDKs
+//! on several nodes.
 
-use std::time::Duration;
-
-use cluster_tests::check::{self, messages_of};
-use cluster_tests::cluster::{CONFIG, Cluster};
-use cluster_tests::http;
 use cluster_tests::sdk::Format::{self, Json, Protobuf};
-use cluster_tests::sdk::Sdk::Js;
+use cluster_tests::sdk::Sdk::{self, Js, Python};
 use cluster_tests::step::Step::*;
-use cluster_tests::stream::Stream;
-use cluster_tests::wait::{ensure, until};
+use cluster_tests::wait::ensure;
 use cluster_tests::world::{REACTION, World};
-use cluster_tests::ws::{Event, Socket};
 use serde_json::{Value, json};
 
-/// How each client is connected: name, transport, format, the node of its stream.
-const CLIENTS: [(&str, &str, Format, usize); 3] = [
-    ("sse", "sse", Json, 0),
-    ("lines", "http_stream", Json, 1),
-    ("proto", "http_stream", Protobuf, 2),
-];
+/// Rooms that allow filters and deltas: `plain:` ones keep nothing, `cache:` ones recover the newest.
+const CONFIG: &str = r#"
+[client]
+insecure = true
+[channel.without_namespace]
+history_size = 1000
+history_ttl = "300s"
+force_recovery = true
+allow_tags_filter = true
+allowed_delta_types = ["fossil"]
+[[channel.namespaces]]
+name = "plain"
+allow_tags_filter = true
+allowed_delta_types = ["fossil"]
+delta_publish = true
+[[channel.namespaces]]
+name = "cache"
+history_size = 1000
+history_ttl = "300s"
+force_recovery = true
+force_recovery_mode = "cache"
+allow_tags_filter = true
+[[channel.namespaces]]
+name = "object"
+publication_data_format = "json_object"
+[http_api]
+key = "test"
+"#;
 
-fn nodes(world: &World) -> Vec<std::net::SocketAddr> {
-    (0..3).map(|node| world.cluster.node(node).http).collect()
-}
+const FOUR: [(&str, Sdk, Format); 4] =
+    [("js", Js, Json), ("js-pb", Js, Protobuf), ("py", Python, Json), ("py-pb", Python, Protobuf)];
 
-/// Three clients over HTTP and one over WebSocket, all in `lobby`.
-fn world() -> World {
-    let mut world = World::new(3);
-    for (name, transport, format, node) in CLIENTS {
-        world.check(&format!("{name} connects over {transport}"), |world| {
-            let (url, nodes) = (world.cluster.node(node).ws_url(), nodes(world));
-            let id = world.clients.connect_over(name, transport, format, &url, &nodes);
-            id.map(drop).map_err(|e| e.to_string())
-        });
-        world.play([Subscribe { client: name, room: "lobby" }]);
+/// The four clients, on the nodes in turn.
+fn world_of_four(nodes: usize) -> World {
+    let mut world = World::with(nodes, CONFIG);
+    for (index, (client, sdk, format)) in FOUR.into_iter().enumerate() {
+        world.play([Connect { client, sdk, format, node: index % nodes }]);
     }
-    world.play([
-        Connect { client: "ws", sdk: Js, format: Json, node: 0 },
-        Subscribe { client: "ws", room: "lobby" },
-    ]);
     world
 }
 
-const ALL: [&str; 4] = ["sse", "lines", "proto", "ws"];
+fn subscribe(world: &mut World, client: &str, room: &str, options: Value) {
+    world.check(&format!("{client} subscribes to {room} with {options}"), |world| {
+        let done = world.clients.subscribe_with(client, room, options);
+        done.map(drop).map_err(|refusal| refusal.to_string())
+    });
+}
+
+/// What a client got of a room: the named field of each publication.
+fn got(world: &World, client: &str, room: &str, field: &str) -> Vec<Value> {
+    let events = world.clients.events(client).into_iter();
+    let own = events.filter(|it| it["ev"] == "pub" && it["room"] == room);
+    own.map(|it| it[field].clone()).collect()
+}
+
+fn gets(world: &mut World, client: &str, room: &str, field: &str, wanted: &[Value]) {
+    world.eventually(&format!("{client} has {field}s {wanted:?} of {room}"), REACTION, |world| {
+        let got = got(world, client, room, field);
+        ensure(got == wanted, || format!("it has {got:?}"))
+    });
+}
+
+/// Whether a client got what it missed when it subscribed to a room last.
+fn last_recovered(world: &World, client: &str, room: &str) -> Option<bool> {
+    let events = world.clients.events(client);
+    let mut latest = events.iter().rev();
+    latest.find(|it| it["ev"] == "subscribed" && it["room"] == room)?["recovered"].as_bool()
+}
+
+fn offset(answer: &Value) -> Option<u64> {
+    answer["offset"].as_u64()
+}
 
 #[test]
-fn everything_works_over_http_with_commands_on_any_node() {
-    let mut world = world();
-    world.play([
-        Publish { clients: ALL.to_vec(), room: "lobby", count: 50, pipelined: false },
-        Receive { clients: ALL.to_vec(), room: "lobby", count: 200 },
-    ]);
-    world.check("all 200 everywhere, once, in one order", |world| {
-        let expected: Vec<_> = ALL.iter().flat_map(|from| messages_of(from, 50)).collect();
-        check::complete(&world.logs(&ALL, "lobby"), &expected)
-    });
-    for (name, ..) in CLIENTS {
-        world.check(&format!("{name} sees who is there, and the past"), |world| {
-            let ask = |world: &mut World, cmd: &str, fields: Value| {
-                world.clients.call(name, cmd, fields).map_err(|e| e.to_string())
+fn a_repeat_is_known_through_every_node_also_where_nothing_is_kept() {
+    let mut world = World::with(2, CONFIG);
+    world.play([Connect { client: "js", sdk: Js, format: Json, node: 0 }]);
+    let rooms = ["plain:a", "plain:b", "plain:c", "plain:d", "a", "b"];
+    for room in rooms {
+        subscribe(&mut world, "js", room, json!({}));
+        let once = json!({"channel": room, "data": "once", "idempotency_key": "k"});
+        let first = world.api(0, "publish", once.clone());
+        for node in [1, 0, 1] {
+            let again = world.api(node, "publish", once.clone());
+            world.check("a repeat gets the first result", |_| {
+                ensure(again == first, || format!("{again} after {first}"))
+            });
+        }
+    }
+    let all = json!({"channels": rooms, "data": "all", "idempotency_key": "all"});
+    let first = world.api(0, "broadcast", all.clone());
+    let again = world.api(1, "broadcast", all);
+    world.check("so does a broadcast", |_| ensure(again == first, || again.to_string()));
+    world.api(1, "broadcast", json!({"channels": rooms, "data": "last"}));
+    for room in rooms {
+        gets(&mut world, "js", room, "data", &[json!("once"), json!("all"), json!("last")]);
+    }
+}
+
+#[test]
+fn an_old_version_changes_nothing_whoever_is_home() {
+    let mut world = World::with(3, CONFIG);
+    let rooms = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let publish = |world: &mut World, node, room, version: u64, epoch: &str| {
+        let body = json!({
+            "channel": room, "data": version, "version": version, "version_epoch": epoch,
+        });
+        offset(&world.api(node, "publish", body))
+    };
+    let expect = |world: &mut World, what: &str, got, wanted| {
+        world.check(what, |_| ensure(got == wanted, || format!("{got:?}, not {wanted:?}")));
+    };
+    for room in rooms {
+        let first = publish(&mut world, 0, room, 5, "e");
+        expect(&mut world, "the first version is placed", first, Some(1));
+        for (node, version) in [(0, 5), (1, 4), (2, 1)] {
+            let late = publish(&mut world, node, room, version, "e");
+            expect(&mut world, "one that comes late gets the position of the top", late, Some(1));
+        }
+        let next = publish(&mut world, 1, room, 6, "e");
+        expect(&mut world, "a later one is placed", next, Some(2));
+    }
+    world.play([Kill { node: 2 }, Converge]);
+    for room in rooms {
+        let late = publish(&mut world, 0, room, 6, "e");
+        expect(&mut world, "the next home knows the version", late, Some(2));
+    }
+    world.play([Terminate { node: 1 }, Converge]);
+    for room in rooms {
+        let late = publish(&mut world, 0, room, 6, "");
+        expect(&mut world, "and so does the one after it", late, Some(2));
+        let other = publish(&mut world, 0, room, 1, "another");
+        expect(&mut world, "another epoch begins anew", other, Some(3));
+    }
+}
+
+#[test]
+fn a_filter_holds_live_and_for_what_was_missed() {
+    let mut world = world_of_four(2);
+    let filter = json!({"op": "or", "nodes": [
+        {"key": "kind", "cmp": "eq", "val": "goal"},
+        {"op": "and", "nodes": [
+            {"key": "kind", "cmp": "in", "vals": ["card", "corner"]},
+            {"key": "minute", "cmp": "gte", "val": "45"},
+        ]},
+    ]});
+    let publish = |world: &mut World, room: &str, kind: &str, minute: u32| {
+        let tags = json!({"kind": kind, "minute": minute.to_string()});
+        let data = format!("{kind} {minute}");
+        world.api(1, "publish", json!({"channel": room, "data": data, "tags": tags}));
+    };
+    for room in ["match", "plain:match"] {
+        for (client, ..) in FOUR {
+            subscribe(&mut world, client, room, json!({"tagsFilter": filter}));
+        }
+        for (kind, minute) in [("goal", 3), ("card", 9), ("shot", 50), ("corner", 60), ("shot", 61)]
+        {
+            publish(&mut world, room, kind, minute);
+        }
+        publish(&mut world, room, "goal", 90);
+        for (client, ..) in FOUR {
+            let wanted = ["goal 3", "corner 60", "goal 90"].map(Value::from);
+            gets(&mut world, client, room, "data", &wanted);
+        }
+    }
+    for (client, ..) in FOUR {
+        world.play([Unplug { client }]);
+    }
+    for (kind, minute) in [("card", 91), ("shot", 92), ("goal", 93), ("shot", 94)] {
+        publish(&mut world, "match", kind, minute);
+    }
+    for (client, ..) in FOUR {
+        world.play([MoveTo { client, node: 1, room: "match" }]);
+        let wanted = ["goal 3", "corner 60", "goal 90", "card 91", "goal 93"].map(Value::from);
+        gets(&mut world, client, "match", "data", &wanted);
+        world.check(&format!("{client} has recovered"), |world| {
+            ensure(last_recovered(world, client, "match") == Some(true), || "no".to_owned())
+        });
+    }
+}
+
+#[test]
+fn a_filter_that_is_not_allowed_is_a_bad_request() {
+    let mut world = world_of_four(1);
+    let filter = json!({"key": "a", "cmp": "ex"});
+    let nonsense = json!({"key": "a", "cmp": "eq"});
+    for (client, ..) in FOUR {
+        for (room, filter) in [("object:a", &filter), ("a", &nonsense)] {
+            world.check(&format!("{client} gets 107 for {filter} in {room}"), |world| {
+                let options = json!({"tagsFilter": filter});
+                match world.clients.subscribe_with(client, room, options) {
+                    Err(refusal) if refusal.code == 107 => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
+            });
+        }
+    }
+}
+
+/// A document of which little changes.
+fn document(n: u64) -> Value {
+    let names: Vec<String> = (0..20).map(|it| format!("участник № {it} – “{}”", it * 7)).collect();
+    json!({"names": names, "score": {"home": n, "away": n / 2}, "note": "ж".repeat(n as usize % 5)})
+}
+
+#[test]
+fn deltas_give_every_sdk_the_whole_and_cost_little() {
+    let mut world = world_of_four(2);
+    world.play([Connect { client: "whole", sdk: Js, format: Json, node: 0 }]);
+    for room in ["doc", "plain:doc"] {
+        for (client, ..) in FOUR {
+            subscribe(&mut world, client, room, json!({"delta": "fossil"}));
+        }
+        subscribe(&mut world, "whole", room, json!({}));
+        for n in 1..=20 {
+            let delta = room == "doc";
+            let body = json!({"channel": room, "data": document(n), "delta": delta});
+            world.api(n as usize % 2, "publish", body);
+        }
+        let wanted: Vec<Value> = (1..=20).map(document).collect();
+        for client in FOUR.map(|(client, ..)| client).into_iter().chain(["whole"]) {
+            gets(&mut world, client, room, "data", &wanted);
+        }
+        for client in ["js", "js-pb"] {
+            world.check(&format!("{client} got deltas, but for the first"), |world| {
+                let fields = json!({"room": room});
+                let stats = world.clients.call(client, "delta_stats", fields);
+                let stats = stats.map_err(|refusal| refusal.to_string())?;
+                let right = stats["numDeltaPayloads"] == 19 && stats["numFullPayloads"] == 1;
+                let small = stats["compressionRatio"].as_f64().is_some_and(|it| it > 0.8);
+                ensure(right && small, || stats.to_string())
+            });
+        }
+    }
+    world.play(FOUR.map(|(client, ..)| Unplug { client }));
+    for n in 21..=25 {
+        world.api(0, "publish", json!({"channel": "doc", "data": document(n), "delta": true}));
+    }
+    world.play(FOUR.map(|(client, ..)| MoveTo { client, node: 0, room: "doc" }));
+    for n in 26..=30 {
+        // What is not published so comes whole, and the next has it before it.
+        let body = json!({"channel": "doc", "data": document(n), "delta": n != 28});
+        world.api(1, "publish", body);
+    }
+    let wanted: Vec<Value> = (1..=30).map(document).collect();
+    for client in FOUR.map(|(client, ..)| client).into_iter().chain(["whole"]) {
+        gets(&mut world, client, "doc", "data", &wanted);
+    }
+}
+
+/// Texts that have something in common, of letters of one byte and more.
+fn related(random: &mut fastrand::Rng, letters: &[char]) -> (String, String) {
+    let mut text = |most: usize| -> String {
+        (0..random.usize(..=most)).map(|_| letters[random.usize(..letters.len())]).collect()
+    };
+    let parts: Vec<String> = (0..6).map(|_| text(60)).collect();
+    let base = parts.concat();
+    let mut target = String::new();
+    for _ in 0..random.usize(..6) {
+        target += &parts[random.usize(..parts.len())];
+        target.extend((0..random.usize(..4)).map(|_| letters[random.usize(..letters.len())]));
+    }
+    (base, target)
+}
+
+#[test]
+fn the_js_sdk_reads_every_delta() {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    use roomcast::protocol::delta;
+
+    let mut world = world_of_four(1);
+    let mut random = fastrand::Rng::with_seed(7);
+    for (client, binary) in [("js", false), ("js-pb", true)] {
+        let mut pairs = Vec::new();
+        while pairs.len() < 4_000 {
+            let letters: Vec<char> = "ab0\"\n ж€😀".chars().take(random.usize(2..10)).collect();
+            let (base, target) = related(&mut random, &letters);
+            // What JSON clients get is JSON.
+            let [base, target] = [base, target].map(|it| Value::from(it).to_string());
+            let (cut, end) = (random.usize(..4), target.len());
+            // Bytes may begin and end anywhere.
+            let bytes = &target.as_bytes()[if binary { cut.min(end) } else { 0 }..];
+            let delta = match binary {
+                true => delta::of_bytes(base.as_bytes(), bytes),
+                false => delta::of_text(&base, &target).map(String::into_bytes),
             };
-            let presence = ask(world, "presence", json!({"room": "lobby"}))?;
-            let here = presence["clients"].as_object().map_or(0, |it| it.len());
-            ensure(here == 4, || presence.to_string())?;
-            let history = ask(world, "history", json!({"room": "lobby", "limit": 10}))?;
-            let got = history["publications"].as_array().map_or(0, Vec::len);
-            ensure(got == 10 && history["offset"] == 200, || history.to_string())
-        });
-        world.check(&format!("{name}'s commands went to all nodes, and were taken"), |world| {
-            let sent =
-                world.clients.call(name, "commands", json!({})).map_err(|e| e.to_string())?;
-            let sent = sent.as_array().cloned().unwrap_or_default();
-            for node in nodes(world) {
-                let node = node.to_string();
-                ensure(sent.iter().any(|it| it["node"] == *node), || format!("none to {node}"))?;
-            }
-            ensure(sent.iter().all(|it| it["status"] == 204), || format!("{sent:?}"))
-        });
-    }
-}
-
-#[test]
-fn a_stream_whose_node_is_killed_recovers_on_another() {
-    let mut world = world();
-    world.play([
-        Publish { clients: vec!["ws"], room: "lobby", count: 10, pipelined: true },
-        Receive { clients: ALL.to_vec(), room: "lobby", count: 10 },
-        TurnTo { client: "lines", node: 2 },
-        TurnTo { client: "sse", node: 2 },
-        Kill { node: 1 },
-        // One by one: requests that are sent at once may arrive in any order.
-        Publish { clients: vec!["proto"], room: "lobby", count: 10, pipelined: false },
-        Receive { clients: ALL.to_vec(), room: "lobby", count: 20 },
-        Publish { clients: vec!["lines"], room: "lobby", count: 5, pipelined: false },
-        Receive { clients: ALL.to_vec(), room: "lobby", count: 25 },
-    ]);
-    world.check("all 25 everywhere, once, in one order", |world| {
-        let expected = [("ws", 10), ("proto", 10), ("lines", 5)];
-        let expected: Vec<_> =
-            expected.iter().flat_map(|(from, n)| messages_of(from, *n)).collect();
-        check::complete(&world.logs(&ALL, "lobby"), &expected)
-    });
-}
-
-#[test]
-fn a_client_that_closes_its_stream_is_gone_at_once() {
-    let mut world = world();
-    world.check("they leave", |world| {
-        for (name, ..) in CLIENTS {
-            let left = world.clients.call(name, "disconnect", json!({}));
-            left.map_err(|e| e.to_string())?;
+            let Some(delta) = delta else { continue };
+            let encode = |bytes: &[u8]| STANDARD.encode(bytes);
+            let (base, target) = (encode(base.as_bytes()), encode(bytes));
+            pairs.push(json!({"base": base, "target": target, "delta": encode(&delta)}));
         }
-        Ok(())
-    });
-    world.eventually("only ws is left", Duration::from_secs(3), |world| {
-        let presence = world.cluster.api(2, "presence_stats", &json!({"channel": "lobby"}))?;
-        ensure(presence["num_clients"] == 1, || presence.to_string())
-    });
-}
-
-#[test]
-fn a_node_that_leaves_says_so_on_streams() {
-    let mut world = world();
-    world.play([TurnTo { client: "lines", node: 0 }, Terminate { node: 1 }]);
-    world.check("lines was told 3001, and is back", |world| {
-        world.clients.until("lines", REACTION, |events| {
-            let told = |it: &&&Value| it["state"] == "connecting" && it["code"] == 3001;
-            let back = events.iter().filter(|it| it["ev"] == "subscribed").count();
-            ensure(events.iter().any(|it| told(&it)) && back == 2, || format!("{events:?}"))
-        })
-    });
-}
-
-/// One node, everything permitted, all transports on.
-fn open_config() -> String {
-    let one_way = ["uni_sse", "uni_http_stream", "uni_websocket"];
-    let sections: String = one_way.map(|it| format!("[{it}]\nenabled = true\n")).concat();
-    let client = "[client]\nsubscribe_to = [\"plain:news\"]\nallowed_origins = [\"https://*.example.com\"]\nqueue_max_size = 65536\n";
-    format!("{sections}{}", CONFIG.replace("[client]\n", client))
-}
-
-const CONNECT: &str = r#"{"id":1,"connect":{}}"#;
-const SSE: &str = "/connection/sse?cf_connect=%7B%22id%22%3A1%2C%22connect%22%3A%7B%7D%7D";
-
-#[test]
-fn what_breaks_the_protocol_ends_the_stream_with_its_code() -> Result<(), String> {
-    let cluster = Cluster::start_with(1, &open_config())?;
-    let server = cluster.node(0).http;
-    let mut stream = Stream::post(server, "/connection/http_stream", "nonsense")?;
-    let expected = json!({"push": {"disconnect": {"code": 3501, "reason": "bad request"}}});
-    let last = stream.last(REACTION)?;
-    ensure(last == expected, || last.to_string())?;
-    let mut stream = Stream::get(server, SSE)?;
-    let reply = stream.message(REACTION)?;
-    let command = |data: &str| {
-        let connect = &reply["connect"];
-        json!({"session": connect["session"], "node": connect["node"], "data": data})
-    };
-    let taken = http::post(server, "/emulation", &[], &command(CONNECT))?;
-    ensure(taken.status == 204, || format!("{taken:?}"))?;
-    let last = stream.last(REACTION)?;
-    ensure(last == expected, || last.to_string())?;
-    let late = http::post(server, "/emulation", &[], &command("{}"))?;
-    ensure(late.status == 204, || format!("{late:?}"))?;
-    until(REACTION, || {
-        let open = cluster.metric(0, "roomcast_connections")?;
-        ensure(open == 0.0, || format!("{open} are open"))
-    })
-}
-
-#[test]
-fn requests_that_make_no_sense_are_refused() -> Result<(), String> {
-    let cluster = Cluster::start_with(1, &open_config())?;
-    let server = cluster.node(0).http;
-    let cases = [
-        ("GET", "/connection/sse", "", 400),
-        ("GET", "/connection/http_stream", "", 405),
-        ("POST", "/connection/http_stream", "", 400),
-        ("POST", "/connection/uni_http_stream", "[]", 400),
-        ("GET", "/connection/uni_sse?cf_connect=nonsense", "", 400),
-        ("POST", "/emulation", "nonsense", 400),
-        ("POST", "/emulation", r#"{"node":"0123456789abcdef","session":"x","data":""}"#, 404),
-        ("POST", "/connection/nowhere", "{}", 404),
-    ];
-    for (method, path, body, status) in cases {
-        let answer = http::request(server, method, path, &[], body)?;
-        ensure(answer.status == status, || format!("{method} {path}: {answer:?}"))?;
+        world.check(&format!("{client} reads 4000 deltas"), |world| {
+            let read = world.clients.call(client, "read_deltas", json!({"pairs": pairs}));
+            let read = read.map_err(|refusal| refusal.to_string())?;
+            ensure(read == json!({"wrong": []}), || read.to_string())
+        });
     }
-    let large = format!("{{\"data\":\"{}\"}}", "x".repeat(70_000));
-    let answer = http::request(server, "POST", "/emulation", &[], &large)?;
-    ensure(answer.status == 413, || format!("{answer:?}"))
 }
 
 #[test]
-fn pages_of_other_sites_are_refused_and_browsers_are_told_who_may() -> Result<(), String> {
-    let cluster = Cluster::start_with(1, &open_config())?;
-    let server = cluster.node(0).http;
-    let own = [("Origin", "https://app.example.com"), ("Access-Control-Request-Headers", "x-y")];
-    let other = [("Origin", "https://example.org")];
-    for path in ["/connection/http_stream", "/connection/uni_sse", "/connection/sse", "/emulation"]
+fn a_cache_gives_the_newest_to_whoever_comes() {
+    let mut world = world_of_four(2);
+    let ask =
+        |world: &mut World, client: &str, room: &str, filter: Option<&str>, recovered: bool| {
+            let filter = filter.map(|it| json!({"key": "t", "cmp": "eq", "val": it}));
+            let mut options = json!({"since": {"offset": 0, "epoch": ""}});
+            options["tagsFilter"] = filter.into();
+            world.check(&format!("{client} asks for the newest of {room}: {recovered}"), |world| {
+                let done = world.clients.subscribe_with(client, room, options);
+                let done = done.map_err(|refusal| refusal.to_string())?;
+                let right = done["recovered"] == recovered && done["wasRecovering"] == true;
+                ensure(right, || done.to_string())
+            });
+        };
+    ask(&mut world, "js", "cache:empty", None, false);
+    for n in 1..=5 {
+        let tags = json!({"t": if n == 3 { "odd one" } else { "other" }});
+        world.api(0, "publish", json!({"channel": "cache:a", "data": n, "tags": tags}));
+    }
+    for (client, ..) in &FOUR[..2] {
+        ask(&mut world, client, "cache:a", None, true);
+        gets(&mut world, client, "cache:a", "data", &[json!(5)]);
+        world.play([Unsubscribe { client, room: "cache:a" }]);
+    }
+    for (index, (client, filter, wanted)) in
+        [("c", "odd one", Some(3)), ("d", "other", Some(5)), ("e", "none", None)]
+            .into_iter()
+            .enumerate()
     {
-        let asked = http::request(server, "OPTIONS", path, &own, "")?;
-        let header = |name| asked.header(name).unwrap_or_default();
-        let right = header("access-control-allow-origin") == own[0].1
-            && header("access-control-allow-headers") == "x-y"
-            && header("access-control-allow-credentials") == "true";
-        ensure(asked.status == 204 && right, || format!("{path}: {asked:?}"))?;
-        for method in ["OPTIONS", "POST"] {
-            let refused = http::request(server, method, path, &other, CONNECT)?;
-            let silent = refused.header("access-control-allow-origin").is_none();
-            ensure(refused.status == 403 && silent, || format!("{path}: {refused:?}"))?;
+        world.play([Connect { client, sdk: Js, format: Protobuf, node: index % 2 }]);
+        ask(&mut world, client, "cache:a", Some(filter), wanted.is_some());
+        let wanted: Vec<Value> = wanted.into_iter().map(Value::from).collect();
+        gets(&mut world, client, "cache:a", "data", &wanted);
+    }
+}
+
+#[test]
+fn an_application_with_a_state_of_its_own_loads_it_again_when_it_has_to() {
+    let mut world = world_of_four(2);
+    for n in 1..=9 {
+        world.api(n % 2, "publish", json!({"channel": "state", "data": n}));
+    }
+    let epoch = world.api(0, "history", json!({"channel": "state"}))["epoch"].clone();
+    for (client, ..) in &FOUR[..2] {
+        let states = json!([{"offset": 3, "epoch": "gone"}, {"offset": 6, "epoch": epoch}]);
+        subscribe(&mut world, client, "state", json!({"states": states}));
+        gets(&mut world, client, "state", "data", &[json!(7), json!(8), json!(9)]);
+        world.check("its state was asked for again after 112", |world| {
+            let events = world.clients.events(client);
+            let asked = events.iter().filter(|it| it["ev"] == "state_asked").count();
+            ensure(asked == 2, || format!("{asked} times"))
+        });
+    }
+}
+
+#[test]
+fn sdks_page_through_a_history_and_are_told_what_is_wrong() {
+    let mut world = world_of_four(2);
+    for n in 1..=25 {
+        world.api(n % 2, "publish", json!({"channel": "book", "data": n}));
+    }
+    for (client, ..) in FOUR {
+        let read = |world: &mut World, limit: u64, since: Value, reverse: bool| {
+            let fields =
+                json!({"room": "book", "limit": limit, "since": since, "reverse": reverse});
+            world.clients.call(client, "history", fields).map_err(|refusal| refusal.code)
+        };
+        let numbers = |page: &Value| -> Vec<u64> {
+            let publications = page["publications"].as_array().cloned().unwrap_or_default();
+            publications.iter().filter_map(|it| it["data"].as_u64()).collect()
+        };
+        for reverse in [false, true] {
+            world.check(&format!("{client} pages, in reverse: {reverse}"), |world| {
+                let (mut all, mut since) = (Vec::new(), Value::Null);
+                while all.len() < 25 {
+                    let page = read(world, 7, since, reverse).map_err(|code| code.to_string())?;
+                    let offset = page["publications"].as_array().and_then(|it| it.last().cloned());
+                    let offset = offset.ok_or_else(|| format!("it ends after {all:?}"))?;
+                    since = json!({"offset": offset["offset"], "epoch": page["epoch"]});
+                    all.extend(numbers(&page));
+                }
+                let mut wanted: Vec<u64> = (1..=25).collect();
+                if reverse {
+                    wanted.reverse();
+                }
+                ensure(all == wanted, || format!("{all:?}"))
+            });
+        }
+        world.check("a limit of 0 gives the position", |world| {
+            let page = read(world, 0, Value::Null, false).map_err(|code| code.to_string())?;
+            ensure(page["offset"] == 25 && numbers(&page).is_empty(), || page.to_string())
+        });
+        for (since, reverse, code) in [
+            (json!({"offset": 3, "epoch": "wrong"}), false, 112),
+            (json!({"offset": 0, "epoch": ""}), true, 107),
+        ] {
+            world.check(&format!("{client} gets {code} for {since}"), |world| {
+                let refused = read(world, 5, since, reverse);
+                ensure(refused == Err(code), || format!("{refused:?}"))
+            });
         }
     }
-    let stream = Stream::open(server, "POST", "/connection/http_stream", &own, CONNECT)?;
-    let allowed = "access-control-allow-origin: https://app.example.com";
-    ensure(stream.head.contains(allowed), || stream.head.clone())
 }
 
 #[test]
-fn a_slow_reader_is_let_go_and_holds_up_no_one() -> Result<(), String> {
-    let cluster = Cluster::start_with(1, &open_config())?;
-    let server = cluster.node(0).http;
-    let first = format!("{CONNECT}\n{}", r#"{"id":2,"subscribe":{"channel":"plain:x"}}"#);
-    let mut slow = Stream::post(server, "/connection/http_stream", &first)?;
-    let mut quick = Stream::post(server, "/connection/http_stream", &first)?;
-    for stream in [&mut slow, &mut quick] {
-        stream.message(REACTION)?;
-        let subscribed = stream.message(REACTION)?;
-        ensure(subscribed["id"] == 2, || subscribed.to_string())?;
-    }
-    let data = "x".repeat(30 << 10);
-    // More than the buffers of both kernels hold.
-    for seq in 0..500 {
-        cluster.api(
-            0,
-            "publish",
-            &json!({"channel": "plain:x", "data": {"seq": seq, "data": data}}),
-        )?;
-        let push = quick.message(REACTION)?;
-        ensure(push["push"]["pub"]["data"]["seq"] == seq, || push.to_string())?;
-    }
-    until(REACTION, || {
-        let metrics = http::get(server, "/metrics")?.body;
-        let gone = ["3008", "3009"].iter().any(|code| {
-            metrics.contains(&format!("roomcast_disconnects_total{{code=\"{code}\"}} 1"))
+fn a_history_that_was_removed_can_not_be_recovered() {
+    let mut world = World::with(2, CONFIG);
+    world.play([
+        Connect { client: "behind", sdk: Js, format: Json, node: 0 },
+        Connect { client: "at-top", sdk: Js, format: Json, node: 1 },
+        Subscribe { client: "behind", room: "log" },
+        Subscribe { client: "at-top", room: "log" },
+    ]);
+    world.api(0, "publish", json!({"channel": "log", "data": 1}));
+    world.play([
+        Receive { clients: vec!["behind", "at-top"], room: "log", count: 1 },
+        Unplug { client: "behind" },
+    ]);
+    world.api(0, "publish", json!({"channel": "log", "data": 2}));
+    world.play([
+        Receive { clients: vec!["at-top"], room: "log", count: 2 },
+        Unplug { client: "at-top" },
+    ]);
+    world.api(1, "history_remove", json!({"channel": "log"}));
+    for (client, node, recovered) in [("behind", 1, false), ("at-top", 0, true)] {
+        world.play([MoveTo { client, node, room: "log" }]);
+        world.check(&format!("{client} has recovered: {recovered}"), |world| {
+            let last = last_recovered(world, client, "log");
+            ensure(last == Some(recovered), || format!("{last:?}"))
         });
-        let open = cluster.metric(0, "roomcast_connections")?;
-        ensure(gone && open == 1.0, || format!("{open} are open"))
-    })
+    }
+    world.api(0, "publish", json!({"channel": "log", "data": 3}));
+    gets(&mut world, "behind", "log", "data", &[json!(1), json!(3)]);
+    gets(&mut world, "at-top", "log", "data", &[json!(1), json!(2), json!(3)]);
 }
 
 #[test]
-fn transports_that_go_one_way_push_without_a_reply_around_it() -> Result<(), String> {
-    let cluster = Cluster::start_with(1, &open_config())?;
-    let server = cluster.node(0).http;
-    let mut streams = vec![
-        Stream::get(server, "/connection/uni_sse")?,
-        Stream::get(server, "/connection/uni_sse?cf_connect=%7B%22name%22%3A%22x%22%7D")?,
-        Stream::post(server, "/connection/uni_sse", "{}")?,
-        Stream::post(server, "/connection/uni_http_stream", r#"{"name":"x"}"#)?,
-    ];
-    for stream in &mut streams {
-        let connected = stream.message(REACTION)?;
-        let connect = &connected["connect"];
-        let right = connect["client"].is_string() && connect["session"].is_string();
-        ensure(right && connect["pong"].is_null(), || connected.to_string())?;
+fn data_in_another_format_is_a_bad_request() {
+    let mut world = world_of_four(1);
+    world.api(0, "publish", json!({"channel": "object:a", "data": {}}));
+    world.check("the API says so", |world| {
+        let body = json!({"channel": "object:a", "data": [1]});
+        let answer = world.cluster.api_answer(0, "publish", &body)?;
+        ensure(answer["error"]["code"] == 107, || answer.to_string())?;
+        let body = json!({"channels": ["object:a", "a"], "data": [1]});
+        let answer = world.cluster.api_answer(0, "broadcast", &body)?;
+        let responses = &answer["result"]["responses"];
+        let right = responses[0]["error"]["code"] == 107 && responses[1]["result"]["offset"] == 1;
+        ensure(right, || answer.to_string())
+    });
+    for (client, ..) in FOUR {
+        world.check(&format!("{client} is told so"), |world| {
+            match world.clients.publish(client, "object:a", json!("text")) {
+                Err(refusal) if refusal.code == 107 => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
     }
-    let open = |path| {
-        let (socket, head) = Socket::upgrade(server, path, &[])?;
-        ensure(head.starts_with("HTTP/1.1 101"), || head.clone()).map(|()| socket)
-    };
-    let path = "/connection/uni_websocket";
-    let mut sockets = [open(path)?, open("/connection/uni_websocket?cf_connect=%7B%7D")?];
-    sockets[0].send_text("{}")?;
-    let text = |socket: &mut Socket| match socket.event(REACTION)? {
-        Event::Text(text) => serde_json::from_str::<Value>(&text).map_err(|e| e.to_string()),
-        other => Err(format!("{other:?}")),
-    };
-    for socket in &mut sockets {
-        let connected = text(socket)?;
-        ensure(connected["connect"]["subs"]["plain:news"].is_object(), || connected.to_string())?;
-        // What else such a client says is nothing to the server.
-        socket.send_text("whatever")?;
-    }
-    cluster.api(0, "publish", &json!({"channel": "plain:news", "data": {"x": 1}}))?;
-    let pushed = json!({"channel": "plain:news", "pub": {"data": {"x": 1}}});
-    for stream in &mut streams {
-        let push = stream.message(REACTION)?;
-        ensure(push == pushed, || push.to_string())?;
-    }
-    for socket in &mut sockets {
-        let push = text(socket)?;
-        ensure(push == pushed, || push.to_string())?;
-    }
-    let mut last = Stream::post(server, "/connection/uni_http_stream", "{}")?;
-    let own = last.message(REACTION)?["connect"]["session"].clone();
-    cluster.api(0, "disconnect", &json!({"session": own}))?;
-    let told = last.last(REACTION)?;
-    ensure(told["disconnect"]["code"] == 3503, || told.to_string())?;
-    cluster.node(0).terminate();
-    let shutdown = json!({"disconnect": {"code": 3001, "reason": "shutdown"}});
-    for stream in &mut streams {
-        let told = stream.last(REACTION)?;
-        ensure(told == shutdown, || told.to_string())?;
-    }
-    for socket in &mut sockets {
-        let told = text(socket)?;
-        ensure(told == shutdown, || told.to_string())?;
-        let closed = socket.close_code(REACTION)?;
-        ensure(closed.as_ref().is_some_and(|it| it.0 == 3001), || format!("{closed:?}"))?;
-    }
-    Ok(())
-}
-
-/// Expired in 2020; for the key `cluster-tests`.
-const EXPIRED: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiI0MiIsImV4cCI6MTYwMDAwMDAwMH0.Eqkyjk10Gp_dVi-0BqhKptlN0fUaidHBn_RfK0JXmWA";
-
-#[test]
-fn who_only_listens_is_told_by_a_disconnect_what_others_are_told_by_an_error() -> Result<(), String>
-{
-    let tokens = "[client.token]\nhmac_secret_key = \"cluster-tests\"\n";
-    let config = "[uni_http_stream]\nenabled = true\n[http_api]\nkey = \"test\"\n";
-    let cluster = Cluster::start_with(1, &format!("{tokens}{config}"))?;
-    for (token, code) in [(EXPIRED, 3005), ("nonsense", 3500), ("", 3501)] {
-        let connect = json!({"token": token}).to_string();
-        let path = "/connection/uni_http_stream";
-        let told = Stream::post(cluster.node(0).http, path, &connect)?.last(REACTION)?;
-        ensure(told["disconnect"]["code"] == code, || format!("{token}: {told}"))?;
-    }
-    Ok(())
 }
