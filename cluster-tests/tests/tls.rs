@@ -109,7 +109,8 @@ fn the_sdk_works_over_tls_on_every_transport() -> Result<(), String> {
     authority.issue()?;
     let node = authority.start()?;
     let url = format!("wss://{}/connection/websocket", node.http);
-    let mut clients = Clients { authority: Some(authority.own.clone()), ..Clients::default() };
+    let mut clients = Clients::default();
+    clients.authority = Some(authority.own.clone());
     let names = ["json", "proto", "sse", "lines"];
     clients.connect("json", (Js, Json), &url).map_err(text)?;
     clients.connect("proto", (Js, Protobuf), &url).map_err(text)?;
