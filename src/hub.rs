@@ -186,8 +186,8 @@ impl Hub {
             };
             if let Some(socket) = &self.slots[member.slot as usize].socket {
                 let encoding = socket.encoding();
-                let index = form as usize * Encoding::COUNT + encoding.index();
-                let frame = frames[index].get_or_insert_with(|| match &offer {
+                let place = form as usize * Encoding::COUNT + encoding.index();
+                let frame = frames[place].get_or_insert_with(|| match &offer {
                     Some(offer) => encoding.message(&offer.push(form, encoding.format())),
                     None => encoding.message(&push),
                 });
