@@ -253,6 +253,19 @@ fn a_slow_reader_is_let_go_and_holds_up_no_one() -> Result<(), String> {
 }
 
 #[test]
+fn a_client_that_sends_on_the_connection_of_its_stream_loses_it() -> Result<(), String> {
+    let cluster = Cluster::start_with(1, &open_config())?;
+    let mut stream = Stream::post(cluster.node(0).http, "/connection/http_stream", CONNECT)?;
+    stream.message(REACTION)?;
+    // More than the dispatcher reads ahead, which then would look for room again and again.
+    stream.send_raw(&b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n".repeat(6000))?;
+    until(REACTION, || {
+        let open = cluster.metric(0, "roomcast_connections")?;
+        ensure(open == 0.0, || format!("{open} are open"))
+    })
+}
+
+#[test]
 fn transports_that_go_one_way_push_without_a_reply_around_it() -> Result<(), String> {
     let cluster = Cluster::start_with(1, &open_config())?;
     let server = cluster.node(0).http;
