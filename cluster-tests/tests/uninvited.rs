@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use chitchat::ChitchatHandle;
 use cluster_tests::check::{self, messages_of};
 use cluster_tests::cluster::{SECRET, sealed_config};
 use cluster_tests::sdk::Format::Json;
@@ -22,6 +23,7 @@ use roomcast::mesh::noise::Handshake;
 use roomcast::mesh::wire::{self, Hello, Message};
 use roomcast::metrics::Metrics;
 use serde_json::json;
+use tokio::runtime::Runtime;
 
 const GOSSIP_DROPPED: &str = "roomcast_gossip_dropped_total";
 const NOT_INTRODUCED: &str = "roomcast_mesh_links_closed_total{reason=\"not_introduced\"}";
@@ -311,12 +313,12 @@ fn a_node_of_another_mesh_version_gets_no_link() {
     it.end();
 }
 
-/// Gossips as a ready node of another mesh version, until the returned runtime is dropped.
-fn gossip_as_another_version(world: &World) -> tokio::runtime::Runtime {
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+/// Gossips as a ready node of another mesh version, until what is returned is dropped.
+fn gossip_as_another_version(world: &World) -> (Runtime, ChitchatHandle) {
+    let runtime = Runtime::new().expect("a runtime");
     let (a, b) = (&world.cluster.node(0).gossip, &world.cluster.node(1).gossip);
     let join = vec![a.clone(), b.clone()];
-    runtime.block_on(async {
+    let handle = runtime.block_on(async {
         let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a port");
         let gossip = socket.local_addr().expect("an address");
         // No one listens there: whoever placed a room on it would wait for ever.
@@ -331,8 +333,9 @@ fn gossip_as_another_version(world: &World) -> tokio::runtime::Runtime {
         handle
             .with_chitchat(|it| it.self_node_state().set(membership::VERSION, newer.as_str()))
             .await;
+        handle
     });
-    runtime
+    (runtime, handle)
 }
 
 #[test]
