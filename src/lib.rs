@@ -57,6 +57,7 @@
 //!
 //! [placement]: cluster::placement
 
+pub mod access;
 pub mod clock;
 pub mod cluster;
 pub mod config;

@@ -1,9 +1,11 @@
 //! The `roomcast` program: arguments → [`Config`] → [`roomcast::node::run`] → exit code.
 
+mod tokens;
+
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use roomcast::config::{Config, load};
+use roomcast::config::{Config, Invalid, load};
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
@@ -32,6 +34,14 @@ enum Command {
     Checkconfig(Serve),
     /// Print a configuration file with every option, its default and what it means.
     Defaultconfig,
+    /// Sign a connection token with client.token.hmac_secret_key, to try things with.
+    Gentoken(tokens::Connection),
+    /// Sign a subscription token.
+    Gensubtoken(tokens::Subscription),
+    /// Check a connection token as a node would, and print what it says.
+    Checktoken(tokens::Check),
+    /// Check a subscription token as a node would, and print what it says.
+    Checksubtoken(tokens::Check),
 }
 
 #[derive(Args)]
@@ -57,7 +67,11 @@ struct Serve {
 }
 
 impl Serve {
-    fn load(self) -> Result<Config, roomcast::config::Invalid> {
+    fn with(&self, action: impl FnOnce(Config) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        action(self.load()?)
+    }
+
+    fn load(&self) -> anyhow::Result<Config> {
         let mut flags: Vec<(&'static str, Value)> = Vec::new();
         if let Some(listen) = self.listen {
             flags.push(("http_server.address", listen.ip().to_string().into()));
@@ -67,45 +81,44 @@ impl Serve {
         for (key, address) in addresses {
             flags.extend(address.map(|address| (key, address.to_string().into())));
         }
-        flags.extend(self.node_name.map(|name| ("node.name", name.into())));
+        flags.extend(self.node_name.as_ref().map(|name| ("node.name", name.as_str().into())));
         if !self.join.is_empty() {
-            flags.push(("cluster.join", self.join.into()));
+            flags.push(("cluster.join", self.join.clone().into()));
         }
-        load::load(self.config.as_deref(), std::env::vars(), flags)
+        Ok(load::load(self.config.as_deref(), std::env::vars(), flags)?)
     }
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Serve(serve) => match serve.load() {
-            Ok(config) => run(config),
-            Err(invalid) => return report_invalid(&invalid),
-        },
-        Command::Checkconfig(serve) => match serve.load() {
-            Ok(_) => {
-                println!("The configuration is valid.");
-                Ok(())
-            }
-            Err(invalid) => return report_invalid(&invalid),
-        },
+        Command::Serve(serve) => serve.with(run),
+        Command::Checkconfig(serve) => serve.with(|_| {
+            println!("The configuration is valid.");
+            Ok(())
+        }),
         Command::Defaultconfig => {
             print!("{}", roomcast::config::reference::reference());
             Ok(())
         }
         Command::Demo { port } => roomcast::demo::run(port),
+        Command::Gentoken(it) => it.serve.load().and_then(|config| it.make(&config)),
+        Command::Gensubtoken(it) => it.connection.serve.load().and_then(|config| it.make(&config)),
+        Command::Checktoken(it) => it.serve.load().and_then(|config| it.connection(&config)),
+        Command::Checksubtoken(it) => it.serve.load().and_then(|config| it.subscription(&config)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("roomcast: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => match error.downcast_ref::<Invalid>() {
+            Some(invalid) => {
+                eprintln!("roomcast: the configuration is not valid: {invalid}");
+                ExitCode::from(2)
+            }
+            None => {
+                eprintln!("roomcast: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
     }
-}
-
-fn report_invalid(invalid: &roomcast::config::Invalid) -> ExitCode {
-    eprintln!("roomcast: the configuration is not valid: {invalid}");
-    ExitCode::from(2)
 }
 
 /// A node whose registry or hub is gone would look well and answer nothing; its clients are better off on

@@ -101,11 +101,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
     }
     let (hubs, hubs_started) = mpsc::unbounded_channel();
-    let sessions = Arc::new(session_settings(&config, me.id().to_string()));
+    let (sessions, keys) = session_settings(&config, me.id().to_string())?;
     let leaving = Arc::new(Leaving::default());
     let parts = Parts {
         config: config.clone(),
-        sessions,
+        sessions: Arc::new(sessions),
+        keys,
         registry: registry.clone(),
         metrics: metrics.clone(),
         users,
@@ -303,7 +304,7 @@ async fn disconnect_all(
         loop {
             // A worker may get its first connection, and so its hub, after all others are told.
             while let Ok(hub) = hubs.try_recv() {
-                hub.do_send(disconnect);
+                hub.do_send(disconnect.clone());
             }
             if metrics.connections.get() <= 0 {
                 return;

@@ -16,7 +16,7 @@ use roomcast::{
         Subscribed,
     },
     server::parts::session_settings,
-    session::state::{Env, In, Out, Settings, State},
+    session::state::{CallFailed, Env, In, Out, Settings, State},
     time::Time,
 };
 use serde_json::json;
@@ -92,7 +92,7 @@ impl Talk {
     }
 
     fn handle(&mut self, input: In) {
-        let mut out = Vec::new();
+        let (mut out, mut calls) = (Vec::new(), Vec::new());
         let env = Env {
             settings: self.settings,
             now: self.now,
@@ -112,8 +112,13 @@ impl Talk {
                     assert!(room.len() <= self.settings.channel_max_length);
                     self.waiting.push((room, request));
                 }
+                Out::Call(number, _) => calls.push(number),
                 Out::WakeAt(_) | Out::Close(_) | Out::Authenticated(_) => {}
             }
+        }
+        // No one outside answers.
+        for number in calls {
+            self.handle(In::Called(number, Err(CallFailed)));
         }
         let most = self.settings.in_flight_limit + self.settings.channel_limit + 64;
         assert!(self.waiting.len() <= most, "{} requests in flight", self.waiting.len());
@@ -195,5 +200,5 @@ fn settings(insecure: bool) -> Settings {
         ("client.concurrency", json!(8)),
     ];
     let config = load::load(None, [], options).unwrap_or_else(|why| panic!("{why}"));
-    session_settings(&config, "n".into())
+    session_settings(&config, "n".into()).unwrap_or_else(|why| panic!("{why}")).0
 }

@@ -107,8 +107,23 @@ section! {
         /// Origins (`https://example.com`, `*` stands for anything) of pages that may connect. Empty: only
         /// clients that send no Origin header, so no browsers.
         allowed_origins: Vec<String> = Vec::new(),
-        /// How connection tokens are checked.
+        /// Let no one in whose token names no user (3507).
+        disallow_anonymous_connection_tokens: bool = false,
+        /// A header of the upgrade request that names the user of a client without a token. Only behind a proxy
+        /// that sets it on every request: whoever can send it is whoever it says. Empty: none.
+        user_id_http_header: String = String::new(),
+        /// How tokens are checked: those of connections, and of subscriptions unless `subscription_token` is on.
         token: Token = Token::default(),
+        /// How subscription tokens are checked, if otherwise.
+        subscription_token: SubscriptionToken = SubscriptionToken::default(),
+        /// Rooms that the server puts every client into.
+        subscribe_to: Vec<String> = Vec::new(),
+        /// A room of its own that the server puts each user into.
+        subscribe_to_user_personal_channel: PersonalChannel = PersonalChannel::default(),
+        /// How long a client whose token has expired may take to bring a new one.
+        expired_close_delay: Span = seconds(25),
+        /// How long it may for a subscription.
+        expired_sub_close_delay: Span = seconds(25),
         /// The most rooms that one client may be in.
         channel_limit: usize = 128,
         /// Bytes that may wait for one client; more, and it is closed with 3008.
@@ -132,11 +147,64 @@ section! {
     }
 }
 
+/// The options of both kinds of tokens are the same.
+macro_rules! token_section {
+    ($(#[$doc:meta])* $name:ident { $($first:tt)* }) => {
+        section! {
+            $(#[$doc])*
+            $name {
+                $($first)*
+                /// Secret of tokens signed by HS256, HS384 or HS512.
+                hmac_secret_key: String = String::new(),
+                /// The secret before it, accepted as well while it is being changed.
+                hmac_previous_secret_key: String = String::new(),
+                /// Until when that is accepted, in seconds of Unix time. 0: as long as it is here.
+                hmac_previous_secret_key_valid_until: i64 = 0,
+                /// Public key, in PEM, of tokens signed by RS256, RS384 or RS512.
+                rsa_public_key: String = String::new(),
+                /// Public key, in PEM, of tokens signed by ES256 (P-256), ES384 (P-384) or ES512 (P-521).
+                ecdsa_public_key: String = String::new(),
+                /// URL of the keys (JSON web key set) of tokens signed by RS…, ES… or EdDSA. A token must name its
+                /// key (`kid`). They are fetched at the start, every hour, and when a token names a key that is not
+                /// among them, but no more than every five seconds. Stands in for the two public keys.
+                jwks_public_endpoint: String = String::new(),
+                /// Whom tokens must be for (`aud`). Empty: anyone.
+                audience: String = String::new(),
+                /// A regular expression that one of those whom a token is for must match. Empty: any does.
+                audience_regex: String = String::new(),
+                /// Who must have made them (`iss`). Empty: anyone.
+                issuer: String = String::new(),
+                /// A regular expression that whoever made them must match. Empty: anyone does.
+                issuer_regex: String = String::new(),
+                /// The claim that says the user. Empty: `sub`.
+                user_id_claim: String = String::new(),
+                /// Don't check signatures. For development only: anyone is whoever they say.
+                insecure_skip_signature_verify: bool = false,
+            }
+        }
+    };
+}
+
+token_section! {
+    /// How tokens are checked. Without any key, none is valid.
+    Token {}
+}
+
+token_section! {
+    /// How subscription tokens are checked, if otherwise than connection tokens.
+    SubscriptionToken {
+        /// Check them by what is here. Off: by `client.token`.
+        enabled: bool = false,
+    }
+}
+
 section! {
-    /// How connection tokens are checked.
-    Token {
-        /// Secret of tokens signed by HS256, HS384 or HS512. Empty: no token is valid.
-        hmac_secret_key: String = String::new(),
+    /// A room of its own that the server puts each user into.
+    PersonalChannel {
+        /// Put each user into the room `#USER`.
+        enabled: bool = false,
+        /// The namespace of these rooms. Empty: none.
+        personal_channel_namespace: String = String::new(),
     }
 }
 
@@ -158,6 +226,9 @@ section! {
         /// Rooms that the node knows. Over it, those go that nobody has used for the longest; a client that comes
         /// back to one of them is told that it can't recover. Rooms in use don't go.
         max_rooms: usize = 500_000,
+        /// What the data of a publication must be, where the namespace says nothing else: `json`, `json_object`,
+        /// `binary` (anything, also nothing), or empty: anything but nothing.
+        publication_data_format: String = String::new(),
         /// Rooms without a `:` in their name.
         without_namespace: Channel = Channel::default(),
         /// Rooms with a namespace before the first `:` of their name.
@@ -201,10 +272,26 @@ section! {
         allow_recovery: bool = false,
         /// `stream`: all that was missed; `cache`: the latest publication.
         force_recovery_mode: String = "stream".to_owned(),
+        /// Subscribers may ask for publications with certain tags only.
+        allow_tags_filter: bool = false,
+        /// The formats in which subscribers may ask for what is new against the publication before, instead of
+        /// whole publications. There is one: `fossil`.
+        allowed_delta_types: Vec<String> = Vec::new(),
+        /// Send every publication so to those that ask, not only those published with `delta`.
+        delta_publish: bool = false,
+        /// What the data of a publication must be: `json`, `json_object`, `binary` (anything, also nothing), or
+        /// empty: what `channel.publication_data_format` says.
+        publication_data_format: String = String::new(),
         /// Clients may subscribe without a subscription token.
         allow_subscribe_for_client: bool = false,
         /// Anonymous clients may subscribe too, where clients may.
         allow_subscribe_for_anonymous: bool = false,
+        /// Users may enter rooms whose names end in `#` and a list of users (`room#42`, `room#42,43`) with them in
+        /// it; no one else may.
+        allow_user_limited_channels: bool = false,
+        /// A regular expression that names of rooms must match behind the namespace; clients get error 107 for
+        /// others. Empty: any does.
+        channel_regex: String = String::new(),
         /// Clients may publish.
         allow_publish_for_client: bool = false,
         /// Subscribers may publish.

@@ -25,6 +25,8 @@ const SECTIONS: &[(&str, Docs)] = &[
     ("http_server", raw::HttpServer::DOCS),
     ("client", raw::Client::DOCS),
     ("client.token", raw::Token::DOCS),
+    ("client.subscription_token", raw::SubscriptionToken::DOCS),
+    ("client.subscribe_to_user_personal_channel", raw::PersonalChannel::DOCS),
     ("websocket", raw::WebSocket::DOCS),
     ("channel", raw::Channels::DOCS),
     ("channel.without_namespace", raw::Channel::DOCS),

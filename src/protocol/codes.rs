@@ -2,6 +2,8 @@
 //!
 //! They are part of the public protocol: SDKs decide by them whether to retry, resubscribe or give up.
 
+use std::sync::Arc;
+
 use super::message;
 
 /// Why a command failed. The connection goes on.
@@ -66,7 +68,7 @@ impl From<ErrorCode> for message::Error {
 /// Why the server closes a connection; sent as the WebSocket close code.
 ///
 /// Clients reconnect unless the code is in 3500–3999.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Disconnect {
     /// The transport is gone already; no close frame can be sent.
     ConnectionClosed,
@@ -104,11 +106,23 @@ pub enum Disconnect {
     MessageTooBig,
     /// The client said goodbye (1000 echoes a normal close).
     Normal,
+    /// The subscription that the server had put the client into has expired.
+    SubscriptionExpired,
+    /// The server wants the client to connect anew.
+    ForceReconnect,
+    /// The user has as many connections as it may.
+    ConnectionLimit,
+    /// The server would put the client into more rooms than it may be in.
+    ChannelLimit,
+    /// The client may not connect.
+    PermissionDenied,
+    /// Whatever the application says: code and reason.
+    Custom(u16, Arc<str>),
 }
 
 impl Disconnect {
     /// Close code and reason as they go on the wire.
-    pub const fn parts(self) -> (u16, &'static str) {
+    pub fn parts(&self) -> (u16, &str) {
         match self {
             Self::Normal => (1000, ""),
             Self::WebSocketProtocol => (1002, "protocol error"),
@@ -128,6 +142,12 @@ impl Disconnect {
             Self::Stale => (3502, "stale"),
             Self::ForceNoReconnect => (3503, "force disconnect"),
             Self::NotAvailable => (3508, "not available"),
+            Self::SubscriptionExpired => (3006, "subscription expired"),
+            Self::ForceReconnect => (3011, "force reconnect"),
+            Self::ConnectionLimit => (3504, "connection limit"),
+            Self::ChannelLimit => (3505, "channel limit"),
+            Self::PermissionDenied => (3507, "permission denied"),
+            Self::Custom(code, reason) => (*code, reason),
         }
     }
 }
@@ -139,6 +159,8 @@ pub enum Unsubscribed {
     Server,
     /// The node can no longer vouch that the client has seen everything.
     InsufficientState,
+    /// The subscription's token expired and was not refreshed in time.
+    Expired,
 }
 
 impl Unsubscribed {
@@ -147,6 +169,7 @@ impl Unsubscribed {
         match self {
             Self::Server => (2000, "server unsubscribe"),
             Self::InsufficientState => (2500, "insufficient state"),
+            Self::Expired => (2501, "expired"),
         }
     }
 }

@@ -16,13 +16,14 @@ use super::{
 use crate::{
     clock,
     cluster::{node::NodeId, view::View},
-    hub::{FromRegistry, Hub},
+    hub::{FromRegistry, Hub, Tell},
     mesh::{
         link::{Link, Queue},
         wire::{self, Message as PeerMessage, RoomMessage},
     },
     metrics::Metrics,
     protocol::codes::ErrorCode,
+    session::state::In as SocketIn,
     time::Time,
     users::Users,
 };
@@ -101,6 +102,13 @@ impl RoomRegistry {
                 }
             }
             Out::Send { to, message } => self.send(&to, message),
+            Out::Control(control) => {
+                for socket in self.users.of(&control.user) {
+                    if let Some(hub) = self.hubs.get(&socket.worker) {
+                        hub.do_send(Tell(socket, SocketIn::Control(control.clone())));
+                    }
+                }
+            }
             Out::Findings { to, findings } => {
                 if let Some(Call::Survey(reply)) = self.calls.remove(&to) {
                     let _ = reply.send(findings);

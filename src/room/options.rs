@@ -27,8 +27,59 @@ pub struct RoomOptions {
     pub allow_recovery: bool,
     /// Recover the latest publication only.
     pub recovery_cache: bool,
+    /// Subscribers may ask for publications with certain tags only.
+    pub allow_tags_filter: bool,
+    /// Subscribers may ask for deltas in Fossil's format.
+    pub allow_delta: bool,
+    /// Every publication may become a delta, not only those whose publisher says so.
+    pub delta_publish: bool,
+    /// What a publication must be.
+    pub data_format: DataFormat,
     /// Who may subscribe, publish, and read.
     pub permissions: Permissions,
+    /// Users may enter rooms whose names end in `#` and a list of users with them in it.
+    pub allow_user_limited: bool,
+    /// What a room's name must look like behind its namespace.
+    pub name_pattern: Option<NamePattern>,
+}
+
+/// What a name must look like.
+#[derive(Debug, Clone)]
+pub struct NamePattern(pub regex::Regex);
+
+impl PartialEq for NamePattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Eq for NamePattern {}
+
+/// What the data of a publication must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DataFormat {
+    /// Anything but empty.
+    #[default]
+    NotEmpty,
+    /// JSON.
+    Json,
+    /// A JSON object.
+    JsonObject,
+    /// Anything, also nothing.
+    Binary,
+}
+
+impl DataFormat {
+    /// Whether `data` is that.
+    pub fn accepts(self, data: &[u8]) -> bool {
+        let json = || serde_json::from_slice::<serde::de::IgnoredAny>(data).is_ok();
+        match self {
+            Self::NotEmpty => !data.is_empty(),
+            Self::Json => json(),
+            Self::JsonObject => data.trim_ascii_start().first() == Some(&b'{') && json(),
+            Self::Binary => true,
+        }
+    }
 }
 
 /// Who may do what without a subscription token.
@@ -75,6 +126,12 @@ impl Permissions {
 }
 
 impl RoomOptions {
+    /// Whether a room of this namespace may have such a name.
+    pub fn allows_name(&self, room: &str) -> bool {
+        let rest = room.split_once(NAMESPACE).map_or(room, |(_, rest)| rest);
+        self.name_pattern.as_ref().is_none_or(|it| it.0.is_match(rest))
+    }
+
     /// Whether publications get positions and are kept.
     pub fn keeps_history(&self) -> bool {
         self.history_size > 0 && !self.history_ttl.is_zero()
@@ -83,6 +140,34 @@ impl RoomOptions {
     /// Whether the home must know who is there.
     pub fn knows_clients(&self) -> bool {
         self.presence || self.join_leave
+    }
+}
+
+/// Begins the names of rooms that need a subscription token.
+const PRIVATE: char = '$';
+/// Ends the namespace in a room's name.
+const NAMESPACE: char = ':';
+/// Begins the list of the only users of a room, at the end of its name.
+const USERS: char = '#';
+/// Separates those users.
+const USER: char = ',';
+
+/// Whether a room needs a subscription token.
+pub fn is_private(room: &str) -> bool {
+    room.starts_with(PRIVATE)
+}
+
+/// Whether a room is for some users only, and this one of them; none if it is for all.
+pub fn is_limited_to(room: &str, user: &str) -> Option<bool> {
+    let (_, users) = room.rsplit_once(USERS)?;
+    Some(!user.is_empty() && users.split(USER).any(|it| it == user))
+}
+
+/// The room that is a user's own.
+pub fn personal(namespace: &str, user: &str) -> String {
+    match namespace {
+        "" => format!("{USERS}{user}"),
+        namespace => format!("{namespace}{NAMESPACE}{USERS}{user}"),
     }
 }
 
@@ -98,9 +183,11 @@ pub struct Namespaces {
 impl Namespaces {
     /// The options of a room; none if its namespace is not configured.
     pub fn options(&self, room: &str) -> Option<&Arc<RoomOptions>> {
-        match room.split_once(':') {
+        match room.split_once(NAMESPACE) {
             None => Some(&self.default),
-            Some((namespace, _)) => self.named.get(namespace.trim_start_matches('$')),
+            Some((namespace, _)) => {
+                self.named.get(namespace.strip_prefix(PRIVATE).unwrap_or(namespace))
+            }
         }
     }
 }
@@ -108,6 +195,22 @@ impl Namespaces {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn data_is_what_it_must_be() {
+        let cases: [(&[u8], [bool; 4]); 5] = [
+            (b"", [false, false, false, true]),
+            (b"[1]", [true, true, false, true]),
+            (b" {\"a\": 1} ", [true, true, true, true]),
+            (b"{", [true, false, false, true]),
+            (b"\xff", [true, false, false, true]),
+        ];
+        for (data, accepted) in cases {
+            use DataFormat::{Binary, Json, JsonObject, NotEmpty};
+            let all = [NotEmpty, Json, JsonObject, Binary];
+            assert_eq!(all.map(|format| format.accepts(data)), accepted, "{data:?}");
+        }
+    }
 
     #[test]
     fn anonymous_clients_need_both_options() {
@@ -144,5 +247,26 @@ mod tests {
         assert_eq!(namespaces.options("chat:a:b"), Some(&chat));
         assert_eq!(namespaces.options("$chat:a"), Some(&chat));
         assert_eq!(namespaces.options("other:a"), None);
+        assert_eq!(namespaces.options("$$chat:a"), None);
+    }
+
+    #[test]
+    fn a_room_may_name_its_users() {
+        assert_eq!(is_limited_to("chat:a", "42"), None);
+        assert_eq!(is_limited_to("chat:a#42", "42"), Some(true));
+        assert_eq!(is_limited_to("chat:a#b#41,42", "42"), Some(true));
+        assert_eq!(is_limited_to("chat:a#42#41", "42"), Some(false), "the last list counts");
+        assert_eq!(is_limited_to("chat:a#4,2", "42"), Some(false));
+        assert_eq!(is_limited_to("chat:a#", ""), Some(false), "nobody is not a user");
+        assert_eq!(is_limited_to(&personal("chat", "42"), "42"), Some(true));
+        assert_eq!(personal("", "42"), "#42");
+    }
+
+    #[test]
+    fn the_pattern_is_for_what_follows_the_namespace() {
+        let pattern = regex::Regex::new("^[a-z]+$").ok().map(NamePattern);
+        let options = RoomOptions { name_pattern: pattern, ..Default::default() };
+        assert!(options.allows_name("chat1:abc") && options.allows_name("abc"));
+        assert!(!options.allows_name("chat:abc1") && !options.allows_name("chat:"));
     }
 }

@@ -186,6 +186,7 @@ impl State {
                 id: it.id,
                 room: room.clone(),
                 flags: it.flags,
+                wish: it.wish,
                 result: Err(error),
             },
             Request::Unsubscribe { socket, reply, .. } => {
@@ -408,7 +409,7 @@ impl State {
         self.close_surveys();
     }
 
-    fn find(&self, survey: &Survey) -> Finding {
+    fn find(&mut self, survey: &Survey) -> Finding {
         let occupied = || self.rooms.iter().filter(|(_, room)| !room.local().is_empty());
         match survey {
             Survey::Info => Finding::Info(NodeFacts {
@@ -422,6 +423,10 @@ impl State {
                     .map(|(name, room)| (name.clone(), room.local().len() as u32))
                     .collect(),
             ),
+            Survey::Control(control) => {
+                self.node.out.push(Out::Control(Arc::new(control.clone())));
+                Finding::Controlled
+            }
         }
     }
 
@@ -438,6 +443,11 @@ impl State {
         while self.rooms.len() > self.node.settings.room_limit {
             let Some((_, name)) = self.idle.pop_first() else { break };
             self.forget(&name);
+        }
+        while let Some(name) = self.node.memory.too_many_keys(self.node.now) {
+            if let Some(room) = self.rooms.get_mut(&name) {
+                room.forget_oldest_key();
+            }
         }
         let memory = &mut self.node.memory;
         while memory.bytes() > self.node.settings.history_bytes {
@@ -486,13 +496,8 @@ mod tests {
     }
 
     fn publish(state: &mut State, room: &str, bytes: usize, at: u64) -> Vec<Out> {
-        let publication = NewPublication {
-            data: vec![b'x'; bytes].into(),
-            info: None,
-            tags: Default::default(),
-            idempotency_key: None,
-            skip_history: false,
-        };
+        let publication =
+            NewPublication { data: vec![b'x'; bytes].into(), ..NewPublication::default() };
         let request = Request::Publish(publication, ReplyTo::Api(at));
         state.handle(In::Request(room.into(), request), Time::from_millis(1_000 + at))
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
-use super::{key, parts::Parts};
+use super::{control, key, parts::Parts};
 use crate::{
     cluster::node::NodeId,
     protocol::{codes::ErrorCode, message},
@@ -17,7 +17,7 @@ use crate::{
         actor::{ApiAsk, ApiSurvey},
         types::{
             Answer, Finding, Findings, HistoryFilter, NewPublication, NodeFacts, Query, ReplyTo,
-            Request, RoomName, Since, Survey, Tags,
+            Request, RoomName, Since, Survey, Tags, Version,
         },
     },
     session::reply,
@@ -29,10 +29,28 @@ const HISTORY_LIMIT: usize = 10_000;
 const BODY_LIMIT: usize = 16 << 20;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest idempotency key, in bytes.
+/// The longest idempotency key and version epoch, in bytes.
 const MAX_KEY: usize = 256;
 /// The most rooms that one broadcast goes to.
 const BROADCAST_LIMIT: usize = 10_000;
+
+/// Every method that is called with one request.
+const METHODS: &[&str] = &[
+    "publish",
+    "broadcast",
+    "subscribe",
+    "unsubscribe",
+    "disconnect",
+    "refresh",
+    "presence",
+    "presence_stats",
+    "history",
+    "history_remove",
+    "info",
+    "channels",
+    "drain",
+    "rpc",
+];
 
 /// The methods, under `/api`.
 pub fn routes(app: &mut web::ServiceConfig) {
@@ -57,15 +75,8 @@ async fn call(
         return HttpResponse::BadRequest().json(Outcome::Error(bad_request(problem)));
     }
     let result = match method.as_str() {
-        "publish" => publish(&parts, &body).await,
-        "broadcast" => broadcast(&parts, &body).await,
-        "presence" => room(&parts, &body, Query::Presence).await,
-        "presence_stats" => room(&parts, &body, Query::PresenceStats).await,
-        "history" => history(&parts, &body).await,
-        "history_remove" => room(&parts, &body, Query::RemoveHistory).await,
-        "info" => info(&parts).await,
-        "channels" => channels(&parts, &body).await,
-        "drain" => drain(&parts),
+        "batch" => control::batch(&parts, &body).await,
+        method if METHODS.contains(&method) => dispatch(&parts, method, &body).await,
         _ => {
             let error = ErrorCode::MethodNotFound.into();
             return HttpResponse::NotFound().json(Outcome::Error(error));
@@ -78,6 +89,27 @@ async fn call(
         _ => actix_web::http::StatusCode::OK,
     };
     HttpResponse::build(status).json(Outcome::from(result))
+}
+
+/// Calls a method.
+pub(super) async fn dispatch(parts: &Parts, method: &str, body: &[u8]) -> Called {
+    match method {
+        "publish" => publish(parts, body).await,
+        "broadcast" => broadcast(parts, body).await,
+        "subscribe" => control::subscribe(parts, body).await,
+        "unsubscribe" => control::unsubscribe(parts, body).await,
+        "disconnect" => control::disconnect(parts, body).await,
+        "refresh" => control::refresh(parts, body).await,
+        "presence" => room(parts, body, Query::Presence).await,
+        "presence_stats" => room(parts, body, Query::PresenceStats).await,
+        "history" => history(parts, body).await,
+        "history_remove" => room(parts, body, Query::RemoveHistory).await,
+        "info" => info(parts).await,
+        "channels" => channels(parts, body).await,
+        "drain" => drain(parts),
+        // Those of Centrifugo's extensions, of which there are none here.
+        _ => Err(ErrorCode::MethodNotFound.into()),
+    }
 }
 
 /// The connection ends with the answer: what else comes of the request is not read.
@@ -124,7 +156,7 @@ fn authorized(parts: &Parts, request: &HttpRequest) -> bool {
 }
 
 /// A call's result as it is written: payloads go through unread, so that no number is rounded on the way.
-type Called = Result<Box<RawValue>, message::Error>;
+pub(super) type Called = Result<Box<RawValue>, message::Error>;
 
 /// `{"result": …}` or `{"error": …}`.
 #[derive(Serialize)]
@@ -145,23 +177,52 @@ fn without_temporary<S: serde::Serializer>(
     error: &message::Error,
     to: S,
 ) -> Result<S::Ok, S::Error> {
-    message::Error { temporary: false, ..error.clone() }.serialize(to)
+    plain(error.clone()).serialize(to)
 }
 
-fn written<T: Serialize>(result: &T) -> Called {
+/// An error as callers of the API are told it.
+pub(super) fn plain(error: message::Error) -> message::Error {
+    message::Error { temporary: false, ..error }
+}
+
+/// What is given as JSON, or else in base64.
+pub(super) fn bytes(
+    key: &str,
+    json: Option<&RawValue>,
+    base64: Option<&str>,
+) -> Result<Bytes, message::Error> {
+    match (json, base64.unwrap_or_default()) {
+        (Some(json), _) => Ok(Bytes::copy_from_slice(json.get().as_bytes())),
+        (None, text) => base64::engine::general_purpose::STANDARD
+            .decode(text)
+            .map(Bytes::from)
+            .map_err(|_| bad_request(format!("{key} is not base64"))),
+    }
+}
+
+/// Whether a room may have such a name.
+pub(super) fn check_channel(parts: &Parts, channel: &str) -> Result<(), message::Error> {
+    let most = parts.config.channel_max_length;
+    if channel.is_empty() || channel.len() > most {
+        return Err(bad_request(format!("channel must have 1 to {most} bytes")));
+    }
+    Ok(())
+}
+
+pub(super) fn written<T: Serialize>(result: &T) -> Called {
     serde_json::value::to_raw_value(result).map_err(|error| {
         tracing::error!(%error, "a result of the API could not be written");
         ErrorCode::Internal.into()
     })
 }
 
-fn bad_request(why: impl std::fmt::Display) -> message::Error {
+pub(super) fn bad_request(why: impl std::fmt::Display) -> message::Error {
     let mut error = message::Error::from(ErrorCode::BadRequest);
     error.message = format!("bad request: {why}");
     error
 }
 
-fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, message::Error> {
+pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, message::Error> {
     serde_json::from_slice(body).map_err(bad_request)
 }
 
@@ -180,19 +241,18 @@ struct Publish {
     tags: Tags,
     #[serde(default)]
     idempotency_key: String,
+    #[serde(default)]
+    delta: bool,
+    #[serde(default)]
+    version: u64,
+    #[serde(default)]
+    version_epoch: String,
 }
 
 impl Publish {
     /// The publication; `limit` is what an outbox holds: more would close every subscriber.
     fn publication(&self, limit: usize) -> Result<NewPublication, message::Error> {
-        let data = match (&self.data, self.b64data.as_str()) {
-            (Some(data), _) => Bytes::copy_from_slice(data.get().as_bytes()),
-            (None, "") => return Err(bad_request("data or b64data is needed")),
-            (None, data) => base64::engine::general_purpose::STANDARD
-                .decode(data)
-                .map_err(|_| bad_request("b64data is not base64"))?
-                .into(),
-        };
+        let data = bytes("b64data", self.data.as_deref(), Some(&self.b64data))?;
         if data.len() > limit / 2 {
             let mut error = message::Error::from(ErrorCode::LimitExceeded);
             let (has, most) = (data.len(), limit / 2);
@@ -201,15 +261,20 @@ impl Publish {
             return Err(error);
         }
         let key = self.idempotency_key.as_str();
-        if key.len() > MAX_KEY {
-            return Err(bad_request(format!("idempotency_key has more than {MAX_KEY} bytes")));
+        for (name, value) in [("idempotency_key", key), ("version_epoch", &self.version_epoch)] {
+            if value.len() > MAX_KEY {
+                return Err(bad_request(format!("{name} has more than {MAX_KEY} bytes")));
+            }
         }
+        let version = Version { number: self.version, epoch: self.version_epoch.as_str().into() };
         Ok(NewPublication {
             data,
             info: None,
             tags: self.tags.clone(),
             idempotency_key: (!key.is_empty()).then(|| key.into()),
             skip_history: self.skip_history,
+            version: (self.version > 0).then_some(version),
+            delta: self.delta,
         })
     }
 }
@@ -217,7 +282,21 @@ impl Publish {
 async fn publish(parts: &Parts, body: &[u8]) -> Called {
     let call: Publish = parse(body)?;
     let publication = call.publication(parts.config.client.queue_max_size)?;
-    ask(parts, &call.channel, move |to| Request::Publish(publication, to)).await
+    publish_to(parts, &call.channel, publication).await
+}
+
+/// What the room's namespace says of publications holds here too. One without a namespace is refused there.
+async fn publish_to(parts: &Parts, channel: &str, mut publication: NewPublication) -> Called {
+    if let Some(options) = parts.config.namespaces.options(channel) {
+        publication.delta |= options.delta_publish;
+        if !options.data_format.accepts(&publication.data) {
+            return Err(bad_request(match publication.data.is_empty() {
+                true => "data or b64data is needed",
+                false => "data is not in the namespace's publication_data_format",
+            }));
+        }
+    }
+    ask(parts, channel, move |to| Request::Publish(publication, to)).await
 }
 
 async fn broadcast(parts: &Parts, body: &[u8]) -> Called {
@@ -226,10 +305,7 @@ async fn broadcast(parts: &Parts, body: &[u8]) -> Called {
     if call.channels.is_empty() || call.channels.len() > BROADCAST_LIMIT {
         return Err(bad_request(format!("channels must name 1 to {BROADCAST_LIMIT} rooms")));
     }
-    let answers = call.channels.iter().map(|channel| {
-        let publication = publication.clone();
-        ask(parts, channel, move |to| Request::Publish(publication, to))
-    });
+    let answers = call.channels.iter().map(|it| publish_to(parts, it, publication.clone()));
     // Asked in order, all at once; the answers come in order too.
     let mut answers: Vec<_> = answers.map(Box::pin).collect();
     let answers = futures_util::future::join_all(&mut answers).await;
@@ -282,10 +358,7 @@ async fn ask(
     channel: &str,
     request: impl FnOnce(ReplyTo) -> Request + Send + 'static,
 ) -> Called {
-    if channel.is_empty() || channel.len() > parts.config.channel_max_length {
-        let most = parts.config.channel_max_length;
-        return Err(bad_request(format!("channel must have 1 to {most} bytes")));
-    }
+    check_channel(parts, channel)?;
     let (reply, answer) = oneshot::channel();
     let request = Box::new(request);
     parts.registry.do_send(ApiAsk { room: channel.into(), request, reply });
@@ -324,7 +397,7 @@ async fn info(parts: &Parts) -> Called {
     let nodes = (findings.found.into_iter())
         .filter_map(|(_, finding)| match finding {
             Finding::Info(facts) => Some(facts),
-            Finding::Channels(_) => None,
+            Finding::Channels(_) | Finding::Controlled => None,
         })
         .collect();
     written(&Info { nodes, missing: names(&findings.missing) })
@@ -377,6 +450,6 @@ struct Subscribers {
     num_clients: u32,
 }
 
-fn names(nodes: &[NodeId]) -> Vec<String> {
+pub(super) fn names(nodes: &[NodeId]) -> Vec<String> {
     nodes.iter().map(ToString::to_string).collect()
 }

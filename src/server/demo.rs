@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::parts::Parts;
-use crate::{clock, session::token};
+use crate::{access::sign::sign as signed, clock};
 
 /// How long a demo token is good for, in seconds.
 const TOKEN_LIFE: i64 = 24 * 3600;
@@ -58,7 +58,7 @@ async fn sign(parts: web::Data<Parts>, wanted: web::Query<Wanted>) -> HttpRespon
     }
     let exp = clock::unix_seconds() + TOKEN_LIFE;
     let claims = json!({"sub": name, "info": {"name": name}, "exp": exp});
-    match token::sign(&parts.config.client.token.hmac_secret_key, &claims) {
+    match signed(parts.config.tokens.secret(), &claims) {
         Ok(token) => open_to_all(HttpResponse::Ok()).json(json!({"token": token})),
         Err(error) => {
             tracing::error!(%error, "a demo token could not be signed");

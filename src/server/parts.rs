@@ -13,12 +13,17 @@ use actix::prelude::*;
 
 use super::leaving::Leaving;
 use crate::{
+    access::{
+        jwks::{Fetcher, Fetchers},
+        keys::PublishedKeys,
+        verifier::Verifier,
+    },
     cluster::view::View,
-    config::Config,
+    config::{Config, tokens::Tokens},
     hub::Hub,
     metrics::Metrics,
     room::actor::{AddHub, RoomRegistry},
-    session::{self, context::Wire, socket::Shared, state},
+    session::{context::Wire, socket::Shared, state},
     users::Users,
 };
 
@@ -29,6 +34,8 @@ pub struct Parts {
     pub config: Arc<Config>,
     /// What sessions go by.
     pub sessions: Arc<state::Settings>,
+    /// Who fetches the keys of tokens.
+    pub keys: Fetchers,
     /// The node's rooms.
     pub registry: Addr<RoomRegistry>,
     /// What is counted.
@@ -43,14 +50,31 @@ pub struct Parts {
     pub view: tokio::sync::watch::Receiver<View>,
 }
 
-/// What sessions go by, according to the configuration.
-pub fn session_settings(config: &Config, node: String) -> state::Settings {
+/// What sessions go by, according to the configuration, and who fetches the keys of tokens for them.
+///
+/// # Errors
+/// If the keys of tokens can't be used or fetched.
+pub fn session_settings(
+    config: &Config,
+    node: String,
+) -> anyhow::Result<(state::Settings, Fetchers)> {
     let client = &config.client;
-    let secret = client.token.hmac_secret_key.as_str();
-    state::Settings {
+    let (tokens, connection) = token_checks(&config.tokens)?;
+    let (subscription_tokens, subscription) = match &config.subscription_tokens {
+        Some(own) => token_checks(own)?,
+        None => (tokens.clone(), connection.clone()),
+    };
+    let personal = &client.subscribe_to_user_personal_channel;
+    let settings = state::Settings {
         insecure: client.insecure,
         allow_anonymous: client.allow_anonymous_connect_without_token,
-        verifier: (!secret.is_empty()).then(|| session::token::Verifier::new(secret)),
+        refuse_anonymous_tokens: client.disallow_anonymous_connection_tokens,
+        tokens,
+        subscription_tokens,
+        subscribe_to: client.subscribe_to.clone(),
+        personal_rooms: personal.enabled.then(|| personal.personal_channel_namespace.clone()),
+        expired_close_delay: client.expired_close_delay.0,
+        expired_sub_close_delay: client.expired_sub_close_delay.0,
         namespaces: config.namespaces.clone(),
         ping_interval: client.ping_interval.0,
         pong_timeout: client.pong_timeout.0,
@@ -60,7 +84,16 @@ pub fn session_settings(config: &Config, node: String) -> state::Settings {
         history_limit: client.history_max_publication_limit,
         in_flight_limit: client.concurrency,
         node,
-    }
+    };
+    Ok((settings, Fetchers { connection, subscription }))
+}
+
+/// What checks one kind of tokens, and who fetches the keys for it.
+fn token_checks(tokens: &Tokens) -> anyhow::Result<(Arc<Verifier>, Option<Arc<Fetcher>>)> {
+    let keys = PublishedKeys::default();
+    let verifier = Arc::new(tokens.verifier(Some(keys.clone()))?);
+    let fetcher = tokens.keys_url().map(|url| Fetcher::start(url, keys)).transpose()?;
+    Ok((verifier, fetcher))
 }
 
 /// What the sockets of one worker thread share. Made with the first of them, on their thread.
@@ -100,6 +133,7 @@ impl Worker {
             wire: Rc::new(wire),
             registry: parts.registry.clone(),
             settings: parts.sessions.clone(),
+            keys: parts.keys.clone(),
             outbox_limit: parts.config.client.queue_max_size,
             metrics: parts.metrics.clone(),
             users: parts.users.clone(),

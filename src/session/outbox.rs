@@ -24,6 +24,9 @@ pub struct Outbox {
     /// Goes next, before `rest`.
     pong: Option<Bytes>,
     rest: VecDeque<Bytes>,
+    /// What is not to be written before something that is yet to come. Boxed: hardly any socket has it.
+    #[expect(clippy::box_collection, reason = "a word in each of very many sockets")]
+    held: Option<Box<Vec<Bytes>>>,
     /// The cost of all frames.
     queued: usize,
 }
@@ -37,6 +40,7 @@ impl Outbox {
             first: None,
             pong: None,
             rest: VecDeque::new(),
+            held: None,
             queued: 0,
         }
     }
@@ -50,6 +54,20 @@ impl Outbox {
     pub fn push_frame(&mut self, frame: Bytes) {
         self.frame_replies();
         self.push(frame);
+    }
+
+    /// Adds a frame that is not to be written before [`Outbox::release`].
+    pub fn hold(&mut self, frame: Bytes) {
+        self.queued += frame.len() + FRAME_COST;
+        self.held.get_or_insert_default().push(frame);
+    }
+
+    /// What was held goes to the end of what is to be written.
+    pub fn release(&mut self) {
+        for frame in self.held.take().into_iter().flat_map(|it| *it) {
+            self.queued -= frame.len() + FRAME_COST;
+            self.push_frame(frame);
+        }
     }
 
     fn push(&mut self, frame: Bytes) {

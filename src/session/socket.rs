@@ -10,9 +10,10 @@ use bytes::Bytes;
 use super::{
     context::{Data, Progress, SocketContext, Wire},
     incoming::FromClient,
-    state::{Env, In, Out, Settings, State},
+    state::{Call, CallFailed, Called, Env, In, Out, Settings, State},
 };
 use crate::{
+    access::jwks::Fetchers,
     clock,
     hub::{FromSocket, Hub},
     metrics::Metrics,
@@ -33,6 +34,8 @@ pub struct Shared {
     pub registry: Addr<RoomRegistry>,
     /// What sessions go by.
     pub settings: Arc<Settings>,
+    /// Who fetches the keys of tokens.
+    pub keys: Fetchers,
     /// What connections go by.
     pub wire: Rc<Wire>,
     /// The most bytes that may wait for one client.
@@ -86,6 +89,9 @@ impl Socket {
         }
         shared.outputs.replace(outputs);
         ctx.outbox.frame_replies();
+        if !self.session.is_connecting() {
+            ctx.outbox.release();
+        }
     }
 
     fn perform(&mut self, output: Out, ctx: &mut Context) {
@@ -93,8 +99,9 @@ impl Socket {
             Out::Reply(reply) => ctx.outbox.push_reply(&reply),
             Out::Request(room, request) => self.shared.registry.do_send(Ask(room, request)),
             Out::WakeAt(at) => self.wake_at(at),
+            Out::Call(id, call) => self.call(id, call, ctx),
             Out::Authenticated(user) => {
-                self.shared.users.enter(&user);
+                self.shared.users.enter(&user, self.place);
                 self.user = Some(user);
             }
             Out::Close(why) => {
@@ -106,6 +113,24 @@ impl Socket {
                 }
             }
         }
+    }
+
+    fn call(&self, id: u32, call: Call, ctx: &mut Context) {
+        let keys = &self.shared.keys;
+        let fetcher = match call {
+            Call::TokenKeys => keys.connection.clone(),
+            Call::SubscriptionTokenKeys => keys.subscription.clone(),
+        };
+        let fetched = async move {
+            match fetcher {
+                Some(fetcher) => fetcher.refresh().await,
+                None => false,
+            }
+        };
+        ctx.spawn(fetched.into_actor(self).map(move |fetched, socket, ctx| {
+            let result = if fetched { Ok(Called::Keys) } else { Err(CallFailed) };
+            socket.input(In::Called(id, result), ctx);
+        }));
     }
 
     fn wake_at(&self, at: Time) {
@@ -171,7 +196,7 @@ impl Actor for Socket {
     fn stopped(&mut self, ctx: &mut Context) {
         self.input(In::Closed, ctx);
         if let Some(user) = self.user.take() {
-            self.shared.users.leave(&user);
+            self.shared.users.leave(&user, self.place);
         }
         self.shared.hub.do_send(FromSocket::Closed(self.place));
     }
@@ -221,7 +246,11 @@ impl Handler<ToSocket> for Socket {
     fn handle(&mut self, message: ToSocket, ctx: &mut Context) {
         match message {
             ToSocket::Frame(frame) if ctx.is_open() => {
-                ctx.outbox.push_frame(frame);
+                if self.session.is_connecting() {
+                    ctx.outbox.hold(frame);
+                } else {
+                    ctx.outbox.push_frame(frame);
+                }
                 if ctx.outbox.queued() > self.shared.outbox_limit / 2 {
                     self.regulate(ctx);
                 }

@@ -8,35 +8,32 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use super::{
+    connecting::Connecting,
     reply,
-    token::{TokenError, Verifier},
+    subscribing::{Asker, Subscription},
 };
 use crate::{
+    access::{control::Control, verifier::Verifier},
     protocol::{
         codec::{Commands, Format},
-        codes::{Disconnect, ErrorCode, Unsubscribed},
+        codes::{Disconnect, ErrorCode},
         message::{
-            Body, ChannelRequest, Command, ConnectRequest, ConnectResult, Empty, HistoryRequest,
-            PublishRequest, RefreshResult, Reply, Request as Asked, SubscribeRequest,
+            Body, ChannelRequest, Command, Empty, HistoryRequest, PublishRequest, Reply,
+            Request as Asked,
         },
     },
     room::{
         options::{Audience, Namespaces, RoomOptions},
         types::{
-            Answer, ClientId, ClientInfo, HistoryFilter, MemberFlags, NewPublication, Query,
-            Recovery, ReplyTo, Request, RoomName, Since, SocketRef, Subscribe, Subscribed,
+            Answer, ClientId, ClientInfo, HistoryFilter, NewPublication, Query, ReplyTo, Request,
+            RoomName, Since, SocketRef, Subscribed,
         },
     },
     time::Time,
 };
 
-/// How long an expired connection may take to refresh.
-const REFRESH_GRACE: Duration = Duration::from_secs(25);
 /// The most commands that one call takes on, so that the answers can be sent before more are made.
 const COMMANDS_PER_CALL: usize = 64;
-/// Name and version that clients are told.
-const SERVER_VERSION: &str = concat!("Roomcast ", env!("CARGO_PKG_VERSION"));
-
 /// What every session of a node goes by.
 #[derive(Debug)]
 pub struct Settings {
@@ -44,8 +41,20 @@ pub struct Settings {
     pub insecure: bool,
     /// Let clients in that have no token.
     pub allow_anonymous: bool,
-    /// Checks tokens; none: no token is valid.
-    pub verifier: Option<Verifier>,
+    /// Let no one in whose token names no user.
+    pub refuse_anonymous_tokens: bool,
+    /// Checks connection tokens.
+    pub tokens: Arc<Verifier>,
+    /// Checks subscription tokens.
+    pub subscription_tokens: Arc<Verifier>,
+    /// Rooms that the server puts every client into.
+    pub subscribe_to: Vec<String>,
+    /// The namespace of the rooms of their own that the server puts users into, if it does.
+    pub personal_rooms: Option<String>,
+    /// How long an expired connection may take to refresh.
+    pub expired_close_delay: Duration,
+    /// How long an expired subscription may.
+    pub expired_sub_close_delay: Duration,
     /// The namespaces of rooms.
     pub namespaces: Arc<Namespaces>,
     /// Time between the server's pings.
@@ -83,8 +92,25 @@ pub struct Env<'a> {
 
 impl Env<'_> {
     /// The most bytes of publications that one reply may bring.
-    fn reply_limit(&self) -> usize {
+    pub(super) fn reply_limit(&self) -> usize {
         self.space - self.space / 8
+    }
+
+    /// When a moment of Unix time, and what may pass after it, will be over.
+    pub(super) fn over_at(&self, at: i64, grace: Duration) -> Time {
+        let left = u64::try_from(at.saturating_sub(self.wall)).unwrap_or(0);
+        self.now + Duration::from_secs(left).saturating_add(grace)
+    }
+
+    /// Whether that is now.
+    pub(super) fn is_over(&self, at: i64, grace: Duration) -> bool {
+        self.wall >= at.saturating_add(i64::try_from(grace.as_secs()).unwrap_or(i64::MAX))
+    }
+
+    /// How long it is until then, as clients are told: whether there is an end, and seconds.
+    pub(super) fn time_to_live(&self, ends_at: Option<i64>) -> (bool, u32) {
+        let left = |at: i64| u32::try_from(at.saturating_sub(self.wall).max(0)).unwrap_or(u32::MAX);
+        (ends_at.is_some(), ends_at.map(left).unwrap_or_default())
     }
 }
 
@@ -118,6 +144,10 @@ pub enum In {
         /// The answer.
         answer: Answer,
     },
+    /// What was asked by [`Out::Call`] under this number is done, or could not be.
+    Called(u32, Result<Called, CallFailed>),
+    /// The application does something to the connection.
+    Control(Arc<Control>),
     /// The client can't have seen everything that was said in a room.
     InsufficientState(RoomName),
     /// Time that was asked for has passed.
@@ -141,54 +171,102 @@ pub enum Out {
     Close(Disconnect),
     /// The client is authenticated as this user.
     Authenticated(Box<str>),
+    /// Ask this of someone outside the node; the answer is [`In::Called`] with the same number.
+    Call(u32, Call),
+}
+
+/// What a session can't know by itself, nor ask of a room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Call {
+    /// Fetch the public keys of connection tokens anew.
+    TokenKeys,
+    /// Fetch those of subscription tokens anew.
+    SubscriptionTokenKeys,
+}
+
+/// What comes back for a [`Call`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Called {
+    /// The keys are those of now.
+    Keys,
+}
+
+/// It did not come back, or not in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallFailed;
+
+/// Why a command is not done.
+#[derive(Debug, PartialEq)]
+pub(super) enum Refusal {
+    /// The client is told, and the connection goes on.
+    Error(ErrorCode),
+    /// The connection is closed.
+    Close(Disconnect),
+}
+
+impl From<ErrorCode> for Refusal {
+    fn from(code: ErrorCode) -> Self {
+        Self::Error(code)
+    }
+}
+
+impl From<Disconnect> for Refusal {
+    fn from(why: Disconnect) -> Self {
+        Self::Close(why)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     /// Waits for the connect command.
     New,
+    /// It is being answered: nothing else is taken on until it is.
+    Connecting,
     /// Connect was answered with an error: nothing more is expected.
     Refused,
     Open,
     Closed,
 }
 
-#[derive(Debug)]
-struct Subscription {
-    room: RoomName,
-    /// Until the room has answered.
-    pending: Option<Box<Pending>>,
+/// What hardly any session has, or only for a while.
+#[derive(Debug, Default)]
+pub(super) struct Rare {
+    /// Large answers that wait until the client has taken what it has.
+    deferred: VecDeque<(u32, Answer)>,
+    /// While the connect command is being answered.
+    pub(super) connecting: Option<Connecting>,
+    /// Commands that wait for a [`Call`].
+    pub(super) calls: Vec<(u32, Asked)>,
+    /// The user that a trusted proxy in front of the node has named.
+    pub(super) trusted_user: Option<Box<str>>,
 }
 
-#[derive(Debug)]
-struct Pending {
-    /// The number of the subscribe command.
-    id: u32,
-    recoverable: bool,
-    positioned: bool,
-    since: Option<Since>,
-    must_recover: bool,
+impl Rare {
+    fn is_empty(&self) -> bool {
+        self.deferred.is_empty()
+            && self.connecting.is_none()
+            && self.calls.is_empty()
+            && self.trusted_user.is_none()
+    }
 }
 
 /// One connection.
 #[derive(Debug)]
 pub struct State {
-    socket: SocketRef,
-    format: Format,
-    phase: Phase,
-    info: Arc<ClientInfo>,
-    subscriptions: Vec<Subscription>,
-    in_flight: u16,
+    pub(super) socket: SocketRef,
+    pub(super) format: Format,
+    pub(super) phase: Phase,
+    pub(super) info: Arc<ClientInfo>,
+    pub(super) subscriptions: Vec<Subscription>,
+    pub(super) in_flight: u16,
     /// Commands that came with others, and wait until fewer are in flight.
     held: Commands,
-    /// Large answers that wait until the client has taken what it has. Boxed: hardly any session has them.
-    #[expect(clippy::box_collection, reason = "a word in each of very many sessions")]
-    deferred: Option<Box<VecDeque<(u32, Answer)>>>,
+    rare: Option<Box<Rare>>,
     /// When the next ping is due, or, while one is unanswered, its pong.
-    next_ping: Time,
+    pub(super) next_ping: Time,
     ping_unanswered: bool,
-    /// Unix time at which the token ends, if it does.
-    expires_at: Option<i64>,
+    /// Unix time at which the connection ends, if it does.
+    pub(super) expires_at: Option<i64>,
 }
 
 impl State {
@@ -203,11 +281,34 @@ impl State {
             subscriptions: Vec::new(),
             in_flight: 0,
             held: Commands::default(),
-            deferred: None,
+            rare: None,
             next_ping: Time::default(),
             ping_unanswered: false,
             expires_at: None,
         }
+    }
+
+    /// The user is this, as a trusted proxy in front of the node says.
+    pub fn trust(&mut self, user: Box<str>) {
+        self.rare_mut().trusted_user = Some(user);
+    }
+
+    pub(super) fn rare(&self) -> Option<&Rare> {
+        self.rare.as_deref()
+    }
+
+    pub(super) fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// Lets go of what is rare once there is nothing of it.
+    pub(super) fn tidy(&mut self) {
+        self.rare.take_if(|it| it.is_empty());
+    }
+
+    /// Whether the client has yet to be told that it is connected: until then it must hear of no room.
+    pub fn is_connecting(&self) -> bool {
+        self.phase == Phase::Connecting
     }
 
     /// The format of its messages.
@@ -234,6 +335,8 @@ impl State {
                 out.push(Out::Reply(reply::result(id, Body::Unsubscribe(Empty {}))));
             }
             In::Answer { id, answer } => self.answered(id, answer, env, out),
+            In::Called(id, result) => self.called(id, result, env, out),
+            In::Control(control) => self.control(&control, env, out),
             In::InsufficientState(room) => self.insufficient_state(&room, out),
             In::Wake => self.wake(env, out),
             In::Disconnect(why) => self.close(why, out),
@@ -244,11 +347,15 @@ impl State {
     /// A client that has yet to take what it has gets large answers later, one at a time.
     fn answered(&mut self, id: u32, answer: Answer, env: Env<'_>, out: &mut Vec<Out>) {
         let large = matches!(answer, Answer::History(..) | Answer::Presence(_));
-        if large && (env.congested || self.deferred.is_some()) {
-            self.deferred.get_or_insert_default().push_back((id, answer));
+        if large && (env.congested || self.has_deferred()) {
+            self.rare_mut().deferred.push_back((id, answer));
         } else {
             self.answer(id, answer, env, out);
         }
+    }
+
+    fn has_deferred(&self) -> bool {
+        self.rare().is_some_and(|it| !it.deferred.is_empty())
     }
 
     fn answer(&mut self, id: u32, answer: Answer, env: Env<'_>, out: &mut Vec<Out>) {
@@ -267,16 +374,16 @@ impl State {
     /// client has taken what it has.
     pub fn can_go_on(&self, settings: &Settings) -> bool {
         let commands = !self.held.is_empty() && !self.is_full(settings);
-        self.phase != Phase::Closed && (commands || self.deferred.is_some())
+        self.phase != Phase::Closed && (commands || self.has_deferred())
     }
 
     fn is_full(&self, settings: &Settings) -> bool {
-        usize::from(self.in_flight) >= settings.in_flight_limit
+        self.is_connecting() || usize::from(self.in_flight) >= settings.in_flight_limit
     }
 
     fn go_on(&mut self, env: Env<'_>, out: &mut Vec<Out>) {
-        if let Some((id, answer)) = self.deferred.as_mut().and_then(|it| it.pop_front()) {
-            self.deferred.take_if(|it| it.is_empty());
+        if let Some((id, answer)) = self.rare.as_mut().and_then(|it| it.deferred.pop_front()) {
+            self.tidy();
             return self.answer(id, answer, env, out);
         }
         for _ in 0..COMMANDS_PER_CALL {
@@ -291,7 +398,7 @@ impl State {
         }
     }
 
-    fn close(&mut self, why: Disconnect, out: &mut Vec<Out>) {
+    pub(super) fn close(&mut self, why: Disconnect, out: &mut Vec<Out>) {
         if self.phase != Phase::Closed {
             out.push(Out::Close(why));
             self.end(out);
@@ -302,13 +409,13 @@ impl State {
     fn end(&mut self, out: &mut Vec<Out>) {
         self.phase = Phase::Closed;
         self.held = Commands::default();
-        self.deferred = None;
+        self.rare = None;
         for subscription in std::mem::take(&mut self.subscriptions) {
             out.push(self.leave(subscription.room, ReplyTo::Nobody));
         }
     }
 
-    fn leave(&self, room: RoomName, reply: ReplyTo) -> Out {
+    pub(super) fn leave(&self, room: RoomName, reply: ReplyTo) -> Out {
         let (socket, client) = (self.socket, self.info.client);
         Out::Request(room, Request::Unsubscribe { socket, client, reply })
     }
@@ -317,7 +424,7 @@ impl State {
         let (id, request) = command.into_request();
         match (self.phase, request) {
             (Phase::New, Some(Asked::Connect(request))) if id > 0 => {
-                self.connect(id, request, env, out);
+                self.connect(id, request, false, env, out);
             }
             (Phase::Open, Some(Asked::Send(_))) => self.close(Disconnect::NotAvailable, out),
             (Phase::Open, _) if id == 0 => self.pong(env, out),
@@ -326,68 +433,14 @@ impl State {
         }
     }
 
-    fn connect(&mut self, id: u32, request: ConnectRequest, env: Env<'_>, out: &mut Vec<Out>) {
+    /// When to look again: for the ping, for the end of the connection, for that of a subscription.
+    pub(super) fn wake_later(&self, env: Env<'_>, out: &mut Vec<Out>) {
         let settings = env.settings;
-        if !settings.insecure {
-            match (&settings.verifier, request.token.as_str()) {
-                (_, "") if settings.allow_anonymous => {}
-                (_, "") => return self.close(Disconnect::BadRequest, out),
-                (None, _) => return self.close(Disconnect::InvalidToken, out),
-                (Some(verifier), token) => match verifier.connection(token, env.wall) {
-                    Ok(claims) => {
-                        let client = self.info.client;
-                        let conn_info = claims.info[..].into();
-                        let info =
-                            ClientInfo { conn_info, ..ClientInfo::new(client, &claims.user) };
-                        self.info = Arc::new(info);
-                        self.expires_at = claims.expires_at;
-                    }
-                    Err(TokenError::Expired) => {
-                        self.phase = Phase::Refused;
-                        out.push(Out::Reply(reply::failure(id, ErrorCode::TokenExpired)));
-                        return;
-                    }
-                    Err(TokenError::Invalid) => return self.close(Disconnect::InvalidToken, out),
-                },
-            }
-        }
-        self.phase = Phase::Open;
-        out.push(Out::Authenticated(self.info.user.clone()));
-        let ping = settings.ping_interval;
-        let (expires, ttl) = self.time_to_live(env);
-        let result = ConnectResult {
-            client: self.info.client.to_string(),
-            version: SERVER_VERSION.to_owned(),
-            expires,
-            ttl,
-            ping: ping.as_secs() as u32,
-            pong: !ping.is_zero() && !settings.pong_timeout.is_zero(),
-            node: settings.node.clone(),
-            ..Default::default()
-        };
-        out.push(Out::Reply(reply::result(id, Body::Connect(result))));
-        // Connections that came together must not be pinged together.
-        let spread = (self.info.client.0 % 1024) as u32;
-        self.next_ping = env.now + ping / 2 + ping * spread / 2048;
-        self.wake_later(env, out);
-    }
-
-    fn time_to_live(&self, env: Env<'_>) -> (bool, u32) {
-        let ttl = self
-            .expires_at
-            .map(|at| u32::try_from(at.saturating_sub(env.wall).max(0)).unwrap_or(u32::MAX));
-        (ttl.is_some(), ttl.unwrap_or_default())
-    }
-
-    fn wake_later(&self, env: Env<'_>, out: &mut Vec<Out>) {
-        let ping = (!env.settings.ping_interval.is_zero()).then_some(self.next_ping);
-        let expiry = self.until_expiry(env).map(|left| env.now + left);
-        out.extend(ping.into_iter().chain(expiry).min().map(Out::WakeAt));
-    }
-
-    fn until_expiry(&self, env: Env<'_>) -> Option<Duration> {
-        let left = u64::try_from(self.expires_at?.saturating_sub(env.wall)).unwrap_or(0);
-        Some(Duration::from_secs(left).saturating_add(REFRESH_GRACE))
+        let ping = (!settings.ping_interval.is_zero()).then_some(self.next_ping);
+        let end = self.expires_at.map(|at| env.over_at(at, settings.expired_close_delay));
+        let subscriptions = self.subscriptions.iter().filter_map(Subscription::expires_at);
+        let ends = subscriptions.map(|at| env.over_at(at, settings.expired_sub_close_delay));
+        out.extend(ping.into_iter().chain(end).chain(ends).min().map(Out::WakeAt));
     }
 
     fn pong(&mut self, env: Env<'_>, out: &mut Vec<Out>) {
@@ -403,9 +456,13 @@ impl State {
         if self.phase != Phase::Open {
             return self.close(Disconnect::Stale, out);
         }
-        let over = |at: i64| env.wall >= at.saturating_add(REFRESH_GRACE.as_secs() as i64);
-        if self.expires_at.is_some_and(over) {
+        let grace = env.settings.expired_close_delay;
+        if self.expires_at.is_some_and(|at| env.is_over(at, grace)) {
             return self.close(Disconnect::ConnectionExpired, out);
+        }
+        self.end_expired(env, out);
+        if self.phase == Phase::Closed {
+            return;
         }
         if !env.settings.ping_interval.is_zero() && env.now >= self.next_ping {
             // As long as a client is still taking what came before a ping, it is neither dead nor able to
@@ -431,42 +488,92 @@ impl State {
     fn request(&mut self, id: u32, request: Asked, env: Env<'_>, out: &mut Vec<Out>) {
         let to = ReplyTo::Command { socket: self.socket, id };
         let asked = match request {
-            Asked::Subscribe(request) => self.subscribe(id, request, env),
-            Asked::Publish(request) => self.publish(request, to, env),
-            Asked::Presence(request) => self.presence(request, Query::Presence, to, env),
-            Asked::PresenceStats(request) => self.presence(request, Query::PresenceStats, to, env),
-            Asked::History(request) => self.history(request, to, env),
-            Asked::Unsubscribe(request) => return self.unsubscribe(id, &request, to, env, out),
-            Asked::Refresh(request) => return self.refresh(id, &request.token, env, out),
-            Asked::SubRefresh(request) if !self.is_in(&request.channel) => {
-                Err(ErrorCode::PermissionDenied)
+            Asked::Subscribe(request) => self.subscribe(id, request, false, env, out),
+            Asked::Publish(request) => self.publish(request, to, env).map(Some),
+            Asked::Presence(request) => self.presence(request, Query::Presence, to, env).map(Some),
+            Asked::PresenceStats(request) => {
+                self.presence(request, Query::PresenceStats, to, env).map(Some)
             }
-            Asked::SubRefresh(request) if request.token.is_empty() => Err(ErrorCode::BadRequest),
-            Asked::SubRefresh(_) | Asked::Rpc(_) => Err(ErrorCode::NotAvailable),
-            Asked::Connect(_) | Asked::Ping | Asked::Send(_) => {
-                return self.close(Disconnect::BadRequest, out);
-            }
+            Asked::History(request) => self.history(request, to, env).map(Some),
+            Asked::Unsubscribe(request) => self.unsubscribe(id, &request, to, env, out),
+            Asked::Refresh(request) => self.refresh(id, request, false, env, out),
+            Asked::SubRefresh(request) => self.sub_refresh(id, request, false, env, out),
+            Asked::Rpc(_) => Err(ErrorCode::NotAvailable.into()),
+            Asked::Connect(_) | Asked::Ping | Asked::Send(_) => Err(Disconnect::BadRequest.into()),
         };
+        self.outcome(id, asked, out);
+    }
+
+    /// Asks the room, if there is something to ask, or says why not.
+    pub(super) fn outcome(&mut self, id: u32, asked: Outcome, out: &mut Vec<Out>) {
         match asked {
-            Ok((room, request)) => {
+            Ok(Some((room, request))) => {
                 self.in_flight += 1;
                 out.push(Out::Request(room, request));
             }
-            Err(error) => out.push(Out::Reply(reply::failure(id, error))),
+            Ok(None) => {}
+            Err(Refusal::Error(error)) => out.push(Out::Reply(reply::failure(id, error))),
+            Err(Refusal::Close(why)) => self.close(why, out),
         }
+    }
+
+    /// A command waits for something that neither the session nor a room knows.
+    pub(super) fn call(&mut self, id: u32, command: Asked, call: Call, out: &mut Vec<Out>) {
+        self.in_flight += 1;
+        self.rare_mut().calls.push((id, command));
+        out.push(Out::Call(id, call));
+    }
+
+    fn called(
+        &mut self,
+        id: u32,
+        result: Result<Called, CallFailed>,
+        env: Env<'_>,
+        out: &mut Vec<Out>,
+    ) {
+        let Some(rare) = &mut self.rare else { return };
+        let Some(index) = rare.calls.iter().position(|(it, _)| *it == id) else { return };
+        let (_, command) = rare.calls.swap_remove(index);
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.tidy();
+        let asked = match (result, command) {
+            (Err(CallFailed), Asked::Connect(_)) => {
+                self.phase = Phase::Refused;
+                Err(ErrorCode::Internal.into())
+            }
+            (Err(CallFailed), _) => Err(ErrorCode::Internal.into()),
+            (Ok(Called::Keys), Asked::Connect(request)) => {
+                return self.connect(id, request, true, env, out);
+            }
+            (Ok(Called::Keys), Asked::Subscribe(request)) => {
+                self.subscribe(id, request, true, env, out)
+            }
+            (Ok(Called::Keys), Asked::Refresh(request)) => {
+                self.refresh(id, request, true, env, out)
+            }
+            (Ok(Called::Keys), Asked::SubRefresh(request)) => {
+                self.sub_refresh(id, request, true, env, out)
+            }
+            (Ok(Called::Keys), _) => Ok(None),
+        };
+        self.outcome(id, asked, out);
     }
 
     fn is_in(&self, room: &str) -> bool {
-        let live = |it: &Subscription| it.pending.is_none() && &*it.room == room;
-        self.subscriptions.iter().any(live)
+        self.subscriptions.iter().any(|it| it.is_live() && &*it.room == room)
     }
 
     /// The options of a room whose name is acceptable.
-    fn options<'a>(&self, room: &str, env: Env<'a>) -> Result<&'a Arc<RoomOptions>, ErrorCode> {
+    pub(super) fn options<'a>(
+        &self,
+        room: &str,
+        env: Env<'a>,
+    ) -> Result<&'a Arc<RoomOptions>, ErrorCode> {
         if room.is_empty() || room.len() > env.settings.channel_max_length {
             return Err(ErrorCode::BadRequest);
         }
-        env.settings.namespaces.options(room).ok_or(ErrorCode::UnknownChannel)
+        let options = env.settings.namespaces.options(room).ok_or(ErrorCode::UnknownChannel)?;
+        options.allows_name(room).then_some(options).ok_or(ErrorCode::BadRequest)
     }
 
     fn permitted(&self, audience: Audience, room: &str, env: Env<'_>) -> Result<(), ErrorCode> {
@@ -475,164 +582,26 @@ impl State {
         permitted.then_some(()).ok_or(ErrorCode::PermissionDenied)
     }
 
-    fn subscribe(
-        &mut self,
-        id: u32,
-        request: SubscribeRequest,
-        env: Env<'_>,
-    ) -> Result<(RoomName, Request), ErrorCode> {
-        let options = self.options(&request.channel, env)?;
-        if self.subscriptions.iter().any(|it| *it.room == *request.channel) {
-            return Err(ErrorCode::AlreadySubscribed);
-        }
-        if self.subscriptions.len() >= env.settings.channel_limit {
-            return Err(ErrorCode::LimitExceeded);
-        }
-        if request.kind != 0 {
-            return Err(ErrorCode::NotAvailable);
-        }
-        self.may_subscribe(&request.channel, options, env)?;
-        let recoverable = options.keeps_history()
-            && (options.force_recovery || (options.allow_recovery && request.recoverable));
-        let positioned = recoverable
-            || options.keeps_history()
-                && (options.force_positioning || (options.allow_positioning && request.positioned));
-        let recover = (recoverable && request.recover)
-            .then_some(Since { epoch: request.epoch, offset: request.offset });
-        let room = RoomName::from(request.channel);
-        let must_recover = request.flag & 2 != 0;
-        let since = recover.clone();
-        let pending = Pending { id, recoverable, positioned, since, must_recover };
-        let pending = Some(Box::new(pending));
-        // Most clients are in very few rooms.
-        if self.subscriptions.is_empty() {
-            self.subscriptions.reserve_exact(1);
-        }
-        self.subscriptions.push(Subscription { room: room.clone(), pending });
-        let flags = MemberFlags {
-            protobuf: self.format == Format::Protobuf,
-            join_leave: options.force_push_join_leave || request.join_leave,
-            positioned,
-        };
-        let subscribe = Subscribe {
-            socket: self.socket,
-            id,
-            info: self.info.clone(),
-            flags,
-            recover,
-            must_recover,
-        };
-        Ok((room, Request::Subscribe(subscribe)))
-    }
-
-    fn may_subscribe(
-        &self,
-        room: &str,
-        options: &RoomOptions,
-        env: Env<'_>,
-    ) -> Result<(), ErrorCode> {
-        // Private rooms need a subscription token.
-        let open =
-            !room.starts_with('$') && options.permissions.may_subscribe(self.info.user.is_empty());
-        let permitted = env.settings.insecure || open;
-        permitted.then_some(()).ok_or(ErrorCode::PermissionDenied)
-    }
-
-    fn subscribed(
-        &mut self,
-        room: RoomName,
-        id: u32,
-        result: Result<Subscribed, ErrorCode>,
-        env: Env<'_>,
-        out: &mut Vec<Out>,
-    ) {
-        let is_it = |it: &Subscription| it.pending.as_ref().is_some_and(|it| it.id == id);
-        let Some(index) = self.subscriptions.iter().position(is_it) else { return };
-        self.in_flight = self.in_flight.saturating_sub(1);
-        let pending = self.subscriptions[index].pending.take();
-        let result = result.map(|it| reply::bounded(it, env.reply_limit()));
-        let reply = match (result, pending) {
-            (Ok(subscribed), Some(pending))
-                if pending.must_recover && subscribed.recovery == Recovery::Failed =>
-            {
-                self.subscriptions.swap_remove(index);
-                out.push(self.leave(room, ReplyTo::Nobody));
-                reply::failure(id, ErrorCode::UnrecoverablePosition)
-            }
-            (Ok(subscribed), Some(pending)) => {
-                // From here on the name that the whole node shares.
-                self.subscriptions[index].room = room;
-                let Pending { recoverable, positioned, since, .. } = *pending;
-                let result =
-                    reply::subscribe_result(&subscribed, since.as_ref(), recoverable, positioned);
-                reply::result(id, Body::Subscribe(result))
-            }
-            (Err(error), _) => {
-                self.subscriptions.swap_remove(index);
-                reply::failure(id, error)
-            }
-            (Ok(_), None) => return,
-        };
-        out.push(Out::Reply(reply));
-    }
-
-    fn unsubscribe(
-        &mut self,
-        id: u32,
-        request: &ChannelRequest,
-        to: ReplyTo,
-        env: Env<'_>,
-        out: &mut Vec<Out>,
-    ) {
-        if request.channel.is_empty() || request.channel.len() > env.settings.channel_max_length {
-            out.push(Out::Reply(reply::failure(id, ErrorCode::BadRequest)));
-            return;
-        }
-        match self.subscriptions.iter().position(|it| *it.room == *request.channel) {
-            Some(index) => {
-                let subscription = self.subscriptions.swap_remove(index);
-                match subscription.pending {
-                    // Its subscribe gets no other answer any more.
-                    Some(it) => out.push(Out::Reply(reply::failure(it.id, ErrorCode::Internal))),
-                    None => self.in_flight += 1,
-                }
-                out.push(self.leave(subscription.room, to));
-            }
-            None => out.push(Out::Reply(reply::result(id, Body::Unsubscribe(Empty {})))),
-        }
-    }
-
-    fn insufficient_state(&mut self, room: &RoomName, out: &mut Vec<Out>) {
-        let live = |it: &Subscription| it.pending.is_none() && it.room == *room;
-        if let Some(index) = self.subscriptions.iter().position(live) {
-            let subscription = self.subscriptions.swap_remove(index);
-            let push = reply::unsubscribe(room, Unsubscribed::InsufficientState);
-            out.push(self.leave(subscription.room, ReplyTo::Nobody));
-            out.push(Out::Reply(push));
-        }
-    }
-
     fn publish(
         &self,
         request: PublishRequest,
         to: ReplyTo,
         env: Env<'_>,
-    ) -> Result<(RoomName, Request), ErrorCode> {
+    ) -> Result<(RoomName, Request), Refusal> {
         let options = self.options(&request.channel, env)?;
-        if request.data.is_empty() {
-            return Err(ErrorCode::BadRequest);
+        if !options.data_format.accepts(&request.data) {
+            return Err(ErrorCode::BadRequest.into());
         }
         if request.kind != 0 {
-            return Err(ErrorCode::NotAvailable);
+            return Err(ErrorCode::NotAvailable.into());
         }
         self.permitted(options.permissions.publish, &request.channel, env)?;
         let publication = NewPublication {
             // Protobuf lends the buffer of the whole message, which a history would keep with it.
             data: Bytes::copy_from_slice(&request.data),
-            info: Some(self.info.clone()),
-            tags: Default::default(),
-            idempotency_key: None,
-            skip_history: false,
+            info: Some(self.info_in(&request.channel)),
+            delta: options.delta_publish,
+            ..NewPublication::default()
         };
         Ok((request.channel.into(), Request::Publish(publication, to)))
     }
@@ -643,11 +612,11 @@ impl State {
         query: Query,
         to: ReplyTo,
         env: Env<'_>,
-    ) -> Result<(RoomName, Request), ErrorCode> {
+    ) -> Result<(RoomName, Request), Refusal> {
         let options = self.options(&request.channel, env)?;
         self.permitted(options.permissions.presence, &request.channel, env)?;
         if !options.presence {
-            return Err(ErrorCode::NotAvailable);
+            return Err(ErrorCode::NotAvailable.into());
         }
         Ok((request.channel.into(), Request::Query(query, to)))
     }
@@ -657,11 +626,11 @@ impl State {
         request: HistoryRequest,
         to: ReplyTo,
         env: Env<'_>,
-    ) -> Result<(RoomName, Request), ErrorCode> {
+    ) -> Result<(RoomName, Request), Refusal> {
         let options = self.options(&request.channel, env)?;
         self.permitted(options.permissions.history, &request.channel, env)?;
         if !options.keeps_history() {
-            return Err(ErrorCode::NotAvailable);
+            return Err(ErrorCode::NotAvailable.into());
         }
         let most = env.settings.history_limit;
         let filter = HistoryFilter {
@@ -672,28 +641,36 @@ impl State {
         Ok((request.channel.into(), Request::Query(Query::History(filter), to)))
     }
 
-    fn refresh(&mut self, id: u32, token: &str, env: Env<'_>, out: &mut Vec<Out>) {
-        let Some(verifier) = env.settings.verifier.as_ref().filter(|_| !token.is_empty()) else {
-            return self.close(Disconnect::BadRequest, out);
-        };
-        match verifier.connection(token, env.wall) {
-            Ok(claims) if claims.user == self.info.user => {
-                self.expires_at = claims.expires_at;
-                let (expires, ttl) = self.time_to_live(env);
-                let result = RefreshResult {
-                    client: self.info.client.to_string(),
-                    version: SERVER_VERSION.to_owned(),
-                    expires,
-                    ttl,
-                };
-                out.push(Out::Reply(reply::result(id, Body::Refresh(result))));
-                self.wake_later(env, out);
+    fn control(&mut self, control: &Control, env: Env<'_>, out: &mut Vec<Out>) {
+        use crate::access::control::Action;
+        let client = self.info.client.to_string();
+        let meant = |id: &str| id.is_empty() || *id == *client;
+        let is_it = *control.user == *self.info.user
+            && meant(&control.client)
+            && control.session.is_empty();
+        if !is_it || self.phase != Phase::Open {
+            return;
+        }
+        match &control.action {
+            Action::Subscribe { room, grant, since } => {
+                self.put_into(room, grant, since.clone(), Asker::Application, env, out);
             }
-            Err(TokenError::Expired) => self.close(Disconnect::ConnectionExpired, out),
-            Ok(_) | Err(TokenError::Invalid) => self.close(Disconnect::InvalidToken, out),
+            Action::Unsubscribe { room } => self.take_out_of(room, out),
+            Action::Disconnect { code, reason, except } => {
+                if !except.contains(&client) {
+                    self.close(Disconnect::Custom(*code, reason.as_str().into()), out);
+                }
+            }
+            Action::Refresh { expired: true, .. } => self.close(Disconnect::ConnectionExpired, out),
+            Action::Refresh { expires_at, info, .. } => {
+                self.refreshed_by_application(*expires_at, info.as_deref(), env, out);
+            }
         }
     }
 }
+
+/// What is to be asked of a room for a command, if anything is; or why it is not done.
+pub(super) type Outcome = Result<Option<(RoomName, Request)>, Refusal>;
 
 #[cfg(test)]
 #[path = "state_tests.rs"]

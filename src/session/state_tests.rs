@@ -39,7 +39,13 @@ fn settings() -> Settings {
     Settings {
         insecure: false,
         allow_anonymous: true,
-        verifier: Some(Verifier::new("secret")),
+        refuse_anonymous_tokens: false,
+        tokens: Arc::new(Verifier::of_secret("secret")),
+        subscription_tokens: Arc::new(Verifier::of_secret("secret")),
+        subscribe_to: Vec::new(),
+        personal_rooms: None,
+        expired_close_delay: Duration::from_secs(25),
+        expired_sub_close_delay: Duration::from_secs(25),
         namespaces: Arc::new(namespaces),
         ping_interval: Duration::from_secs(25),
         pong_timeout: Duration::from_secs(8),
@@ -58,6 +64,7 @@ struct Talk {
     session: State,
     now: Time,
     congested: bool,
+    wall: i64,
     out: Vec<Out>,
 }
 
@@ -65,7 +72,7 @@ impl Talk {
     fn new(settings: Settings) -> Self {
         let session = State::new(SOCKET, Format::Json, ClientId(5));
         let (now, out) = (Time::default(), Vec::new());
-        let mut talk = Self { settings, session, now, congested: false, out };
+        let mut talk = Self { settings, session, now, congested: false, wall: WALL, out };
         talk.input(In::Opened);
         talk.out.clear();
         talk
@@ -89,7 +96,7 @@ impl Talk {
 
     fn input(&mut self, input: In) {
         let (settings, congested) = (&self.settings, self.congested);
-        let env = Env { settings, now: self.now, wall: WALL, congested, space: SPACE };
+        let env = Env { settings, now: self.now, wall: self.wall, congested, space: SPACE };
         self.session.handle(input, env, &mut self.out);
         while !self.congested && self.session.can_go_on(settings) {
             self.session.handle(In::GoOn, env, &mut self.out);
@@ -156,7 +163,7 @@ fn connects_and_says_who_the_client_is() {
     let mut talk = Talk::new(settings());
     let reply = talk.answer(&json!({"id": 1, "connect": {}}));
     let expected = json!({
-        "client": ClientId(5).to_string(), "version": SERVER_VERSION, "ping": 25, "pong": true, "node": "n",
+        "client": ClientId(5).to_string(), "version": crate::session::connecting::SERVER_VERSION, "ping": 25, "pong": true, "node": "n",
     });
     assert_eq!(reply, json!({"id": 1, "connect": expected}));
 }
@@ -188,7 +195,7 @@ fn tokens_decide_who_may_connect() {
         talk.say(&json!({"id": 1, "connect": {"token": token}}));
         talk
     };
-    let sign = |secret, claims: Value| super::super::token::sign(secret, &claims).expect("signs");
+    let sign = |secret, claims: Value| crate::access::sign::sign(secret, &claims).expect("signs");
     assert_eq!(connect("").closed(), Some(3501));
     assert_eq!(connect(&sign("other", json!({"sub": "ann"}))).closed(), Some(3500));
     let mut good = connect(&sign("secret", json!({"sub": "ann", "exp": WALL + 60})));
@@ -249,7 +256,7 @@ fn what_was_recovered_is_told_with_the_position_asked_for() {
     let recover = json!({"channel": "chat:a", "recover": true, "epoch": "e", "offset": 6});
     talk.say(&json!({"id": 2, "subscribe": recover}));
     let data = Bytes::from_static(b"1");
-    let missed = Publication { offset: 7, data, info: None, tags: Default::default() };
+    let missed = Publication { offset: 7, data, ..Default::default() };
     talk.let_in("chat:a", 2, Recovery::Recovered(vec![Arc::new(missed)]));
     let expected = json!({
         "recoverable": true, "epoch": "e", "publications": [{"data": 1, "offset": 7}],
@@ -261,8 +268,7 @@ fn what_was_recovered_is_told_with_the_position_asked_for() {
 /// Publications from offset 1 on, of 400 bytes each.
 fn large(count: u64) -> Vec<Arc<Publication>> {
     let data = Bytes::from(format!("\"{}\"", "x".repeat(398)));
-    let one =
-        |offset| Publication { offset, data: data.clone(), info: None, tags: Default::default() };
+    let one = |offset| Publication { offset, data: data.clone(), ..Default::default() };
     (1..=count).map(one).map(Arc::new).collect()
 }
 
@@ -411,7 +417,7 @@ fn a_client_that_still_takes_what_came_before_the_ping_is_alive() {
 #[test]
 fn one_wish_to_be_woken_holds_for_all() {
     let connected = |ping_interval| {
-        let token = super::super::token::sign("secret", &json!({"sub": "ann", "exp": WALL + 5}));
+        let token = crate::access::sign::sign("secret", &json!({"sub": "ann", "exp": WALL + 5}));
         let mut talk = Talk::new(Settings { ping_interval, ..settings() });
         talk.say(&json!({"id": 1, "connect": {"token": token.expect("signs")}}));
         talk
@@ -486,7 +492,7 @@ fn unsubscribing_from_nowhere_succeeds() {
 #[test]
 fn refresh_prolongs_only_the_same_user() {
     let sign = |user: &str, exp: i64| {
-        super::super::token::sign("secret", &json!({"sub": user, "exp": exp})).expect("signs")
+        crate::access::sign::sign("secret", &json!({"sub": user, "exp": exp})).expect("signs")
     };
     let connected = || {
         let mut talk = Talk::new(settings());
@@ -503,4 +509,314 @@ fn refresh_prolongs_only_the_same_user() {
         talk.say(&refresh(token));
         assert_eq!(talk.closed(), Some(code));
     }
+}
+
+fn token(claims: Value) -> String {
+    crate::access::sign::sign("secret", &claims).expect("signs")
+}
+
+/// A session that has sent a connect with this token.
+fn connecting(settings: Settings, claims: Value) -> Talk {
+    let mut talk = Talk::new(settings);
+    talk.say(&json!({"id": 1, "connect": {"token": token(claims)}}));
+    talk
+}
+
+/// One of user ann, that is connected.
+fn ann() -> Talk {
+    let mut talk = connecting(settings(), json!({"sub": "ann"}));
+    talk.out.clear();
+    talk
+}
+
+#[test]
+fn a_client_is_connected_once_it_is_in_the_rooms_that_it_is_put_into() {
+    let everyone = || Settings { subscribe_to: vec!["all".into()], ..settings() };
+    let subs = json!({"chat:a": {"data": {"x": 1}}});
+    let mut talk = connecting(everyone(), json!({"sub": "ann", "subs": subs}));
+    assert!(talk.session.is_connecting() && talk.replies().is_empty());
+    talk.say(&json!({"id": 2, "publish": {"channel": "chat:a", "data": 1}}));
+    talk.let_in("chat:a", 0, Recovery::NotAsked);
+    assert_eq!(talk.replies(), Vec::<Value>::new());
+    talk.let_in("all", 0, Recovery::NotAsked);
+    let asked = talk.requests().into_iter().filter(|it| matches!(it, Request::Publish(..)));
+    assert_eq!(asked.count(), 1, "what came meanwhile is taken on now");
+    let replies = talk.replies();
+    let subs = json!({
+        "all": {},
+        "chat:a": {"recoverable": true, "positioned": true, "epoch": "e", "offset": 7, "data": {"x": 1}},
+    });
+    assert_eq!(replies[0]["connect"]["subs"], subs);
+    assert!(!talk.session.is_connecting());
+}
+
+#[test]
+fn a_room_that_does_not_let_in_is_an_error_of_the_connect() {
+    let mut talk = connecting(settings(), json!({"sub": "ann", "channels": ["chat:a", "nope:b"]}));
+    assert_eq!(talk.replies()[0]["error"]["code"], 102);
+    let mut talk = connecting(settings(), json!({"channels": ["chat:a"]}));
+    talk.input(In::Subscribed { room: "chat:a".into(), id: 0, result: Err(ErrorCode::Internal) });
+    assert_eq!(talk.replies()[0]["error"]["code"], 100);
+    let many = json!({"channels": ["chat:a", "chat:b", "chat:c"]});
+    assert_eq!(connecting(settings(), many).closed(), Some(3505));
+}
+
+#[test]
+fn what_was_missed_in_rooms_that_it_is_put_into_is_recovered() {
+    let mut talk = Talk::new(settings());
+    let since = json!({"chat:a": {"recover": true, "epoch": "e", "offset": 5}});
+    let token = token(json!({"channels": ["chat:a"]}));
+    talk.say(&json!({"id": 1, "connect": {"token": token, "subs": since}}));
+    let Some(Request::Subscribe(subscribe)) = talk.requests().last() else {
+        panic!("no subscribe")
+    };
+    assert_eq!(subscribe.recover, Some(Since { epoch: "e".into(), offset: 5 }));
+    talk.let_in("chat:a", 0, tagged(&["x", "x"]));
+    let sub = talk.replies()[0]["connect"]["subs"]["chat:a"].clone();
+    assert_eq!((&sub["recovered"], &sub["offset"]), (&json!(true), &json!(5)));
+}
+
+#[test]
+fn a_client_of_a_room_that_it_was_put_into_connects_anew_for_what_it_missed() {
+    let mut talk = connecting(settings(), json!({"channels": ["chat:a"]}));
+    talk.let_in("chat:a", 0, Recovery::NotAsked);
+    talk.input(In::InsufficientState("chat:a".into()));
+    assert_eq!(talk.closed(), Some(3010));
+}
+
+#[test]
+fn a_private_room_needs_a_token_for_it_and_for_its_user() {
+    let subscribe = |claims: Value| {
+        let mut talk = ann();
+        let token = token(claims);
+        talk.say(&json!({"id": 2, "subscribe": {"channel": "$chat:p", "token": token}}));
+        talk
+    };
+    let mut good = subscribe(
+        json!({"sub": "ann", "channel": "$chat:p", "info": {"seat": 1}, "exp": WALL + 9}),
+    );
+    let Some(Request::Subscribe(request)) = good.requests().last() else { panic!("no subscribe") };
+    assert_eq!(&*request.info.chan_info, b"{\"seat\":1}");
+    good.let_in("$chat:p", 2, Recovery::NotAsked);
+    let reply = good.replies().remove(0);
+    assert_eq!(
+        (&reply["subscribe"]["expires"], &reply["subscribe"]["ttl"]),
+        (&json!(true), &json!(9))
+    );
+    for (claims, closed, error) in [
+        (json!({"sub": "bob", "channel": "$chat:p"}), Some(3500), Value::Null),
+        (json!({"sub": "ann", "channel": "$chat:q"}), Some(3500), Value::Null),
+        (json!({"sub": "ann", "channel": "$chat:p", "client": "x"}), Some(3500), Value::Null),
+        (json!({"sub": "ann"}), Some(3500), Value::Null),
+        (json!({"sub": "ann", "channel": "$chat:p", "exp": WALL}), None, json!(109)),
+    ] {
+        let mut talk = subscribe(claims.clone());
+        assert_eq!(talk.closed(), closed, "{claims}");
+        let said = talk.replies().pop().map(|it| it["error"]["code"].clone());
+        assert_eq!(said.unwrap_or_default(), error, "{claims}");
+    }
+    for token in ["", "junk"] {
+        let subscribe = json!({"id": 2, "subscribe": {"channel": "$chat:p", "token": token}});
+        assert_eq!(ann().error(&subscribe), 103);
+    }
+}
+
+#[test]
+fn a_subscription_ends_unless_it_is_refreshed() {
+    let in_room = || {
+        let mut talk = ann();
+        let token = token(json!({"sub": "ann", "channel": "chat:a", "exp": WALL + 5}));
+        talk.say(&json!({"id": 2, "subscribe": {"channel": "chat:a", "token": token}}));
+        talk.let_in("chat:a", 2, Recovery::NotAsked);
+        talk.out.clear();
+        talk
+    };
+    let refresh = |claims: Value| {
+        let token = if claims.is_null() { String::new() } else { token(claims) };
+        json!({"id": 3, "sub_refresh": {"channel": "chat:a", "token": token}})
+    };
+    let good = refresh(json!({"sub": "ann", "channel": "chat:a", "exp": WALL + 60}));
+    assert_eq!(in_room().answer(&good)["sub_refresh"], json!({"expires": true, "ttl": 60}));
+    let late = refresh(json!({"sub": "ann", "channel": "chat:a", "exp": WALL - 1}));
+    assert_eq!(in_room().error(&late), 110);
+    assert_eq!(in_room().error(&refresh(Value::Null)), 107);
+    assert_eq!(ann().error(&good), 103);
+    let mut talk = in_room();
+    talk.say(&refresh(json!({"sub": "bob", "channel": "chat:a"})));
+    assert_eq!(talk.closed(), Some(3500));
+    // Five seconds, and then the grace.
+    let mut talk = in_room();
+    talk.wall = WALL + 29;
+    talk.later(1);
+    assert!(talk.replies().iter().all(|it| it["push"].is_null()));
+    talk.wall = WALL + 30;
+    talk.later(1);
+    let push = talk.replies().into_iter().find(|it| !it["push"].is_null()).expect("a push");
+    assert_eq!(push["push"]["unsubscribe"]["code"], 2501);
+    assert_eq!(talk.closed(), None);
+}
+
+#[test]
+fn a_room_may_be_for_some_users_only() {
+    let mut namespaces = (*settings().namespaces).clone();
+    let chat = namespaces.named.get_mut("chat").expect("it is there");
+    *chat = Arc::new(RoomOptions { allow_user_limited: true, ..(**chat).clone() });
+    let namespaces = Arc::new(namespaces);
+    let connected = || {
+        let settings = Settings { namespaces: namespaces.clone(), ..settings() };
+        let mut talk = connecting(settings, json!({"sub": "ann"}));
+        talk.out.clear();
+        talk
+    };
+    let subscribe = |room: &str| json!({"id": 2, "subscribe": {"channel": room}});
+    assert_eq!(connected().error(&subscribe("chat:a#bob,eve")), 103);
+    let mut talk = connected();
+    talk.say(&subscribe("chat:a#bob,ann"));
+    assert_eq!((talk.requests().len(), talk.replies().len()), (1, 0));
+}
+
+#[test]
+fn a_key_that_is_not_known_is_fetched_once() {
+    let keys = crate::access::keys::PublishedKeys::default();
+    let verifier = Verifier { published: Some(keys), ..Verifier::of_secret("secret") };
+    let settings = || Settings {
+        tokens: Arc::new(Verifier {
+            published: verifier.published.clone(),
+            ..Verifier::of_secret("secret")
+        }),
+        ..settings()
+    };
+    // {"alg":"RS256","kid":"new"}.{"sub":"42"}
+    let connect = json!({"id": 1, "connect": {"token": "eyJhbGciOiJSUzI1NiIsImtpZCI6Im5ldyJ9.eyJzdWIiOiI0MiJ9.AA"}});
+    let mut talk = Talk::new(settings());
+    talk.say(&connect);
+    assert!(talk.out.contains(&Out::Call(1, Call::TokenKeys)) && talk.session.is_connecting());
+    talk.input(In::Called(1, Err(CallFailed)));
+    assert_eq!((talk.replies()[0]["error"]["code"].clone(), talk.closed()), (json!(100), None));
+    let mut talk = Talk::new(settings());
+    talk.say(&connect);
+    talk.input(In::Called(1, Ok(Called::Keys)));
+    assert_eq!(talk.closed(), Some(3500));
+}
+
+#[test]
+fn the_application_does_things_to_a_users_connections() {
+    use crate::access::control::{Action, Control};
+    let control = |user: &str, action: Action| {
+        let (client, session) = Default::default();
+        In::Control(Arc::new(Control { user: user.into(), client, session, action }))
+    };
+    let subscribe = |room: &str| Action::Subscribe {
+        room: room.into(),
+        grant: Default::default(),
+        since: None,
+    };
+    let mut talk = ann();
+    talk.input(control("bob", subscribe("chat:a")));
+    assert!(talk.requests().is_empty(), "not meant");
+    talk.input(control("ann", subscribe("chat:a")));
+    assert_eq!(talk.requests().len(), 1);
+    let missed = Publication { offset: 6, data: "1".into(), ..Publication::default() };
+    talk.let_in("chat:a", 0, Recovery::Recovered(vec![Arc::new(missed)]));
+    let pushes = talk.replies();
+    assert_eq!(pushes[0]["push"]["subscribe"]["recoverable"], true);
+    assert_eq!(pushes[1]["push"]["pub"]["offset"], 6);
+    talk.input(control("ann", Action::Unsubscribe { room: "chat:a".into() }));
+    assert_eq!(talk.replies()[0]["push"]["unsubscribe"]["code"], 2000);
+    let refresh =
+        Action::Refresh { expired: false, expires_at: Some(WALL + 7), info: Some("2".into()) };
+    talk.input(control("ann", refresh));
+    assert_eq!(talk.replies()[0]["push"]["refresh"], json!({"expires": true, "ttl": 7}));
+    let me = ClientId(5).to_string();
+    let disconnect = |except| Action::Disconnect { code: 4321, reason: "bye".into(), except };
+    talk.input(control("ann", disconnect(vec![me])));
+    assert_eq!(talk.closed(), None);
+    talk.input(control("ann", disconnect(vec![])));
+    assert_eq!(talk.closed(), Some(4321));
+}
+
+/// A client that asks to subscribe to a room where filters and deltas are allowed, or not.
+fn wishing(allowed: bool, subscribe: Value) -> Talk {
+    let mut settings = settings();
+    let chat = settings.namespaces.named["chat"].as_ref().clone();
+    let chat = RoomOptions { allow_tags_filter: allowed, allow_delta: allowed, ..chat };
+    let named = [("chat".into(), Arc::new(chat))].into_iter().collect();
+    settings.namespaces = Arc::new(Namespaces { default: Arc::default(), named });
+    let mut talk = Talk::new(settings);
+    talk.say(&json!({"id": 1, "connect": {}}));
+    talk.out.clear();
+    talk.say(&json!({"id": 2, "subscribe": subscribe}));
+    talk
+}
+
+/// Publications from offset 6 on with a tag each.
+fn tagged(tags: &[&str]) -> Recovery {
+    let one = |(offset, tag): (u64, &&str)| Publication {
+        offset,
+        data: Bytes::from(format!(
+            "{{\"text\": \"a longer text that stays the same\", \"n\": {offset}}}"
+        )),
+        tags: [("t".to_owned(), (*tag).to_owned())].into_iter().collect(),
+        ..Publication::default()
+    };
+    Recovery::Recovered((6..).zip(tags).map(one).map(Arc::new).collect())
+}
+
+#[test]
+fn a_filter_holds_for_what_was_missed_too() {
+    let tf = json!({"key": "t", "cmp": "eq", "val": "a"});
+    let subscribe =
+        json!({"channel": "chat:a", "tf": tf, "recover": true, "epoch": "e", "offset": 5});
+    for (tags, offsets, offset) in
+        [(["a", "b"], vec![6], 5), (["b", "a"], vec![7], 5), (["b", "b"], vec![], 7)]
+    {
+        let mut talk = wishing(true, subscribe.clone());
+        assert!(matches!(&talk.requests()[..], [Request::Subscribe(it)] if it.wish.is_some()));
+        talk.let_in("chat:a", 2, tagged(&tags));
+        let result = talk.replies().remove(0)["subscribe"].clone();
+        let got = result["publications"].as_array().cloned().unwrap_or_default();
+        let got: Vec<u64> = got.iter().filter_map(|it| it["offset"].as_u64()).collect();
+        assert_eq!((got, result["offset"].as_u64()), (offsets, Some(offset)), "{tags:?}");
+        assert_eq!(result["recovered"], true);
+    }
+}
+
+#[test]
+fn a_filter_that_is_not_allowed_or_nonsense_is_a_bad_request() {
+    for (allowed, tf) in [(false, json!({"key": "t", "cmp": "ex"})), (true, json!({}))] {
+        let mut talk = wishing(allowed, json!({"channel": "chat:a", "tf": tf}));
+        assert_eq!(talk.replies()[0]["error"]["code"], 107);
+    }
+}
+
+#[test]
+fn who_wants_deltas_gets_texts_and_what_is_new_in_them() {
+    let subscribe = json!({
+        "channel": "chat:a", "delta": "fossil", "recover": true, "epoch": "e", "offset": 5,
+    });
+    let mut talk = wishing(true, subscribe.clone());
+    talk.out.clear();
+    talk.let_in("chat:a", 2, tagged(&["a", "a"]));
+    let result = talk.replies().remove(0)["subscribe"].clone();
+    assert_eq!((&result["delta"], &result["offset"]), (&json!(true), &json!(5)));
+    let [full, delta] = [0, 1].map(|index| result["publications"][index].clone());
+    let text = "{\"text\": \"a longer text that stays the same\", \"n\": 6}";
+    assert_eq!((&full["data"], &full["delta"]), (&json!(text), &Value::Null));
+    let new = delta["data"].as_str().expect("a text");
+    assert!(delta["delta"] == true && new.len() < text.len() && new.contains(":7}"), "{new}");
+
+    let mut talk = wishing(false, subscribe);
+    talk.let_in("chat:a", 2, tagged(&["a"]));
+    let result = talk.replies().remove(0)["subscribe"].clone();
+    assert!(result["delta"].is_null() && result["publications"][0]["data"]["n"] == 6, "{result}");
+}
+
+#[test]
+fn a_filter_goes_before_deltas_and_an_unknown_format_ends_the_connection() {
+    let tf = json!({"key": "t", "cmp": "ex"});
+    let mut talk = wishing(true, json!({"channel": "chat:a", "delta": "fossil", "tf": tf}));
+    talk.let_in("chat:a", 2, Recovery::NotAsked);
+    assert!(talk.replies()[0]["subscribe"]["delta"].is_null());
+    let talk = wishing(true, json!({"channel": "chat:a", "delta": "other"}));
+    assert!(talk.out.contains(&Out::Close(Disconnect::BadRequest)), "{:?}", talk.out);
 }

@@ -1,0 +1,14 @@
+//! Who a client is, and what it is given: tokens and what they say.
+//!
+//! In: a token as the client sent it, the wall clock. Out: [`grant::Credentials`] of a connection or the
+//! [`grant::Grant`] of a subscription, or why there are none. [`keys`] knows which key a token must be signed
+//! with, [`verifier`] checks it, [`claims`] reads what it says, [`sign`] makes one for tests and operators;
+//! [`control`] is what the application does to connections that are there: all pure. [`jwks`] is the shell that fetches public keys.
+
+pub mod claims;
+pub mod control;
+pub mod grant;
+pub mod jwks;
+pub mod keys;
+pub mod sign;
+pub mod verifier;

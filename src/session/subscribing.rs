@@ -1,0 +1,564 @@
+//! The rooms that a connection is in: who puts it there, on what terms, for how long.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{
+    reply,
+    state::{Call, Env, Out, Outcome, Refusal, State},
+};
+use crate::{
+    access::{
+        grant::{self, Grant},
+        verifier::TokenError,
+    },
+    protocol::{
+        codec::Format,
+        codes::{Disconnect, ErrorCode, Unsubscribed},
+        message::{
+            Body, ChannelRequest, Empty, Refresh, Request as Asked, SubRefreshRequest,
+            SubscribeRequest, SubscribeResult,
+        },
+    },
+    room::{
+        filter::Filter,
+        options::{self, RoomOptions},
+        types::{
+            ClientInfo, MemberFlags, Recovery, ReplyTo, Request, RoomName, Since, Subscribe,
+            Subscribed,
+        },
+        wishes::Wish,
+    },
+};
+
+/// A room that the client is in, or is about to be.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    pub(super) room: RoomName,
+    /// Boxed, since most have nothing of it.
+    more: Option<Box<More>>,
+}
+
+/// What a subscription has only for a while, or seldom.
+#[derive(Debug, Default)]
+struct More {
+    /// Until the room has answered.
+    pending: Option<Pending>,
+    /// When it ends unless it is refreshed, in Unix time.
+    expires_at: Option<i64>,
+    /// The server has put the client there.
+    server_side: bool,
+    /// Who the client is, if it is somebody else here.
+    info: Option<Arc<ClientInfo>>,
+}
+
+impl More {
+    fn is_empty(&self) -> bool {
+        self.pending.is_none()
+            && self.expires_at.is_none()
+            && !self.server_side
+            && self.info.is_none()
+    }
+}
+
+/// Who wants the client in a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// The client, by the command of this number.
+    Client(u32),
+    /// The server, as the client connects.
+    Connect,
+    /// The application, later.
+    Application,
+}
+
+impl Asker {
+    /// The number that the room's answer bears. Commands of clients have none that is 0.
+    fn id(self) -> u32 {
+        match self {
+            Self::Client(id) => id,
+            Self::Connect | Self::Application => 0,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Pending {
+    asker: Asker,
+    recoverable: bool,
+    positioned: bool,
+    since: Option<Since>,
+    must_recover: bool,
+    data: Bytes,
+    wish: Option<Wish>,
+}
+
+/// What the client, or whoever puts it there, wants of the room.
+struct Wanted {
+    recoverable: bool,
+    positioned: bool,
+    join_leave: bool,
+    since: Option<Since>,
+    must_recover: bool,
+    wish: Option<Wish>,
+}
+
+/// The delta format that clients may ask for.
+const FOSSIL: &str = "fossil";
+
+/// What a subscriber wants otherwise than most. With a filter it gets no deltas: it has not what they follow.
+fn wish(request: &SubscribeRequest, options: &RoomOptions) -> Result<Option<Wish>, Refusal> {
+    match &request.tf {
+        _ if !["", FOSSIL].contains(&request.delta.as_str()) => Err(Disconnect::BadRequest.into()),
+        Some(_) if !options.allow_tags_filter => Err(ErrorCode::BadRequest.into()),
+        Some(node) => {
+            let filter = Filter::new(node).map_err(|_| ErrorCode::BadRequest)?;
+            Ok(Some(Wish::Filter(Arc::new(filter))))
+        }
+        None => Ok((options.allow_delta && request.delta == FOSSIL).then_some(Wish::Delta)),
+    }
+}
+
+impl Subscription {
+    /// Whether the client knows that it is there.
+    pub(super) fn is_live(&self) -> bool {
+        self.pending().is_none()
+    }
+
+    /// When it ends unless it is refreshed, in Unix time.
+    pub(super) fn expires_at(&self) -> Option<i64> {
+        self.more.as_ref()?.expires_at
+    }
+
+    fn pending(&self) -> Option<&Pending> {
+        self.more.as_ref()?.pending.as_ref()
+    }
+
+    fn is_server_side(&self) -> bool {
+        self.more.as_ref().is_some_and(|it| it.server_side)
+    }
+
+    fn take_pending(&mut self) -> Option<Pending> {
+        let pending = self.more.as_mut()?.pending.take();
+        self.more.take_if(|it| it.is_empty());
+        pending
+    }
+}
+
+impl State {
+    fn subscription(&mut self, room: &str) -> Option<&mut Subscription> {
+        self.subscriptions.iter_mut().find(|it| *it.room == *room)
+    }
+
+    /// Who the client is in a room.
+    pub(super) fn info_in(&self, room: &str) -> Arc<ClientInfo> {
+        let here = self.subscriptions.iter().find(|it| *it.room == *room);
+        let own = here.and_then(|it| it.more.as_ref()?.info.as_ref());
+        own.unwrap_or(&self.info).clone()
+    }
+
+    /// Takes a subscribe command. `retried`: the keys of tokens were fetched for it.
+    pub(super) fn subscribe(
+        &mut self,
+        id: u32,
+        request: SubscribeRequest,
+        retried: bool,
+        env: Env<'_>,
+        out: &mut Vec<Out>,
+    ) -> Outcome {
+        let options = self.options(&request.channel, env)?;
+        if self.is_asked_for(&request.channel) {
+            return Err(ErrorCode::AlreadySubscribed.into());
+        }
+        if self.subscriptions.len() >= env.settings.channel_limit {
+            return Err(ErrorCode::LimitExceeded.into());
+        }
+        if request.kind != 0 {
+            return Err(ErrorCode::NotAvailable.into());
+        }
+        let Some(grant) = self.grant(&request, options, retried, env)? else {
+            self.call(id, Asked::Subscribe(request), Call::SubscriptionTokenKeys, out);
+            return Ok(None);
+        };
+        let wish = wish(&request, options)?;
+        let wanted = Wanted {
+            recoverable: request.recoverable,
+            positioned: request.positioned,
+            join_leave: request.join_leave,
+            since: request
+                .recover
+                .then_some(Since { epoch: request.epoch, offset: request.offset }),
+            must_recover: request.flag & 2 != 0,
+            wish,
+        };
+        Ok(Some(self.enter(&request.channel, options, &grant, wanted, Asker::Client(id))))
+    }
+
+    fn is_asked_for(&self, room: &str) -> bool {
+        let called = |(_, command): &(u32, Asked)| matches!(command, Asked::Subscribe(it) if it.channel == room);
+        self.subscriptions.iter().any(|it| *it.room == *room)
+            || self.rare().is_some_and(|it| it.calls.iter().any(called))
+    }
+
+    /// What the client is given in the room, if it may enter; none if the keys of tokens have to be fetched
+    /// to say it.
+    fn grant(
+        &self,
+        request: &SubscribeRequest,
+        options: &RoomOptions,
+        retried: bool,
+        env: Env<'_>,
+    ) -> Result<Option<Grant>, Refusal> {
+        let (settings, room) = (env.settings, request.channel.as_str());
+        if !request.token.is_empty() && !settings.insecure {
+            return match settings.subscription_tokens.subscription(&request.token, env.wall) {
+                Ok(it) if it.room != room => Err(Disconnect::InvalidToken.into()),
+                Ok(it) if !self.is_for_me(&it.user, &it.client) => {
+                    Err(Disconnect::InvalidToken.into())
+                }
+                Ok(it) => Ok(Some(it.grant)),
+                Err(TokenError::Expired) => Err(ErrorCode::TokenExpired.into()),
+                Err(TokenError::UnknownKey) if !retried => Ok(None),
+                Err(_) => Err(ErrorCode::PermissionDenied.into()),
+            };
+        }
+        let user = &*self.info.user;
+        let listed = options.allow_user_limited.then(|| options::is_limited_to(room, user));
+        let open = match listed.flatten() {
+            Some(listed) => listed,
+            None => options.permissions.may_subscribe(user.is_empty()),
+        };
+        let permitted = settings.insecure || (!options::is_private(room) && open);
+        if permitted { Ok(Some(Grant::default())) } else { Err(ErrorCode::PermissionDenied.into()) }
+    }
+
+    fn is_for_me(&self, user: &str, client: &str) -> bool {
+        *user == *self.info.user && (client.is_empty() || client == self.info.client.to_string())
+    }
+
+    /// Puts the client into a room without its asking.
+    pub(super) fn put_into(
+        &mut self,
+        room: &str,
+        grant: &Grant,
+        since: Option<Since>,
+        asker: Asker,
+        env: Env<'_>,
+        out: &mut Vec<Out>,
+    ) {
+        let options = match self.options(room, env) {
+            Ok(options) => options,
+            Err(error) => return self.not_entered(room, asker, error, env, out),
+        };
+        if self.is_asked_for(room) {
+            return;
+        }
+        if self.subscriptions.len() >= env.settings.channel_limit {
+            return self.close(Disconnect::ChannelLimit, out);
+        }
+        // Whoever is put there wants all that may be had.
+        let wanted = Wanted {
+            recoverable: true,
+            positioned: true,
+            join_leave: false,
+            since,
+            must_recover: false,
+            wish: None,
+        };
+        let (room, request) = self.enter(room, options, grant, wanted, asker);
+        out.push(Out::Request(room, request));
+    }
+
+    fn enter(
+        &mut self,
+        room: &str,
+        options: &RoomOptions,
+        grant: &Grant,
+        wanted: Wanted,
+        asker: Asker,
+    ) -> (RoomName, Request) {
+        let overrides = &grant.overrides;
+        let history = options.keeps_history();
+        let recoverable = history
+            && (grant::or(overrides.force_recovery, options.force_recovery)
+                || (options.allow_recovery && wanted.recoverable));
+        let positioned = recoverable
+            || history
+                && (grant::or(overrides.force_positioning, options.force_positioning)
+                    || (options.allow_positioning && wanted.positioned));
+        let since = wanted.since.filter(|_| recoverable);
+        let info = (!grant.info.is_empty()).then(|| {
+            let chan_info = grant.info[..].into();
+            Arc::new(ClientInfo { chan_info, ..(*self.info).clone() })
+        });
+        let pending = Pending {
+            asker,
+            recoverable,
+            positioned,
+            since: since.clone(),
+            must_recover: wanted.must_recover,
+            data: grant.data.clone(),
+            wish: wanted.wish.clone(),
+        };
+        let more = More {
+            pending: Some(pending),
+            expires_at: grant.expires_at,
+            server_side: !matches!(asker, Asker::Client(_)),
+            info: info.clone(),
+        };
+        // Most clients are in very few rooms.
+        if self.subscriptions.is_empty() {
+            self.subscriptions.reserve_exact(1);
+        }
+        let room = RoomName::from(room);
+        self.subscriptions.push(Subscription { room: room.clone(), more: Some(Box::new(more)) });
+        let push = grant::or(overrides.force_push_join_leave, options.force_push_join_leave);
+        let flags = MemberFlags {
+            protobuf: self.format == Format::Protobuf,
+            join_leave: push || wanted.join_leave,
+            positioned,
+        };
+        let subscribe = Subscribe {
+            socket: self.socket,
+            id: asker.id(),
+            info: info.unwrap_or_else(|| self.info.clone()),
+            flags,
+            wish: wanted.wish,
+            recover: since,
+            must_recover: wanted.must_recover,
+        };
+        (room, Request::Subscribe(subscribe))
+    }
+
+    /// A room has answered.
+    pub(super) fn subscribed(
+        &mut self,
+        room: RoomName,
+        id: u32,
+        result: Result<Subscribed, ErrorCode>,
+        env: Env<'_>,
+        out: &mut Vec<Out>,
+    ) {
+        let is_it = |it: &Subscription| {
+            it.room == room && it.pending().is_some_and(|it| it.asker.id() == id)
+        };
+        let Some(index) = self.subscriptions.iter().position(is_it) else { return };
+        let Some(pending) = self.subscriptions[index].take_pending() else { return };
+        if let Asker::Client(_) = pending.asker {
+            self.in_flight = self.in_flight.saturating_sub(1);
+        }
+        let wish = pending.wish.as_ref();
+        let delta = (wish == Some(&Wish::Delta)).then_some(self.format);
+        // As a JSON text, a quote takes two bytes.
+        let most = env.reply_limit() / if delta == Some(Format::Json) { 2 } else { 1 };
+        let wanted = |it| reply::bounded(reply::wanted(it, wish.and_then(Wish::filter)), most);
+        match result.map(wanted) {
+            Ok(it) if pending.must_recover && it.recovery == Recovery::Failed => {
+                self.subscriptions.swap_remove(index);
+                out.push(self.leave(room.clone(), ReplyTo::Nobody));
+                let error = ErrorCode::UnrecoverablePosition;
+                self.not_entered(&room, pending.asker, error, env, out);
+            }
+            Ok(it) => {
+                // From here on the name that the whole node shares.
+                self.subscriptions[index].room = room.clone();
+                let expires_at = self.subscriptions[index].expires_at();
+                let (expires, ttl) = env.time_to_live(expires_at);
+                let Pending { asker, recoverable, positioned, since, data, .. } = pending;
+                let result =
+                    reply::subscribe_result(&it, since.as_ref(), recoverable, positioned, delta);
+                let result = SubscribeResult { expires, ttl, data, ..result };
+                self.tell_entered(&room, asker, result, env, out);
+                if expires {
+                    self.wake_later(env, out);
+                }
+            }
+            Err(error) => {
+                self.subscriptions.swap_remove(index);
+                self.not_entered(&room, pending.asker, error, env, out);
+            }
+        }
+    }
+
+    fn tell_entered(
+        &mut self,
+        room: &str,
+        asker: Asker,
+        result: SubscribeResult,
+        env: Env<'_>,
+        out: &mut Vec<Out>,
+    ) {
+        match asker {
+            Asker::Client(id) => {
+                out.push(Out::Reply(reply::result(id, Body::Subscribe(result))));
+            }
+            Asker::Connect => self.entered(room, Ok(result), env, out),
+            Asker::Application => {
+                out.extend(reply::subscribe_pushes(room, result).map(Out::Reply));
+            }
+        }
+    }
+
+    fn not_entered(
+        &mut self,
+        room: &str,
+        asker: Asker,
+        error: ErrorCode,
+        env: Env<'_>,
+        out: &mut Vec<Out>,
+    ) {
+        match asker {
+            Asker::Client(id) => out.push(Out::Reply(reply::failure(id, error))),
+            Asker::Connect => self.entered(room, Err(error), env, out),
+            // The application was told what is wrong with its call; what fails later, the client notices
+            // as little as before.
+            Asker::Application => {}
+        }
+    }
+
+    /// Takes an unsubscribe command.
+    pub(super) fn unsubscribe(
+        &mut self,
+        id: u32,
+        request: &ChannelRequest,
+        to: ReplyTo,
+        env: Env<'_>,
+        out: &mut Vec<Out>,
+    ) -> Outcome {
+        let room = request.channel.as_str();
+        if room.is_empty() || room.len() > env.settings.channel_max_length {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        let Some(mut subscription) = self.remove(room) else {
+            self.forget_call(room, out);
+            out.push(Out::Reply(reply::result(id, Body::Unsubscribe(Empty {}))));
+            return Ok(None);
+        };
+        match subscription.take_pending() {
+            Some(pending) => {
+                // Its subscribe gets no other answer any more.
+                if let Asker::Client(id) = pending.asker {
+                    self.in_flight = self.in_flight.saturating_sub(1);
+                    out.push(Out::Reply(reply::failure(id, ErrorCode::Internal)));
+                }
+            }
+            None => {}
+        }
+        Ok(Some((subscription.room, self.unsubscribe_request(to))))
+    }
+
+    /// Ends a subscribe command that waits for a call.
+    fn forget_call(&mut self, room: &str, out: &mut Vec<Out>) {
+        let Some(_) = self.rare() else { return };
+        let calls = &mut self.rare_mut().calls;
+        let is_it =
+            |(_, it): &(u32, Asked)| matches!(it, Asked::Subscribe(it) if it.channel == room);
+        if let Some(index) = calls.iter().position(is_it) {
+            let (id, _) = calls.swap_remove(index);
+            self.in_flight = self.in_flight.saturating_sub(1);
+            out.push(Out::Reply(reply::failure(id, ErrorCode::Internal)));
+            self.tidy();
+        }
+    }
+
+    fn unsubscribe_request(&self, reply: ReplyTo) -> Request {
+        Request::Unsubscribe { socket: self.socket, client: self.info.client, reply }
+    }
+
+    fn remove(&mut self, room: &str) -> Option<Subscription> {
+        let index = self.subscriptions.iter().position(|it| *it.room == *room)?;
+        Some(self.subscriptions.swap_remove(index))
+    }
+
+    /// The application takes the client out of a room.
+    pub(super) fn take_out_of(&mut self, room: &str, out: &mut Vec<Out>) {
+        self.forget_call(room, out);
+        if let Some(mut subscription) = self.remove(room) {
+            if let Some(Pending { asker: Asker::Client(id), .. }) = subscription.take_pending() {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                out.push(Out::Reply(reply::failure(id, ErrorCode::PermissionDenied)));
+            }
+            self.end_subscription(subscription, Unsubscribed::Server, out);
+        }
+    }
+
+    fn end_subscription(&self, it: Subscription, why: Unsubscribed, out: &mut Vec<Out>) {
+        let push = reply::unsubscribe(&it.room, why);
+        out.push(self.leave(it.room, ReplyTo::Nobody));
+        out.push(Out::Reply(push));
+    }
+
+    /// The client can't have seen everything that was said in a room.
+    pub(super) fn insufficient_state(&mut self, room: &RoomName, out: &mut Vec<Out>) {
+        match self.subscriptions.iter().find(|it| it.is_live() && it.room == *room) {
+            None => {}
+            // A client asks anew for rooms that it is put into by connecting.
+            Some(it) if it.is_server_side() => self.close(Disconnect::InsufficientState, out),
+            Some(_) => {
+                if let Some(subscription) = self.remove(room) {
+                    self.end_subscription(subscription, Unsubscribed::InsufficientState, out);
+                }
+            }
+        }
+    }
+
+    /// Takes a new token for a subscription. `retried`: the keys were fetched for it.
+    pub(super) fn sub_refresh(
+        &mut self,
+        id: u32,
+        request: SubRefreshRequest,
+        retried: bool,
+        env: Env<'_>,
+        out: &mut Vec<Out>,
+    ) -> Outcome {
+        let room = request.channel.as_str();
+        match self.subscription(room) {
+            Some(it) if it.is_live() && it.is_server_side() => {
+                return Err(Disconnect::BadRequest.into());
+            }
+            Some(it) if it.is_live() => {}
+            _ => return Err(ErrorCode::PermissionDenied.into()),
+        }
+        if request.token.is_empty() {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        let token = env.settings.subscription_tokens.subscription(&request.token, env.wall);
+        match token {
+            Ok(it) if it.room == room && self.is_for_me(&it.user, &it.client) => {
+                let expires_at = it.grant.expires_at;
+                if let Some(subscription) = self.subscription(room) {
+                    subscription.more.get_or_insert_default().expires_at = expires_at;
+                    subscription.more.take_if(|it| it.is_empty());
+                }
+                let (expires, ttl) = env.time_to_live(expires_at);
+                let result = Body::SubRefresh(Refresh { expires, ttl });
+                out.push(Out::Reply(reply::result(id, result)));
+                self.wake_later(env, out);
+                Ok(None)
+            }
+            Err(TokenError::Expired) => Err(ErrorCode::Expired.into()),
+            Err(TokenError::UnknownKey) if !retried => {
+                self.call(id, Asked::SubRefresh(request), Call::SubscriptionTokenKeys, out);
+                Ok(None)
+            }
+            Ok(_) | Err(_) => Err(Disconnect::InvalidToken.into()),
+        }
+    }
+
+    /// Ends the subscriptions that were not refreshed in time.
+    pub(super) fn end_expired(&mut self, env: Env<'_>, out: &mut Vec<Out>) {
+        let grace = env.settings.expired_sub_close_delay;
+        let over = |it: &Subscription| {
+            it.is_live() && it.expires_at().is_some_and(|at| env.is_over(at, grace))
+        };
+        while let Some(index) = self.subscriptions.iter().position(over) {
+            let subscription = self.subscriptions.swap_remove(index);
+            if subscription.is_server_side() {
+                self.subscriptions.push(subscription);
+                return self.close(Disconnect::SubscriptionExpired, out);
+            }
+            self.end_subscription(subscription, Unsubscribed::Expired, out);
+        }
+    }
+}

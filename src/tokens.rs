@@ -1,0 +1,106 @@
+//! SHELL. The commands that make and check tokens.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use roomcast::{
+    access::{keys::PublishedKeys, sign},
+    config::{Config, tokens::Tokens},
+};
+use serde_json::json;
+
+/// Makes a connection token.
+#[derive(Args)]
+pub struct Connection {
+    #[command(flatten)]
+    pub serve: super::Serve,
+    /// The user; without it, the token is of an anonymous one.
+    #[arg(long, short, default_value = "")]
+    pub user: String,
+    /// Seconds that it is valid; 0: for ever.
+    #[arg(long, short, default_value_t = 7 * 24 * 3600)]
+    pub ttl: i64,
+}
+
+/// Makes a subscription token.
+#[derive(Args)]
+pub struct Subscription {
+    #[command(flatten)]
+    pub connection: Connection,
+    /// The room.
+    #[arg(long, short = 's')]
+    pub channel: String,
+}
+
+/// Checks a token.
+#[derive(Args)]
+pub struct Check {
+    #[command(flatten)]
+    pub serve: super::Serve,
+    /// The token.
+    pub token: String,
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn of_subscriptions(config: &Config) -> &Tokens {
+    config.subscription_tokens.as_ref().unwrap_or(&config.tokens)
+}
+
+fn sign(tokens: &Tokens, user: &str, channel: Option<&str>, ttl: i64) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !tokens.secret().is_empty(),
+        "there is no hmac_secret_key in the configuration to sign with"
+    );
+    let mut claims = json!({"sub": user, "iat": now()});
+    if ttl > 0 {
+        claims["exp"] = now().saturating_add(ttl).into();
+    }
+    if let Some(channel) = channel {
+        claims["channel"] = channel.into();
+    }
+    println!("{}", sign::sign(tokens.secret(), &claims)?);
+    Ok(())
+}
+
+impl Connection {
+    pub fn make(&self, config: &Config) -> anyhow::Result<()> {
+        sign(&config.tokens, &self.user, None, self.ttl)
+    }
+}
+
+impl Subscription {
+    pub fn make(&self, config: &Config) -> anyhow::Result<()> {
+        let Connection { user, ttl, .. } = &self.connection;
+        sign(of_subscriptions(config), user, Some(&self.channel), *ttl)
+    }
+}
+
+impl Check {
+    pub fn connection(&self, config: &Config) -> anyhow::Result<()> {
+        let verifier = config.tokens.verifier(Some(PublishedKeys::default()))?;
+        let it = verifier.connection(&self.token, now())?;
+        let rooms: Vec<&str> = it.rooms.iter().map(|(room, _)| room.as_str()).collect();
+        println!("valid: user {:?}, info {:?}, rooms {rooms:?}", it.user, it.info);
+        print_end(it.expires_at);
+        Ok(())
+    }
+
+    pub fn subscription(&self, config: &Config) -> anyhow::Result<()> {
+        let verifier = of_subscriptions(config).verifier(Some(PublishedKeys::default()))?;
+        let it = verifier.subscription(&self.token, now())?;
+        println!("valid: user {:?}, channel {:?}, info {:?}", it.user, it.room, it.grant.info);
+        print_end(it.grant.expires_at);
+        Ok(())
+    }
+}
+
+fn print_end(expires_at: Option<i64>) {
+    match expires_at {
+        Some(at) => println!("what it gives ends in {} seconds unless it is refreshed", at - now()),
+        None => println!("what it gives does not end"),
+    }
+}
