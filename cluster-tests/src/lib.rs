@@ -13,6 +13,7 @@
 //!                          ├──► browser::Browser ─────────► clients/js/browser.mjs
 //!                          ├──► ws::Socket                  bytes no SDK would send
 //!                          ├──► control::Control            who must not notice the fault
+//!                          ├──► stream::Stream              streamed responses, as curl shows them
 //!                          └──► check                       what must hold, judged offline
 //! ```
 //!
@@ -36,6 +37,7 @@ pub mod rough;
 pub mod sdk;
 pub mod sim;
 pub mod step;
+pub mod stream;
 pub mod wait;
 pub mod world;
 pub mod ws;

@@ -11,7 +11,7 @@ use std::{
 
 use actix::prelude::*;
 
-use super::leaving::Leaving;
+use super::{admission::Counter, leaving::Leaving};
 use crate::{
     access::{
         jwks::{Fetcher, Fetchers},
@@ -23,7 +23,7 @@ use crate::{
     hub::Hub,
     metrics::Metrics,
     room::actor::{AddHub, RoomRegistry},
-    session::{context::Wire, socket::Shared, state},
+    session::{context::Wire, driver::Shared, sessions::Sessions, state},
     users::Users,
 };
 
@@ -42,6 +42,10 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Who is connected.
     pub users: Arc<Users>,
+    /// How many clients there are, where they are limited.
+    pub counter: Option<Counter>,
+    /// The sessions whose clients send by requests of their own.
+    pub emulated: Arc<Sessions>,
     /// Where the workers' hubs are announced, so that they can be told to stop.
     pub hubs: tokio::sync::mpsc::UnboundedSender<Addr<Hub>>,
     /// Whether the node is to leave.
@@ -134,6 +138,7 @@ impl Worker {
             registry: parts.registry.clone(),
             settings: parts.sessions.clone(),
             keys: parts.keys.clone(),
+            user_limit: parts.config.client.user_connection_limit,
             outbox_limit: parts.config.client.queue_max_size,
             metrics: parts.metrics.clone(),
             users: parts.users.clone(),
