@@ -16,8 +16,11 @@ pub mod registry_messages;
 pub mod session_commands;
 pub mod websocket_frames;
 
+/// Plays one input.
+pub type Run = fn(&[u8]);
+
 /// Every target by name.
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+pub const TARGETS: [(&str, Run); 6] = [
     ("config_files", config_files::run),
     ("gossip_datagrams", gossip_datagrams::run),
     ("mesh_frames", mesh_frames::run),
