@@ -12,6 +12,7 @@
 //!                          ├──► sdk::Driver ──JSON lines──► clients/js, clients/python
 //!                          ├──► browser::Browser ─────────► clients/js/browser.mjs
 //!                          ├──► ws::Socket                  bytes no SDK would send
+//!                          ├──► control::Control            who must not notice the fault
 //!                          ├──► stream::Stream              streamed responses, as curl shows them
 //!                          └──► check                       what must hold, judged offline
 //! ```
@@ -26,11 +27,13 @@
 pub mod browser;
 pub mod check;
 pub mod cluster;
+pub mod control;
 pub mod driver;
 pub mod hosts;
 pub mod http;
 pub mod node;
 pub mod paths;
+pub mod rough;
 pub mod sdk;
 pub mod sim;
 pub mod step;
