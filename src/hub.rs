@@ -4,7 +4,7 @@
 //! message per socket, on the same thread. A push is encoded once per worker and format, as a whole
 //! WebSocket frame that all sockets share.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use actix::prelude::*;
 use bytes::{Bytes, BytesMut};
@@ -16,11 +16,13 @@ use crate::{
     protocol::{
         codec::{self, Format},
         codes::Disconnect,
+        message::Reply,
         websocket,
     },
     room::{
         node::Out,
-        types::{Event, MemberFlags, ReplyTo, RoomName, SocketRef},
+        types::{Event, MemberFlags, Publication, ReplyTo, RoomName, SocketRef},
+        wishes::{Form, Wish, Wishes},
     },
     session::{
         alarms::Alarms,
@@ -56,6 +58,8 @@ pub struct Hub {
     free: Vec<u32>,
     /// In each room the members are in the order of their slots.
     rooms: FxHashMap<RoomName, Vec<Member>>,
+    /// Of the rooms where some members want something otherwise than the rest.
+    wishes: FxHashMap<RoomName, Wishes>,
     alarms: Alarms,
     stopping: Option<Stopping>,
 }
@@ -78,6 +82,7 @@ impl Hub {
             slots: Vec::new(),
             free: Vec::new(),
             rooms: FxHashMap::default(),
+            wishes: FxHashMap::default(),
             alarms: Alarms::default(),
             stopping: None,
         }
@@ -94,7 +99,13 @@ impl Hub {
         slot.socket.as_ref().filter(|_| slot.generation == socket.generation)
     }
 
-    fn enter(&mut self, room: &RoomName, socket: SocketRef, flags: MemberFlags) {
+    fn enter(
+        &mut self,
+        room: &RoomName,
+        socket: SocketRef,
+        flags: MemberFlags,
+        wish: Option<Wish>,
+    ) {
         if self.socket(socket).is_none() {
             return;
         }
@@ -105,6 +116,9 @@ impl Hub {
         if let Err(index) = members.binary_search_by_key(&socket.slot, |member| member.slot) {
             members.insert(index, Member { slot: socket.slot, flags });
             self.slots[socket.slot as usize].memberships += 1;
+            if let Some(wish) = wish {
+                self.wishes.entry(room.clone()).or_default().enter(socket.slot, &wish);
+            }
         }
     }
 
@@ -119,11 +133,14 @@ impl Hub {
             if members.is_empty() {
                 self.rooms.remove(room);
             }
-            self.end_membership(socket.slot);
+            self.end_membership(room, socket.slot);
         }
     }
 
-    fn end_membership(&mut self, slot: u32) {
+    fn end_membership(&mut self, room: &RoomName, slot: u32) {
+        if self.wishes.get_mut(room).is_some_and(|wishes| wishes.leave(slot)) {
+            self.wishes.remove(room);
+        }
         let index = slot as usize;
         self.slots[index].memberships -= 1;
         self.release(index);
@@ -145,16 +162,27 @@ impl Hub {
         let Some(members) = self.rooms.get(room) else { return };
         let Some(push) = reply::event(room, event) else { return };
         let only_listeners = matches!(event, Event::Join(_) | Event::Leave(_));
-        let mut frames: [Option<Bytes>; 2] = [None, None];
+        let mut offer = Offer::new(room, event, self.wishes.get_mut(room));
+        let mut frames: [Option<Bytes>; 2 * Form::COUNT] = Default::default();
         let mut delivered = 0;
         for member in members.iter().filter(|it| it.flags.join_leave || !only_listeners) {
             let protobuf = member.flags.protobuf;
-            let frame = frames[usize::from(protobuf)].get_or_insert_with(|| {
-                let format = if protobuf { Format::Protobuf } else { Format::Json };
-                let mut payload = BytesMut::new();
-                codec::encode(format, &push, &mut payload);
-                websocket::frame(outbox::opcode(format), &payload)
-            });
+            let Some(form) = offer.as_mut().map_or(Some(Form::Plain), |it| it.form(member.slot))
+            else {
+                continue;
+            };
+            let frame =
+                frames[2 * form as usize + usize::from(protobuf)].get_or_insert_with(|| {
+                    let format = if protobuf { Format::Protobuf } else { Format::Json };
+                    let mut payload = BytesMut::new();
+                    match &offer {
+                        Some(offer) => {
+                            codec::encode(format, &offer.push(form, format), &mut payload)
+                        }
+                        None => codec::encode(format, &push, &mut payload),
+                    }
+                    websocket::frame(outbox::opcode(format), &payload)
+                });
             if let Some(socket) = &self.slots[member.slot as usize].socket {
                 socket.do_send(ToSocket::Frame(frame.clone()));
                 delivered += 1;
@@ -176,7 +204,7 @@ impl Hub {
             if let Some(socket) = &self.slots[member.slot as usize].socket {
                 socket.do_send(ToSocket::Input(Box::new(In::InsufficientState(room.clone()))));
             }
-            self.end_membership(member.slot);
+            self.end_membership(room, member.slot);
         }
     }
 
@@ -216,6 +244,32 @@ impl Actor for Hub {
             hub.wake_due();
             hub.disconnect_some();
         });
+    }
+}
+
+/// A publication that the members of a room are offered, some of whom want it otherwise than the rest.
+struct Offer<'a> {
+    room: &'a RoomName,
+    publication: &'a Arc<Publication>,
+    before: Option<Arc<Publication>>,
+    wishes: &'a mut Wishes,
+}
+
+impl<'a> Offer<'a> {
+    /// None where all of them get the same.
+    fn new(room: &'a RoomName, event: &'a Event, wishes: Option<&'a mut Wishes>) -> Option<Self> {
+        let Event::Publication(publication) = event else { return None };
+        let wishes = wishes?;
+        let before = wishes.offer(publication);
+        Some(Self { room, publication, before, wishes })
+    }
+
+    fn form(&mut self, slot: u32) -> Option<Form> {
+        self.wishes.form(slot, self.before.is_some())
+    }
+
+    fn push(&self, form: Form, format: Format) -> Reply {
+        reply::publication_push(self.room, self.publication, form, self.before.as_deref(), format)
     }
 }
 
@@ -297,9 +351,9 @@ impl Handler<FromRegistry> for Hub {
 
     fn handle(&mut self, FromRegistry(out): FromRegistry, _: &mut Self::Context) {
         match out {
-            Out::Subscribed { socket, id, room, flags, result } => {
+            Out::Subscribed { socket, id, room, flags, wish, result } => {
                 if result.is_ok() {
-                    self.enter(&room, socket, flags);
+                    self.enter(&room, socket, flags, wish);
                 }
                 self.tell(socket, In::Subscribed { room, id, result });
             }

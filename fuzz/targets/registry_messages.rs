@@ -22,7 +22,7 @@ use roomcast::{
         registry::{In, Out, Settings, State},
         types::{
             ClientId, ClientInfo, HistoryFilter, MemberFlags, NewPublication, Query, ReplyTo,
-            Request, RoomName, Since, SocketRef, Subscribe, Survey,
+            Request, RoomName, Since, SocketRef, Subscribe, Survey, Version,
         },
     },
     time::Time,
@@ -113,6 +113,7 @@ fn request(input: &mut Unstructured<'_>) -> Result<Request> {
             id: 1,
             info,
             flags: MemberFlags { positioned: input.arbitrary()?, ..MemberFlags::default() },
+            wish: None,
             recover: since(input)?,
             must_recover: input.arbitrary()?,
         }),
@@ -122,9 +123,13 @@ fn request(input: &mut Unstructured<'_>) -> Result<Request> {
             let publication = NewPublication {
                 data: Bytes::from_static(b"data"),
                 info: Some(info),
-                tags: Default::default(),
                 idempotency_key: (key < 3).then(|| key.to_string().into()),
                 skip_history: key == 4,
+                version: match key {
+                    3 => Some(Version { number: input.arbitrary()?, epoch: "".into() }),
+                    _ => None,
+                },
+                ..NewPublication::default()
             };
             Request::Publish(publication, ReplyTo::Api(2))
         }

@@ -17,7 +17,7 @@ use tokens::{Tokens, regex};
 use crate::{
     cluster::secret::Secrets,
     room::{
-        options::{Audience, NamePattern, Namespaces, Permissions, RoomOptions},
+        options::{Audience, DataFormat, NamePattern, Namespaces, Permissions, RoomOptions},
         registry,
     },
 };
@@ -167,6 +167,8 @@ impl TryFrom<Raw> for Config {
 
 fn namespaces(raw: &Raw) -> Result<Namespaces, Invalid> {
     let mut named = BTreeMap::new();
+    let format = &raw.channel.publication_data_format;
+    let data_format = data_format("channel", format)?.unwrap_or_default();
     for (index, namespace) in raw.channel.namespaces.iter().enumerate() {
         let key = format!("channel.namespaces[{index}].name");
         let letters = |it: char| it.is_ascii_alphanumeric() || "-_.".contains(it);
@@ -174,17 +176,34 @@ fn namespaces(raw: &Raw) -> Result<Namespaces, Invalid> {
             let problem = "at least two of the characters a-z A-Z 0-9 - _ .";
             return Err(Invalid::new(key, problem));
         }
-        let options = Arc::new(namespace.options.check(&format!("channel.namespaces[{index}]"))?);
+        let key_of_options = format!("channel.namespaces[{index}]");
+        let options = Arc::new(namespace.options.check(&key_of_options, data_format)?);
         if named.insert(namespace.name.as_str().into(), options).is_some() {
             return Err(Invalid::new(key, format!("{:?} is there twice", namespace.name)));
         }
     }
-    let default = Arc::new(raw.channel.without_namespace.check("channel.without_namespace")?);
+    let default =
+        Arc::new(raw.channel.without_namespace.check("channel.without_namespace", data_format)?);
     Ok(Namespaces { default, named })
 }
 
+/// None if nothing is said.
+fn data_format(key: &str, format: &str) -> Result<Option<DataFormat>, Invalid> {
+    Ok(Some(match format {
+        "" => return Ok(None),
+        "json" => DataFormat::Json,
+        "json_object" => DataFormat::JsonObject,
+        "binary" => DataFormat::Binary,
+        other => {
+            let hint = nearest(other, ["json", "json_object", "binary"].into_iter());
+            let problem = format!("{other:?} is no format{hint}");
+            return Err(Invalid::new(format!("{key}.publication_data_format"), problem));
+        }
+    }))
+}
+
 impl Channel {
-    fn check(&self, key: &str) -> Result<RoomOptions, Invalid> {
+    fn check(&self, key: &str, default_format: DataFormat) -> Result<RoomOptions, Invalid> {
         let history = self.history_size > 0 && !self.history_ttl.0.is_zero();
         if (self.history_size > 0) == self.history_ttl.0.is_zero() {
             let problem = "history needs both history_size and history_ttl";
@@ -210,6 +229,11 @@ impl Channel {
                 return Err(Invalid::new(format!("{key}.force_recovery_mode"), problem));
             }
         };
+        if let Some(other) = self.allowed_delta_types.iter().find(|it| *it != "fossil") {
+            let problem = format!("{other:?} is no delta format; there is \"fossil\"");
+            return Err(Invalid::new(format!("{key}.allowed_delta_types"), problem));
+        }
+        let format = data_format(key, &self.publication_data_format)?;
         let audience = |client, subscriber, anonymous| Audience { client, subscriber, anonymous };
         Ok(RoomOptions {
             presence: self.presence,
@@ -227,6 +251,10 @@ impl Channel {
             name_pattern: regex("channel_regex", &self.channel_regex)
                 .map_err(|it| it.under(key))?
                 .map(NamePattern),
+            allow_tags_filter: self.allow_tags_filter,
+            allow_delta: !self.allowed_delta_types.is_empty(),
+            delta_publish: self.delta_publish,
+            data_format: format.unwrap_or(default_format),
             permissions: Permissions {
                 subscribe_for_client: self.allow_subscribe_for_client,
                 subscribe_for_anonymous: self.allow_subscribe_for_anonymous,

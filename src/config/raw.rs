@@ -226,6 +226,9 @@ section! {
         /// Rooms that the node knows. Over it, those go that nobody has used for the longest; a client that comes
         /// back to one of them is told that it can't recover. Rooms in use don't go.
         max_rooms: usize = 500_000,
+        /// What the data of a publication must be, where the namespace says nothing else: `json`, `json_object`,
+        /// `binary` (anything, also nothing), or empty: anything but nothing.
+        publication_data_format: String = String::new(),
         /// Rooms without a `:` in their name.
         without_namespace: Channel = Channel::default(),
         /// Rooms with a namespace before the first `:` of their name.
@@ -269,6 +272,16 @@ section! {
         allow_recovery: bool = false,
         /// `stream`: all that was missed; `cache`: the latest publication.
         force_recovery_mode: String = "stream".to_owned(),
+        /// Subscribers may ask for publications with certain tags only.
+        allow_tags_filter: bool = false,
+        /// The formats in which subscribers may ask for what is new against the publication before, instead of
+        /// whole publications. There is one: `fossil`.
+        allowed_delta_types: Vec<String> = Vec::new(),
+        /// Send every publication so to those that ask, not only those published with `delta`.
+        delta_publish: bool = false,
+        /// What the data of a publication must be: `json`, `json_object`, `binary` (anything, also nothing), or
+        /// empty: what `channel.publication_data_format` says.
+        publication_data_format: String = String::new(),
         /// Clients may subscribe without a subscription token.
         allow_subscribe_for_client: bool = false,
         /// Anonymous clients may subscribe too, where clients may.

@@ -12,6 +12,7 @@ use crate::{
     cluster::node::{NodeId, NodeInfo},
     protocol::codes::ErrorCode,
     room::{
+        keys::Aged,
         line::Line,
         stream::{Entry, Repeats, Snapshot},
         types::{
@@ -22,7 +23,7 @@ use crate::{
 };
 
 /// Version of everything in this module. Nodes of different versions refuse each other.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// The largest frame that a peer may send.
 pub const MAX_FRAME: usize = 16 << 20;
 /// The most bytes of publications that one message carries; well below [`MAX_FRAME`].
@@ -119,6 +120,8 @@ pub enum RoomMessage {
     Invite,
     /// From the home: you are none any more.
     Dismiss,
+    /// To the next home of a room without history: the idempotency keys that I have seen.
+    Keys(Vec<Aged>),
     /// To the home, from a successor: I have everything up to here.
     Have(Position),
     /// I am becoming the room's home: what do you know of its stream? With the sender's number for it.
@@ -250,7 +253,7 @@ mod tests {
             })),
             tags: [("a".to_owned(), "b".to_owned())].into_iter().collect(),
             idempotency_key: Some("k".into()),
-            skip_history: false,
+            ..NewPublication::default()
         };
         let ask = Ask::Publish(publication);
         Message::Room("r".into(), RoomMessage::Request { id: 3, run: 1, seq: 0, ask })

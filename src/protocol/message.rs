@@ -3,7 +3,10 @@
 //!
 //! Only the fields that Roomcast reads or writes are listed; both formats skip unknown ones.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+};
 
 use base64::Engine as _;
 use bytes::Bytes;
@@ -23,15 +26,30 @@ fn raw_from_json<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> 
 }
 
 /// Data published in Protobuf need not be JSON; a JSON client then gets it as a base64 string rather
-/// than a broken frame. Line feeds separate messages, so those between JSON tokens become spaces.
+/// than a broken frame.
 fn raw_to_json<S: Serializer>(data: &Bytes, to: S) -> Result<S::Ok, S::Error> {
-    match std::str::from_utf8(data).map(serde_json::from_str::<&RawValue>) {
-        Ok(Ok(raw)) if !raw.get().contains('\n') => raw.serialize(to),
-        Ok(Ok(raw)) => match RawValue::from_string(raw.get().replace('\n', " ")) {
-            Ok(raw) => raw.serialize(to),
-            Err(error) => Err(serde::ser::Error::custom(error)),
-        },
-        _ => to.serialize_str(&base64::engine::general_purpose::STANDARD.encode(data)),
+    match embeddable(data) {
+        Some(raw) => raw.serialize(to),
+        None => to.serialize_str(&base64::engine::general_purpose::STANDARD.encode(data)),
+    }
+}
+
+/// Data as JSON that can be part of a message, if it is JSON. Line feeds separate messages, so those between
+/// JSON tokens become spaces.
+fn embeddable(data: &[u8]) -> Option<Cow<'_, RawValue>> {
+    let raw: &RawValue = serde_json::from_str(std::str::from_utf8(data).ok()?).ok()?;
+    if raw.get().contains('\n') {
+        return RawValue::from_string(raw.get().replace('\n', " ")).ok().map(Cow::Owned);
+    }
+    Some(Cow::Borrowed(raw))
+}
+
+/// The JSON by which a JSON client gets this data.
+pub fn json_of(data: &[u8]) -> Cow<'_, str> {
+    match embeddable(data) {
+        Some(Cow::Borrowed(raw)) => raw.get().into(),
+        Some(Cow::Owned(raw)) => String::from(Box::<str>::from(raw)).into(),
+        None => format!("\"{}\"", base64::engine::general_purpose::STANDARD.encode(data)).into(),
     }
 }
 
@@ -190,6 +208,9 @@ pub struct SubscribeRequest {
     /// Delta format asked for.
     #[prost(string, tag = "12")]
     pub delta: String,
+    /// Publications wanted, by their tags.
+    #[prost(message, optional, boxed, tag = "13")]
+    pub tf: Option<Box<FilterNode>>,
     /// Bit 2: answer 112 instead of `recovered: false`.
     #[prost(int64, tag = "14")]
     pub flag: i64,
@@ -197,6 +218,30 @@ pub struct SubscribeRequest {
     #[prost(int32, tag = "15")]
     #[serde(rename = "type")]
     pub kind: i32,
+}
+
+/// Which publications are wanted: a tree of tests.
+#[derive(Clone, PartialEq, prost::Message, Deserialize)]
+#[serde(default)]
+pub struct FilterNode {
+    /// `and`, `or`, `not`, or empty: a test.
+    #[prost(string, tag = "1")]
+    pub op: String,
+    /// The tag that is tested.
+    #[prost(string, tag = "2")]
+    pub key: String,
+    /// What it is tested for: `eq`, `neq`, `in`, `nin`, `ex`, `nex`, `sw`, `ew`, `ct`, `gt`, `gte`, `lt`, `lte`.
+    #[prost(string, tag = "3")]
+    pub cmp: String,
+    /// What it is compared with.
+    #[prost(string, tag = "4")]
+    pub val: String,
+    /// The same for `in` and `nin`.
+    #[prost(string, repeated, tag = "5")]
+    pub vals: Vec<String>,
+    /// What `and`, `or` and `not` combine.
+    #[prost(message, repeated, tag = "6")]
+    pub nodes: Vec<FilterNode>,
 }
 
 /// A request that needs nothing but a room.
@@ -563,6 +608,10 @@ pub struct Publication {
     #[prost(btree_map = "string, string", tag = "7")]
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<String, String>,
+    /// `data` is what is new against the publication before.
+    #[prost(bool, tag = "8")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub delta: bool,
 }
 
 /// The server ended the subscription.
@@ -662,6 +711,10 @@ pub struct SubscribeResult {
     #[prost(bool, tag = "12")]
     #[serde(skip_serializing_if = "is_default")]
     pub was_recovering: bool,
+    /// Publications come in the delta format that was asked for.
+    #[prost(bool, tag = "13")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub delta: bool,
 }
 
 /// Who is in the room, by connection id.

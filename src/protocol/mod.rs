@@ -6,5 +6,6 @@
 
 pub mod codec;
 pub mod codes;
+pub mod delta;
 pub mod message;
 pub mod websocket;

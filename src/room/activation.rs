@@ -329,6 +329,7 @@ impl Room {
             Role::Home(home) => {
                 self.former = Some(Former::new(true, node.now));
                 self.last_used = node.now;
+                self.hand_over_keys(node);
                 self.give_up(*home, node);
             }
             Role::Activating(activation) => {

@@ -165,7 +165,7 @@ mod tests {
 
     fn publication(offset: u64) -> Arc<Publication> {
         let data = Bytes::from(offset.to_string());
-        Arc::new(Publication { offset, data, info: None, tags: Default::default() })
+        Arc::new(Publication { offset, data, ..Default::default() })
     }
 
     fn filled(count: u64, size: usize) -> History {

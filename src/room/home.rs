@@ -10,11 +10,8 @@ use super::{
     replication::{Replication, Unacked, Whom},
     requests::{Pending, Reply},
     room::{Role, Room},
-    stream::{Entry, ForwardId, Repeat, Stream},
-    types::{
-        Answer, Ask, ClientId, ClientInfo, Event, NewPublication, Position, Publication, Recovery,
-        Subscribe, Subscribed,
-    },
+    stream::Stream,
+    types::{Answer, Ask, ClientId, ClientInfo, Event, Position, Recovery, Subscribe, Subscribed},
 };
 use crate::{
     cluster::node::NodeId,
@@ -269,64 +266,6 @@ impl Room {
         self.answer_when_acked(offset, answer, Whom::Peer(from, id, run), node);
     }
 
-    /// Gives a publication its place and sends it to all who listen. Returns the answer, and the offset that
-    /// the successors must have before it is given.
-    fn place(
-        &mut self,
-        new: &NewPublication,
-        forward: ForwardId,
-        node: &mut Node,
-    ) -> (Answer, u64) {
-        let publication = |offset| Publication {
-            offset,
-            data: new.data.clone(),
-            info: new.info.clone(),
-            tags: new.tags.clone(),
-        };
-        let stream = self.stream.as_mut().filter(|_| self.options.keeps_history());
-        let Some(stream) = stream else {
-            self.pass_on(publication(0), node);
-            return (Answer::Published(None), 0);
-        };
-        let here = stream.position();
-        let key = new.idempotency_key.as_deref();
-        match stream.find(key, Some(forward)) {
-            Repeat::At(offset) => {
-                return (Answer::Published(Some(Position { offset, ..here })), offset);
-            }
-            Repeat::Somewhere => return (Answer::Published(None), 0),
-            Repeat::No => {}
-        }
-        if new.skip_history {
-            // It has no place of its own, so a repeat is answered with where the stream stood.
-            stream.remember(new.idempotency_key.clone(), None, here.offset, node.now);
-            self.pass_on(publication(0), node);
-            return (Answer::Published(Some(here)), 0);
-        }
-        let offset = here.offset + 1;
-        let entry = Entry {
-            publication: Arc::new(publication(offset)),
-            forward: Some(forward),
-            key: new.idempotency_key.clone(),
-        };
-        let change = stream.append(entry.clone(), &self.options, node.now);
-        node.memory.kept(&self.name, offset, change);
-        self.send_out(entry, node);
-        (Answer::Published(Some(Position { offset, ..here })), offset)
-    }
-
-    /// Delivers what is kept nowhere.
-    fn pass_on(&mut self, publication: Publication, node: &mut Node) {
-        let publication = Arc::new(publication);
-        self.send_out(Entry { publication, forward: None, key: None }, node);
-    }
-
-    fn send_out(&mut self, entry: Entry, node: &mut Node) {
-        self.deliver_local(Event::Publication(entry.publication.clone()), node);
-        let epoch = self.stream.as_ref().map(|stream| stream.position().epoch);
-        self.send_all(self.listeners(), RoomMessage::Deliver(epoch, entry), node);
-    }
-
     fn attach(
         &mut self,
         from: NodeId,
@@ -359,7 +298,8 @@ impl Room {
         let stream = self.stream.as_ref().filter(|_| self.options.keeps_history());
         let recovery = match (&subscribe.recover, stream) {
             (Some(since), Some(stream)) => {
-                stream.recover(since, &self.options, node.settings.recovery_limit).into()
+                let limit = node.settings.recovery_limit;
+                stream.recover(since, subscribe.filter(), &self.options, limit).into()
             }
             (Some(_), None) => Recovery::Failed,
             (None, _) => Recovery::NotAsked,

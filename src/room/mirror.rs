@@ -229,11 +229,11 @@ impl Room {
             (Some(_), None) => Recovery::Failed,
             (Some(since), Some(stream)) => {
                 let limit = node.settings.recovery_limit;
-                match stream.recover(since, &self.options, limit) {
+                match stream.recover(since, subscribe.filter(), &self.options, limit) {
                     Some(missed) => Recovery::Recovered(missed),
                     // The home's ring may reach further back than this one, and a client that comes from
                     // another node may have what is still on its way to this one.
-                    None if stream.may_hold(since) => {
+                    None if stream.may_hold(since, &self.options) => {
                         let ask = Ask::Query(Query::Recover(since.clone()));
                         self.ask(ask, Reply::Subscriber(Box::new(subscribe)), node);
                         let Some(home) = self.live_home() else { return };
@@ -342,6 +342,9 @@ impl Room {
         }
         if publication.offset <= here.offset {
             return;
+        }
+        if entry.key.is_some() {
+            node.memory.keyed(&self.name, node.now);
         }
         let change = stream.append(entry, &self.options, node.now);
         node.memory.kept(&self.name, publication.offset, change);

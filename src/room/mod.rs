@@ -7,11 +7,14 @@
 //! - [`history`]: the ring of a room's newest publications.
 //! - [`mod@line`]: where a stream stands and what it goes on from.
 //! - [`stream`]: a room's order: line, history, repeats. The same type in a home and in a mirror.
+//!   [`keys`]: the idempotency keys of late.
+//! - [`filter`]: which publications a subscriber wants, by their tags; [`wishes`]: what some members of a
+//!   room want otherwise than the rest.
 //! - [`presence`]: who is in the room, as its home knows it; [`attendance`]: who comes and goes.
 //! - [`local`]: a node's own subscribers; [`requests`]: what it has yet to get from the home.
 //! - [`room`]: one room on one node, in whichever role it has there.
-//!   [`home`], [`mirror`] and [`activation`] are the roles; [`queries`] is what a home reads out,
-//!   [`replication`] who has a copy of what it has.
+//!   [`home`], [`mirror`] and [`activation`] are the roles; [`publishing`] is how a home gives a publication
+//!   its place, [`queries`] what it reads out, [`replication`] who has a copy of what it has.
 //! - [`node`]: what every room needs of its node, and what comes out of them.
 //! - [`survey`]: questions to every node at once.
 //! - [`registry`]: all of the node's rooms, and what they need of the cluster.
@@ -19,14 +22,17 @@
 pub mod activation;
 pub mod actor;
 pub mod attendance;
+pub mod filter;
 pub mod history;
 pub mod home;
+pub mod keys;
 pub mod line;
 pub mod local;
 pub mod mirror;
 pub mod node;
 pub mod options;
 pub mod presence;
+pub mod publishing;
 pub mod queries;
 pub mod registry;
 pub mod replication;
@@ -36,3 +42,4 @@ pub mod room;
 pub mod stream;
 pub mod survey;
 pub mod types;
+pub mod wishes;

@@ -6,8 +6,12 @@ use std::{
     time::Duration,
 };
 
-use super::types::{
-    Answer, Epoch, Event, Findings, MemberFlags, ReplyTo, RoomName, SocketRef, Subscribed,
+use super::{
+    keys,
+    types::{
+        Answer, Epoch, Event, Findings, MemberFlags, ReplyTo, RoomName, SocketRef, Subscribed,
+    },
+    wishes::Wish,
 };
 use crate::{
     access::control::Control,
@@ -34,6 +38,8 @@ pub enum Out {
         room: RoomName,
         /// How it takes part.
         flags: MemberFlags,
+        /// What it wants otherwise than most.
+        wish: Option<Wish>,
         /// Whether it is in.
         result: Result<Subscribed, ErrorCode>,
     },
@@ -256,7 +262,12 @@ pub struct Memory {
     pub(super) by_age: VecDeque<(RoomName, u64)>,
     /// Length of `by_age` at which it is worth looking for those that are gone.
     pub(super) compact_at: usize,
+    /// The rooms that have remembered an idempotency key, oldest first, one entry for each key.
+    keys: VecDeque<(Time, RoomName)>,
 }
+
+/// The most idempotency keys that a node remembers, over all rooms.
+const MAX_KEYS: usize = 1_000_000;
 
 impl Memory {
     /// Bytes kept.
@@ -267,6 +278,25 @@ impl Memory {
     /// Takes note of a change.
     pub fn add(&mut self, change: isize) {
         self.bytes = self.bytes.saturating_add_signed(change);
+    }
+
+    /// Takes note of an idempotency key that `room` remembers.
+    pub fn keyed(&mut self, room: &RoomName, now: Time) {
+        self.keys.push_back((now, room.clone()));
+    }
+
+    /// A room that is to forget its oldest key, because the node has too many.
+    pub(super) fn too_many_keys(&mut self, now: Time) -> Option<RoomName> {
+        while self.keys.front().is_some_and(|(at, _)| now.since(*at) >= keys::WINDOW) {
+            self.keys.pop_front();
+        }
+        if self.keys.is_empty() {
+            self.keys = VecDeque::new();
+        }
+        if self.keys.len() <= MAX_KEYS {
+            return None;
+        }
+        self.keys.pop_front().map(|(_, room)| room)
     }
 
     /// Takes note of a publication kept.

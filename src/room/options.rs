@@ -27,6 +27,14 @@ pub struct RoomOptions {
     pub allow_recovery: bool,
     /// Recover the latest publication only.
     pub recovery_cache: bool,
+    /// Subscribers may ask for publications with certain tags only.
+    pub allow_tags_filter: bool,
+    /// Subscribers may ask for deltas in Fossil's format.
+    pub allow_delta: bool,
+    /// Every publication may become a delta, not only those whose publisher says so.
+    pub delta_publish: bool,
+    /// What a publication must be.
+    pub data_format: DataFormat,
     /// Who may subscribe, publish, and read.
     pub permissions: Permissions,
     /// Users may enter rooms whose names end in `#` and a list of users with them in it.
@@ -46,6 +54,33 @@ impl PartialEq for NamePattern {
 }
 
 impl Eq for NamePattern {}
+
+/// What the data of a publication must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DataFormat {
+    /// Anything but empty.
+    #[default]
+    NotEmpty,
+    /// JSON.
+    Json,
+    /// A JSON object.
+    JsonObject,
+    /// Anything, also nothing.
+    Binary,
+}
+
+impl DataFormat {
+    /// Whether `data` is that.
+    pub fn accepts(self, data: &[u8]) -> bool {
+        let json = || serde_json::from_slice::<serde::de::IgnoredAny>(data).is_ok();
+        match self {
+            Self::NotEmpty => !data.is_empty(),
+            Self::Json => json(),
+            Self::JsonObject => data.trim_ascii_start().first() == Some(&b'{') && json(),
+            Self::Binary => true,
+        }
+    }
+}
 
 /// Who may do what without a subscription token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -160,6 +195,22 @@ impl Namespaces {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn data_is_what_it_must_be() {
+        let cases: [(&[u8], [bool; 4]); 5] = [
+            (b"", [false, false, false, true]),
+            (b"[1]", [true, true, false, true]),
+            (b" {\"a\": 1} ", [true, true, true, true]),
+            (b"{", [true, false, false, true]),
+            (b"\xff", [true, false, false, true]),
+        ];
+        for (data, accepted) in cases {
+            use DataFormat::{Binary, Json, JsonObject, NotEmpty};
+            let all = [NotEmpty, Json, JsonObject, Binary];
+            assert_eq!(all.map(|format| format.accepts(data)), accepted, "{data:?}");
+        }
+    }
 
     #[test]
     fn anonymous_clients_need_both_options() {

@@ -36,7 +36,8 @@ impl Room {
     }
 
     fn recover(&self, since: &Since, node: &Node) -> Option<Vec<Arc<Publication>>> {
-        self.stream.as_ref()?.recover(since, &self.options, node.settings.recovery_limit)
+        let limit = node.settings.recovery_limit;
+        self.stream.as_ref()?.recover(since, None, &self.options, limit)
     }
 
     fn history(&self, filter: &HistoryFilter) -> Answer {

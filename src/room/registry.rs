@@ -186,6 +186,7 @@ impl State {
                 id: it.id,
                 room: room.clone(),
                 flags: it.flags,
+                wish: it.wish,
                 result: Err(error),
             },
             Request::Unsubscribe { socket, reply, .. } => {
@@ -443,6 +444,11 @@ impl State {
             let Some((_, name)) = self.idle.pop_first() else { break };
             self.forget(&name);
         }
+        while let Some(name) = self.node.memory.too_many_keys(self.node.now) {
+            if let Some(room) = self.rooms.get_mut(&name) {
+                room.forget_oldest_key();
+            }
+        }
         let memory = &mut self.node.memory;
         while memory.bytes() > self.node.settings.history_bytes {
             let Some((name, offset)) = memory.by_age.pop_front() else { break };
@@ -490,13 +496,8 @@ mod tests {
     }
 
     fn publish(state: &mut State, room: &str, bytes: usize, at: u64) -> Vec<Out> {
-        let publication = NewPublication {
-            data: vec![b'x'; bytes].into(),
-            info: None,
-            tags: Default::default(),
-            idempotency_key: None,
-            skip_history: false,
-        };
+        let publication =
+            NewPublication { data: vec![b'x'; bytes].into(), ..NewPublication::default() };
         let request = Request::Publish(publication, ReplyTo::Api(at));
         state.handle(In::Request(room.into(), request), Time::from_millis(1_000 + at))
     }

@@ -230,13 +230,7 @@ mod tests {
     const NOW: Time = Time::from_millis(1_000);
 
     fn publish(id: u64) -> Pending {
-        let publication = NewPublication {
-            data: "x".into(),
-            info: None,
-            tags: Default::default(),
-            idempotency_key: None,
-            skip_history: false,
-        };
+        let publication = NewPublication { data: "x".into(), ..NewPublication::default() };
         let reply = Reply::To(ReplyTo::Api(id));
         Pending { id, ask: Ask::Publish(publication), reply, deadline: NOW }
     }

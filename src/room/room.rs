@@ -10,6 +10,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use super::{
     activation::{Activation, Former},
     home::Home,
+    keys::{self, Aged, Keys},
     local::Local,
     mirror::Mirror,
     node::{Node, Out},
@@ -41,6 +42,8 @@ pub struct Room {
     pub(super) role: Role,
     /// The home's own, or a copy of it. Stays when the role changes.
     pub(super) stream: Option<Stream>,
+    /// In a room without history: the idempotency keys that its home has seen lately.
+    pub(super) keys: Option<Box<Keys>>,
     pub(super) local: Local,
     /// What needs the home and has no answer yet.
     pub(super) requests: Requests,
@@ -90,6 +93,7 @@ impl Room {
             options,
             role: Role::Guest,
             stream: None,
+            keys: None,
             local: Local::default(),
             requests: Requests::default(),
             waiting: VecDeque::new(),
@@ -188,6 +192,7 @@ impl Room {
             RoomMessage::Offer(line) => self.offered(from, line, node),
             RoomMessage::Taken => self.taken(from, node),
             RoomMessage::Invite => self.invited(from, node),
+            RoomMessage::Keys(keys) => self.learn_keys(keys, node),
             RoomMessage::Attached { .. }
             | RoomMessage::Deliver(..)
             | RoomMessage::Joined(_)
@@ -342,6 +347,37 @@ impl Room {
         if let Some(stream) = &mut self.stream {
             node.memory.add(-stream.expire(&self.options, node.now));
         }
+        if let Some(keys) = &mut self.keys {
+            keys.expire(node.now);
+            self.keys.take_if(|keys| keys.is_empty());
+        }
+    }
+
+    /// The node remembers too many idempotency keys.
+    pub(super) fn forget_oldest_key(&mut self) {
+        if let Some(stream) = &mut self.stream {
+            stream.forget_oldest_key();
+        }
+        if let Some(keys) = &mut self.keys {
+            keys.forget_oldest();
+        }
+    }
+
+    /// The node that was home until now has seen these.
+    fn learn_keys(&mut self, keys: Vec<Aged>, node: &mut Node) {
+        if !self.options.keeps_history() {
+            self.last_used = node.now;
+            keys.iter().for_each(|_| node.memory.keyed(&self.name, node.now));
+            self.keys.get_or_insert_default().learn(keys, node.now);
+        }
+    }
+
+    /// Another node is home now, and has to know repeats as this one did.
+    pub(super) fn hand_over_keys(&mut self, node: &mut Node) {
+        let Some(keys) = self.keys.take() else { return };
+        if let Some(home) = self.home(node).filter(|home| node.reaches(*home)) {
+            self.send(home, RoomMessage::Keys(keys.all(node.now)), node);
+        }
     }
 
     fn activate_if_not_home(&mut self, node: &mut Node) {
@@ -388,8 +424,8 @@ impl Room {
         result: Result<Subscribed, ErrorCode>,
         node: &mut Node,
     ) {
-        let Subscribe { socket, id, flags, .. } = subscribe;
-        node.out.push(Out::Subscribed { socket, id, room: self.name.clone(), flags, result });
+        let Subscribe { socket, id, flags, wish, .. } = subscribe;
+        node.out.push(Out::Subscribed { socket, id, room: self.name.clone(), flags, wish, result });
     }
 
     /// Lets a subscriber in, or tells it why not. The same in a home and in a mirror.
@@ -435,6 +471,7 @@ impl Room {
     pub fn next_due(&self, node: &Node) -> Option<Time> {
         let waiting = self.waiting.front().map(|(_, until)| *until);
         let expiry = self.stream.as_ref().and_then(|stream| stream.next_expiry(&self.options));
+        let keys = self.keys.as_ref().and_then(|keys| keys.next_expiry());
         let role = match &self.role {
             Role::Home(home) => home.next_due(&node.settings),
             Role::Mirror(mirror) => mirror.next_due(),
@@ -444,8 +481,8 @@ impl Room {
         let offer = self.former.as_ref().map(|former| former.next_offer);
         let lost = self.handed_to.and_then(|handed| handed.lost);
         let back = lost.map(|lost| lost + node.settings.link_grace);
-        let all = [self.requests.next_due(), waiting, expiry, role, offer, back, self.keep_until()];
-        all.into_iter().flatten().min()
+        let all = [self.requests.next_due(), waiting, expiry, keys, role, offer, back];
+        all.into_iter().chain([self.keep_until()]).flatten().min()
     }
 
     /// Until when the node keeps the room for nobody; none while it is in use.
@@ -459,6 +496,7 @@ impl Room {
             Role::Guest if said && self.former.is_some() => self.options.history_meta_ttl,
             Role::Home(_) if self.options.keeps_history() => UNUSED,
             Role::Guest if self.stream.is_some() => UNUSED,
+            Role::Home(_) | Role::Guest if self.keys.is_some() => keys::WINDOW,
             Role::Home(_) | Role::Guest => Duration::ZERO,
         };
         Some(self.last_used + keep)

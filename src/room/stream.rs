@@ -3,7 +3,7 @@
 //! A home appends to its stream, a mirror follows it: the same type, so that a mirror can become a home.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -11,17 +11,15 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    filter::Filter,
     history::History,
+    keys::{Aged, Keys},
     line::Line,
     options::RoomOptions,
-    types::{Epoch, Position, Publication, Recovery, Since},
+    types::{Epoch, Position, Publication, Recovery, Since, Version},
 };
 use crate::{cluster::node::NodeId, time::Time};
 
-/// How long an idempotency key is remembered.
-pub const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(300);
-/// The most idempotency keys that a room remembers.
-const MAX_KEYS: usize = 10_000;
 /// The most forwarded publications that a room remembers the offsets of.
 const MAX_FORWARDS: usize = 256;
 /// The most nodes that a room remembers the forwards of; a restarted node is another.
@@ -32,7 +30,7 @@ const MAX_ORIGINS: usize = 256;
 pub type ForwardId = (NodeId, u64);
 
 /// A publication in its place, with what identifies repeats of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The publication.
     pub publication: Arc<Publication>,
@@ -40,17 +38,21 @@ pub struct Entry {
     pub forward: Option<ForwardId>,
     /// The publisher's key.
     pub key: Option<Box<str>>,
+    /// The publisher's version.
+    pub version: Option<Version>,
 }
 
 /// What identifies repeats of publications that a stream holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repeats {
-    /// The idempotency keys with their ages.
-    pub keys: Vec<(Duration, Box<str>, u64)>,
+    /// The idempotency keys.
+    pub keys: Vec<Aged>,
     /// The last forward of each node.
     pub origins: BTreeMap<NodeId, u64>,
     /// The newest forwards with their offsets.
     pub forwards: Vec<(ForwardId, u64)>,
+    /// The version that the room is at.
+    pub version: Option<Version>,
 }
 
 /// All that another node needs to go on with a stream.
@@ -71,8 +73,9 @@ pub struct Stream {
     line: Line,
     /// The publications that are kept.
     pub history: History,
-    keys: HashMap<Box<str>, u64>,
-    keys_by_age: VecDeque<(Time, Box<str>)>,
+    keys: Keys,
+    /// Of the newest publication that had one. Boxed: few rooms have any.
+    version: Option<Box<Version>>,
     origins: BTreeMap<NodeId, u64>,
     forwards: VecDeque<(ForwardId, u64)>,
 }
@@ -94,8 +97,8 @@ impl Stream {
         Self {
             line: Line::new(epoch),
             history: History::default(),
-            keys: HashMap::new(),
-            keys_by_age: VecDeque::new(),
+            keys: Keys::default(),
+            version: None,
             origins: BTreeMap::new(),
             forwards: VecDeque::new(),
         }
@@ -125,22 +128,18 @@ impl Stream {
 
     /// What identifies repeats of the publications after `offset`.
     pub fn repeats(&self, offset: u64, now: Time) -> Repeats {
-        let keys = self.keys_by_age.iter().filter_map(|(at, key)| {
-            let of = *self.keys.get(key)?;
-            (of > offset).then(|| (now.since(*at), key.clone(), of))
-        });
         Repeats {
-            keys: keys.collect(),
+            keys: self.keys.after(offset, now),
             origins: self.origins.clone(),
             forwards: self.forwards.iter().filter(|(_, of)| *of > offset).copied().collect(),
+            version: self.version.as_deref().cloned(),
         }
     }
 
     /// Takes over what identifies repeats elsewhere.
     pub fn learn(&mut self, repeats: Repeats, now: Time) {
-        for (age, key, offset) in repeats.keys {
-            self.remember_key(key, offset, now.ago(age));
-        }
+        self.keys.learn(repeats.keys, now);
+        self.come_to(repeats.version);
         for (forward, offset) in repeats.forwards {
             self.remember_forward(forward, offset);
         }
@@ -168,7 +167,7 @@ impl Stream {
     /// Whether a publication with this key or of this forward was placed before.
     pub fn find(&self, key: Option<&str>, forward: Option<ForwardId>) -> Repeat {
         if let Some(offset) = key.and_then(|key| self.keys.get(key)) {
-            return Repeat::At(*offset);
+            return Repeat::At(offset);
         }
         let Some((node, id)) = forward else { return Repeat::No };
         if self.origins.get(&node).is_none_or(|last| id > *last) {
@@ -181,20 +180,21 @@ impl Stream {
     /// Appends an entry at its offset. Returns by how much the bytes kept have grown.
     pub fn append(&mut self, entry: Entry, options: &RoomOptions, now: Time) -> isize {
         let offset = entry.publication.offset;
-        self.remember(entry.key, entry.forward, offset, now);
+        self.remember(entry.key.as_deref(), entry.forward, offset, now);
+        self.come_to(entry.version);
         self.history.push(entry.publication, now, options.history_size)
     }
 
     /// Remembers what identifies repeats of a publication.
     pub fn remember(
         &mut self,
-        key: Option<Box<str>>,
+        key: Option<&str>,
         forward: Option<ForwardId>,
         offset: u64,
         now: Time,
     ) {
         if let Some(key) = key {
-            self.remember_key(key, offset, now);
+            self.keys.remember(key, offset, now);
         }
         if let Some(forward) = forward {
             self.remember_forward(forward, offset);
@@ -218,34 +218,36 @@ impl Stream {
         }
     }
 
-    fn remember_key(&mut self, key: Box<str>, offset: u64, at: Time) {
-        if self.keys.insert(key.clone(), offset).is_none() {
-            self.keys_by_age.push_back((at, key));
-        }
-        if self.keys_by_age.len() > MAX_KEYS {
-            self.forget_oldest_key();
-        }
+    /// Forgets the oldest idempotency key.
+    pub fn forget_oldest_key(&mut self) {
+        self.keys.forget_oldest();
     }
 
-    fn forget_oldest_key(&mut self) {
-        if let Some((_, key)) = self.keys_by_age.pop_front() {
-            self.keys.remove(&key);
+    /// Whether the room has come to this version already, or to a later one.
+    pub fn has_come_to(&self, version: &Version) -> bool {
+        self.version.as_ref().is_some_and(|last| !version.follows(last))
+    }
+
+    /// A publication without a version leaves the last one as it is.
+    fn come_to(&mut self, version: Option<Version>) {
+        if let Some(version) = version {
+            self.version = Some(Box::new(version));
         }
     }
 
     /// Forgets keys and publications that are old enough. Returns the bytes of publications freed.
     pub fn expire(&mut self, options: &RoomOptions, now: Time) -> isize {
-        while (self.keys_by_age.front()).is_some_and(|(at, _)| now.since(*at) >= IDEMPOTENCY_WINDOW)
-        {
-            self.forget_oldest_key();
-        }
+        self.keys.expire(now);
         self.history.expire(now, options.history_ttl)
     }
 
     /// When there will be something to forget.
     pub fn next_expiry(&self, options: &RoomOptions) -> Option<Time> {
-        let keys = self.keys_by_age.front().map(|(at, _)| *at + IDEMPOTENCY_WINDOW);
-        keys.into_iter().chain(self.history.next_expiry(options.history_ttl)).min()
+        self.keys
+            .next_expiry()
+            .into_iter()
+            .chain(self.history.next_expiry(options.history_ttl))
+            .min()
     }
 
     /// Whether `position` lies on this stream's line.
@@ -267,23 +269,37 @@ impl Stream {
         self.line().resolve(since)
     }
 
-    /// Whether `since` may be a position of this stream as its home has it.
-    pub fn may_hold(&self, since: &Since) -> bool {
+    /// Whether the home may have what a client missed since then, and this copy of the stream has not.
+    pub fn may_hold(&self, since: &Since, options: &RoomOptions) -> bool {
+        if options.recovery_cache {
+            return self.history.is_empty() && self.history.top() > 0;
+        }
         self.resolve(since).is_some() || since.epoch == self.line.epoch.to_string()
     }
 
     /// What a client missed since it stopped. `None` if this stream has it no more (or, in a mirror, not
     /// yet: then the home may).
+    ///
+    /// Where only the latest publication is recovered, that is the latest that the client's `filter` lets
+    /// through. Everywhere else it is for the session to filter.
     pub fn recover(
         &self,
         since: &Since,
+        filter: Option<&Filter>,
         options: &RoomOptions,
         limit: usize,
     ) -> Option<Vec<Arc<Publication>>> {
         if options.recovery_cache {
-            let known = self.resolve(since).is_some_and(|at| at.offset == self.history.top());
-            let newest = self.history.last().filter(|_| !known).cloned();
-            return (known || newest.is_some()).then(|| newest.into_iter().collect());
+            let told = since.offset > 0 && !since.epoch.is_empty();
+            let top = self.history.top();
+            if told && self.resolve(since).is_some_and(|at| at.offset == top) {
+                return Some(Vec::new());
+            }
+            let most = filter.map_or(1, |_| limit);
+            let mut latest = self.history.page(None, true, most).into_iter();
+            let wanted =
+                |it: &Arc<Publication>| filter.is_none_or(|filter| filter.matches(&it.tags));
+            return Some(vec![latest.find(wanted)?]);
         }
         self.after(self.resolve(since)?).filter(|missed| missed.len() <= limit)
     }
@@ -300,6 +316,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::room::keys::WINDOW;
 
     const NOW: Time = Time::from_millis(1_000_000);
     /// What one publication of [`entry`] counts.
@@ -310,12 +327,12 @@ mod tests {
     }
 
     fn entry(offset: u64) -> Entry {
-        let publication =
-            Publication { offset, data: Bytes::from("1"), info: None, tags: Default::default() };
+        let publication = Publication { offset, data: Bytes::from("1"), ..Default::default() };
         Entry {
             publication: Arc::new(publication),
             forward: Some((NodeId(1), offset)),
             key: Some(format!("k{offset}").into()),
+            version: None,
         }
     }
 
@@ -332,7 +349,7 @@ mod tests {
     }
 
     fn recovered(stream: &Stream, epoch: &str, offset: u64) -> Option<Vec<u64>> {
-        let missed = stream.recover(&since(epoch, offset), &options(), 300)?;
+        let missed = stream.recover(&since(epoch, offset), None, &options(), 300)?;
         Some(missed.iter().map(|publication| publication.offset).collect())
     }
 
@@ -346,7 +363,7 @@ mod tests {
         assert_eq!(recovered(&stream, "e1", 9), None, "nobody has said that yet");
         assert_eq!(recovered(&stream, "e2", 6), None, "another epoch");
         assert_eq!(recovered(&stream, "0e1", 6), None, "not how the epoch is written");
-        assert_eq!(stream.recover(&since("e1", 3), &options(), 4), None, "over the limit");
+        assert_eq!(stream.recover(&since("e1", 3), None, &options(), 4), None, "over the limit");
     }
 
     #[test]
@@ -364,12 +381,14 @@ mod tests {
     fn cache_mode_gives_the_newest_unless_it_is_known() {
         let cache = RoomOptions { recovery_cache: true, ..options() };
         let missed = |stream: &Stream, epoch, offset| {
-            let missed = stream.recover(&since(epoch, offset), &cache, 300)?;
+            let missed = stream.recover(&since(epoch, offset), None, &cache, 300)?;
             Some(missed.iter().map(|publication| publication.offset).collect::<Vec<_>>())
         };
         assert_eq!(missed(&stream(8), "old", 1), Some(vec![8]));
         assert_eq!(missed(&stream(8), "e1", 8), Some(vec![]));
         assert_eq!(missed(&stream(0), "old", 1), None);
+        assert_eq!(missed(&stream(0), "", 0), None, "there is nothing to have");
+        assert_eq!(missed(&stream(8), "", 8), Some(vec![8]), "it can't tell what it has");
     }
 
     #[test]
@@ -388,10 +407,29 @@ mod tests {
     #[test]
     fn keys_are_forgotten_after_the_window() {
         let mut stream = stream(2);
-        stream.expire(&options(), NOW + IDEMPOTENCY_WINDOW);
+        stream.expire(&options(), NOW + WINDOW);
         assert_eq!(stream.find(Some("k2"), None), Repeat::No);
-        assert!(stream.keys.is_empty() && stream.keys_by_age.is_empty());
+        assert!(stream.keys.is_empty());
         assert_eq!(stream.next_expiry(&options()), None);
+    }
+
+    #[test]
+    fn a_room_comes_to_later_versions_only() {
+        let version = |number, epoch: &str| Version { number, epoch: epoch.into() };
+        let mut stream = stream(1);
+        assert!(!stream.has_come_to(&version(1, "")));
+        stream.append(Entry { version: Some(version(3, "a")), ..entry(2) }, &options(), NOW);
+        stream.append(entry(3), &options(), NOW);
+        let copy = Stream::from_snapshot(stream.snapshot(NOW, 1 << 20), &options(), NOW);
+        let mut follower = stream.clone();
+        follower.version = None;
+        follower.learn(stream.repeats(3, NOW), NOW);
+        for stream in [stream, copy, follower] {
+            assert!(stream.has_come_to(&version(2, "a")) && stream.has_come_to(&version(3, "a")));
+            assert!(stream.has_come_to(&version(3, "")), "whatever the epoch");
+            assert!(!stream.has_come_to(&version(4, "a")) && !stream.has_come_to(&version(4, "")));
+            assert!(!stream.has_come_to(&version(1, "b")), "numbers begin anew");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::{filter::Filter, wishes::Wish};
 use crate::{access::control::Control, cluster::node::NodeId, protocol::codes::ErrorCode};
 
 /// Name of a room; what the protocol calls a channel.
@@ -88,7 +89,7 @@ impl ClientInfo {
 }
 
 /// A message in a room.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publication {
     /// Its place; 0 in rooms that keep no history.
     pub offset: u64,
@@ -98,6 +99,8 @@ pub struct Publication {
     pub info: Option<Arc<ClientInfo>>,
     /// The application's labels.
     pub tags: Tags,
+    /// Subscribers that want it may get it as what is new against the one before.
+    pub delta: bool,
 }
 
 impl Publication {
@@ -112,8 +115,25 @@ impl Publication {
     }
 }
 
-/// A message on its way to its place in a room.
+/// The application's own count of what it publishes, so that what comes late does not undo what is newer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// The count; more than 0.
+    pub number: u64,
+    /// Counts of different epochs are not compared; an empty one is compared with any.
+    pub epoch: Box<str>,
+}
+
+impl Version {
+    /// Whether a room that is at `last` comes to this version by it.
+    pub fn follows(&self, last: &Self) -> bool {
+        let comparable = self.epoch.is_empty() || self.epoch == last.epoch;
+        !comparable || self.number > last.number
+    }
+}
+
+/// A message on its way to its place in a room.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewPublication {
     /// The payload.
     pub data: Bytes,
@@ -125,6 +145,23 @@ pub struct NewPublication {
     pub idempotency_key: Option<Box<str>>,
     /// Deliver it only; don't keep it.
     pub skip_history: bool,
+    /// In a room with history: don't place it if the room has come to this version or a later one.
+    pub version: Option<Version>,
+    /// See [`Publication::delta`].
+    pub delta: bool,
+}
+
+impl NewPublication {
+    /// The publication in its place.
+    pub fn at(&self, offset: u64) -> Publication {
+        Publication {
+            offset,
+            data: self.data.clone(),
+            info: self.info.clone(),
+            tags: self.tags.clone(),
+            delta: self.delta,
+        }
+    }
 }
 
 /// One client socket of this node. `generation` tells it from earlier sockets in the same slot.
@@ -165,10 +202,19 @@ pub struct Subscribe {
     pub info: Arc<ClientInfo>,
     /// What the hub has to know.
     pub flags: MemberFlags,
+    /// What it wants otherwise than most.
+    pub wish: Option<Wish>,
     /// Where it stopped, if it wants what it missed.
     pub recover: Option<Since>,
     /// Answer 112 rather than `recovered: false`.
     pub must_recover: bool,
+}
+
+impl Subscribe {
+    /// Which publications it wants, if not all.
+    pub fn filter(&self) -> Option<&Filter> {
+        self.wish.as_ref()?.filter()
+    }
 }
 
 /// What a hub has to know of a subscriber to deliver to it.

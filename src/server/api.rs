@@ -17,7 +17,7 @@ use crate::{
         actor::{ApiAsk, ApiSurvey},
         types::{
             Answer, Finding, Findings, HistoryFilter, NewPublication, NodeFacts, Query, ReplyTo,
-            Request, RoomName, Since, Survey, Tags,
+            Request, RoomName, Since, Survey, Tags, Version,
         },
     },
     session::reply,
@@ -29,7 +29,7 @@ const HISTORY_LIMIT: usize = 10_000;
 const BODY_LIMIT: usize = 16 << 20;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest idempotency key, in bytes.
+/// The longest idempotency key and version epoch, in bytes.
 const MAX_KEY: usize = 256;
 /// The most rooms that one broadcast goes to.
 const BROADCAST_LIMIT: usize = 10_000;
@@ -241,14 +241,17 @@ struct Publish {
     tags: Tags,
     #[serde(default)]
     idempotency_key: String,
+    #[serde(default)]
+    delta: bool,
+    #[serde(default)]
+    version: u64,
+    #[serde(default)]
+    version_epoch: String,
 }
 
 impl Publish {
     /// The publication; `limit` is what an outbox holds: more would close every subscriber.
     fn publication(&self, limit: usize) -> Result<NewPublication, message::Error> {
-        if self.data.is_none() && self.b64data.is_empty() {
-            return Err(bad_request("data or b64data is needed"));
-        }
         let data = bytes("b64data", self.data.as_deref(), Some(&self.b64data))?;
         if data.len() > limit / 2 {
             let mut error = message::Error::from(ErrorCode::LimitExceeded);
@@ -258,15 +261,20 @@ impl Publish {
             return Err(error);
         }
         let key = self.idempotency_key.as_str();
-        if key.len() > MAX_KEY {
-            return Err(bad_request(format!("idempotency_key has more than {MAX_KEY} bytes")));
+        for (name, value) in [("idempotency_key", key), ("version_epoch", &self.version_epoch)] {
+            if value.len() > MAX_KEY {
+                return Err(bad_request(format!("{name} has more than {MAX_KEY} bytes")));
+            }
         }
+        let version = Version { number: self.version, epoch: self.version_epoch.as_str().into() };
         Ok(NewPublication {
             data,
             info: None,
             tags: self.tags.clone(),
             idempotency_key: (!key.is_empty()).then(|| key.into()),
             skip_history: self.skip_history,
+            version: (self.version > 0).then_some(version),
+            delta: self.delta,
         })
     }
 }
@@ -274,7 +282,21 @@ impl Publish {
 async fn publish(parts: &Parts, body: &[u8]) -> Called {
     let call: Publish = parse(body)?;
     let publication = call.publication(parts.config.client.queue_max_size)?;
-    ask(parts, &call.channel, move |to| Request::Publish(publication, to)).await
+    publish_to(parts, &call.channel, publication).await
+}
+
+/// What the room's namespace says of publications holds here too. One without a namespace is refused there.
+async fn publish_to(parts: &Parts, channel: &str, mut publication: NewPublication) -> Called {
+    if let Some(options) = parts.config.namespaces.options(channel) {
+        publication.delta |= options.delta_publish;
+        if !options.data_format.accepts(&publication.data) {
+            return Err(bad_request(match publication.data.is_empty() {
+                true => "data or b64data is needed",
+                false => "data is not in the namespace's publication_data_format",
+            }));
+        }
+    }
+    ask(parts, channel, move |to| Request::Publish(publication, to)).await
 }
 
 async fn broadcast(parts: &Parts, body: &[u8]) -> Called {
@@ -283,10 +305,7 @@ async fn broadcast(parts: &Parts, body: &[u8]) -> Called {
     if call.channels.is_empty() || call.channels.len() > BROADCAST_LIMIT {
         return Err(bad_request(format!("channels must name 1 to {BROADCAST_LIMIT} rooms")));
     }
-    let answers = call.channels.iter().map(|channel| {
-        let publication = publication.clone();
-        ask(parts, channel, move |to| Request::Publish(publication, to))
-    });
+    let answers = call.channels.iter().map(|it| publish_to(parts, it, publication.clone()));
     // Asked in order, all at once; the answers come in order too.
     let mut answers: Vec<_> = answers.map(Box::pin).collect();
     let answers = futures_util::future::join_all(&mut answers).await;

@@ -6,13 +6,19 @@ use bytes::Bytes;
 
 use crate::{
     protocol::{
+        codec::Format,
         codes::{ErrorCode, Unsubscribed},
+        delta,
         message::{
             self, Body, Empty, HistoryResult, PresenceResult, PresenceStatsResult, Push, Reply,
             SubscribeResult,
         },
     },
-    room::types::{Answer, ClientInfo, Event, Publication, Recovery, Since, Subscribed},
+    room::{
+        filter::Filter,
+        types::{Answer, ClientInfo, Event, Publication, Recovery, Since, Subscribed},
+        wishes::Form,
+    },
 };
 
 /// The reply to command `id` with a result.
@@ -55,6 +61,14 @@ fn fitting(publications: &[Arc<Publication>], limit: usize) -> &[Arc<Publication
     &publications[..count.max(1).min(publications.len())]
 }
 
+/// Of what was recovered only what the client wants.
+pub fn wanted(mut subscribed: Subscribed, filter: Option<&Filter>) -> Subscribed {
+    if let (Recovery::Recovered(missed), Some(filter)) = (&mut subscribed.recovery, filter) {
+        missed.retain(|it| filter.matches(&it.tags));
+    }
+    subscribed
+}
+
 /// Without what was recovered if that is more than `limit` bytes: the client has to do without, as it has
 /// when the history does not reach back.
 pub fn bounded(subscribed: Subscribed, limit: usize) -> Subscribed {
@@ -73,14 +87,17 @@ fn size(publication: &Publication) -> usize {
     publication.data.len() + tags + info + 40
 }
 
-/// The result of a subscribe. `since` is what the client asked to recover from.
+/// The result of a subscribe. `since` is what the client asked to recover from. With `delta` it gets
+/// publications as changes in this format.
 pub fn subscribe_result(
     subscribed: &Subscribed,
     since: Option<&Since>,
     recoverable: bool,
     positioned: bool,
+    delta: Option<Format>,
 ) -> SubscribeResult {
     let mut result = SubscribeResult { recoverable, positioned, ..Default::default() };
+    result.delta = delta.is_some();
     if let Some(position) = subscribed.position.filter(|_| positioned || recoverable) {
         result.epoch = position.epoch.to_string();
         result.offset = position.offset;
@@ -88,8 +105,12 @@ pub fn subscribe_result(
     result.was_recovering = subscribed.recovery != Recovery::NotAsked;
     if let Recovery::Recovered(missed) = &subscribed.recovery {
         result.recovered = true;
-        result.publications = missed.iter().map(publication).collect();
-        // The client counts from where it was.
+        result.publications = match delta {
+            None => missed.iter().map(publication).collect(),
+            Some(format) => as_changes(missed, format),
+        };
+        // The client counts from where it was, up to the last of these.
+        let since = since.filter(|_| !missed.is_empty());
         result.offset = since.map_or(result.offset, |since| since.offset);
     }
     result
@@ -105,6 +126,49 @@ pub fn event(channel: &str, event: &Event) -> Option<Reply> {
         Event::InsufficientState => return None,
     };
     Some(push(channel, event))
+}
+
+/// The push of a publication in a form that some members want; `before` is the publication before it.
+pub fn publication_push(
+    channel: &str,
+    it: &Arc<Publication>,
+    form: Form,
+    before: Option<&Publication>,
+    format: Format,
+) -> Reply {
+    push(channel, message::Event::Pub(in_form(it, form, before, format)))
+}
+
+fn as_changes(publications: &[Arc<Publication>], format: Format) -> Vec<message::Publication> {
+    let before = std::iter::once(None).chain(publications.iter().map(|it| Some(&**it)));
+    let both = publications.iter().zip(before);
+    both.map(|(it, before)| in_form(it, Form::Delta, before, format)).collect()
+}
+
+/// A client that gets changes as JSON gets everything as a text: the JSON, or what is new in it.
+fn in_form(
+    it: &Arc<Publication>,
+    form: Form,
+    before: Option<&Publication>,
+    format: Format,
+) -> message::Publication {
+    let before = before.filter(|_| form == Form::Delta);
+    let plain = publication(it);
+    let (data, delta) = match format {
+        _ if form == Form::Plain => return plain,
+        Format::Protobuf => {
+            let new = before.and_then(|before| delta::of_bytes(&before.data, &it.data));
+            new.map_or((plain.data.clone(), false), |new| (new.into(), true))
+        }
+        Format::Json => {
+            let text = message::json_of(&it.data);
+            let new = before.and_then(|it| delta::of_text(&message::json_of(&it.data), &text));
+            let delta = new.is_some();
+            let text = new.map_or(text, Into::into);
+            (serde_json::Value::from(text).to_string().into(), delta)
+        }
+    };
+    message::Publication { data, delta, ..plain }
 }
 
 /// The push that ends a subscription.
@@ -151,5 +215,6 @@ pub fn publication(publication: &Arc<Publication>) -> message::Publication {
         info: publication.info.as_ref().map(client_info),
         offset: publication.offset,
         tags: publication.tags.clone(),
+        delta: false,
     }
 }

@@ -589,7 +589,7 @@ impl State {
         env: Env<'_>,
     ) -> Result<(RoomName, Request), Refusal> {
         let options = self.options(&request.channel, env)?;
-        if request.data.is_empty() {
+        if !options.data_format.accepts(&request.data) {
             return Err(ErrorCode::BadRequest.into());
         }
         if request.kind != 0 {
@@ -600,9 +600,8 @@ impl State {
             // Protobuf lends the buffer of the whole message, which a history would keep with it.
             data: Bytes::copy_from_slice(&request.data),
             info: Some(self.info_in(&request.channel)),
-            tags: Default::default(),
-            idempotency_key: None,
-            skip_history: false,
+            delta: options.delta_publish,
+            ..NewPublication::default()
         };
         Ok((request.channel.into(), Request::Publish(publication, to)))
     }

@@ -256,7 +256,7 @@ fn what_was_recovered_is_told_with_the_position_asked_for() {
     let recover = json!({"channel": "chat:a", "recover": true, "epoch": "e", "offset": 6});
     talk.say(&json!({"id": 2, "subscribe": recover}));
     let data = Bytes::from_static(b"1");
-    let missed = Publication { offset: 7, data, info: None, tags: Default::default() };
+    let missed = Publication { offset: 7, data, ..Default::default() };
     talk.let_in("chat:a", 2, Recovery::Recovered(vec![Arc::new(missed)]));
     let expected = json!({
         "recoverable": true, "epoch": "e", "publications": [{"data": 1, "offset": 7}],
@@ -268,8 +268,7 @@ fn what_was_recovered_is_told_with_the_position_asked_for() {
 /// Publications from offset 1 on, of 400 bytes each.
 fn large(count: u64) -> Vec<Arc<Publication>> {
     let data = Bytes::from(format!("\"{}\"", "x".repeat(398)));
-    let one =
-        |offset| Publication { offset, data: data.clone(), info: None, tags: Default::default() };
+    let one = |offset| Publication { offset, data: data.clone(), ..Default::default() };
     (1..=count).map(one).map(Arc::new).collect()
 }
 
@@ -572,7 +571,7 @@ fn what_was_missed_in_rooms_that_it_is_put_into_is_recovered() {
         panic!("no subscribe")
     };
     assert_eq!(subscribe.recover, Some(Since { epoch: "e".into(), offset: 5 }));
-    talk.let_in("chat:a", 0, Recovery::Recovered(vec![]));
+    talk.let_in("chat:a", 0, tagged(&["x", "x"]));
     let sub = talk.replies()[0]["connect"]["subs"]["chat:a"].clone();
     assert_eq!((&sub["recovered"], &sub["offset"]), (&json!(true), &json!(5)));
 }
@@ -717,7 +716,7 @@ fn the_application_does_things_to_a_users_connections() {
     assert!(talk.requests().is_empty(), "not meant");
     talk.input(control("ann", subscribe("chat:a")));
     assert_eq!(talk.requests().len(), 1);
-    let missed = Publication { offset: 6, data: "1".into(), info: None, tags: Default::default() };
+    let missed = Publication { offset: 6, data: "1".into(), ..Publication::default() };
     talk.let_in("chat:a", 0, Recovery::Recovered(vec![Arc::new(missed)]));
     let pushes = talk.replies();
     assert_eq!(pushes[0]["push"]["subscribe"]["recoverable"], true);
@@ -734,4 +733,90 @@ fn the_application_does_things_to_a_users_connections() {
     assert_eq!(talk.closed(), None);
     talk.input(control("ann", disconnect(vec![])));
     assert_eq!(talk.closed(), Some(4321));
+}
+
+/// A client that asks to subscribe to a room where filters and deltas are allowed, or not.
+fn wishing(allowed: bool, subscribe: Value) -> Talk {
+    let mut settings = settings();
+    let chat = settings.namespaces.named["chat"].as_ref().clone();
+    let chat = RoomOptions { allow_tags_filter: allowed, allow_delta: allowed, ..chat };
+    let named = [("chat".into(), Arc::new(chat))].into_iter().collect();
+    settings.namespaces = Arc::new(Namespaces { default: Arc::default(), named });
+    let mut talk = Talk::new(settings);
+    talk.say(&json!({"id": 1, "connect": {}}));
+    talk.out.clear();
+    talk.say(&json!({"id": 2, "subscribe": subscribe}));
+    talk
+}
+
+/// Publications from offset 6 on with a tag each.
+fn tagged(tags: &[&str]) -> Recovery {
+    let one = |(offset, tag): (u64, &&str)| Publication {
+        offset,
+        data: Bytes::from(format!(
+            "{{\"text\": \"a longer text that stays the same\", \"n\": {offset}}}"
+        )),
+        tags: [("t".to_owned(), (*tag).to_owned())].into_iter().collect(),
+        ..Publication::default()
+    };
+    Recovery::Recovered((6..).zip(tags).map(one).map(Arc::new).collect())
+}
+
+#[test]
+fn a_filter_holds_for_what_was_missed_too() {
+    let tf = json!({"key": "t", "cmp": "eq", "val": "a"});
+    let subscribe =
+        json!({"channel": "chat:a", "tf": tf, "recover": true, "epoch": "e", "offset": 5});
+    for (tags, offsets, offset) in
+        [(["a", "b"], vec![6], 5), (["b", "a"], vec![7], 5), (["b", "b"], vec![], 7)]
+    {
+        let mut talk = wishing(true, subscribe.clone());
+        assert!(matches!(&talk.requests()[..], [Request::Subscribe(it)] if it.wish.is_some()));
+        talk.let_in("chat:a", 2, tagged(&tags));
+        let result = talk.replies().remove(0)["subscribe"].clone();
+        let got = result["publications"].as_array().cloned().unwrap_or_default();
+        let got: Vec<u64> = got.iter().filter_map(|it| it["offset"].as_u64()).collect();
+        assert_eq!((got, result["offset"].as_u64()), (offsets, Some(offset)), "{tags:?}");
+        assert_eq!(result["recovered"], true);
+    }
+}
+
+#[test]
+fn a_filter_that_is_not_allowed_or_nonsense_is_a_bad_request() {
+    for (allowed, tf) in [(false, json!({"key": "t", "cmp": "ex"})), (true, json!({}))] {
+        let mut talk = wishing(allowed, json!({"channel": "chat:a", "tf": tf}));
+        assert_eq!(talk.replies()[0]["error"]["code"], 107);
+    }
+}
+
+#[test]
+fn who_wants_deltas_gets_texts_and_what_is_new_in_them() {
+    let subscribe = json!({
+        "channel": "chat:a", "delta": "fossil", "recover": true, "epoch": "e", "offset": 5,
+    });
+    let mut talk = wishing(true, subscribe.clone());
+    talk.out.clear();
+    talk.let_in("chat:a", 2, tagged(&["a", "a"]));
+    let result = talk.replies().remove(0)["subscribe"].clone();
+    assert_eq!((&result["delta"], &result["offset"]), (&json!(true), &json!(5)));
+    let [full, delta] = [0, 1].map(|index| result["publications"][index].clone());
+    let text = "{\"text\": \"a longer text that stays the same\", \"n\": 6}";
+    assert_eq!((&full["data"], &full["delta"]), (&json!(text), &Value::Null));
+    let new = delta["data"].as_str().expect("a text");
+    assert!(delta["delta"] == true && new.len() < text.len() && new.contains(":7}"), "{new}");
+
+    let mut talk = wishing(false, subscribe);
+    talk.let_in("chat:a", 2, tagged(&["a"]));
+    let result = talk.replies().remove(0)["subscribe"].clone();
+    assert!(result["delta"].is_null() && result["publications"][0]["data"]["n"] == 6, "{result}");
+}
+
+#[test]
+fn a_filter_goes_before_deltas_and_an_unknown_format_ends_the_connection() {
+    let tf = json!({"key": "t", "cmp": "ex"});
+    let mut talk = wishing(true, json!({"channel": "chat:a", "delta": "fossil", "tf": tf}));
+    talk.let_in("chat:a", 2, Recovery::NotAsked);
+    assert!(talk.replies()[0]["subscribe"]["delta"].is_null());
+    let talk = wishing(true, json!({"channel": "chat:a", "delta": "other"}));
+    assert!(talk.out.contains(&Out::Close(Disconnect::BadRequest)), "{:?}", talk.out);
 }

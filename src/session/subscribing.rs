@@ -22,11 +22,13 @@ use crate::{
         },
     },
     room::{
+        filter::Filter,
         options::{self, RoomOptions},
         types::{
             ClientInfo, MemberFlags, Recovery, ReplyTo, Request, RoomName, Since, Subscribe,
             Subscribed,
         },
+        wishes::Wish,
     },
 };
 
@@ -89,6 +91,7 @@ struct Pending {
     since: Option<Since>,
     must_recover: bool,
     data: Bytes,
+    wish: Option<Wish>,
 }
 
 /// What the client, or whoever puts it there, wants of the room.
@@ -98,6 +101,23 @@ struct Wanted {
     join_leave: bool,
     since: Option<Since>,
     must_recover: bool,
+    wish: Option<Wish>,
+}
+
+/// The delta format that clients may ask for.
+const FOSSIL: &str = "fossil";
+
+/// What a subscriber wants otherwise than most. With a filter it gets no deltas: it has not what they follow.
+fn wish(request: &SubscribeRequest, options: &RoomOptions) -> Result<Option<Wish>, Refusal> {
+    match &request.tf {
+        _ if !["", FOSSIL].contains(&request.delta.as_str()) => Err(Disconnect::BadRequest.into()),
+        Some(_) if !options.allow_tags_filter => Err(ErrorCode::BadRequest.into()),
+        Some(node) => {
+            let filter = Filter::new(node).map_err(|_| ErrorCode::BadRequest)?;
+            Ok(Some(Wish::Filter(Arc::new(filter))))
+        }
+        None => Ok((options.allow_delta && request.delta == FOSSIL).then_some(Wish::Delta)),
+    }
 }
 
 impl Subscription {
@@ -161,6 +181,7 @@ impl State {
             self.call(id, Asked::Subscribe(request), Call::SubscriptionTokenKeys, out);
             return Ok(None);
         };
+        let wish = wish(&request, options)?;
         let wanted = Wanted {
             recoverable: request.recoverable,
             positioned: request.positioned,
@@ -169,6 +190,7 @@ impl State {
                 .recover
                 .then_some(Since { epoch: request.epoch, offset: request.offset }),
             must_recover: request.flag & 2 != 0,
+            wish,
         };
         Ok(Some(self.enter(&request.channel, options, &grant, wanted, Asker::Client(id))))
     }
@@ -242,6 +264,7 @@ impl State {
             join_leave: false,
             since,
             must_recover: false,
+            wish: None,
         };
         let (room, request) = self.enter(room, options, grant, wanted, asker);
         out.push(Out::Request(room, request));
@@ -276,6 +299,7 @@ impl State {
             since: since.clone(),
             must_recover: wanted.must_recover,
             data: grant.data.clone(),
+            wish: wanted.wish.clone(),
         };
         let more = More {
             pending: Some(pending),
@@ -300,6 +324,7 @@ impl State {
             id: asker.id(),
             info: info.unwrap_or_else(|| self.info.clone()),
             flags,
+            wish: wanted.wish,
             recover: since,
             must_recover: wanted.must_recover,
         };
@@ -323,7 +348,12 @@ impl State {
         if let Asker::Client(_) = pending.asker {
             self.in_flight = self.in_flight.saturating_sub(1);
         }
-        match result.map(|it| reply::bounded(it, env.reply_limit())) {
+        let wish = pending.wish.as_ref();
+        let delta = (wish == Some(&Wish::Delta)).then_some(self.format);
+        // As a JSON text, a quote takes two bytes.
+        let most = env.reply_limit() / if delta == Some(Format::Json) { 2 } else { 1 };
+        let wanted = |it| reply::bounded(reply::wanted(it, wish.and_then(Wish::filter)), most);
+        match result.map(wanted) {
             Ok(it) if pending.must_recover && it.recovery == Recovery::Failed => {
                 self.subscriptions.swap_remove(index);
                 out.push(self.leave(room.clone(), ReplyTo::Nobody));
@@ -336,7 +366,8 @@ impl State {
                 let expires_at = self.subscriptions[index].expires_at();
                 let (expires, ttl) = env.time_to_live(expires_at);
                 let Pending { asker, recoverable, positioned, since, data, .. } = pending;
-                let result = reply::subscribe_result(&it, since.as_ref(), recoverable, positioned);
+                let result =
+                    reply::subscribe_result(&it, since.as_ref(), recoverable, positioned, delta);
                 let result = SubscribeResult { expires, ttl, data, ..result };
                 self.tell_entered(&room, asker, result, env, out);
                 if expires {

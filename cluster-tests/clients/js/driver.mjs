@@ -71,9 +71,16 @@ class Client {
   }
 
   /** The SDK's subscription to `room`, made on first use. */
-  subscription(room, options = {}) {
+  subscription(room, { states, ...options } = {}) {
     const known = this.sdk.getSubscription(room);
     if (known) return known;
+    // An application with a state of its own: the positions that it says it is at, one after the other.
+    if (states) {
+      options.getState = async () => {
+        this.tell('state_asked', { room });
+        return states.length > 1 ? states.shift() : states[0];
+      };
+    }
     const sub = this.sdk.newSubscription(room, { minResubscribeDelay: 50, ...options });
     for (const name of ['subscribed', 'subscribing', 'unsubscribed']) {
       sub.on(name, (c) => this.tell(name, { room, ...this.position(c) }));
@@ -92,6 +99,15 @@ function settled(emitter, good, bad) {
     emitter.once(good, resolve);
     emitter.once(bad, (c) => reject({ code: c.code, message: c.reason }));
   });
+}
+
+const bytes = (base64) => Uint8Array.from(Buffer.from(base64, 'base64'));
+
+/** Whether the SDK makes `target` of `base` and `delta`; all are base64. */
+function reads(codec, binary, { base, target, delta }) {
+  const data = binary ? bytes(delta) : decoder.decode(bytes(delta));
+  const { newPrevValue } = codec.applyDeltaIfNeeded({ delta: true, data }, bytes(base));
+  return Buffer.from(newPrevValue).equals(Buffer.from(target, 'base64'));
 }
 
 function clientOf({ client }) {
@@ -161,6 +177,21 @@ const commands = {
       offset: Number(page.offset), epoch: page.epoch,
       publications: page.publications.map((p) => c.publication(p)),
     };
+  },
+  async delta_stats(request) {
+    return clientOf(request).subscription(request.room).deltaStats();
+  },
+  /** Which of the deltas the SDK can't read. */
+  async read_deltas(request) {
+    const { sdk, binary } = clientOf(request);
+    const wrong = (pair) => {
+      try {
+        return reads(sdk._codec, binary, pair) ? [] : [pair];
+      } catch (e) {
+        return [{ ...pair, error: String(e) }];
+      }
+    };
+    return { wrong: request.pairs.flatMap(wrong) };
   },
   async presence(request) {
     const c = clientOf(request);

@@ -10,7 +10,7 @@ import json
 import sys
 
 from centrifuge import Client as Sdk
-from centrifuge import ClientEventHandler, StreamPosition, SubscriptionEventHandler
+from centrifuge import ClientEventHandler, DeltaType, FilterNode, StreamPosition, SubscriptionEventHandler
 
 CLIENTS = {}
 
@@ -165,6 +165,8 @@ class Client(ClientEventHandler):
                 positioned=options.get("positioned", False),
                 recoverable=options.get("recoverable", False),
                 join_leave=options.get("joinLeave", False),
+                delta=DeltaType(options["delta"]) if "delta" in options else None,
+                tags_filter=FilterNode(options["tagsFilter"]) if "tagsFilter" in options else None,
             )
         sub.events.settled = asyncio.get_running_loop().create_future()
         await sub.subscribe()

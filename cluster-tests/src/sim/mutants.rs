@@ -75,14 +75,14 @@ impl Mutant {
             {
                 vec![out.clone(), out]
             }
-            Out::Subscribed { socket, id, room, flags, mut result } => {
+            Out::Subscribed { socket, id, room, flags, wish, mut result } => {
                 if let (Self::ShortRecoveries, Ok(subscribed)) = (self, &mut result)
                     && let Recovery::Recovered(missed) = &mut subscribed.recovery
                     && !missed.is_empty()
                 {
                     missed.remove(0);
                 }
-                vec![Out::Subscribed { socket, id, room, flags, result }]
+                vec![Out::Subscribed { socket, id, room, flags, wish, result }]
             }
             Out::Send { to, message: Message::Room(room, message) } => self
                 .spoil_message(message)

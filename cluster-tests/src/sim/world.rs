@@ -560,11 +560,9 @@ impl World {
     fn try_on(&mut self, node: usize, room: RoomName, number: u64) -> Result<(), String> {
         let publication = NewPublication {
             data: Bytes::from(format!("message {number}")),
-            info: None,
-            tags: BTreeMap::new(),
             // Every other publisher tries again when it is told that it failed.
             idempotency_key: number.is_multiple_of(2).then(|| format!("key {number}").into()),
-            skip_history: false,
+            ..NewPublication::default()
         };
         let request = Request::Publish(publication, ReplyTo::Api(number));
         let name = self.nodes[node].name.clone();
@@ -599,6 +597,7 @@ impl World {
             id: index as u32,
             info: Arc::new(info),
             flags: MemberFlags { positioned: true, join_leave: true, protobuf: false },
+            wish: None,
             recover: client.since(),
             must_recover: false,
         };

@@ -1,0 +1,227 @@
+//! What some members of a room want otherwise than the rest: publications with certain tags only, or as
+//! changes of the one before. One worker's members of one room.
+//!
+//! In: who comes with which wish, who goes, and each publication that all of them are offered. Out: what each
+//! is to get of it. Equal filters are asked once. A room without wishes needs none of this.
+
+use std::{collections::hash_map::Entry, sync::Arc};
+
+use rustc_hash::FxHashMap;
+
+use super::{filter::Filter, types::Publication};
+
+/// What a member wants otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    /// Only what this filter lets through.
+    Filter(Arc<Filter>),
+    /// Publications as changes of the one before.
+    Delta,
+}
+
+impl Wish {
+    /// Which publications are wanted, if not all.
+    pub fn filter(&self) -> Option<&Filter> {
+        match self {
+            Self::Filter(filter) => Some(filter),
+            Self::Delta => None,
+        }
+    }
+}
+
+/// What a member is to get of a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Form {
+    /// All of it, as everyone does.
+    Plain,
+    /// All of it, in the form that changes can follow.
+    Base,
+    /// What is new against the publication before, which it has.
+    Delta,
+}
+
+impl Form {
+    /// How many there are.
+    pub const COUNT: usize = 3;
+}
+
+/// The wishes of a room's members, by their slots.
+#[derive(Debug, Default)]
+pub struct Wishes {
+    of: FxHashMap<u32, Kept>,
+    filters: Vec<Known>,
+    by_filter: FxHashMap<Arc<Filter>, usize>,
+    unused: Vec<usize>,
+    /// How many want deltas.
+    deltas: usize,
+    /// What those who want deltas got last.
+    last: Option<Arc<Publication>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kept {
+    Filter(usize),
+    /// Whether it has the last publication.
+    Delta(bool),
+}
+
+/// A filter of one member or more.
+#[derive(Debug)]
+struct Known {
+    filter: Arc<Filter>,
+    members: usize,
+    /// Whether the publication at hand gets through.
+    lets_through: bool,
+}
+
+impl Wishes {
+    /// A member comes.
+    pub fn enter(&mut self, slot: u32, wish: &Wish) {
+        self.leave(slot);
+        let kept = match wish {
+            Wish::Filter(filter) => Kept::Filter(self.know(filter)),
+            Wish::Delta => {
+                self.deltas += 1;
+                Kept::Delta(false)
+            }
+        };
+        self.of.insert(slot, kept);
+    }
+
+    fn know(&mut self, filter: &Arc<Filter>) -> usize {
+        let index = match self.by_filter.entry(filter.clone()) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(place) => {
+                let known = Known { filter: filter.clone(), members: 0, lets_through: false };
+                let index = self.unused.pop().unwrap_or(self.filters.len());
+                match self.filters.get_mut(index) {
+                    Some(unused) => *unused = known,
+                    None => self.filters.push(known),
+                }
+                *place.insert(index)
+            }
+        };
+        self.filters[index].members += 1;
+        index
+    }
+
+    /// A member goes. Returns whether no wish is left.
+    pub fn leave(&mut self, slot: u32) -> bool {
+        match self.of.remove(&slot) {
+            Some(Kept::Filter(index)) => {
+                let known = &mut self.filters[index];
+                known.members -= 1;
+                if known.members == 0 {
+                    self.by_filter.remove(&known.filter);
+                    self.unused.push(index);
+                }
+            }
+            Some(Kept::Delta(_)) => {
+                self.deltas -= 1;
+                self.last.take_if(|_| self.deltas == 0);
+            }
+            None => {}
+        }
+        self.of.is_empty()
+    }
+
+    /// Every member is about to be offered a publication. Returns the one before, as far as it can be the
+    /// base of a delta.
+    pub fn offer(&mut self, publication: &Arc<Publication>) -> Option<Arc<Publication>> {
+        for known in self.filters.iter_mut().filter(|it| it.members > 0) {
+            known.lets_through = known.filter.matches(&publication.tags);
+        }
+        let next = (self.deltas > 0).then(|| publication.clone());
+        let before = std::mem::replace(&mut self.last, next);
+        before.filter(|_| publication.delta)
+    }
+
+    /// How a member gets the publication that was offered; none: not at all. `has_base` says whether there is
+    /// one before it. Call it for every member, or some will miss the base of the next.
+    pub fn form(&mut self, slot: u32, has_base: bool) -> Option<Form> {
+        match self.of.get_mut(&slot) {
+            None => Some(Form::Plain),
+            Some(Kept::Filter(index)) => self.filters[*index].lets_through.then_some(Form::Plain),
+            Some(Kept::Delta(ready)) => {
+                let ready = std::mem::replace(ready, true);
+                Some(if ready && has_base { Form::Delta } else { Form::Base })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::message::FilterNode;
+
+    fn filter(value: &str) -> Wish {
+        let node = FilterNode {
+            key: "k".into(),
+            cmp: "eq".into(),
+            val: value.into(),
+            ..FilterNode::default()
+        };
+        Wish::Filter(Arc::new(Filter::new(&node).expect("a filter")))
+    }
+
+    fn publication(tag: &str, delta: bool) -> Arc<Publication> {
+        let tags = [("k".to_owned(), tag.to_owned())].into_iter().collect();
+        Arc::new(Publication { tags, delta, ..Publication::default() })
+    }
+
+    #[test]
+    fn a_filter_keeps_from_its_member_what_does_not_match() {
+        let mut wishes = Wishes::default();
+        wishes.enter(1, &filter("a"));
+        wishes.enter(2, &filter("b"));
+        wishes.enter(3, &filter("a"));
+        wishes.offer(&publication("a", false));
+        let forms = [0, 1, 2, 3].map(|slot| wishes.form(slot, false).is_some());
+        assert_eq!(forms, [true, true, false, true], "a member without a wish gets everything");
+    }
+
+    #[test]
+    fn equal_filters_are_one_and_end_with_their_last_member() {
+        let mut wishes = Wishes::default();
+        wishes.enter(1, &filter("a"));
+        wishes.enter(2, &filter("a"));
+        wishes.enter(3, &filter("b"));
+        assert_eq!((wishes.filters.len(), wishes.by_filter.len()), (2, 2));
+        assert!(!wishes.leave(1) && !wishes.leave(2));
+        wishes.enter(4, &filter("c"));
+        assert_eq!(
+            (wishes.filters.len(), wishes.by_filter.len()),
+            (2, 2),
+            "its place is used again"
+        );
+        wishes.offer(&publication("c", false));
+        assert_eq!([3, 4].map(|slot| wishes.form(slot, false)), [None, Some(Form::Plain)]);
+        assert!(!wishes.leave(9) && !wishes.leave(3) && wishes.leave(4));
+    }
+
+    #[test]
+    fn a_delta_follows_what_the_member_has() {
+        let mut wishes = Wishes::default();
+        wishes.enter(1, &Wish::Delta);
+        let offer = |wishes: &mut Wishes, slots: &[u32], delta| {
+            let base = wishes.offer(&publication("", delta)).is_some();
+            let forms = slots.iter().map(|slot| wishes.form(*slot, base));
+            forms.collect::<Option<Vec<_>>>().expect("all get it")
+        };
+        assert_eq!(offer(&mut wishes, &[1], true), [Form::Base], "the first has none before it");
+        assert_eq!(offer(&mut wishes, &[1], true), [Form::Delta]);
+        wishes.enter(2, &Wish::Delta);
+        assert_eq!(offer(&mut wishes, &[0, 1, 2], true), [Form::Plain, Form::Delta, Form::Base]);
+        assert_eq!(
+            offer(&mut wishes, &[1, 2], false),
+            [Form::Base; 2],
+            "not as the publisher says"
+        );
+        assert_eq!(offer(&mut wishes, &[1, 2], true), [Form::Delta; 2]);
+        wishes.enter(2, &Wish::Delta);
+        assert_eq!(offer(&mut wishes, &[1, 2], true), [Form::Delta, Form::Base], "it came anew");
+        wishes.leave(1);
+        assert!(wishes.leave(2) && wishes.last.is_none());
+    }
+}
