@@ -58,6 +58,7 @@
 //! [placement]: cluster::placement
 
 pub mod access;
+pub mod backend;
 pub mod clock;
 pub mod cluster;
 pub mod config;

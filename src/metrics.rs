@@ -58,6 +58,8 @@ metrics! {
     deliveries: IntCounter = "deliveries_total", "Publications, joins and leaves handed to client sockets.";
     /// Frames of clients that broke a protocol.
     protocol_violations: IntCounter = "protocol_violations_total", "Connections closed for a frame that broke RFC 6455 or a size limit.";
+    /// Questions to backends.
+    backend_calls: IntCounterVec = "backend_calls_total", "Questions to backends, by what became of them.", ["backend", "kind", "outcome"];
     /// Links up.
     mesh_links: IntGauge = "mesh_links", "Links to other nodes that are up.";
     /// Link queues.

@@ -209,7 +209,7 @@ impl Question {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use serde_json::{Value, json};
@@ -217,7 +217,8 @@ mod tests {
     use super::*;
     use crate::room::types::ClientId;
 
-    fn backend() -> Backend {
+    /// A backend of which nothing is special.
+    pub fn backend() -> Backend {
         Backend {
             name: "b".into(),
             endpoint: "http://b".into(),
