@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
+    backend::caller::Callers,
     clock,
     cluster::{
         gossip::Gossip,
@@ -107,6 +108,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         config: config.clone(),
         sessions: Arc::new(sessions),
         keys,
+        backends: Callers::new(config.backends.clone(), metrics.clone())?,
         registry: registry.clone(),
         metrics: metrics.clone(),
         users,

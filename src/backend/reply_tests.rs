@@ -47,7 +47,8 @@ fn a_permission_has_to_be_said() {
 #[test]
 fn refusals_are_the_backends_own_words() {
     for kind in [Kind::Connect, Kind::Subscribe, Kind::Publish, Kind::Rpc, Kind::Refresh] {
-        let answer = json!({"result": {}, "error": {"code": 1000, "message": "no", "temporary": true}});
+        let answer =
+            json!({"result": {}, "error": {"code": 1000, "message": "no", "temporary": true}});
         let error = message::Error { code: 1000, message: "no".into(), temporary: true };
         let refused = Some(Reply::Refused(Verdict::Error(error)));
         assert_eq!(read_as(kind, answer).ok(), refused, "{kind:?}");
@@ -97,7 +98,10 @@ fn what_a_refresh_does_not_say_ends() {
         (json!({"result": {"expire_at": 99}}), goes_on(Some(99))),
         (json!({"result": {"expire_at": 0}}), goes_on(None)),
     ] {
-        assert_eq!(read_as(Kind::Refresh, answer.clone()).ok(), Some(Reply::Refresh(meant.clone())));
+        assert_eq!(
+            read_as(Kind::Refresh, answer.clone()).ok(),
+            Some(Reply::Refresh(meant.clone()))
+        );
         assert_eq!(read_as(Kind::SubRefresh, answer).ok(), Some(Reply::SubRefresh(meant)));
     }
 }

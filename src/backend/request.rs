@@ -200,9 +200,7 @@ impl Question {
                 Body { channel: Some(room), ..known }.says(data, backend)
             }
             Ask::SubRefresh { room } => Body { channel: Some(room), ..known },
-            Ask::Rpc { method, data } => {
-                Body { method: Some(method), ..known }.says(data, backend)
-            }
+            Ask::Rpc { method, data } => Body { method: Some(method), ..known }.says(data, backend),
         };
         serde_json::to_vec(&body)
     }

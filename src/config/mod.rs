@@ -4,6 +4,7 @@
 //! A [`Config`] can be used as it is; whatever is wrong with what was typed is an [`Invalid`] that names
 //! the key.
 
+pub mod backends;
 pub mod load;
 pub mod raw;
 pub mod reference;
@@ -11,10 +12,12 @@ pub mod tokens;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
+use backends::Register;
 use raw::{Channel, Raw};
 use tokens::{Tokens, regex};
 
 use crate::{
+    backend::options::{Backend, Proxies},
     cluster::secret::Secrets,
     room::{
         options::{Audience, DataFormat, NamePattern, Namespaces, Permissions, RoomOptions},
@@ -68,6 +71,10 @@ pub struct Config {
     pub message_size_limit: usize,
     /// Rooms by namespace.
     pub namespaces: Arc<Namespaces>,
+    /// The application's backends, by their ids.
+    pub backends: Vec<Backend>,
+    /// Which is asked about what, beside rooms.
+    pub proxies: Proxies,
     /// The longest room name, in bytes.
     pub channel_max_length: usize,
     /// What the room registry goes by.
@@ -142,12 +149,17 @@ impl TryFrom<Raw> for Config {
             ..Default::default()
         };
         let cluster = raw.cluster.check()?;
+        let mut register = Register::new(&raw)?;
+        let namespaces = Arc::new(namespaces(&raw, &mut register)?);
+        let (backends, proxies) = register.proxies()?;
         Ok(Self {
             name: raw.node.name.clone(),
             listen,
             workers: raw.http_server.workers,
             message_size_limit: raw.websocket.message_size_limit,
-            namespaces: Arc::new(namespaces(&raw)?),
+            namespaces,
+            backends,
+            proxies,
             channel_max_length: raw.channel.max_length,
             rooms,
             api_key: Some(raw.http_api.key).filter(|key| !key.is_empty()),
@@ -165,26 +177,34 @@ impl TryFrom<Raw> for Config {
     }
 }
 
-fn namespaces(raw: &Raw) -> Result<Namespaces, Invalid> {
+fn namespaces(raw: &Raw, register: &mut Register<'_>) -> Result<Namespaces, Invalid> {
     let mut named = BTreeMap::new();
     let format = &raw.channel.publication_data_format;
     let data_format = data_format("channel", format)?.unwrap_or_default();
     for (index, namespace) in raw.channel.namespaces.iter().enumerate() {
         let key = format!("channel.namespaces[{index}].name");
-        let letters = |it: char| it.is_ascii_alphanumeric() || "-_.".contains(it);
-        if namespace.name.len() < 2 || !namespace.name.chars().all(letters) {
-            let problem = "at least two of the characters a-z A-Z 0-9 - _ .";
-            return Err(Invalid::new(key, problem));
-        }
+        check_name(&key, &namespace.name)?;
         let key_of_options = format!("channel.namespaces[{index}]");
-        let options = Arc::new(namespace.options.check(&key_of_options, data_format)?);
+        let mut options = namespace.options.check(&key_of_options, data_format)?;
+        options.proxies = register.room(&key_of_options, &namespace.options)?;
+        let options = Arc::new(options);
         if named.insert(namespace.name.as_str().into(), options).is_some() {
             return Err(Invalid::new(key, format!("{:?} is there twice", namespace.name)));
         }
     }
-    let default =
-        Arc::new(raw.channel.without_namespace.check("channel.without_namespace", data_format)?);
-    Ok(Namespaces { default, named })
+    let (key, options) = ("channel.without_namespace", &raw.channel.without_namespace);
+    let mut default = options.check(key, data_format)?;
+    default.proxies = register.room(key, options)?;
+    Ok(Namespaces { default: Arc::new(default), named })
+}
+
+fn check_name(key: &str, name: &str) -> Result<(), Invalid> {
+    let letters = |it: char| it.is_ascii_alphanumeric() || "-_.".contains(it);
+    if name.len() < 2 || !name.chars().all(letters) {
+        let problem = "at least two of the characters a-z A-Z 0-9 - _ .";
+        return Err(Invalid::new(key, problem));
+    }
+    Ok(())
 }
 
 /// None if nothing is said.
@@ -255,6 +275,7 @@ impl Channel {
             allow_delta: !self.allowed_delta_types.is_empty(),
             delta_publish: self.delta_publish,
             data_format: format.unwrap_or(default_format),
+            proxies: Default::default(),
             permissions: Permissions {
                 subscribe_for_client: self.allow_subscribe_for_client,
                 subscribe_for_anonymous: self.allow_subscribe_for_anonymous,

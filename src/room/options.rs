@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use crate::backend::options::RoomProxies;
+
 /// The settings of one namespace, checked. Names and meaning are those of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RoomOptions {
@@ -35,6 +37,8 @@ pub struct RoomOptions {
     pub delta_publish: bool,
     /// What a publication must be.
     pub data_format: DataFormat,
+    /// Which of the application's backends are asked about it.
+    pub proxies: RoomProxies,
     /// Who may subscribe, publish, and read.
     pub permissions: Permissions,
     /// Users may enter rooms whose names end in `#` and a list of users with them in it.

@@ -15,6 +15,7 @@ use futures_util::SinkExt as _;
 
 use super::parts::Worker;
 use crate::{
+    backend::headers::Headers,
     hub::Register,
     pattern,
     protocol::codec::Format,
@@ -35,7 +36,7 @@ type Refusal = (StatusCode, String);
 /// Takes over a connection that asks for an upgrade. One that breaks meanwhile is simply gone.
 pub async fn upgrade(worker: &Worker, request: Request, io: Framed<TcpStream, h1::Codec>) {
     let done = match accept(worker, &request) {
-        Ok((format, response)) => open(worker, io, format, response).await,
+        Ok((accepted, response)) => open(worker, io, accepted, response).await,
         Err((status, why)) => refuse(io, status, why).await,
     };
     if let Err(error) = done {
@@ -43,7 +44,14 @@ pub async fn upgrade(worker: &Worker, request: Request, io: Framed<TcpStream, h1
     }
 }
 
-fn accept(worker: &Worker, request: &Request) -> Result<(Format, Response<()>), Refusal> {
+/// What is known of a client from its request.
+struct Accepted {
+    format: Format,
+    /// Those headers that backends want.
+    headers: Option<Headers>,
+}
+
+fn accept(worker: &Worker, request: &Request) -> Result<(Accepted, Response<()>), Refusal> {
     if request.path() != PATH {
         return Err((StatusCode::NOT_FOUND, "no WebSocket is served here".into()));
     }
@@ -63,7 +71,14 @@ fn accept(worker: &Worker, request: &Request) -> Result<(Format, Response<()>), 
     if offered.iter().any(|it| it == chosen) {
         response.insert_header((header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(chosen)));
     }
-    Ok((format, response.finish().drop_body()))
+    let headers = worker.parts.headers_for_backends(request.headers());
+    let headers = headers.map_err(|_| {
+        (
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "the headers for backends are too large".into(),
+        )
+    })?;
+    Ok((Accepted { format, headers }, response.finish().drop_body()))
 }
 
 /// Pages of other sites must not connect in the name of whoever looks at them.
@@ -114,7 +129,7 @@ async fn refuse(
 async fn open(
     worker: &Worker,
     mut io: Framed<TcpStream, h1::Codec>,
-    format: Format,
+    Accepted { format, headers }: Accepted,
     response: Response<()>,
 ) -> std::io::Result<()> {
     io.send(h1::Message::Item((response, BodySize::None))).await?;
@@ -129,7 +144,10 @@ async fn open(
     let (context, mailbox) = SocketContext::new(parts.io, rest, format, shared.wire.clone());
     let place = shared.hub.send(Register(context.address())).await;
     let place = place.map_err(std::io::Error::other)?;
-    let session = State::new(place, format, ClientId(u128::from_be_bytes(id)));
+    let mut session = State::new(place, format, ClientId(u128::from_be_bytes(id)));
+    if let Some(headers) = headers {
+        session.came_with(headers);
+    }
     context.run(Socket::new(shared, place, session), mailbox);
     Ok(())
 }

@@ -14,6 +14,10 @@ use super::{
 };
 use crate::{
     access::jwks::Fetchers,
+    backend::{
+        caller::Callers,
+        request::{Question, Via},
+    },
     clock,
     hub::{FromSocket, Hub},
     metrics::Metrics,
@@ -36,6 +40,8 @@ pub struct Shared {
     pub settings: Arc<Settings>,
     /// Who fetches the keys of tokens.
     pub keys: Fetchers,
+    /// Who asks the application's backends.
+    pub backends: Arc<Callers>,
     /// What connections go by.
     pub wire: Rc<Wire>,
     /// The most bytes that may wait for one client.
@@ -118,6 +124,7 @@ impl Socket {
     fn call(&self, id: u32, call: Call, ctx: &mut Context) {
         let keys = &self.shared.keys;
         let fetcher = match call {
+            Call::Backend(question) => return self.ask(id, *question, ctx),
             Call::TokenKeys => keys.connection.clone(),
             Call::SubscriptionTokenKeys => keys.subscription.clone(),
         };
@@ -130,6 +137,16 @@ impl Socket {
         ctx.spawn(fetched.into_actor(self).map(move |fetched, socket, ctx| {
             let result = if fetched { Ok(Called::Keys) } else { Err(CallFailed) };
             socket.input(In::Called(id, result), ctx);
+        }));
+    }
+
+    fn ask(&self, number: u32, question: Question, ctx: &mut Context) {
+        let backends = self.shared.backends.clone();
+        let via = Via { transport: "websocket", format: self.session.format() };
+        let asked = async move { backends.ask(question, via).await };
+        ctx.spawn(asked.into_actor(self).map(move |reply, socket, ctx| {
+            let result = reply.map(Called::Backend).ok_or(CallFailed);
+            socket.input(In::Called(number, result), ctx);
         }));
     }
 
