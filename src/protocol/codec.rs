@@ -137,7 +137,8 @@ mod tests {
 
     use super::*;
     use crate::protocol::message::{
-        Body, ChannelRequest, Event, Publication, PublishRequest, Push, Request,
+        Body, ChannelRequest, ConnectResult, Event, Publication, PublishRequest, Push, Request,
+        Sub, SubscribeResult,
     };
 
     fn decode(format: Format, payload: Bytes) -> Result<Vec<Command>, DecodeError> {
@@ -227,6 +228,18 @@ mod tests {
         assert!(!lines.contains(&b'\n') && lines.ends_with(b"{ \"x\": 1},\"offset\":7}}}"));
         let binary = encoded(Format::Json, &[publication(b"\x00\xff")]);
         assert!(binary.ends_with(b"\"data\":\"AP8=\",\"offset\":7}}}"));
+    }
+
+    #[test]
+    fn a_room_with_nothing_to_say_of_it_is_not_left_out() {
+        let sub = Sub { channel: "r".into(), result: Some(SubscribeResult::default()) };
+        let result = ConnectResult { subs: vec![sub], ..Default::default() };
+        let reply = Reply { id: 1, body: Some(Body::Connect(result)), ..Default::default() };
+        let json = encoded(Format::Json, std::slice::from_ref(&reply));
+        assert!(json.ends_with(b"\"subs\":{\"r\":{}}}}"), "{json:?}");
+        // Field 6, five bytes: field 1 is "r", field 2 is there and empty.
+        let protobuf = encoded(Format::Protobuf, &[reply]);
+        assert!(protobuf.ends_with(b"\x32\x05\x0a\x01r\x12\x00"), "{protobuf:?}");
     }
 
     #[test]

@@ -53,6 +53,24 @@ pub fn json_of(data: &[u8]) -> Cow<'_, str> {
     }
 }
 
+/// A room that the server has put the client into: an entry of a map.
+///
+/// On the wire a map is a list of such entries. A value that is all defaults could be left out, and would be
+/// by a map of ours, but the JavaScript library reads that as null and breaks.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Sub {
+    /// Room name.
+    #[prost(string, tag = "1")]
+    pub channel: String,
+    /// What came of it. Always there.
+    #[prost(message, optional, tag = "2")]
+    pub result: Option<SubscribeResult>,
+}
+
+fn subs_as_map<S: Serializer>(subs: &[Sub], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_map(subs.iter().map(|it| (&it.channel, &it.result)))
+}
+
 /// A command as a client sent it. The first request field that is set wins.
 #[derive(Clone, PartialEq, prost::Message, Deserialize)]
 #[serde(default)]
@@ -512,9 +530,9 @@ pub struct Connect {
     #[serde(skip_serializing_if = "Bytes::is_empty", serialize_with = "raw_to_json")]
     pub data: Bytes,
     /// The rooms that the server has put the client into.
-    #[prost(btree_map = "string, message", tag = "4")]
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub subs: BTreeMap<String, SubscribeResult>,
+    #[prost(message, repeated, tag = "4")]
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "subs_as_map")]
+    pub subs: Vec<Sub>,
     /// Whether the connection has a time to live.
     #[prost(bool, tag = "5")]
     #[serde(skip_serializing_if = "is_default")]
@@ -650,9 +668,9 @@ pub struct ConnectResult {
     #[serde(skip_serializing_if = "Bytes::is_empty", serialize_with = "raw_to_json")]
     pub data: Bytes,
     /// The rooms that the server has put the client into.
-    #[prost(btree_map = "string, message", tag = "6")]
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub subs: BTreeMap<String, SubscribeResult>,
+    #[prost(message, repeated, tag = "6")]
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "subs_as_map")]
+    pub subs: Vec<Sub>,
     /// Seconds between the server's pings.
     #[prost(uint32, tag = "7")]
     #[serde(skip_serializing_if = "is_default")]

@@ -22,7 +22,7 @@ use crate::{
         codes::{Disconnect, ErrorCode},
         message::{
             Body, ConnectRequest, ConnectResult, Event, Refresh, RefreshRequest, RefreshResult,
-            Request as Asked, SubscribeRequest, SubscribeResult,
+            Request as Asked, Sub, SubscribeRequest, SubscribeResult,
         },
     },
     room::{
@@ -43,7 +43,7 @@ pub(super) struct Connecting {
     data: Bytes,
     /// How many rooms have not answered.
     waiting: usize,
-    rooms: BTreeMap<String, SubscribeResult>,
+    rooms: Vec<Sub>,
 }
 
 /// Who a client is.
@@ -187,7 +187,7 @@ impl State {
         }
         self.phase = Phase::Connecting;
         let (data, waiting) = (credentials.data, rooms.len());
-        self.rare_mut().connecting = Some(Connecting { id, data, waiting, rooms: BTreeMap::new() });
+        self.rare_mut().connecting = Some(Connecting { id, data, waiting, rooms: Vec::new() });
         for (room, grant) in rooms {
             let since = since
                 .get(&room)
@@ -227,7 +227,7 @@ impl State {
         match result {
             Ok(result) => {
                 connecting.waiting -= 1;
-                connecting.rooms.insert(room.to_owned(), result);
+                connecting.rooms.push(Sub { channel: room.to_owned(), result: Some(result) });
                 self.connected_if_complete(env, out);
             }
             Err(error) => {
