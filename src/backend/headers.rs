@@ -1,14 +1,17 @@
 //! Which headers of a client go along to backends. In: all that it sent, and the names that are wanted. Out:
 //! those of them that are kept.
 
+/// A header: its name in lower case, and its value as it was.
+pub type Header = (Box<str>, Box<[u8]>);
+
 /// Headers of one client, of all names that any backend wants.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Headers {
-    /// Those of its HTTP request: names in lower case, values as they were.
-    pub sent: Vec<(Box<str>, Box<[u8]>)>,
+    /// Those of its HTTP request.
+    pub sent: Vec<Header>,
     /// Those that its connect command says in their place: pages can't set real ones. Anyone can say anything
     /// there.
-    pub said: Vec<(Box<str>, Box<[u8]>)>,
+    pub said: Vec<Header>,
 }
 
 /// The most bytes that are kept of one client.
@@ -47,7 +50,7 @@ pub fn may_go_along(name: &str) -> bool {
 pub fn pick<'a>(
     all: impl IntoIterator<Item = (&'a str, &'a [u8])>,
     wanted: &[String],
-) -> Result<Vec<(Box<str>, Box<[u8]>)>, TooLarge> {
+) -> Result<Vec<Header>, TooLarge> {
     let (mut size, mut kept) = (0, Vec::new());
     for (name, value) in all {
         let name = name.to_ascii_lowercase();
@@ -94,7 +97,7 @@ mod tests {
     fn only_what_is_wanted_is_kept() {
         let sent: [(&str, &[u8]); 3] = [("Cookie", b"a=1"), ("X-Other", b"2"), ("cookie", b"b=2")];
         let kept = pick(sent, &names(&["cookie"])).expect("small");
-        let expected: [(Box<str>, Box<[u8]>); 2] =
+        let expected: [Header; 2] =
             [("cookie".into(), (*b"a=1").into()), ("cookie".into(), (*b"b=2").into())];
         assert_eq!(kept, expected);
         assert_eq!(pick([("cookie", &[b'x'; LIMIT][..])], &names(&["cookie"])), Err(TooLarge));

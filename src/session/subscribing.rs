@@ -490,15 +490,10 @@ impl State {
             out.push(Out::Reply(reply::result(id, Body::Unsubscribe(Empty {}))));
             return Ok(None);
         };
-        match subscription.take_pending() {
-            Some(pending) => {
-                // Its subscribe gets no other answer any more.
-                if let Asker::Client(id) = pending.asker {
-                    self.in_flight = self.in_flight.saturating_sub(1);
-                    out.push(Out::Reply(reply::failure(id, ErrorCode::Internal)));
-                }
-            }
-            None => {}
+        if let Some(Pending { asker: Asker::Client(id), .. }) = subscription.take_pending() {
+            // Its subscribe gets no other answer any more.
+            self.in_flight = self.in_flight.saturating_sub(1);
+            out.push(Out::Reply(reply::failure(id, ErrorCode::Internal)));
         }
         Ok(Some((subscription.room, self.unsubscribe_request(to))))
     }
