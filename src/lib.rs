@@ -74,6 +74,7 @@ pub mod server;
 pub mod session;
 pub mod time;
 pub mod users;
+pub mod webhooks;
 
 #[cfg(test)]
 mod layering;

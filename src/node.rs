@@ -38,6 +38,7 @@ use crate::{
         parts::{Parts, session_settings},
     },
     users::Users,
+    webhooks::sender::Webhooks,
 };
 
 /// How long a starting node waits to see another of those it joins, before it serves alone.
@@ -83,7 +84,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let me = node_info(&config, &bound, http)?;
     let metrics = Metrics::new()?;
     let users = Arc::new(Users::default());
-    let registry = start_registry(&config, &me, &metrics, &users)?;
+    let webhooks = config.webhooks.clone();
+    let webhooks = webhooks.map(|it| Webhooks::start(it, me.id(), metrics.clone())).transpose()?;
+    let registry = start_registry(&config, &me, &metrics, (&users, &webhooks))?;
     let (views, view) = watch::channel(View::new([me.clone()]));
     metrics.cluster_nodes.set(1);
     let (mut gossip, mut membership) = (String::new(), None);
@@ -109,6 +112,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         sessions: Arc::new(sessions),
         keys,
         backends: Callers::new(config.backends.clone(), metrics.clone())?,
+        webhooks: webhooks.clone(),
         registry: registry.clone(),
         metrics: metrics.clone(),
         users,
@@ -116,6 +120,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         leaving: leaving.clone(),
         view: view.clone(),
     };
+    if let Some(webhooks) = &webhooks {
+        actix_rt::spawn(webhooks.clone().watch(me.id(), view.clone()));
+    }
     let server = http::start(bound.clients, parts)?;
     let handle = server.handle();
     let serving = actix_rt::spawn(server);
@@ -140,6 +147,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // No new connection, then no old one, and only then no thread: a worker's sockets go with it.
     handle.pause().await;
     disconnect_all(hubs_started, &metrics, over, deadline).await;
+    if let Some(webhooks) = webhooks {
+        webhooks.finish(deadline).await;
+    }
     handle.stop(true).await;
     let _ = serving.await;
     tracing::info!("stopped");
@@ -198,7 +208,7 @@ fn start_registry(
     config: &Config,
     me: &NodeInfo,
     metrics: &Metrics,
-    users: &Arc<Users>,
+    (users, webhooks): (&Arc<Users>, &Option<Arc<Webhooks>>),
 ) -> anyhow::Result<Addr<RoomRegistry>> {
     let mut seed = [0; 8];
     getrandom::fill(&mut seed)?;
@@ -211,7 +221,8 @@ fn start_registry(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..Default::default()
     };
-    let registry = RoomRegistry::new(state, facts, metrics.clone(), users.clone());
+    let registry =
+        RoomRegistry::new(state, facts, metrics.clone(), users.clone(), webhooks.clone());
     // On a thread of its own: busy rooms must not keep links and gossip from running.
     Ok(RoomRegistry::start_in_arbiter(&Arbiter::new().handle(), |_| registry))
 }

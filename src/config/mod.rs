@@ -9,6 +9,7 @@ pub mod load;
 pub mod raw;
 pub mod reference;
 pub mod tokens;
+mod webhooks;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -23,6 +24,7 @@ use crate::{
         options::{Audience, DataFormat, NamePattern, Namespaces, Permissions, RoomOptions},
         registry,
     },
+    webhooks::sender,
 };
 
 /// The most worker threads: a room's workers are a bit each.
@@ -79,6 +81,8 @@ pub struct Config {
     pub channel_max_length: usize,
     /// What the room registry goes by.
     pub rooms: registry::Settings,
+    /// What is told to the application; none: nothing.
+    pub webhooks: Option<sender::Options>,
     /// Key of the server API; none: every call is refused unless the API is insecure.
     pub api_key: Option<String>,
     /// Take API calls without a key.
@@ -162,6 +166,7 @@ impl TryFrom<Raw> for Config {
             proxies,
             channel_max_length: raw.channel.max_length,
             rooms,
+            webhooks: raw.webhooks.check()?,
             api_key: Some(raw.http_api.key).filter(|key| !key.is_empty()),
             api_insecure: raw.http_api.insecure,
             tokens,
@@ -178,6 +183,7 @@ impl TryFrom<Raw> for Config {
 }
 
 fn namespaces(raw: &Raw, register: &mut Register<'_>) -> Result<Namespaces, Invalid> {
+    let tells = !raw.webhooks.endpoint.is_empty();
     let mut named = BTreeMap::new();
     let format = &raw.channel.publication_data_format;
     let data_format = data_format("channel", format)?.unwrap_or_default();
@@ -187,6 +193,7 @@ fn namespaces(raw: &Raw, register: &mut Register<'_>) -> Result<Namespaces, Inva
         let key_of_options = format!("channel.namespaces[{index}]");
         let mut options = namespace.options.check(&key_of_options, data_format)?;
         options.proxies = register.room(&key_of_options, &namespace.options)?;
+        options.webhooks = namespace.options.webhooks && tells;
         let options = Arc::new(options);
         if named.insert(namespace.name.as_str().into(), options).is_some() {
             return Err(Invalid::new(key, format!("{:?} is there twice", namespace.name)));
@@ -195,6 +202,7 @@ fn namespaces(raw: &Raw, register: &mut Register<'_>) -> Result<Namespaces, Inva
     let (key, options) = ("channel.without_namespace", &raw.channel.without_namespace);
     let mut default = options.check(key, data_format)?;
     default.proxies = register.room(key, options)?;
+    default.webhooks = options.webhooks && tells;
     Ok(Namespaces { default: Arc::new(default), named })
 }
 
@@ -275,6 +283,7 @@ impl Channel {
             allow_delta: !self.allowed_delta_types.is_empty(),
             delta_publish: self.delta_publish,
             data_format: format.unwrap_or(default_format),
+            webhooks: self.webhooks,
             proxies: Default::default(),
             permissions: Permissions {
                 subscribe_for_client: self.allow_subscribe_for_client,

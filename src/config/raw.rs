@@ -68,6 +68,8 @@ section! {
         rpc: Rpc = Rpc::default(),
         /// Backends that namespaces name, beside those of `channel.proxy` and `rpc.proxy`.
         proxies: Vec<NamedProxy> = Vec::new(),
+        /// What is told to the application.
+        webhooks: Webhooks = Webhooks::default(),
         /// The server API.
         http_api: HttpApi = HttpApi::default(),
         /// The other nodes.
@@ -502,6 +504,9 @@ section! {
         allow_history_for_subscriber: bool = false,
         /// Anonymous clients may read history too, where clients or subscribers may.
         allow_history_for_anonymous: bool = false,
+        /// Tell the endpoint of `webhooks` who comes and goes, and when the room has its first client and when it
+        /// has lost its last.
+        webhooks: bool = false,
         /// Ask a backend whether a client may subscribe.
         subscribe_proxy_enabled: bool = false,
         /// Which: one of `proxies`, or `default`: `channel.proxy.subscribe`.
@@ -514,6 +519,27 @@ section! {
         sub_refresh_proxy_enabled: bool = false,
         /// Which: one of `proxies`, or `default`: `channel.proxy.sub_refresh`.
         sub_refresh_proxy_name: String = DEFAULT_PROXY.to_owned(),
+    }
+}
+
+section! {
+    /// What is told to the application.
+    Webhooks {
+        /// URL (http or https) that events are posted to, as JSON. Empty: none are.
+        endpoint: String = String::new(),
+        /// What batches of them are signed with, of 16 characters at least: header `X-Roomcast-Signature`.
+        secret: String = String::new(),
+        /// The kinds of events that are told. Those about rooms need `webhooks` in the namespace, too.
+        events: Vec<String> = crate::webhooks::event::KINDS.map(str::to_owned).to_vec(),
+        /// How long a post may take. One that is not answered with a status from 200 to 299 is made again, after
+        /// half a second at first, after 30 at most.
+        timeout: Span = seconds(5),
+        /// The most events of one post.
+        batch_size: usize = 100,
+        /// How long an event may wait for others.
+        batch_interval: Span = Span(Duration::from_millis(100)),
+        /// The most events that wait. Over it, the oldest are dropped, and counted.
+        queue_max_events: usize = 10_000,
     }
 }
 

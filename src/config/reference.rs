@@ -46,6 +46,7 @@ const SECTIONS: &[(&str, Docs)] = &[
     ("rpc.proxy", raw::Proxy::DOCS),
     ("rpc.proxy.http", raw::ProxyHttp::DOCS),
     ("rpc.without_namespace", raw::RpcOptions::DOCS),
+    ("webhooks", raw::Webhooks::DOCS),
     ("http_api", raw::HttpApi::DOCS),
     ("cluster", raw::Cluster::DOCS),
     ("log", raw::Log::DOCS),

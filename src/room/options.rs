@@ -37,6 +37,8 @@ pub struct RoomOptions {
     pub delta_publish: bool,
     /// What a publication must be.
     pub data_format: DataFormat,
+    /// Tell the application who comes and goes.
+    pub webhooks: bool,
     /// Which of the application's backends are asked about it.
     pub proxies: RoomProxies,
     /// Who may subscribe, publish, and read.
@@ -143,7 +145,7 @@ impl RoomOptions {
 
     /// Whether the home must know who is there.
     pub fn knows_clients(&self) -> bool {
-        self.presence || self.join_leave
+        self.presence || self.join_leave || self.webhooks
     }
 }
 

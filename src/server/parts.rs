@@ -30,6 +30,7 @@ use crate::{
     room::actor::{AddHub, RoomRegistry},
     session::{context::Wire, socket::Shared, state},
     users::Users,
+    webhooks::sender::Webhooks,
 };
 
 /// What all workers share.
@@ -43,6 +44,8 @@ pub struct Parts {
     pub keys: Fetchers,
     /// Who asks the application's backends.
     pub backends: Arc<Callers>,
+    /// Who tells the application what happens, if anyone does.
+    pub webhooks: Option<Arc<Webhooks>>,
     /// The node's rooms.
     pub registry: Addr<RoomRegistry>,
     /// What is counted.
@@ -159,6 +162,7 @@ impl Worker {
             settings: parts.sessions.clone(),
             keys: parts.keys.clone(),
             backends: parts.backends.clone(),
+            webhooks: parts.webhooks.clone(),
             outbox_limit: parts.config.client.queue_max_size,
             metrics: parts.metrics.clone(),
             users: parts.users.clone(),

@@ -24,10 +24,11 @@ use crate::{
     protocol::{codec::Format, codes::Disconnect, websocket::Violation},
     room::{
         actor::{Ask, RoomRegistry},
-        types::SocketRef,
+        types::{ClientInfo, SocketRef},
     },
     time::Time,
     users::Users,
+    webhooks::{event::Happening, sender::Webhooks},
 };
 
 /// What all sockets of a worker share.
@@ -42,6 +43,8 @@ pub struct Shared {
     pub keys: Fetchers,
     /// Who asks the application's backends.
     pub backends: Arc<Callers>,
+    /// Who tells the application what happens, if anyone does.
+    pub webhooks: Option<Arc<Webhooks>>,
     /// What connections go by.
     pub wire: Rc<Wire>,
     /// The most bytes that may wait for one client.
@@ -61,6 +64,8 @@ pub struct Socket {
     session: State,
     /// Set once the client is authenticated.
     user: Option<Box<str>>,
+    /// The code that the server closed it with; 0 if it did not.
+    closed_with: u16,
 }
 
 type Context = SocketContext<Socket>;
@@ -68,7 +73,7 @@ type Context = SocketContext<Socket>;
 impl Socket {
     /// The actor of `session`, which is at `place` in its hub.
     pub fn new(shared: Rc<Shared>, place: SocketRef, session: State) -> Self {
-        Self { shared, place, session, user: None }
+        Self { shared, place, session, user: None, closed_with: 0 }
     }
 
     fn input(&mut self, input: In, ctx: &mut Context) {
@@ -109,11 +114,13 @@ impl Socket {
             Out::Authenticated(user) => {
                 self.shared.users.enter(&user, self.place);
                 self.user = Some(user);
+                self.tell(Happening::Connect);
             }
             Out::Close(why) => {
                 let (code, reason) = why.parts();
                 self.shared.metrics.disconnects.with_label_values(&[&code.to_string()]).inc();
                 tracing::debug!(socket = ?self.place, code, reason, "closing a connection");
+                self.closed_with = code;
                 if let Some(until) = ctx.close(code, reason) {
                     self.wake_at(until);
                 }
@@ -148,6 +155,12 @@ impl Socket {
             let result = reply.map(Called::Backend).ok_or(CallFailed);
             socket.input(In::Called(number, result), ctx);
         }));
+    }
+
+    fn tell(&self, what: impl FnOnce(Arc<ClientInfo>) -> Happening) {
+        if let Some(webhooks) = &self.shared.webhooks {
+            webhooks.tell(what(self.session.client().clone()));
+        }
     }
 
     fn wake_at(&self, at: Time) {
@@ -214,6 +227,8 @@ impl Actor for Socket {
         self.input(In::Closed, ctx);
         if let Some(user) = self.user.take() {
             self.shared.users.leave(&user, self.place);
+            let code = self.closed_with;
+            self.tell(|info| Happening::Disconnect(info, code));
         }
         self.shared.hub.do_send(FromSocket::Closed(self.place));
     }

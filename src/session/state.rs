@@ -372,6 +372,11 @@ impl State {
         self.phase == Phase::Connecting
     }
 
+    /// Who the client is.
+    pub fn client(&self) -> &Arc<ClientInfo> {
+        &self.info
+    }
+
     /// The format of its messages.
     pub fn format(&self) -> Format {
         self.format
