@@ -1,46 +1,60 @@
 //! SHELL. One worker's fan-out: which of its sockets are in which room.
 //!
 //! In: what the registry has decided, one message per worker however many sockets it concerns. Out: one
-//! message per socket, on the same thread. A push is encoded once per worker and format, as a whole
-//! WebSocket frame that all sockets share.
+//! message per socket, on the same thread. A push is encoded once per worker and encoding: as a whole WebSocket
+//! frame that all sockets share, or as what the bodies of streamed responses share.
 
 use std::{sync::Arc, time::Duration};
 
 use actix::prelude::*;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
 use crate::{
     clock,
     metrics::Metrics,
-    protocol::{
-        codec::{self, Format},
-        codes::Disconnect,
-        message::Reply,
-        websocket,
-    },
+    protocol::{codec::Format, codes::Disconnect, encoding::Encoding, message::Reply},
     room::{
         node::Out,
         types::{Event, MemberFlags, Publication, ReplyTo, RoomName, SocketRef},
         wishes::{Form, Wish, Wishes},
     },
-    session::{
-        alarms::Alarms,
-        outbox, reply,
-        socket::{Socket, ToSocket},
-        state::In,
-    },
+    session::{alarms::Alarms, driver::ToSocket, reply, socket::Socket, state::In, stream::Stream},
     time::Time,
 };
 
 /// How precisely a socket's wishes to be woken are kept.
 const TICK: Duration = Duration::from_millis(100);
 
+/// Where what is for a client goes, and how it is written. To the hub all connections are sockets.
+pub enum Door {
+    /// A WebSocket.
+    Socket(Encoding, Addr<Socket>),
+    /// A streamed response.
+    Stream(Encoding, Addr<Stream>),
+}
+
+impl Door {
+    fn do_send(&self, message: ToSocket) {
+        match self {
+            Self::Socket(_, addr) => addr.do_send(message),
+            Self::Stream(_, addr) => addr.do_send(message),
+        }
+    }
+
+    /// How what is for the client is written.
+    pub fn encoding(&self) -> Encoding {
+        match self {
+            Self::Socket(encoding, _) | Self::Stream(encoding, _) => *encoding,
+        }
+    }
+}
+
 /// A socket in the hub's table.
 struct Slot {
     generation: u32,
     /// None once the socket is closed; then the slot waits for its memberships to end.
-    socket: Option<Addr<Socket>>,
+    socket: Option<Door>,
     memberships: u32,
 }
 
@@ -94,7 +108,7 @@ impl Hub {
         }
     }
 
-    fn socket(&self, socket: SocketRef) -> Option<&Addr<Socket>> {
+    fn socket(&self, socket: SocketRef) -> Option<&Door> {
         let slot = self.slots.get(socket.slot as usize)?;
         slot.socket.as_ref().filter(|_| slot.generation == socket.generation)
     }
@@ -163,27 +177,20 @@ impl Hub {
         let Some(push) = reply::event(room, event) else { return };
         let only_listeners = matches!(event, Event::Join(_) | Event::Leave(_));
         let mut offer = Offer::new(room, event, self.wishes.get_mut(room));
-        let mut frames: [Option<Bytes>; 2 * Form::COUNT] = Default::default();
+        let mut frames: [Option<Bytes>; Form::COUNT * Encoding::COUNT] = Default::default();
         let mut delivered = 0;
         for member in members.iter().filter(|it| it.flags.join_leave || !only_listeners) {
-            let protobuf = member.flags.protobuf;
             let Some(form) = offer.as_mut().map_or(Some(Form::Plain), |it| it.form(member.slot))
             else {
                 continue;
             };
-            let frame =
-                frames[2 * form as usize + usize::from(protobuf)].get_or_insert_with(|| {
-                    let format = if protobuf { Format::Protobuf } else { Format::Json };
-                    let mut payload = BytesMut::new();
-                    match &offer {
-                        Some(offer) => {
-                            codec::encode(format, &offer.push(form, format), &mut payload)
-                        }
-                        None => codec::encode(format, &push, &mut payload),
-                    }
-                    websocket::frame(outbox::opcode(format), &payload)
-                });
             if let Some(socket) = &self.slots[member.slot as usize].socket {
+                let encoding = socket.encoding();
+                let place = form as usize * Encoding::COUNT + encoding.index();
+                let frame = frames[place].get_or_insert_with(|| match &offer {
+                    Some(offer) => encoding.message(&offer.push(form, encoding.format())),
+                    None => encoding.message(&push),
+                });
                 socket.do_send(ToSocket::Frame(frame.clone()));
                 delivered += 1;
             }
@@ -286,7 +293,7 @@ fn disconnect(why: Disconnect) -> ToSocket {
 /// A new socket; the answer is its place.
 #[derive(Message)]
 #[rtype(result = "SocketRef")]
-pub struct Register(pub Addr<Socket>);
+pub struct Register(pub Door);
 
 impl Handler<Register> for Hub {
     type Result = MessageResult<Register>;

@@ -36,6 +36,8 @@ metrics! {
     connections: IntGauge = "connections", "Open client connections.";
     /// Connections since the start.
     connections_opened: IntCounter = "connections_opened_total", "Client connections opened since the start.";
+    /// Connections refused for a limit.
+    connections_refused: IntCounter = "connections_refused_total", "Client connections refused (503) because a limit of client.*connection*limit was reached.";
     /// Connections that the server closed, by close code.
     disconnects: IntCounterVec = "disconnects_total", "Connections that the server closed, by close code. 3008 and 3009: the client read too slowly.", ["code"];
     /// Subscriptions of this node's clients.

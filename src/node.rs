@@ -33,10 +33,14 @@ use crate::{
         types::NodeFacts,
     },
     server::{
+        admission::Counter,
         http,
         leaving::Leaving,
         parts::{Parts, session_settings},
+        tls::Certificate,
+        visitors::{Limits, Visitors},
     },
+    session::sessions::Sessions,
     users::Users,
     webhooks::sender::Webhooks,
 };
@@ -79,11 +83,13 @@ async fn bind(config: &Config) -> anyhow::Result<Bound> {
 /// If a part can't be started.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let config = Arc::new(config);
+    let certificate = config.tls.as_ref().map(Certificate::read).transpose()?;
     let bound = bind(&config).await?;
     let http = bound.clients.local_addr()?;
     let me = node_info(&config, &bound, http)?;
     let metrics = Metrics::new()?;
     let users = Arc::new(Users::default());
+    let emulated = Arc::new(Sessions::default());
     let webhooks = config.webhooks.clone();
     let webhooks = webhooks.map(|it| Webhooks::start(it, me.id(), metrics.clone())).transpose()?;
     let registry = start_registry(&config, &me, &metrics, (&users, &webhooks))?;
@@ -93,9 +99,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     match (bound.cluster, &config.cluster) {
         (Some((socket, mesh)), Some(cluster)) => {
             gossip = socket.local_addr()?.to_string();
-            let starting = Starting { me: &me, metrics: &metrics, registry: &registry, views };
+            let (metrics, registry, emulated) = (&metrics, &registry, &emulated);
+            let starting = Starting { me: &me, metrics, registry, emulated, views };
             let started = starting.join(cluster, socket, mesh).await?;
-            get_to_know(cluster, view.clone(), &metrics).await;
+            get_to_know(cluster, view.clone(), metrics).await;
             started.do_send(Enter(Phase::Ready));
             membership = Some(started);
         }
@@ -103,6 +110,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             let alone = NodeInfo { phase: Phase::Ready, ..me.clone() };
             registry.do_send(FromCluster::View(View::new([alone])));
         }
+    }
+    if let Some(certificate) = &certificate {
+        actix_rt::spawn(certificate.clone().watch());
     }
     let (hubs, hubs_started) = mpsc::unbounded_channel();
     let (sessions, keys) = session_settings(&config, me.id().to_string())?;
@@ -116,6 +126,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         registry: registry.clone(),
         metrics: metrics.clone(),
         users,
+        counter: counter(&config),
+        emulated,
         hubs,
         leaving: leaving.clone(),
         view: view.clone(),
@@ -123,7 +135,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if let Some(webhooks) = &webhooks {
         actix_rt::spawn(webhooks.clone().watch(me.id(), view.clone()));
     }
-    let server = http::start(bound.clients, parts)?;
+    let server = http::start(bound.clients, parts, certificate)?;
     let handle = server.handle();
     let serving = actix_rt::spawn(server);
     let mesh = config.cluster.as_ref().map_or_else(String::new, |_| me.mesh.to_string());
@@ -154,6 +166,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let _ = serving.await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Counts clients, if their number is limited in a way that needs it.
+fn counter(config: &Config) -> Option<Counter> {
+    let limits = config.visitors;
+    (limits != Limits::default()).then(|| Counter::new(Visitors::new(limits)))
 }
 
 /// How many others there are that take rooms and clients.
@@ -232,6 +250,7 @@ struct Starting<'a> {
     me: &'a NodeInfo,
     metrics: &'a Metrics,
     registry: &'a Addr<RoomRegistry>,
+    emulated: &'a Arc<Sessions>,
     views: watch::Sender<View>,
 }
 
@@ -249,6 +268,7 @@ impl Starting<'_> {
             queue_limit: cluster.queue_limit,
             metrics: self.metrics.clone(),
             registry: self.registry.clone(),
+            emulated: self.emulated.clone(),
         });
         let dialer = dialer.start();
         dialer.do_send(Listen(mesh));

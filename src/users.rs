@@ -21,19 +21,22 @@ enum Sockets {
 }
 
 impl Users {
-    /// A connection of `user` is authenticated.
-    pub fn enter(&self, user: &str, socket: SocketRef) {
+    /// A connection of `user` is authenticated. Says how many there are with it.
+    pub fn enter(&self, user: &str, socket: SocketRef) -> usize {
         let mut users = self.lock();
         match users.get_mut(user) {
             None => {
                 users.insert(user.into(), Sockets::One(socket));
+                1
             }
             Some(Sockets::Many(sockets)) => {
                 sockets.insert(socket);
+                sockets.len()
             }
             Some(sockets) => {
-                let Sockets::One(first) = *sockets else { return };
+                let Sockets::One(first) = *sockets else { return 0 };
                 *sockets = Sockets::Many(Box::new([first, socket].into_iter().collect()));
+                2
             }
         }
     }
@@ -83,7 +86,7 @@ mod tests {
         let users = Users::default();
         let socket = |slot| SocketRef { worker: 0, slot, generation: 0 };
         for slot in 1..=3 {
-            users.enter("ann", socket(slot));
+            assert_eq!(users.enter("ann", socket(slot)), slot as usize);
         }
         users.enter("bob", socket(4));
         assert_eq!((users.count(), users.of("ann").len(), users.of("eve").len()), (2, 3, 0));

@@ -16,7 +16,7 @@ use futures_util::SinkExt as _;
 use prometheus::IntCounter;
 use roomcast::{
     protocol::{
-        codec::Format,
+        encoding::Encoding,
         websocket::{self, Opcode},
     },
     session::{
@@ -74,7 +74,8 @@ async fn upgrade(request: Request, mut io: Framed<TcpStream, h1::Codec>) -> std:
         bytes_sent: IntCounter::new("bytes", "Bytes.").map_err(std::io::Error::other)?,
     };
     let rest = BytesMut::from(&parts.read_buf[..]);
-    let (context, mailbox) = SocketContext::new(parts.io, rest, Format::Json, Rc::new(wire));
+    let (context, mailbox) =
+        SocketContext::new(parts.io.into(), rest, Encoding::SocketJson, Rc::new(wire));
     context.run(Echo, mailbox);
     Ok(())
 }

@@ -13,6 +13,7 @@
 //!                          ├──► browser::Browser ─────────► clients/js/browser.mjs
 //!                          ├──► backend::Backend          the application's HTTP server
 //!                          ├──► ws::Socket                  bytes no SDK would send
+//!                          ├──► stream::Stream              streamed responses, as curl shows them
 //!                          └──► check                       what must hold, judged offline
 //! ```
 //!
@@ -35,6 +36,7 @@ pub mod paths;
 pub mod sdk;
 pub mod sim;
 pub mod step;
+pub mod stream;
 pub mod wait;
 pub mod world;
 pub mod ws;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
@@ -90,15 +91,39 @@ impl Clients {
         url: &str,
         options: Value,
     ) -> Result<String, Refusal> {
+        self.begin(client, (sdk, format), url, json!({"options": options}))
+    }
+
+    fn begin(
+        &mut self,
+        client: &str,
+        (sdk, format): (Sdk, Format),
+        url: &str,
+        mut fields: Value,
+    ) -> Result<String, Refusal> {
         if let std::collections::btree_map::Entry::Vacant(slot) = self.drivers.entry(sdk) {
             let driver = Driver::start(command(sdk));
             slot.insert(driver.map_err(|message| Refusal { code: 0, message })?);
         }
         self.homes.insert(client.to_owned(), sdk);
-        let format = if format == Format::Json { "json" } else { "protobuf" };
-        let fields = json!({"url": url, "format": format, "options": options});
+        fields["format"] = if format == Format::Json { "json" } else { "protobuf" }.into();
+        fields["url"] = url.into();
         let connected = self.call(client, "connect", fields)?;
         Ok(connected["id"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Connects a new client of the JS SDK over `transport` (`sse` or `http_stream`), whose commands go to each
+    /// of the nodes in turn.
+    pub fn connect_over(
+        &mut self,
+        client: &str,
+        transport: &str,
+        format: Format,
+        url: &str,
+        nodes: &[SocketAddr],
+    ) -> Result<String, Refusal> {
+        let fields = json!({"transport": transport, "emulation": nodes});
+        self.begin(client, (Sdk::Js, format), url, fields)
     }
 
     /// Subscribes and waits for the outcome.

@@ -21,6 +21,17 @@ impl fmt::Display for NodeId {
     }
 }
 
+/// As it is displayed.
+impl std::str::FromStr for NodeId {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // Nothing but the digits: no sign.
+        let digits = if text.starts_with('+') { "" } else { text };
+        u64::from_str_radix(digits, 16).map(Self)
+    }
+}
+
 impl fmt::Debug for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

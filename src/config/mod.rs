@@ -14,6 +14,7 @@ mod webhooks;
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use backends::Register;
+use ipnet::IpNet;
 use raw::{Channel, Raw};
 use tokens::{Tokens, regex};
 
@@ -24,6 +25,7 @@ use crate::{
         options::{Audience, DataFormat, NamePattern, Namespaces, Permissions, RoomOptions},
         registry,
     },
+    server::visitors::Limits,
     webhooks::sender,
 };
 
@@ -63,6 +65,12 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Worker threads that serve clients.
     pub workers: usize,
+    /// Proxies whose word about a client's address is taken.
+    pub trusted_proxies: Vec<IpNet>,
+    /// How many clients may come.
+    pub visitors: Limits,
+    /// TLS for clients, if it is on.
+    pub tls: Option<raw::Tls>,
     /// Sessions.
     pub client: raw::Client,
     /// How connection tokens are checked.
@@ -71,6 +79,18 @@ pub struct Config {
     pub subscription_tokens: Option<Tokens>,
     /// The largest WebSocket message from a client, in bytes.
     pub message_size_limit: usize,
+    /// Server-sent events.
+    pub sse: raw::Streamed,
+    /// Streamed responses.
+    pub http_stream: raw::Streamed,
+    /// The largest body with commands for a streamed response's session, in bytes.
+    pub emulation_body_limit: usize,
+    /// WebSockets for clients that only listen.
+    pub uni_websocket: raw::OneWaySocket,
+    /// Server-sent events for clients that only listen.
+    pub uni_sse: raw::OneWay,
+    /// Streamed responses for clients that only listen.
+    pub uni_http_stream: raw::OneWay,
     /// Rooms by namespace.
     pub namespaces: Arc<Namespaces>,
     /// The application's backends, by their ids.
@@ -160,7 +180,20 @@ impl TryFrom<Raw> for Config {
             name: raw.node.name.clone(),
             listen,
             workers: raw.http_server.workers,
+            trusted_proxies: raw.http_server.proxies()?,
+            visitors: Limits {
+                rate: raw.client.connection_rate_limit,
+                of_address: raw.client.ip_connection_limit,
+                rate_of_address: raw.client.ip_connection_rate_limit,
+            },
+            tls: raw.http_server.tls.check()?,
             message_size_limit: raw.websocket.message_size_limit,
+            sse: raw.sse.clone(),
+            http_stream: raw.http_stream.clone(),
+            emulation_body_limit: raw.emulation.max_request_body_size,
+            uni_websocket: raw.uni_websocket.clone(),
+            uni_sse: raw.uni_sse.clone(),
+            uni_http_stream: raw.uni_http_stream.clone(),
             namespaces,
             backends,
             proxies,
@@ -437,7 +470,32 @@ impl raw::Cluster {
     }
 }
 
+impl raw::Tls {
+    fn check(&self) -> Result<Option<Self>, Invalid> {
+        let options = [("cert_pem", &self.cert_pem), ("key_pem", &self.key_pem)];
+        match options.iter().find(|(_, value)| value.is_empty()) {
+            Some((option, _)) if self.enabled => {
+                let problem = "needed for TLS: a file of PEM, or PEM itself";
+                Err(Invalid::new(format!("http_server.tls.{option}"), problem))
+            }
+            _ => Ok(self.enabled.then(|| self.clone())),
+        }
+    }
+}
+
 impl raw::HttpServer {
+    fn proxies(&self) -> Result<Vec<IpNet>, Invalid> {
+        let network = |it: &String| {
+            let address = it.parse::<std::net::IpAddr>().map(IpNet::from);
+            address.or_else(|_| it.parse::<IpNet>()).map_err(|_| {
+                let problem =
+                    format!("{it:?} is neither an IP address nor a network like 10.0.0.0/8");
+                Invalid::new("http_server.trusted_proxies", problem)
+            })
+        };
+        self.trusted_proxies.iter().map(network).collect()
+    }
+
     fn listen(&self) -> Result<SocketAddr, Invalid> {
         let ip = match self.address.as_str() {
             "" => std::net::IpAddr::from([0, 0, 0, 0]),

@@ -62,6 +62,18 @@ section! {
         client: Client = Client::default(),
         /// The WebSocket transport.
         websocket: WebSocket = WebSocket::default(),
+        /// Server-sent events for clients that can't use WebSockets.
+        sse: Streamed = Streamed::default(),
+        /// Streamed responses for clients that can't use WebSockets.
+        http_stream: Streamed = Streamed::default(),
+        /// What those clients send, by requests of their own.
+        emulation: Emulation = Emulation::default(),
+        /// WebSockets for clients that only listen.
+        uni_websocket: OneWaySocket = OneWaySocket::default(),
+        /// Server-sent events for clients that only listen.
+        uni_sse: OneWay = OneWay::default(),
+        /// Streamed responses for clients that only listen.
+        uni_http_stream: OneWay = OneWay::default(),
         /// What rooms keep, promise and permit.
         channel: Channels = Channels::default(),
         /// Calls of clients to the application.
@@ -100,6 +112,24 @@ section! {
         port: u16 = 8000,
         /// Threads that serve clients, at most 64. 0: one for each core.
         workers: usize = 0,
+        /// Proxies in front of the node, as IP addresses or networks (`10.0.0.0/8`): what they say in
+        /// `X-Forwarded-For` or `X-Real-IP` is taken for the address of the client. Nobody else is believed.
+        trusted_proxies: Vec<String> = Vec::new(),
+        /// TLS on that port.
+        tls: Tls = Tls::default(),
+    }
+}
+
+section! {
+    /// TLS on a port.
+    Tls {
+        /// Take connections with TLS, and no others.
+        enabled: bool = false,
+        /// The certificate and those between it and its authority: a file of PEM, or PEM itself. A file is
+        /// read again when it changes.
+        cert_pem: String = String::new(),
+        /// The certificate's private key, in the same way.
+        key_pem: String = String::new(),
     }
 }
 
@@ -132,6 +162,17 @@ section! {
         expired_close_delay: Span = seconds(25),
         /// How long it may for a subscription.
         expired_sub_close_delay: Span = seconds(25),
+        /// The most clients that the node takes; more are answered with 503. 0: any number.
+        connection_limit: usize = 0,
+        /// The most new clients in a second; more are answered with 503. 0: any number.
+        connection_rate_limit: u32 = 0,
+        /// The most clients of the node from one IP address (of IPv6: from one /64 network); more are answered
+        /// with 503. 0: any number.
+        ip_connection_limit: u32 = 0,
+        /// The most new clients in a second from one IP address; more are answered with 503. 0: any number.
+        ip_connection_rate_limit: u32 = 0,
+        /// The most clients of the node of one user; more are closed with 3504. 0: any number.
+        user_connection_limit: usize = 0,
         /// The most rooms that one client may be in.
         channel_limit: usize = 128,
         /// Bytes that may wait for one client; more, and it is closed with 3008.
@@ -405,6 +446,42 @@ section! {
     WebSocket {
         /// The largest message from a client, in bytes; more is closed with 1009.
         message_size_limit: usize = 65536,
+    }
+}
+
+section! {
+    /// A transport with a streamed response.
+    Streamed {
+        /// Serve it.
+        enabled: bool = true,
+        /// The largest body of a request that opens a stream, in bytes; more is answered with 413.
+        max_request_body_size: usize = 65536,
+    }
+}
+
+section! {
+    /// What clients with a streamed response send.
+    Emulation {
+        /// The largest body of such a request, in bytes; more is answered with 413.
+        max_request_body_size: usize = 65536,
+    }
+}
+
+section! {
+    /// A transport with a streamed response for clients that only listen.
+    OneWay {
+        /// Serve it.
+        enabled: bool = false,
+        /// The largest body of a request that opens a stream, in bytes; more is answered with 413.
+        max_request_body_size: usize = 65536,
+    }
+}
+
+section! {
+    /// WebSockets for clients that only listen.
+    OneWaySocket {
+        /// Serve them.
+        enabled: bool = false,
     }
 }
 

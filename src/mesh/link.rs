@@ -8,6 +8,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -35,6 +36,7 @@ use crate::{
     },
     metrics::Metrics,
     room::actor::{FromCluster, RoomRegistry},
+    session::sessions::Sessions,
     time::Time,
 };
 
@@ -62,6 +64,8 @@ pub struct Settings {
     pub metrics: Metrics,
     /// The node's rooms.
     pub registry: Addr<RoomRegistry>,
+    /// The sessions that commands may be for.
+    pub emulated: Arc<Sessions>,
 }
 
 /// Why there is no link.
@@ -352,6 +356,9 @@ async fn receive(
             match message {
                 PeerMessage::Ping => link.do_send(Answer),
                 PeerMessage::Pong => {}
+                PeerMessage::Emulation(session, commands) => {
+                    settings.emulated.give(&session, commands);
+                }
                 message => about_rooms.push(FromCluster::Peer(peer, message)),
             }
         }

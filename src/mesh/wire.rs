@@ -20,6 +20,7 @@ use crate::{
             Survey,
         },
     },
+    session::id::SessionId,
 };
 
 /// Version of everything in this module. Nodes of different versions refuse each other.
@@ -44,6 +45,8 @@ pub enum Message {
     Survey(u64, Survey),
     /// The answer to it.
     Finding(u64, Finding),
+    /// Commands for a session of yours, that its client has brought to me.
+    Emulation(SessionId, Bytes),
 }
 
 /// Who is on the other end.

@@ -4,8 +4,9 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use prost::Message as _;
+use serde::Serialize;
 
-use super::message::{Command, Reply};
+use super::message::{Command, ConnectRequest, Reply};
 
 /// How a connection's messages are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -108,6 +109,18 @@ fn decode_json(line: &[u8]) -> Result<Command, DecodeError> {
     Ok(serde_json::from_slice(line)?)
 }
 
+/// Reads the request with which a client begins that only listens: JSON; nothing at all asks for nothing.
+///
+/// # Errors
+/// If it is anything else.
+pub fn decode_connect(payload: &[u8]) -> Result<ConnectRequest, DecodeError> {
+    match payload.trim_ascii() {
+        b"" | b"null" => Ok(ConnectRequest::default()),
+        request if request.starts_with(b"{") => Ok(serde_json::from_slice(request)?),
+        _ => Err(DecodeError::NotAnObject),
+    }
+}
+
 /// Appends one message to `frame`, which may hold others already.
 pub fn encode(format: Format, reply: &Reply, frame: &mut BytesMut) {
     match format {
@@ -115,19 +128,23 @@ pub fn encode(format: Format, reply: &Reply, frame: &mut BytesMut) {
             if !frame.is_empty() {
                 frame.extend_from_slice(b"\n");
             }
-            let start = frame.len();
-            let writer = bytes::BufMut::writer(&mut *frame);
-            if serde_json::to_writer(writer, reply).is_err() {
-                // No message of ours fails to serialize; should one, a ping says nothing wrong.
-                frame.truncate(start);
-                frame.extend_from_slice(b"{}");
-            }
+            write_json(reply, frame);
         }
         Format::Protobuf => {
             frame.reserve(reply.encoded_len() + 10);
             // The only error is a buffer that can't grow, and this one can.
             let _ = reply.encode_length_delimited(frame);
         }
+    }
+}
+
+/// Appends one message as JSON, and nothing around it.
+pub fn write_json<T: Serialize>(message: &T, to: &mut BytesMut) {
+    let start = to.len();
+    if serde_json::to_writer(bytes::BufMut::writer(&mut *to), message).is_err() {
+        // No message of ours fails to serialize; should one, a ping says nothing wrong.
+        to.truncate(start);
+        to.extend_from_slice(b"{}");
     }
 }
 

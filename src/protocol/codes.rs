@@ -121,6 +121,16 @@ pub enum Disconnect {
 }
 
 impl Disconnect {
+    /// What an error of this code comes to where there are no error replies.
+    pub const fn for_error(code: u32) -> Self {
+        match code {
+            103 => Self::PermissionDenied,
+            109 | 110 => Self::ConnectionExpired,
+            111 => Self::TooManyRequests,
+            _ => Self::InternalServerError,
+        }
+    }
+
     /// Close code and reason as they go on the wire.
     pub fn parts(&self) -> (u16, &str) {
         match self {

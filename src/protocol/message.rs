@@ -365,6 +365,26 @@ pub struct SubRefreshRequest {
     pub token: String,
 }
 
+/// Commands for a session, brought by a request of their own.
+#[derive(Clone, PartialEq, prost::Message, Deserialize)]
+#[serde(default)]
+pub struct EmulationRequest {
+    /// The node that has the session.
+    #[prost(string, tag = "1")]
+    pub node: String,
+    /// The session's name.
+    #[prost(string, tag = "2")]
+    pub session: String,
+    /// The commands: what would be the payload of a WebSocket message. A string in JSON.
+    #[prost(bytes = "bytes", tag = "3")]
+    #[serde(deserialize_with = "bytes_of_string")]
+    pub data: Bytes,
+}
+
+fn bytes_of_string<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
+    String::deserialize(from).map(Bytes::from)
+}
+
 /// What the server sends: the reply to a command, or a push; all empty, it is a ping.
 #[derive(Clone, PartialEq, prost::Message, Serialize)]
 pub struct Reply {

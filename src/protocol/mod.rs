@@ -2,10 +2,12 @@
 //!
 //! In: the payload of a WebSocket message. Out: [`message::Command`]s. And back: [`message::Reply`]s
 //! to bytes. [`codec`] frames and encodes in both formats, [`message`] defines every message once for
-//! both, [`codes`] holds the numbers that clients know, and [`websocket`] is RFC 6455 itself.
+//! both, [`codes`] holds the numbers that clients know, [`encoding`] what each transport puts around a
+//! message, and [`websocket`] is RFC 6455 itself.
 
 pub mod codec;
 pub mod codes;
 pub mod delta;
+pub mod encoding;
 pub mod message;
 pub mod websocket;

@@ -285,6 +285,26 @@ impl Handler<ApiSurvey> for RoomRegistry {
     }
 }
 
+/// Send a message that is not about rooms to a node. The answer is whether there is a link to it.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub struct Forward {
+    /// The node.
+    pub to: NodeId,
+    /// The message.
+    pub message: PeerMessage,
+}
+
+impl Handler<Forward> for RoomRegistry {
+    type Result = bool;
+
+    fn handle(&mut self, Forward { to, message }: Forward, _: &mut Self::Context) -> bool {
+        let reached = self.links.contains_key(&to);
+        self.send(&[to], message);
+        reached
+    }
+}
+
 /// What links and membership tell.
 #[derive(Message)]
 #[rtype(result = "()")]

@@ -218,7 +218,7 @@ impl State {
                 self.surveys.answered(id, from, finding);
                 self.close_surveys();
             }
-            Message::Hello(_) | Message::Ping | Message::Pong => {}
+            Message::Hello(_) | Message::Ping | Message::Pong | Message::Emulation(..) => {}
         }
     }
 

@@ -220,8 +220,6 @@ impl Subscribe {
 /// What a hub has to know of a subscriber to deliver to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemberFlags {
-    /// It reads Protobuf rather than JSON.
-    pub protobuf: bool,
     /// It wants to be told who joins and leaves.
     pub join_leave: bool,
     /// It wants to be told when it can't have seen everything.

@@ -12,50 +12,90 @@ use actix_http::{HttpService, Request, h1};
 use actix_rt::net::TcpStream;
 use actix_server::Server;
 use actix_service::{IntoServiceFactory as _, fn_service, map_config};
+use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::{App, dev::AppConfig, web};
+use socket2::SockRef;
 
 use super::{
-    api, demo,
+    api, demo, emulation,
     parts::{Parts, Worker},
-    status, upgrade,
+    status, streams,
+    tls::Certificate,
+    upgrade,
 };
 
 /// How long a client may take to send the head of its request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Serves on `listener` until the server is stopped.
+/// How much longer than `client.write_timeout` a connection may stall before the kernel ends it.
+const STALL: Duration = Duration::from_secs(10);
+
+/// The service of a worker's connections, over TCP or TLS. Its type has no name that a function could give.
+macro_rules! service {
+    ($worker:expr, $connected:expr) => {{
+        let worker: Rc<Worker> = $worker;
+        let (upgrading, connected) = (worker.clone(), $connected);
+        let upgrades = fn_service(move |(request, io): (Request, Framed<_, h1::Codec>)| {
+            let worker = upgrading.clone();
+            async move {
+                upgrade::upgrade(&worker, request, io).await;
+                Ok::<_, actix_http::Error>(())
+            }
+        });
+        HttpService::build()
+            .client_request_timeout(REQUEST_TIMEOUT)
+            // A stream is over when its client is gone, not when a write fails.
+            .h1_allow_half_closed(false)
+            .on_connect_ext(move |io, _| connected(io))
+            .upgrade(upgrades)
+            .h1(map_config(application(worker).into_factory(), |()| AppConfig::default()))
+    }};
+}
+
+/// Serves on `listener` until the server is stopped, with TLS if there is a certificate.
 ///
 /// # Errors
-/// If the listener can't be used.
-pub fn start(listener: TcpListener, parts: Parts) -> std::io::Result<Server> {
+/// If the listener or the certificate can't be used.
+pub fn start(
+    listener: TcpListener,
+    parts: Parts,
+    certificate: Option<Arc<Certificate>>,
+) -> anyhow::Result<Server> {
     let next_worker = Arc::new(AtomicU16::new(0));
     let server = Server::build()
         .workers(parts.config.workers)
         .backlog(4096)
         .max_concurrent_connections(1_000_000)
         .disable_signals()
-        .shutdown_timeout(1)
-        .listen("clients", listener, move || {
-            let worker = Rc::new(Worker::new(parts.clone(), next_worker.clone()));
-            let upgrades =
-                fn_service(move |(request, io): (Request, Framed<TcpStream, h1::Codec>)| {
-                    let worker = worker.clone();
-                    async move {
-                        upgrade::upgrade(&worker, request, io).await;
-                        Ok::<_, actix_http::Error>(())
-                    }
-                });
-            HttpService::build()
-                .client_request_timeout(REQUEST_TIMEOUT)
-                .upgrade(upgrades)
-                .h1(map_config(application(&parts).into_factory(), |()| AppConfig::default()))
-                .tcp()
-        })?;
+        .shutdown_timeout(1);
+    let write_timeout = parts.config.client.write_timeout.0;
+    let stall = (!write_timeout.is_zero()).then_some(write_timeout + STALL);
+    let worker = move || Rc::new(Worker::new(parts.clone(), next_worker.clone()));
+    let server = match certificate {
+        None => server.listen("clients", listener, move || {
+            service!(worker(), move |io: &TcpStream| limit_stall(io, stall)).tcp()
+        })?,
+        Some(certificate) => {
+            let tls = certificate.config()?;
+            server.listen("clients", listener, move || {
+                let limit = move |io: &TlsStream<TcpStream>| limit_stall(io.get_ref().0, stall);
+                service!(worker(), limit).rustls_0_23(tls.clone())
+            })?
+        }
+    };
     Ok(server.run())
 }
 
+/// Lets the kernel end a connection whose client has taken nothing for so long. Nothing else does where a
+/// dispatcher of requests writes.
+fn limit_stall(io: &TcpStream, stall: Option<Duration>) {
+    if let Err(error) = SockRef::from(io).set_tcp_user_timeout(stall) {
+        tracing::debug!(%error, "a connection can't be limited in time");
+    }
+}
+
 fn application(
-    parts: &Parts,
+    worker: Rc<Worker>,
 ) -> App<
     impl actix_service::ServiceFactory<
         actix_web::dev::ServiceRequest,
@@ -65,10 +105,15 @@ fn application(
         InitError = (),
     > + use<>,
 > {
+    let parts = worker.parts.clone();
     let demo = parts.config.demo;
+    let config = parts.config.clone();
     App::new()
-        .app_data(web::Data::new(parts.clone()))
+        .app_data(web::Data::new(parts))
+        .app_data(worker)
         .configure(status::routes)
         .configure(api::routes)
+        .configure(move |app| streams::routes(app, &config))
+        .configure(emulation::routes)
         .configure(|app| demo::routes(app, demo))
 }

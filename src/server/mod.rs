@@ -1,15 +1,27 @@
 //! SHELL. The one port that clients, callers of the API, operators and browsers talk to.
 //!
-//! [`http`] builds the service of a worker, [`parts`] is what workers share; [`upgrade`] turns a WebSocket request into a socket actor;
-//! [`api`] is the server API ([`control`]: what it does to connections) and [`key`] its key (pure), [`status`] health and metrics, [`demo`] the demo's
+//! [`http`] builds the service of a worker, [`parts`] is what workers share. [`admission`] says who may connect
+//! ([`origin`]: where from, [`visitors`]: how many; pure);
+//! then [`upgrade`] turns a WebSocket request into a socket actor, and [`streams`] another request into one that
+//! streams its response, for whose client [`emulation`] is the way back; [`cors`] and [`body`] serve those, and
+//! [`tls`] has the certificate. [`api`] is the server API ([`control`]: what it does to connections) and [`key`]
+//! its key (pure), [`status`] health and metrics, [`demo`] the demo's
 //! page, [`leaving`] whether the node is to leave.
 
+pub mod admission;
 pub mod api;
+pub mod body;
 pub mod control;
+pub mod cors;
 pub mod demo;
+pub mod emulation;
 pub mod http;
 pub mod key;
 pub mod leaving;
+pub mod origin;
 pub mod parts;
 pub mod status;
+pub mod streams;
+pub mod tls;
 pub mod upgrade;
+pub mod visitors;

@@ -12,7 +12,7 @@ use std::{
 use actix::prelude::*;
 use actix_http::header::HeaderMap;
 
-use super::leaving::Leaving;
+use super::{admission::Counter, leaving::Leaving};
 use crate::{
     access::{
         jwks::{Fetcher, Fetchers},
@@ -28,7 +28,7 @@ use crate::{
     hub::Hub,
     metrics::Metrics,
     room::actor::{AddHub, RoomRegistry},
-    session::{context::Wire, socket::Shared, state},
+    session::{context::Wire, driver::Shared, sessions::Sessions, state},
     users::Users,
     webhooks::sender::Webhooks,
 };
@@ -52,6 +52,10 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Who is connected.
     pub users: Arc<Users>,
+    /// How many clients there are, where they are limited.
+    pub counter: Option<Counter>,
+    /// The sessions whose clients send by requests of their own.
+    pub emulated: Arc<Sessions>,
     /// Where the workers' hubs are announced, so that they can be told to stop.
     pub hubs: tokio::sync::mpsc::UnboundedSender<Addr<Hub>>,
     /// Whether the node is to leave.
@@ -163,6 +167,7 @@ impl Worker {
             keys: parts.keys.clone(),
             backends: parts.backends.clone(),
             webhooks: parts.webhooks.clone(),
+            user_limit: parts.config.client.user_connection_limit,
             outbox_limit: parts.config.client.queue_max_size,
             metrics: parts.metrics.clone(),
             users: parts.users.clone(),

@@ -1,7 +1,7 @@
 //! SHELL. From a WebSocket request to a socket actor on the bare connection.
 
 use actix::prelude::*;
-use actix_codec::Framed;
+use actix_codec::{AsyncRead, AsyncWrite, Framed};
 use actix_http::{
     HttpMessage as _, Request, Response, StatusCode,
     body::BodySize,
@@ -9,89 +9,90 @@ use actix_http::{
     header::{self, HeaderValue},
     ws,
 };
-use actix_rt::net::TcpStream;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::SinkExt as _;
 
-use super::parts::Worker;
+use super::{
+    admission::{self, Admitted, Refusal},
+    parts::Worker,
+    streams,
+};
 use crate::{
-    backend::headers::Headers,
-    hub::Register,
-    pattern,
-    protocol::codec::Format,
-    room::types::ClientId,
-    session::{context::SocketContext, socket::Socket, state::State},
+    hub::Door,
+    protocol::{
+        codec::{self, Format},
+        encoding::Encoding,
+    },
+    session::{
+        context::SocketContext,
+        driver::{self, Driver},
+        id::SessionId,
+        io::Io,
+        socket::Socket,
+    },
 };
 
 const PATH: &str = "/connection/websocket";
+const ONE_WAY_PATH: &str = "/connection/uni_websocket";
 const JSON: &str = "centrifuge-json";
 const PROTOBUF: &str = "centrifuge-protobuf";
 
 /// The only version of the WebSocket protocol there is.
 const VERSION: &str = "13";
 
-/// Why an upgrade is not made.
-type Refusal = (StatusCode, String);
-
 /// Takes over a connection that asks for an upgrade. One that breaks meanwhile is simply gone.
-pub async fn upgrade(worker: &Worker, request: Request, io: Framed<TcpStream, h1::Codec>) {
+pub async fn upgrade<T>(worker: &Worker, request: Request, io: Framed<T, h1::Codec>)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Into<Io>,
+{
     let done = match accept(worker, &request) {
-        Ok((accepted, response)) => open(worker, io, accepted, response).await,
-        Err((status, why)) => refuse(io, status, why).await,
+        Ok(accepted) => open(worker, io, accepted).await,
+        Err(refusal) => refuse(io, refusal).await,
     };
     if let Err(error) = done {
         tracing::debug!(%error, "a connection broke during its upgrade");
     }
 }
 
-/// What is known of a client from its request.
+/// A request that becomes a WebSocket.
 struct Accepted {
-    format: Format,
-    /// Those headers that backends want.
-    headers: Option<Headers>,
+    encoding: Encoding,
+    response: Response<()>,
+    /// What came with the request, of a client that only listens.
+    first: Option<String>,
+    admitted: Admitted,
 }
 
-fn accept(worker: &Worker, request: &Request) -> Result<(Accepted, Response<()>), Refusal> {
-    if request.path() != PATH {
-        return Err((StatusCode::NOT_FOUND, "no WebSocket is served here".into()));
-    }
-    if worker.parts.leaving.has_begun() {
-        return Err((StatusCode::SERVICE_UNAVAILABLE, "this node is leaving".into()));
+fn accept(worker: &Worker, request: &Request) -> Result<Accepted, Refusal> {
+    let parts = &worker.parts;
+    let one_way = request.path() == ONE_WAY_PATH && parts.config.uni_websocket.enabled;
+    if request.path() != PATH && !one_way {
+        return Err(Refusal::new(StatusCode::NOT_FOUND, "no WebSocket is served here"));
     }
     let mut response = ws::handshake(request.head()).map_err(|error| match error {
         ws::HandshakeError::UnsupportedVersion => {
-            (StatusCode::UPGRADE_REQUIRED, "this version of the protocol is not served".into())
+            Refusal::new(StatusCode::UPGRADE_REQUIRED, "this version of the protocol is not served")
         }
-        error => (StatusCode::BAD_REQUEST, error.to_string()),
+        error => Refusal::new(StatusCode::BAD_REQUEST, error.to_string()),
     })?;
-    check_origin(worker, request)?;
+    let admitted = admission::admit(parts, request.head())?;
+    let query = request.uri().query().unwrap_or_default();
+    if one_way {
+        let first = streams::in_query(query);
+        if let Some(Err(error)) = first.as_ref().map(|it| codec::decode_connect(it.as_bytes())) {
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, error.to_string()));
+        }
+        let response = response.finish().drop_body();
+        return Ok(Accepted { encoding: Encoding::OneWaySocket, response, first, admitted });
+    }
     let offered = offered_protocols(request);
-    let format = format(&offered, request.uri().query().unwrap_or_default());
+    let format = format(&offered, query);
     let chosen = if format == Format::Protobuf { PROTOBUF } else { JSON };
     if offered.iter().any(|it| it == chosen) {
         response.insert_header((header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(chosen)));
     }
-    let headers = worker.parts.headers_for_backends(request.headers());
-    let headers = headers.map_err(|_| {
-        (
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            "the headers for backends are too large".into(),
-        )
-    })?;
-    Ok((Accepted { format, headers }, response.finish().drop_body()))
-}
-
-/// Pages of other sites must not connect in the name of whoever looks at them.
-fn check_origin(worker: &Worker, request: &Request) -> Result<(), Refusal> {
-    let Some(origin) = request.headers().get(header::ORIGIN) else { return Ok(()) };
-    let origin = origin.to_str().unwrap_or_default().to_lowercase();
-    let allowed = &worker.parts.config.client.allowed_origins;
-    let fits = |it: &String| !it.is_empty() && pattern::matches(&it.to_lowercase(), &origin);
-    if allowed.iter().any(fits) {
-        return Ok(());
-    }
-    tracing::info!(origin, "refused a page of an origin that is not in client.allowed_origins");
-    Err((StatusCode::FORBIDDEN, "this origin may not connect".into()))
+    let response = response.finish().drop_body();
+    Ok(Accepted { encoding: Encoding::socket(format), response, first: None, admitted })
 }
 
 fn offered_protocols(request: &Request) -> Vec<String> {
@@ -109,10 +110,9 @@ fn format(offered: &[String], query: &str) -> Format {
     }
 }
 
-async fn refuse(
-    mut io: Framed<TcpStream, h1::Codec>,
-    status: StatusCode,
-    why: String,
+async fn refuse<T: AsyncRead + AsyncWrite + Unpin>(
+    mut io: Framed<T, h1::Codec>,
+    Refusal { status, why }: Refusal,
 ) -> std::io::Result<()> {
     let response = Response::build(status)
         .insert_header((header::CONNECTION, "close"))
@@ -126,28 +126,26 @@ async fn refuse(
     io.send(h1::Message::Chunk(None)).await
 }
 
-async fn open(
+async fn open<T>(
     worker: &Worker,
-    mut io: Framed<TcpStream, h1::Codec>,
-    Accepted { format, headers }: Accepted,
-    response: Response<()>,
-) -> std::io::Result<()> {
+    mut io: Framed<T, h1::Codec>,
+    Accepted { encoding, response, first, admitted }: Accepted,
+) -> std::io::Result<()>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Into<Io>,
+{
     io.send(h1::Message::Item((response, BodySize::None))).await?;
     let shared = worker.shared();
     let parts = io.into_parts();
-    parts.io.set_nodelay(true)?;
+    let io: Io = parts.io.into();
+    io.set_nodelay()?;
     // A copy of what is there, so that the buffer it came in can go.
     let rest = BytesMut::from(&parts.read_buf[..]);
     drop((parts.read_buf, parts.write_buf));
-    let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(std::io::Error::other)?;
-    let (context, mailbox) = SocketContext::new(parts.io, rest, format, shared.wire.clone());
-    let place = shared.hub.send(Register(context.address())).await;
-    let place = place.map_err(std::io::Error::other)?;
-    let mut session = State::new(place, format, ClientId(u128::from_be_bytes(id)));
-    if let Some(headers) = headers {
-        session.came_with(headers);
-    }
-    context.run(Socket::new(shared, place, session), mailbox);
+    let (context, mailbox) = SocketContext::new(io, rest, encoding, shared.wire.clone());
+    let door = Door::Socket(encoding, context.address());
+    let session = encoding.is_one_way().then(driver::random).transpose()?.map(SessionId::new);
+    let driver = Driver::begin(shared, door, session, admitted).await?;
+    context.run(Socket::new(driver, first.map(Bytes::from)), mailbox);
     Ok(())
 }

@@ -245,8 +245,9 @@ impl State {
         else {
             return;
         };
-        self.tidy();
+        let session = self.rare().and_then(|it| it.session);
         self.phase = Phase::Open;
+        self.tidy();
         let settings = env.settings;
         let ping = settings.ping_interval;
         let (expires, ttl) = self.connection_time_to_live(env);
@@ -258,9 +259,9 @@ impl State {
             data,
             subs: rooms,
             ping: ping.as_secs() as u32,
-            pong: !ping.is_zero() && !settings.pong_timeout.is_zero(),
+            pong: !ping.is_zero() && !self.pong_timeout(env).is_zero(),
+            session: session.map(|it| it.to_string()).unwrap_or_default(),
             node: settings.node.clone(),
-            ..Default::default()
         };
         out.push(Out::Reply(reply::result(id, Body::Connect(result))));
         // Connections that came together must not be pinged together.

@@ -1,4 +1,4 @@
-//! SHELL. The actix context that runs an actor on a bare TCP stream that speaks WebSocket.
+//! SHELL. The actix context that runs an actor on a bare connection that speaks WebSocket.
 //!
 //! It keeps no buffers while a connection is idle: reads go through one buffer per thread, and bytes stay
 //! with a socket only while a frame is unfinished or the client has not taken what is in its outbox. What
@@ -8,7 +8,6 @@ use std::{
     cell::Cell,
     future::Future,
     io::{self, IoSlice},
-    net::Shutdown,
     pin::Pin,
     rc::Rc,
     task::{Context as TaskContext, Poll},
@@ -21,9 +20,7 @@ use actix::{
 };
 use bytes::{Bytes, BytesMut};
 use prometheus::IntCounter;
-use socket2::SockRef;
 use tokio::{
-    net::TcpStream,
     sync::oneshot,
     time::{Sleep, sleep},
 };
@@ -31,11 +28,12 @@ use tokio::{
 use super::{
     handshake::{Handshake, Received},
     incoming::{FromClient, Incoming},
+    io::Io,
     outbox::Outbox,
 };
 use crate::{
     clock,
-    protocol::{codec::Format, websocket::Violation},
+    protocol::{encoding::Encoding, websocket::Violation},
 };
 
 /// The most buffers that one write takes.
@@ -74,7 +72,7 @@ pub enum Data {
 /// The context of an actor that is one end of a WebSocket connection.
 pub struct SocketContext<A: Actor<Context = Self>> {
     parts: ContextParts<A>,
-    io: Rc<TcpStream>,
+    io: Rc<Io>,
     wire: Rc<Wire>,
     handshake: Handshake,
     /// Set while no more is to be taken from the client.
@@ -95,12 +93,7 @@ where
     A: Actor<Context = Self> + StreamHandler<FromClient> + Handler<Progress>,
 {
     /// A context on `io`, of which `rest` was read already, and the mailbox that belongs to it.
-    pub fn new(
-        io: TcpStream,
-        rest: BytesMut,
-        format: Format,
-        wire: Rc<Wire>,
-    ) -> (Self, Mailbox<A>) {
+    pub fn new(io: Io, rest: BytesMut, encoding: Encoding, wire: Rc<Wire>) -> (Self, Mailbox<A>) {
         let mailbox = Mailbox::default();
         let parts = ContextParts::new(mailbox.sender_producer());
         let mut context = Self {
@@ -113,7 +106,7 @@ where
             broken: false,
             drain_mark: None,
             progress: false,
-            outbox: Outbox::new(format),
+            outbox: Outbox::new(encoding),
         };
         let limit = context.wire.message_limit;
         let incoming = Incoming::new(context.io.clone(), rest, limit, context.hold.clone());
@@ -208,21 +201,17 @@ impl<A: Actor<Context = Self>> SocketContext<A> {
     /// kernel reports that there is room again only when there is a lot.
     pub fn flush(&mut self) {
         self.outbox.frame_replies();
-        let send = |io: &TcpStream, frames: &[IoSlice<'_>]| SockRef::from(io).send_vectored(frames);
-        while let Some(Ok(_)) = self.write_some(send) {}
+        while let Some(Ok(_)) = self.write_some(true) {}
     }
 
     /// One write; none if nothing waits.
-    fn write_some(
-        &mut self,
-        write: impl FnOnce(&TcpStream, &[IoSlice<'_>]) -> io::Result<usize>,
-    ) -> Option<io::Result<usize>> {
+    fn write_some(&mut self, direct: bool) -> Option<io::Result<usize>> {
         let mut slices = [IoSlice::new(&[]); WRITE_BATCH];
         let count = self.outbox.slices(&mut slices);
         if count == 0 {
             return None;
         }
-        let result = write(&self.io, &slices[..count]);
+        let result = self.io.write(&slices[..count], direct);
         if let Ok(written) = result {
             self.progress = true;
             self.wire.bytes_sent.inc_by(written as u64);
@@ -234,11 +223,7 @@ impl<A: Actor<Context = Self>> SocketContext<A> {
     /// Writes as much as the client takes, and arranges to be called again when it takes more.
     fn poll_write(&mut self, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
         self.outbox.frame_replies();
-        let write = |io: &TcpStream, frames: &[IoSlice<'_>]| match frames {
-            [only] => io.try_write(only),
-            several => io.try_write_vectored(several),
-        };
-        while let Some(result) = self.write_some(write) {
+        while let Some(result) = self.write_some(false) {
             match result {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -247,7 +232,23 @@ impl<A: Actor<Context = Self>> SocketContext<A> {
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
-        Poll::Ready(Ok(()))
+        self.poll_push(cx)
+    }
+
+    /// Nothing waits any more, but TLS may hold the last of it.
+    fn poll_push(&mut self, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        loop {
+            match self.io.push(false) {
+                Ok(pushed) => {
+                    self.progress |= pushed;
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    std::task::ready!(self.io.poll_write_ready(cx))?;
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
     }
 
     /// Ends the sending half of a connection that failed, after its last frame. Nothing the client sends
@@ -256,8 +257,7 @@ impl<A: Actor<Context = Self>> SocketContext<A> {
     fn finish_broken(&mut self) {
         if self.broken && !self.is_open() {
             self.broken = false;
-            // It may be gone already.
-            let _ = SockRef::from(&*self.io).shutdown(Shutdown::Write);
+            self.io.shutdown_write();
         }
     }
 
@@ -385,6 +385,7 @@ where
             let written = ctx.poll_write(cx);
             // A client that takes nothing must not keep a stopped actor.
             if this.done {
+                ctx.io.say_goodbye();
                 return Poll::Ready(());
             }
             match written {

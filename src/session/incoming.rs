@@ -1,4 +1,4 @@
-//! SHELL. What comes in on a bare TCP stream, as WebSocket frames.
+//! SHELL. What comes in on a bare connection, as WebSocket frames.
 
 use std::{
     cell::{Cell, RefCell},
@@ -10,8 +10,8 @@ use std::{
 
 use bytes::BytesMut;
 use futures_core::Stream;
-use tokio::net::TcpStream;
 
+use super::io::Io;
 use crate::protocol::websocket::{Decoded, Decoder, Message, Violation};
 
 /// Bytes that one read takes at most, per thread and not per socket.
@@ -28,7 +28,7 @@ pub type FromClient = Result<Message, Violation>;
 
 /// The client's frames, as they come in. Ends with the connection.
 pub struct Incoming {
-    io: Rc<TcpStream>,
+    io: Rc<Io>,
     /// Bytes of an unfinished frame.
     rest: BytesMut,
     decoder: Decoder,
@@ -43,7 +43,7 @@ pub struct Incoming {
 impl Incoming {
     /// Reads from `io`, after what was read of it already, while `hold` is not set. `limit` is the largest
     /// message allowed.
-    pub fn new(io: Rc<TcpStream>, rest: BytesMut, limit: usize, hold: Rc<Cell<bool>>) -> Self {
+    pub fn new(io: Rc<Io>, rest: BytesMut, limit: usize, hold: Rc<Cell<bool>>) -> Self {
         Self { io, rest, decoder: Decoder::default(), limit, hold, broken: false, ended: false }
     }
 
@@ -62,12 +62,12 @@ impl Incoming {
         decoded
     }
 
-    fn read(&mut self) -> io::Result<()> {
+    fn read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         BUFFER.with_borrow_mut(|buffer| {
-            let count = self.io.try_read(buffer)?;
+            let count = std::task::ready!(self.io.poll_read(cx, buffer))?;
             self.ended = count == 0;
             self.rest.extend_from_slice(&buffer[..count]);
-            Ok(())
+            Poll::Ready(Ok(()))
         })
     }
 }
@@ -98,15 +98,8 @@ impl Stream for Incoming {
                 }
                 Ok(Decoded::Incomplete) => {}
             }
-            match self.io.poll_read_ready(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(_)) => return Poll::Ready(None),
-                Poll::Ready(Ok(())) => {}
-            }
-            match self.read() {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Poll::Ready(None),
+            if std::task::ready!(self.read(cx)).is_err() {
+                return Poll::Ready(None);
             }
         }
     }

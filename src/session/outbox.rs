@@ -5,7 +5,7 @@ use std::{collections::VecDeque, io::IoSlice};
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::protocol::{
-    codec::{self, Format},
+    encoding::Encoding,
     message::Reply,
     websocket::{self, Opcode},
 };
@@ -16,7 +16,7 @@ const FRAME_COST: usize = 64;
 /// Frames that wait to be written, and replies that wait to be framed.
 #[derive(Debug)]
 pub struct Outbox {
-    format: Format,
+    encoding: Encoding,
     /// Replies since the last frame; they go out in one frame together.
     replies: BytesMut,
     /// The frame being written; most of the time the only one.
@@ -32,10 +32,10 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// An empty one, of a connection with this format.
-    pub fn new(format: Format) -> Self {
+    /// An empty one, of a connection with this encoding.
+    pub fn new(encoding: Encoding) -> Self {
         Self {
-            format,
+            encoding,
             replies: BytesMut::new(),
             first: None,
             pong: None,
@@ -45,9 +45,14 @@ impl Outbox {
         }
     }
 
+    /// How its messages are written.
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
     /// Adds a reply or push of this connection alone.
     pub fn push_reply(&mut self, reply: &Reply) {
-        codec::encode(self.format, reply, &mut self.replies);
+        self.encoding.append(reply, &mut self.replies);
     }
 
     /// Adds a frame that is complete, and may be shared with other sockets.
@@ -101,8 +106,7 @@ impl Outbox {
     /// Makes a frame of the replies so far.
     pub fn frame_replies(&mut self) {
         if !self.replies.is_empty() {
-            let frame = websocket::frame(opcode(self.format), &self.replies);
-            self.replies = BytesMut::new();
+            let frame = self.encoding.finish(std::mem::take(&mut self.replies));
             self.push(frame);
         }
     }
@@ -146,9 +150,27 @@ impl Outbox {
         complete
     }
 
+    /// Takes off what goes next, whole frames and up to about `most` bytes; none if nothing waits.
+    pub fn take(&mut self, most: usize) -> Option<Bytes> {
+        self.frame_replies();
+        let first = self.first.clone()?;
+        self.advance(first.len());
+        let fits = |frame: &Bytes| first.len() + frame.len() <= most;
+        if !self.first.as_ref().is_some_and(fits) {
+            return Some(first);
+        }
+        let mut together = BytesMut::from(&first[..]);
+        while let Some(next) = self.first.take_if(|it| together.len() + it.len() <= most) {
+            together.extend_from_slice(&next);
+            self.queued -= next.len() + FRAME_COST;
+            self.first = self.rest.pop_front();
+        }
+        Some(together.freeze())
+    }
+
     /// Forgets all that waits: there is no one left to take it.
     pub fn forget(&mut self) {
-        *self = Self::new(self.format);
+        *self = Self::new(self.encoding);
     }
 
     /// Forgets all that waits, but for the rest of a frame that may be half written.
@@ -157,14 +179,6 @@ impl Outbox {
         self.pong = None;
         self.rest = VecDeque::new();
         self.queued = self.first.as_ref().map_or(0, |first| first.len() + FRAME_COST);
-    }
-}
-
-/// The kind of frame that carries a format.
-pub fn opcode(format: Format) -> Opcode {
-    match format {
-        Format::Json => Opcode::Text,
-        Format::Protobuf => Opcode::Binary,
     }
 }
 
@@ -194,7 +208,7 @@ mod tests {
     #[test]
     fn frames_leave_in_order_however_the_socket_takes_them() {
         for step in 1..40 {
-            let mut outbox = Outbox::new(Format::Json);
+            let mut outbox = Outbox::new(Encoding::SocketJson);
             outbox.push_reply(&Reply { id: 1, ..Default::default() });
             outbox.push_reply(&Reply { id: 2, ..Default::default() });
             outbox.push_frame(Bytes::from_static(b"frame"));
@@ -205,7 +219,7 @@ mod tests {
 
     #[test]
     fn every_frame_counts_also_the_one_being_written() {
-        let mut outbox = Outbox::new(Format::Json);
+        let mut outbox = Outbox::new(Encoding::SocketJson);
         let frame = Bytes::from_static(b"frame");
         outbox.push_frame(frame.clone());
         assert_eq!(outbox.queued(), 5 + FRAME_COST);
@@ -218,8 +232,21 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_takes_whole_frames_and_several_at_a_time() {
+        let mut outbox = Outbox::new(Encoding::StreamJson);
+        outbox.push_reply(&Reply { id: 1, ..Default::default() });
+        outbox.push_frame(Bytes::from_static(b"22\n"));
+        outbox.push_frame(Bytes::from_static(b"4444\n"));
+        outbox.push_frame(Bytes::from_static(b"55\n"));
+        assert_eq!(outbox.take(12).as_deref(), Some(&b"{\"id\":1}\n22\n"[..]));
+        assert_eq!(outbox.take(1).as_deref(), Some(&b"4444\n"[..]));
+        assert_eq!(outbox.take(100).as_deref(), Some(&b"55\n"[..]));
+        assert_eq!((outbox.take(100), outbox.queued()), (None, 0));
+    }
+
+    #[test]
     fn only_the_last_of_the_unsent_pongs_is_kept() {
-        let mut outbox = Outbox::new(Format::Json);
+        let mut outbox = Outbox::new(Encoding::SocketJson);
         outbox.push_frame(Bytes::from_static(b"frame"));
         outbox.push_frame(Bytes::from_static(b"next"));
         for payload in [b"1", b"2", b"3"] {

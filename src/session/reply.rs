@@ -177,6 +177,12 @@ pub fn unsubscribe(channel: &str, why: Unsubscribed) -> Reply {
     push(channel, message::Event::Unsubscribe(message::Unsubscribe { code, reason: reason.into() }))
 }
 
+/// The push that ends a session on transports without a close frame.
+pub fn disconnect(code: u16, reason: &str) -> Reply {
+    let disconnect = message::Disconnect { code: code.into(), reason: reason.to_owned() };
+    push("", message::Event::Disconnect(disconnect))
+}
+
 /// The push that puts a client into a room, and those of what it missed there.
 pub fn subscribe_pushes(channel: &str, result: SubscribeResult) -> impl Iterator<Item = Reply> {
     let SubscribeResult { recoverable, positioned, epoch, offset, data, publications, .. } = result;

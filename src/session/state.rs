@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::{
     asking::Calls,
     connecting::Connecting,
+    id::SessionId,
     reply,
     subscribing::{Asker, Subscription},
 };
@@ -22,7 +23,7 @@ use crate::{
         request::Question,
     },
     protocol::{
-        codec::{Commands, Format},
+        codec::{self, Commands, Format},
         codes::{Disconnect, ErrorCode},
         message::{
             self, Body, ChannelRequest, Command, Empty, HistoryRequest, PublishRequest, Reply,
@@ -288,6 +289,8 @@ pub(super) struct Rare {
     pub(super) meta: Bytes,
     /// The user that a trusted proxy in front of the node has named.
     pub(super) trusted_user: Option<Box<str>>,
+    /// The name of the session, if its client needs one: see [`State::over`].
+    pub(super) session: Option<SessionId>,
 }
 
 impl Rare {
@@ -298,6 +301,7 @@ impl Rare {
             && self.headers.is_none()
             && self.meta.is_empty()
             && self.trusted_user.is_none()
+            && self.session.is_none()
     }
 }
 
@@ -306,6 +310,8 @@ impl Rare {
 pub struct State {
     pub(super) socket: SocketRef,
     pub(super) format: Format,
+    /// Whether the client only listens, once it has sent its connect request.
+    one_way: bool,
     pub(super) phase: Phase,
     pub(super) info: Arc<ClientInfo>,
     pub(super) subscriptions: Vec<Subscription>,
@@ -327,6 +333,7 @@ impl State {
         Self {
             socket,
             format,
+            one_way: false,
             phase: Phase::New,
             info: Arc::new(info),
             subscriptions: Vec::new(),
@@ -339,6 +346,14 @@ impl State {
         }
     }
 
+    /// The same over a transport on which the server only sends: what the client sends comes by requests of
+    /// their own, which name the `session`, or, if it is `one_way`, not at all.
+    pub fn over(mut self, session: SessionId, one_way: bool) -> Self {
+        self.rare_mut().session = Some(session);
+        self.one_way = one_way;
+        self
+    }
+
     /// The user is this, as a trusted proxy in front of the node says.
     pub fn trust(&mut self, user: Box<str>) {
         self.rare_mut().trusted_user = Some(user);
@@ -347,6 +362,11 @@ impl State {
     /// The client sent headers that backends want.
     pub fn came_with(&mut self, headers: Headers) {
         self.rare_mut().headers = Some(Arc::new(headers));
+    }
+
+    fn is_session(&self, name: &str) -> bool {
+        let session = self.rare().and_then(|it| it.session);
+        session.is_some_and(|it| name.parse() == Ok(it))
     }
 
     pub(super) fn rare(&self) -> Option<&Rare> {
@@ -387,7 +407,9 @@ impl State {
         if self.phase == Phase::Closed {
             return;
         }
+        let first = out.len();
         match input {
+            In::Payload(payload) if self.one_way => self.listen(&payload, env, out),
             In::Opened => out.push(Out::WakeAt(env.now + env.settings.stale_close_delay)),
             In::Payload(payload) => match self.held.push(self.format, payload) {
                 Ok(()) => self.go_on(env, out),
@@ -407,6 +429,33 @@ impl State {
             In::Wake => self.wake(env, out),
             In::Disconnect(why) => self.close(why, out),
             In::Closed => self.end(out),
+        }
+        if self.one_way {
+            self.close_for_errors(first, out);
+        }
+    }
+
+    /// A client that only listens sends its connect request; whatever else it sends is nothing to us.
+    fn listen(&mut self, payload: &[u8], env: Env<'_>, out: &mut Vec<Out>) {
+        if self.phase != Phase::New {
+            return;
+        }
+        match codec::decode_connect(payload) {
+            Ok(request) => self.connect(1, request, false, env, out),
+            Err(_) => self.close(Disconnect::BadRequest, out),
+        }
+    }
+
+    /// A client that only listens knows no error replies: the connection ends with what they mean.
+    fn close_for_errors(&mut self, first: usize, out: &mut Vec<Out>) {
+        let error = |it: &Out| match it {
+            Out::Reply(reply) => reply.error.as_ref().map(|it| it.code),
+            _ => None,
+        };
+        let found = out.iter().enumerate().skip(first).find_map(|(at, it)| Some((at, error(it)?)));
+        if let Some((at, code)) = found {
+            out.remove(at);
+            self.close(Disconnect::for_error(code), out);
         }
     }
 
@@ -550,11 +599,16 @@ impl State {
         self.wake_later(env, out);
     }
 
+    /// Zero: no pong is expected.
+    pub(super) fn pong_timeout(&self, env: Env<'_>) -> Duration {
+        if self.one_way { Duration::ZERO } else { env.settings.pong_timeout }
+    }
+
     fn ping(&mut self, env: Env<'_>, out: &mut Vec<Out>) {
         if !self.ping_unanswered {
             out.push(Out::Reply(Reply::default()));
         }
-        let pong_timeout = env.settings.pong_timeout;
+        let pong_timeout = self.pong_timeout(env);
         self.ping_unanswered = !pong_timeout.is_zero();
         let wait = if self.ping_unanswered { pong_timeout } else { env.settings.ping_interval };
         self.next_ping = env.now + wait;
@@ -687,7 +741,7 @@ impl State {
         let meant = |id: &str| id.is_empty() || *id == *client;
         let is_it = *control.user == *self.info.user
             && meant(&control.client)
-            && control.session.is_empty();
+            && (control.session.is_empty() || self.is_session(&control.session));
         if !is_it || self.phase != Phase::Open {
             return;
         }

@@ -367,11 +367,7 @@ impl State {
         let room = RoomName::from(room);
         self.subscriptions.push(Subscription { room: room.clone(), more: Some(Box::new(more)) });
         let push = grant::or(overrides.force_push_join_leave, options.force_push_join_leave);
-        let flags = MemberFlags {
-            protobuf: self.format == Format::Protobuf,
-            join_leave: push || wanted.join_leave,
-            positioned,
-        };
+        let flags = MemberFlags { join_leave: push || wanted.join_leave, positioned };
         let subscribe = Subscribe {
             socket: self.socket,
             id: asker.id(),

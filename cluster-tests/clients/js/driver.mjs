@@ -2,6 +2,7 @@
 // lines (see lines.mjs). Data is JSON text on the wire in both formats.
 import { Centrifuge as JsonClient } from 'centrifuge';
 import { Centrifuge as ProtobufClient } from 'centrifuge/build/protobuf';
+import { HttpRoute } from './http.mjs';
 import { Route } from './socket.mjs';
 import { say, serve } from './lines.mjs';
 
@@ -10,13 +11,13 @@ const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
 class Client {
-  constructor({ client, url, format, options = {} }) {
+  constructor({ client, url, format, transport, emulation, options = {} }) {
     this.name = client;
     this.binary = format === 'protobuf';
-    this.route = new Route(url);
+    this.route = transport ? new HttpRoute(url, emulation) : new Route(url);
     const Sdk = this.binary ? ProtobufClient : JsonClient;
-    this.sdk = new Sdk(url, {
-      websocket: this.route.constructorFor(),
+    this.sdk = new Sdk(transport ? this.route.endpoints(transport) : url, {
+      ...this.route.options(),
       minReconnectDelay: 50,
       maxReconnectDelay: 500,
       ...options,
@@ -210,6 +211,10 @@ const commands = {
   async send(request) {
     const c = clientOf(request);
     await c.sdk.send(c.encode(request.data));
+  },
+  /** The nodes that commands went to by requests of their own, and what those answered. */
+  async commands(request) {
+    return clientOf(request).route.sent;
   },
   /** Cuts the TCP connection; with `offline` the network stays away until `move`. */
   async drop(request) {

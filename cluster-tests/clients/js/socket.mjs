@@ -13,7 +13,11 @@ export class Route {
     this.current = null;
   }
 
-  /** The constructor to give to the SDK: it looks the route up at every (re)connect. */
+  /** What to give to the SDK: a constructor that looks the route up at every (re)connect. */
+  options() {
+    return { websocket: this.constructorFor() };
+  }
+
   constructorFor() {
     const route = this;
     return class RoutedWebSocket extends WebSocket {

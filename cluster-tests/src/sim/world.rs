@@ -596,7 +596,7 @@ impl World {
             socket: client.socket,
             id: index as u32,
             info: Arc::new(info),
-            flags: MemberFlags { positioned: true, join_leave: true, protobuf: false },
+            flags: MemberFlags { positioned: true, join_leave: true },
             wish: None,
             recover: client.since(),
             must_recover: false,

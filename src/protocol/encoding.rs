@@ -1,0 +1,237 @@
+//! How messages get onto the wire: a format, and what a transport puts around it. Pure.
+//!
+//! In: replies. Out: bytes that a socket or a response body takes as they are. What is pushed to many clients
+//! is encoded once for each encoding among them.
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    codec::{self, Format},
+    message::{Body, Connect, ConnectResult, Event, Push, Reply},
+    websocket::{self, Opcode},
+};
+
+/// How the messages of a connection are written. *One-way* ones carry pushes without the reply around them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// WebSocket text frames of JSON lines.
+    SocketJson,
+    /// WebSocket binary frames of Protobuf messages.
+    SocketProtobuf,
+    /// A stream of JSON lines.
+    StreamJson,
+    /// A stream of Protobuf messages.
+    StreamProtobuf,
+    /// Server-sent events, a JSON message each.
+    Events,
+    /// WebSocket text frames of pushes in JSON lines.
+    OneWaySocket,
+    /// A stream of pushes in JSON lines.
+    OneWayStream,
+    /// Server-sent events, a push in JSON each.
+    OneWayEvents,
+}
+
+impl Encoding {
+    /// How many there are.
+    pub const COUNT: usize = Self::OneWayEvents as usize + 1;
+
+    /// The encoding of a WebSocket connection that goes both ways.
+    pub const fn socket(format: Format) -> Self {
+        match format {
+            Format::Json => Self::SocketJson,
+            Format::Protobuf => Self::SocketProtobuf,
+        }
+    }
+
+    /// The encoding of a streamed response that is one half of a connection.
+    pub const fn stream(format: Format) -> Self {
+        match format {
+            Format::Json => Self::StreamJson,
+            Format::Protobuf => Self::StreamProtobuf,
+        }
+    }
+
+    /// Its place among all, below [`Encoding::COUNT`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The format of its messages.
+    pub const fn format(self) -> Format {
+        match self {
+            Self::SocketProtobuf | Self::StreamProtobuf => Format::Protobuf,
+            _ => Format::Json,
+        }
+    }
+
+    /// The transport, as the path has it that the client connects to.
+    pub const fn transport(self) -> &'static str {
+        match self {
+            Self::SocketJson | Self::SocketProtobuf => "websocket",
+            Self::StreamJson | Self::StreamProtobuf => "http_stream",
+            Self::Events => "sse",
+            Self::OneWaySocket => "uni_websocket",
+            Self::OneWayStream => "uni_http_stream",
+            Self::OneWayEvents => "uni_sse",
+        }
+    }
+
+    /// Whether the client only listens.
+    pub const fn is_one_way(self) -> bool {
+        matches!(self, Self::OneWaySocket | Self::OneWayStream | Self::OneWayEvents)
+    }
+
+    /// What has to come before the first message: browsers take an event stream for open with its first bytes.
+    pub const fn prelude(self) -> &'static [u8] {
+        match self {
+            Self::Events | Self::OneWayEvents => b"\r\n",
+            _ => b"",
+        }
+    }
+
+    /// Adds a message to `batch`, which leaves as one; see [`Encoding::finish`].
+    pub fn append(self, reply: &Reply, batch: &mut BytesMut) {
+        match self {
+            Self::SocketJson | Self::SocketProtobuf | Self::StreamProtobuf => {
+                codec::encode(self.format(), reply, batch);
+            }
+            Self::OneWaySocket => {
+                if !batch.is_empty() {
+                    batch.extend_from_slice(b"\n");
+                }
+                write_push(reply, batch);
+            }
+            Self::StreamJson | Self::OneWayStream => {
+                self.write(reply, batch);
+                batch.extend_from_slice(b"\n");
+            }
+            Self::Events | Self::OneWayEvents => {
+                batch.extend_from_slice(b"data: ");
+                self.write(reply, batch);
+                batch.extend_from_slice(b"\n\n");
+            }
+        }
+    }
+
+    fn write(self, reply: &Reply, to: &mut BytesMut) {
+        if self.is_one_way() { write_push(reply, to) } else { codec::write_json(reply, to) }
+    }
+
+    /// The bytes for the wire: a WebSocket frame, or the messages as they are.
+    pub fn finish(self, batch: BytesMut) -> Bytes {
+        match self {
+            Self::SocketJson | Self::OneWaySocket => websocket::frame(Opcode::Text, &batch),
+            Self::SocketProtobuf => websocket::frame(Opcode::Binary, &batch),
+            _ => batch.freeze(),
+        }
+    }
+
+    /// The bytes for the wire of one message.
+    pub fn message(self, reply: &Reply) -> Bytes {
+        let mut batch = BytesMut::new();
+        self.append(reply, &mut batch);
+        self.finish(batch)
+    }
+}
+
+/// A client that only listens has asked for nothing, so it gets a connect's result as a push. Nothing else
+/// is answered there; a ping is an empty push.
+fn write_push(reply: &Reply, to: &mut BytesMut) {
+    match &reply.body {
+        Some(Body::Push(push)) => codec::write_json(push, to),
+        Some(Body::Connect(result)) => {
+            let event = Some(Event::Connect(result.into()));
+            codec::write_json(&Push { event, ..Default::default() }, to);
+        }
+        _ => to.extend_from_slice(b"{}"),
+    }
+}
+
+impl From<&ConnectResult> for Connect {
+    fn from(result: &ConnectResult) -> Self {
+        Self {
+            client: result.client.clone(),
+            version: result.version.clone(),
+            data: result.data.clone(),
+            subs: result.subs.clone(),
+            expires: result.expires,
+            ttl: result.ttl,
+            ping: result.ping,
+            pong: result.pong,
+            session: result.session.clone(),
+            node: result.node.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::message::Publication;
+
+    fn replies() -> [Reply; 3] {
+        let publication = Publication { data: Bytes::from_static(b"1"), ..Default::default() };
+        let push = Push { channel: "r".into(), event: Some(Event::Pub(publication)) };
+        let connect =
+            ConnectResult { client: "c".into(), version: "v".into(), ..Default::default() };
+        [
+            Reply { id: 1, body: Some(Body::Connect(connect)), ..Default::default() },
+            Reply { body: Some(Body::Push(push)), ..Default::default() },
+            Reply::default(),
+        ]
+    }
+
+    fn written(encoding: Encoding) -> Bytes {
+        let mut batch = BytesMut::new();
+        replies().iter().for_each(|reply| encoding.append(reply, &mut batch));
+        encoding.finish(batch)
+    }
+
+    const REPLIES: [&str; 3] = [
+        r#"{"id":1,"connect":{"client":"c","version":"v"}}"#,
+        r#"{"push":{"channel":"r","pub":{"data":1}}}"#,
+        "{}",
+    ];
+    const PUSHES: [&str; 3] = [
+        r#"{"connect":{"client":"c","version":"v"}}"#,
+        r#"{"channel":"r","pub":{"data":1}}"#,
+        "{}",
+    ];
+
+    #[test]
+    fn each_transport_separates_messages_in_its_own_way() {
+        let lines = |of: [&str; 3]| of.map(|it| format!("{it}\n")).concat();
+        let events = |of: [&str; 3]| of.map(|it| format!("data: {it}\n\n")).concat();
+        assert_eq!(written(Encoding::StreamJson), lines(REPLIES));
+        assert_eq!(written(Encoding::OneWayStream), lines(PUSHES));
+        assert_eq!(written(Encoding::Events), events(REPLIES));
+        assert_eq!(written(Encoding::OneWayEvents), events(PUSHES));
+        let frame = |of: [&str; 3]| websocket::frame(Opcode::Text, of.join("\n").as_bytes());
+        assert_eq!(written(Encoding::SocketJson), frame(REPLIES));
+        assert_eq!(written(Encoding::OneWaySocket), frame(PUSHES));
+    }
+
+    #[test]
+    fn protobuf_messages_carry_their_length_so_they_need_nothing_around_them() {
+        let stream = written(Encoding::StreamProtobuf);
+        assert_eq!(websocket::frame(Opcode::Binary, &stream), written(Encoding::SocketProtobuf));
+        assert_eq!(Encoding::StreamProtobuf.message(&Reply::default()), [0][..]);
+    }
+
+    #[test]
+    fn indices_are_distinct_and_below_the_count() {
+        let all = [
+            Encoding::SocketJson,
+            Encoding::SocketProtobuf,
+            Encoding::StreamJson,
+            Encoding::StreamProtobuf,
+            Encoding::Events,
+            Encoding::OneWaySocket,
+            Encoding::OneWayStream,
+            Encoding::OneWayEvents,
+        ];
+        assert!(all.iter().enumerate().all(|(index, it)| it.index() == index));
+        assert_eq!(all.len(), Encoding::COUNT);
+    }
+}

@@ -1,0 +1,137 @@
+//! SHELL. Who may connect, whatever the transport: the one place for what is asked of every client before
+//! anything is kept for it.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use actix_http::{RequestHead, StatusCode, header};
+
+use super::{
+    origin,
+    parts::Parts,
+    visitors::{Full, Visitors},
+};
+use crate::{backend::headers::Headers, clock, pattern};
+
+/// Why a client is not let in.
+#[derive(Debug)]
+pub struct Refusal {
+    /// What it is told.
+    pub status: StatusCode,
+    /// The same in words.
+    pub why: String,
+}
+
+impl Refusal {
+    /// Says it with this status.
+    pub fn new(status: StatusCode, why: impl Into<String>) -> Self {
+        Self { status, why: why.into() }
+    }
+}
+
+/// A client that was let in.
+pub struct Admitted {
+    /// Counts it until it is dropped, where clients are counted.
+    pub pass: Option<Pass>,
+    /// The user that a proxy in front of the node has named.
+    pub user: Option<Box<str>>,
+    /// Its headers, as far as backends want them.
+    pub headers: Option<Headers>,
+}
+
+/// The clients of a node, as far as they are limited.
+#[derive(Clone)]
+pub struct Counter(Arc<Mutex<Visitors>>);
+
+impl Counter {
+    /// Counts them.
+    pub fn new(visitors: Visitors) -> Self {
+        Self(Arc::new(Mutex::new(visitors)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Visitors> {
+        // Counting can't panic half way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Held by a client as long as it is here.
+pub struct Pass(Box<(Counter, IpAddr)>);
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        let (counter, address) = &*self.0;
+        counter.lock().leave(*address, clock::now());
+    }
+}
+
+/// Whether a new client may connect.
+///
+/// # Errors
+/// If it may not.
+pub fn admit(parts: &Parts, head: &RequestHead) -> Result<Admitted, Refusal> {
+    if parts.leaving.has_begun() {
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "this node is leaving"));
+    }
+    check_origin(parts, head)?;
+    let headers = parts.headers_for_backends(head.headers()).map_err(|_| {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        Refusal::new(status, "the headers for backends are too large")
+    })?;
+    let address = address(parts, head);
+    let pass = count(parts, address).map_err(|full| turn_away(parts, address, full))?;
+    tracing::debug!(%address, path = head.uri.path(), "a client connects");
+    let named = parts.config.client.user_id_http_header.as_str();
+    let user = head.headers().get(named).filter(|_| !named.is_empty());
+    let user = user.and_then(|it| it.to_str().ok()).filter(|it| !it.is_empty());
+    Ok(Admitted { pass, user: user.map(Into::into), headers })
+}
+
+/// Where a client connects from.
+fn address(parts: &Parts, head: &RequestHead) -> IpAddr {
+    let peer = head.peer_addr.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |it| it.ip());
+    let trusted = &parts.config.trusted_proxies;
+    if trusted.is_empty() {
+        return peer;
+    }
+    let of = |name| head.headers().get_all(name).filter_map(|it| it.to_str().ok());
+    let forwarded: Vec<&str> = of("x-forwarded-for").collect();
+    origin::client(peer, &forwarded, of("x-real-ip").next(), trusted)
+}
+
+fn count(parts: &Parts, address: IpAddr) -> Result<Option<Pass>, Full> {
+    let most = parts.config.client.connection_limit;
+    let open = usize::try_from(parts.metrics.connections.get()).unwrap_or(0);
+    if most > 0 && open >= most {
+        return Err(Full("client.connection_limit"));
+    }
+    let Some(counter) = &parts.counter else { return Ok(None) };
+    counter.lock().enter(address, clock::now())?;
+    Ok(Some(Pass(Box::new((counter.clone(), address)))))
+}
+
+fn turn_away(parts: &Parts, address: IpAddr, full: Full) -> Refusal {
+    parts.metrics.connections_refused.inc();
+    if parts.counter.as_ref().is_none_or(|it| it.lock().tell(clock::now())) {
+        tracing::warn!(%address, "a client is turned away: {full}");
+    }
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too many connections")
+}
+
+/// Pages of other sites must not connect in the name of whoever looks at them.
+///
+/// # Errors
+/// If the request is one of a page that may not.
+pub fn check_origin(parts: &Parts, head: &RequestHead) -> Result<(), Refusal> {
+    let Some(origin) = head.headers().get(header::ORIGIN) else { return Ok(()) };
+    let origin = origin.to_str().unwrap_or_default().to_lowercase();
+    let allowed = &parts.config.client.allowed_origins;
+    let fits = |it: &String| !it.is_empty() && pattern::matches(&it.to_lowercase(), &origin);
+    if allowed.iter().any(fits) {
+        return Ok(());
+    }
+    tracing::info!(origin, "refused a page of an origin that is not in client.allowed_origins");
+    Err(Refusal::new(StatusCode::FORBIDDEN, "this origin may not connect"))
+}
