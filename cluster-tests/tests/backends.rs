@@ -17,6 +17,8 @@ fn config(good: &Backend, slow: &Backend) -> String {
     let (sub_refresh, slow) = (good.url("sub_refresh"), slow.url("slow"));
     format!(
         r#"
+[uni_websocket]
+enabled = true
 [client.proxy.connect]
 enabled = true
 endpoint = "{connect}"
@@ -136,6 +138,23 @@ fn a_backend_says_who_connects_and_sees_only_the_headers_it_is_to_see() -> Resul
     let client = result["client"].as_str().unwrap_or_default();
     let info = &presence["presence"][client];
     ensure(info["user"] == "ann" && info["conn_info"]["name"] == "Ann", || presence.to_string())
+}
+
+#[test]
+fn who_only_listens_is_let_in_by_the_backend_too() -> Result<(), String> {
+    let world = world()?;
+    world.good.now(|_| Act::Say(json!({"result": {"user": "ann", "data": {"hi": 1}}})));
+    let connect = "cf_connect=%7B%22data%22%3A%7B%22a%22%3A1%7D%7D";
+    let path = format!("/connection/uni_websocket?{connect}");
+    let headers = [("Cookie", "session=1")];
+    let (mut socket, head) = Socket::upgrade(world.cluster.node(0).http, &path, &headers)?;
+    ensure(head.starts_with("HTTP/1.1 101"), || head)?;
+    let Event::Text(text) = socket.event(REACTION)? else { return Err("no text".into()) };
+    ensure(text.contains("\"connect\"") && text.contains("\"hi\""), || text.clone())?;
+    let asked = world.good.asked("connect").remove(0);
+    ensure(asked.json()["transport"] == "uni_websocket", || asked.body.clone())?;
+    ensure(asked.json()["data"]["a"] == 1, || asked.body.clone())?;
+    ensure(asked.header("cookie") == Some("session=1"), || format!("{asked:?}"))
 }
 
 #[test]
@@ -333,6 +352,8 @@ fn a_client_that_goes_while_it_is_being_asked_about_leaves_nothing() -> Result<(
     let mut socket = world.connect()?;
     let reply = socket.command(&json!({"id": 2, "subscribe": {"channel": "open:a"}}))?;
     ensure(reply["subscribe"].is_object(), || reply.to_string())?;
-    let subscriptions = world.cluster.metric(0, "roomcast_subscriptions")?;
-    ensure(subscriptions == 1.0, || format!("{subscriptions} subscriptions"))
+    until(REACTION, || {
+        let subscriptions = world.cluster.metric(0, "roomcast_subscriptions")?;
+        ensure(subscriptions == 1.0, || format!("{subscriptions} subscriptions"))
+    })
 }

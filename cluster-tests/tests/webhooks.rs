@@ -110,7 +110,7 @@ fn what_happens_is_told_once_also_when_a_node_dies() -> Result<(), String> {
     for node in 0..3 {
         clients.push(client(&cluster, node)?);
     }
-    let (_, lost) = clients.pop().ok_or("three clients")?;
+    let (_socket, lost) = clients.pop().ok_or("three clients")?;
     for (_, id) in &clients {
         counted(&backend, &json!({"client": id}), &[("connect", 1), ("join", ROOMS)])?;
     }

@@ -283,7 +283,7 @@ impl Room {
     ) {
         let stream = self.stream.as_ref().filter(|_| self.options.keeps_history());
         let catchup = catch_up(stream, position, node.now);
-        let tells = self.options.join_leave || self.options.webhooks;
+        let tells = self.options.join_leave;
         let Some(home) = self.home_mut() else { return };
         let succeeds = invited && home.replication.includes(from);
         home.replication.attached(from, succeeds);

@@ -293,6 +293,7 @@ impl State {
         match env.settings.tokens.connection(&request.token, env.wall) {
             Ok(it) if it.user == self.info.user => {
                 self.expires_at = it.expires_at;
+                self.keep_for_backends(it.meta, env);
                 let (expires, ttl) = env.time_to_live(self.expires_at);
                 let result = RefreshResult {
                     client: self.info.client.to_string(),
