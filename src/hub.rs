@@ -374,7 +374,11 @@ impl Handler<FromRegistry> for Hub {
                 self.tell(socket, In::Answer { id, answer });
             }
             Out::Event { room, event, .. } => self.event(&room, &event),
-            Out::Answer { .. } | Out::Send { .. } | Out::Findings { .. } | Out::Control(_) => {}
+            Out::Answer { .. }
+            | Out::Send { .. }
+            | Out::Findings { .. }
+            | Out::Control(_)
+            | Out::Tell(_) => {}
         }
     }
 }

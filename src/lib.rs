@@ -53,11 +53,12 @@
 //! files that say `SHELL` in their first line are the rest, and thin: they translate, call `handle`, and
 //! perform the outputs. The test `layering` keeps them apart. Pure code knows: [protocol], [room] (but its
 //! actor), [cluster] (but membership and gossip), [mesh::wire] and [mesh::noise], [session::state] and what
-//! it needs, [time], [pattern], [config].
+//! it needs, [backend] (but its caller), [webhooks] (but its sender), [time], [pattern], [config].
 //!
 //! [placement]: cluster::placement
 
 pub mod access;
+pub mod backend;
 pub mod clock;
 pub mod cluster;
 pub mod config;
@@ -73,6 +74,7 @@ pub mod server;
 pub mod session;
 pub mod time;
 pub mod users;
+pub mod webhooks;
 
 #[cfg(test)]
 mod layering;

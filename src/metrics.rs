@@ -60,6 +60,14 @@ metrics! {
     deliveries: IntCounter = "deliveries_total", "Publications, joins and leaves handed to client sockets.";
     /// Frames of clients that broke a protocol.
     protocol_violations: IntCounter = "protocol_violations_total", "Connections closed for a frame that broke RFC 6455 or a size limit.";
+    /// Questions to backends.
+    backend_calls: IntCounterVec = "backend_calls_total", "Questions to backends, by what became of them.", ["backend", "kind", "outcome"];
+    /// Events told.
+    webhook_events: IntCounterVec = "webhook_events_total", "Events for the application: delivered, or dropped since too many waited.", ["outcome"];
+    /// Posts of events.
+    webhook_posts: IntCounterVec = "webhook_posts_total", "Posts of batches of events; failed ones are made again.", ["outcome"];
+    /// Events that wait.
+    webhook_waiting: IntGauge = "webhook_waiting", "Events that wait to be told.";
     /// Links up.
     mesh_links: IntGauge = "mesh_links", "Links to other nodes that are up.";
     /// Link queues.

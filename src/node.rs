@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
+    backend::caller::Callers,
     clock,
     cluster::{
         gossip::Gossip,
@@ -41,6 +42,7 @@ use crate::{
     },
     session::sessions::Sessions,
     users::Users,
+    webhooks::sender::Webhooks,
 };
 
 /// How long a starting node waits to see another of those it joins, before it serves alone.
@@ -88,7 +90,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let metrics = Metrics::new()?;
     let users = Arc::new(Users::default());
     let emulated = Arc::new(Sessions::default());
-    let registry = start_registry(&config, &me, &metrics, &users)?;
+    let webhooks = config.webhooks.clone();
+    let webhooks = webhooks.map(|it| Webhooks::start(it, me.id(), metrics.clone())).transpose()?;
+    let registry = start_registry(&config, &me, &metrics, (&users, &webhooks))?;
     let (views, view) = watch::channel(View::new([me.clone()]));
     metrics.cluster_nodes.set(1);
     let (mut gossip, mut membership) = (String::new(), None);
@@ -117,6 +121,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         config: config.clone(),
         sessions: Arc::new(sessions),
         keys,
+        backends: Callers::new(config.backends.clone(), metrics.clone())?,
+        webhooks: webhooks.clone(),
         registry: registry.clone(),
         metrics: metrics.clone(),
         users,
@@ -126,6 +132,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         leaving: leaving.clone(),
         view: view.clone(),
     };
+    if let Some(webhooks) = &webhooks {
+        actix_rt::spawn(webhooks.clone().watch(me.id(), view.clone()));
+    }
     let server = http::start(bound.clients, parts, certificate)?;
     let handle = server.handle();
     let serving = actix_rt::spawn(server);
@@ -150,6 +159,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // No new connection, then no old one, and only then no thread: a worker's sockets go with it.
     handle.pause().await;
     disconnect_all(hubs_started, &metrics, over, deadline).await;
+    if let Some(webhooks) = webhooks {
+        webhooks.finish(deadline).await;
+    }
     handle.stop(true).await;
     let _ = serving.await;
     tracing::info!("stopped");
@@ -214,7 +226,7 @@ fn start_registry(
     config: &Config,
     me: &NodeInfo,
     metrics: &Metrics,
-    users: &Arc<Users>,
+    (users, webhooks): (&Arc<Users>, &Option<Arc<Webhooks>>),
 ) -> anyhow::Result<Addr<RoomRegistry>> {
     let mut seed = [0; 8];
     getrandom::fill(&mut seed)?;
@@ -227,7 +239,8 @@ fn start_registry(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..Default::default()
     };
-    let registry = RoomRegistry::new(state, facts, metrics.clone(), users.clone());
+    let registry =
+        RoomRegistry::new(state, facts, metrics.clone(), users.clone(), webhooks.clone());
     // On a thread of its own: busy rooms must not keep links and gossip from running.
     Ok(RoomRegistry::start_in_arbiter(&Arbiter::new().handle(), |_| registry))
 }

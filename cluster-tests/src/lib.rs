@@ -11,6 +11,7 @@
 //!                          │                    └─► hosts::Hosts        namespaces, cuts
 //!                          ├──► sdk::Driver ──JSON lines──► clients/js, clients/python
 //!                          ├──► browser::Browser ─────────► clients/js/browser.mjs
+//!                          ├──► backend::Backend          the application's HTTP server
 //!                          ├──► ws::Socket                  bytes no SDK would send
 //!                          ├──► control::Control            who must not notice the fault
 //!                          ├──► stream::Stream              streamed responses, as curl shows them
@@ -24,6 +25,7 @@
 //! for time to pass; ports come from the system; whatever was started is ended
 //! when its owner is dropped, or when the test process dies.
 
+pub mod backend;
 pub mod browser;
 pub mod check;
 pub mod cluster;

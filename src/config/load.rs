@@ -103,6 +103,8 @@ fn fill_in(raw: &mut Raw) {
 pub(super) fn schema() -> Value {
     let mut raw = Raw::default();
     raw.channel.namespaces.push(raw::Namespace::default());
+    raw.rpc.namespaces.push(raw::RpcNamespace::default());
+    raw.proxies.push(raw::NamedProxy::default());
     // The defaults are plain data.
     serde_json::to_value(raw).unwrap_or_default()
 }
@@ -125,6 +127,8 @@ fn read(path: &Path) -> Result<Value, Invalid> {
 
 fn check_keys(typed: &Value, schema: &Value, path: &str) -> Result<(), Invalid> {
     match (typed, schema) {
+        // The keys are whatever one likes.
+        (Value::Object(_), Value::Object(schema)) if schema.is_empty() => Ok(()),
         (Value::Object(typed), Value::Object(schema)) => {
             for (key, value) in typed {
                 let full = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
@@ -150,7 +154,7 @@ fn check_keys(typed: &Value, schema: &Value, path: &str) -> Result<(), Invalid> 
 /// Every key that is not a section, with dots, and its default.
 fn leaves(schema: &Value, path: &str, leaves: &mut Vec<(String, Value)>) {
     match schema {
-        Value::Object(section) => {
+        Value::Object(section) if !section.is_empty() => {
             for (key, value) in section {
                 let full = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 self::leaves(value, &full, leaves);

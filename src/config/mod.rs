@@ -4,24 +4,29 @@
 //! A [`Config`] can be used as it is; whatever is wrong with what was typed is an [`Invalid`] that names
 //! the key.
 
+pub mod backends;
 pub mod load;
 pub mod raw;
 pub mod reference;
 pub mod tokens;
+mod webhooks;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
+use backends::Register;
 use ipnet::IpNet;
 use raw::{Channel, Raw};
 use tokens::{Tokens, regex};
 
 use crate::{
+    backend::options::{Backend, Proxies},
     cluster::secret::Secrets,
     room::{
         options::{Audience, DataFormat, NamePattern, Namespaces, Permissions, RoomOptions},
         registry,
     },
     server::visitors::Limits,
+    webhooks::sender,
 };
 
 /// The most worker threads: a room's workers are a bit each.
@@ -88,10 +93,16 @@ pub struct Config {
     pub uni_http_stream: raw::OneWay,
     /// Rooms by namespace.
     pub namespaces: Arc<Namespaces>,
+    /// The application's backends, by their ids.
+    pub backends: Vec<Backend>,
+    /// Which is asked about what, beside rooms.
+    pub proxies: Proxies,
     /// The longest room name, in bytes.
     pub channel_max_length: usize,
     /// What the room registry goes by.
     pub rooms: registry::Settings,
+    /// What is told to the application; none: nothing.
+    pub webhooks: Option<sender::Options>,
     /// Key of the server API; none: every call is refused unless the API is insecure.
     pub api_key: Option<String>,
     /// Take API calls without a key.
@@ -162,6 +173,9 @@ impl TryFrom<Raw> for Config {
             ..Default::default()
         };
         let cluster = raw.cluster.check()?;
+        let mut register = Register::new(&raw)?;
+        let namespaces = Arc::new(namespaces(&raw, &mut register)?);
+        let (backends, proxies) = register.proxies()?;
         Ok(Self {
             name: raw.node.name.clone(),
             listen,
@@ -180,9 +194,12 @@ impl TryFrom<Raw> for Config {
             uni_websocket: raw.uni_websocket.clone(),
             uni_sse: raw.uni_sse.clone(),
             uni_http_stream: raw.uni_http_stream.clone(),
-            namespaces: Arc::new(namespaces(&raw)?),
+            namespaces,
+            backends,
+            proxies,
             channel_max_length: raw.channel.max_length,
             rooms,
+            webhooks: raw.webhooks.check()?,
             api_key: Some(raw.http_api.key).filter(|key| !key.is_empty()),
             api_insecure: raw.http_api.insecure,
             tokens,
@@ -198,26 +215,37 @@ impl TryFrom<Raw> for Config {
     }
 }
 
-fn namespaces(raw: &Raw) -> Result<Namespaces, Invalid> {
+fn namespaces(raw: &Raw, register: &mut Register<'_>) -> Result<Namespaces, Invalid> {
+    let tells = !raw.webhooks.endpoint.is_empty();
     let mut named = BTreeMap::new();
     let format = &raw.channel.publication_data_format;
     let data_format = data_format("channel", format)?.unwrap_or_default();
     for (index, namespace) in raw.channel.namespaces.iter().enumerate() {
         let key = format!("channel.namespaces[{index}].name");
-        let letters = |it: char| it.is_ascii_alphanumeric() || "-_.".contains(it);
-        if namespace.name.len() < 2 || !namespace.name.chars().all(letters) {
-            let problem = "at least two of the characters a-z A-Z 0-9 - _ .";
-            return Err(Invalid::new(key, problem));
-        }
+        check_name(&key, &namespace.name)?;
         let key_of_options = format!("channel.namespaces[{index}]");
-        let options = Arc::new(namespace.options.check(&key_of_options, data_format)?);
+        let mut options = namespace.options.check(&key_of_options, data_format)?;
+        options.proxies = register.room(&key_of_options, &namespace.options)?;
+        options.webhooks = namespace.options.webhooks && tells;
+        let options = Arc::new(options);
         if named.insert(namespace.name.as_str().into(), options).is_some() {
             return Err(Invalid::new(key, format!("{:?} is there twice", namespace.name)));
         }
     }
-    let default =
-        Arc::new(raw.channel.without_namespace.check("channel.without_namespace", data_format)?);
-    Ok(Namespaces { default, named })
+    let (key, options) = ("channel.without_namespace", &raw.channel.without_namespace);
+    let mut default = options.check(key, data_format)?;
+    default.proxies = register.room(key, options)?;
+    default.webhooks = options.webhooks && tells;
+    Ok(Namespaces { default: Arc::new(default), named })
+}
+
+fn check_name(key: &str, name: &str) -> Result<(), Invalid> {
+    let letters = |it: char| it.is_ascii_alphanumeric() || "-_.".contains(it);
+    if name.len() < 2 || !name.chars().all(letters) {
+        let problem = "at least two of the characters a-z A-Z 0-9 - _ .";
+        return Err(Invalid::new(key, problem));
+    }
+    Ok(())
 }
 
 /// None if nothing is said.
@@ -293,6 +321,8 @@ impl Channel {
             allow_delta: !self.allowed_delta_types.is_empty(),
             delta_publish: self.delta_publish,
             data_format: format.unwrap_or(default_format),
+            webhooks: self.webhooks,
+            proxies: Default::default(),
             permissions: Permissions {
                 subscribe_for_client: self.allow_subscribe_for_client,
                 subscribe_for_anonymous: self.allow_subscribe_for_anonymous,

@@ -1,6 +1,6 @@
 //! The configuration as typed: every option, its default, and what it means.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -76,6 +76,12 @@ section! {
         uni_http_stream: OneWay = OneWay::default(),
         /// What rooms keep, promise and permit.
         channel: Channels = Channels::default(),
+        /// Calls of clients to the application.
+        rpc: Rpc = Rpc::default(),
+        /// Backends that namespaces name, beside those of `channel.proxy` and `rpc.proxy`.
+        proxies: Vec<NamedProxy> = Vec::new(),
+        /// What is told to the application.
+        webhooks: Webhooks = Webhooks::default(),
         /// The server API.
         http_api: HttpApi = HttpApi::default(),
         /// The other nodes.
@@ -142,6 +148,8 @@ section! {
         /// A header of the upgrade request that names the user of a client without a token. Only behind a proxy
         /// that sets it on every request: whoever can send it is whoever it says. Empty: none.
         user_id_http_header: String = String::new(),
+        /// Which backends are asked about connections.
+        proxy: ClientProxies = ClientProxies::default(),
         /// How tokens are checked: those of connections, and of subscriptions unless `subscription_token` is on.
         token: Token = Token::default(),
         /// How subscription tokens are checked, if otherwise.
@@ -249,6 +257,190 @@ section! {
     }
 }
 
+/// The name of the backend that is beside those who ask it.
+pub const DEFAULT_PROXY: &str = "default";
+
+section! {
+    /// Which backends are asked about connections.
+    ClientProxies {
+        /// Asked who a client is that has no token.
+        connect: ConnectProxy = ConnectProxy::default(),
+        /// Asked whether a connection that ends goes on, instead of its client for a new token.
+        refresh: RefreshProxy = RefreshProxy::default(),
+    }
+}
+
+section! {
+    /// Which backends are asked about rooms.
+    ChannelProxies {
+        /// Asked whether a client may subscribe.
+        subscribe: Proxy = Proxy::default(),
+        /// Asked whether a client may publish, and what.
+        publish: Proxy = Proxy::default(),
+        /// Asked whether a subscription that ends goes on.
+        sub_refresh: Proxy = Proxy::default(),
+    }
+}
+
+/// The options of all backends are the same.
+macro_rules! proxy_section {
+    ($(#[$doc:meta])* $name:ident { $($first:tt)* }) => {
+        section! {
+            $(#[$doc])*
+            $name {
+                $($first)*
+                /// URL (http or https) that questions are posted to, as JSON.
+                endpoint: String = String::new(),
+                /// How long an answer may take.
+                timeout: Span = seconds(1),
+                /// Names of headers of the client's HTTP request that go along.
+                http_headers: Vec<String> = Vec::new(),
+                /// Names of headers that the client says in its connect command and that go along, unless it sent
+                /// them. Anyone can say anything there.
+                emulated_headers: Vec<String> = Vec::new(),
+                /// What clients say goes along in base64.
+                binary_encoding: bool = false,
+                /// What a token or the connect backend said as `meta` goes along.
+                include_connection_meta: bool = false,
+                /// The most questions under way from this node. 16 times as many may wait for their turn.
+                concurrency: usize = 256,
+                /// What belongs to HTTP.
+                http: ProxyHttp = ProxyHttp::default(),
+            }
+        }
+    };
+}
+
+proxy_section! {
+    /// How a backend is asked.
+    Proxy {}
+}
+
+proxy_section! {
+    /// Who is asked who a client is.
+    ConnectProxy {
+        /// Ask it.
+        enabled: bool = false,
+    }
+}
+
+proxy_section! {
+    /// Who is asked whether a connection goes on.
+    RefreshProxy {
+        /// Ask it.
+        enabled: bool = false,
+    }
+}
+
+proxy_section! {
+    /// A backend with a name.
+    NamedProxy {
+        /// The name by which namespaces have it.
+        name: String = String::new(),
+    }
+}
+
+/// What is special of some backends is elsewhere.
+macro_rules! any_proxy {
+    ($($name:ident)*) => {
+        $(impl From<$name> for Proxy {
+            fn from(it: $name) -> Self {
+                Self {
+                    endpoint: it.endpoint,
+                    timeout: it.timeout,
+                    http_headers: it.http_headers,
+                    emulated_headers: it.emulated_headers,
+                    binary_encoding: it.binary_encoding,
+                    include_connection_meta: it.include_connection_meta,
+                    concurrency: it.concurrency,
+                    http: it.http,
+                }
+            }
+        })*
+    };
+}
+
+any_proxy! { ConnectProxy RefreshProxy NamedProxy }
+
+section! {
+    /// What belongs to HTTP.
+    ProxyHttp {
+        /// Headers of every question. What goes along of the client goes over them.
+        static_headers: BTreeMap<String, String> = BTreeMap::new(),
+        /// What HTTP statuses other than 200 mean, each as `{ status_code, to_error = { code, message, temporary } }`
+        /// or `{ status_code, to_disconnect = { code, reason } }`. All others: error 100.
+        status_to_code_transforms: Vec<StatusTransform> = Vec::new(),
+    }
+}
+
+/// What an HTTP status means.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StatusTransform {
+    /// The status.
+    pub status_code: u16,
+    /// The error that it means, if its code is not 0.
+    pub to_error: TransformError,
+    /// Or the disconnect.
+    pub to_disconnect: TransformDisconnect,
+}
+
+/// An error of the application.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TransformError {
+    /// 100 or more.
+    pub code: u32,
+    /// In words.
+    pub message: String,
+    /// Whether trying again may help.
+    pub temporary: bool,
+}
+
+/// A disconnect of the application.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TransformDisconnect {
+    /// 3000 to 4999.
+    pub code: u32,
+    /// In words.
+    pub reason: String,
+}
+
+section! {
+    /// Calls of clients to the application.
+    Rpc {
+        /// Who answers them, where the namespace names no other.
+        proxy: Proxy = Proxy::default(),
+        /// Methods without a `:` in their name.
+        without_namespace: RpcOptions = RpcOptions::default(),
+        /// Methods with a namespace before the first `:` of their name.
+        namespaces: Vec<RpcNamespace> = Vec::new(),
+    }
+}
+
+section! {
+    /// Who answers calls.
+    RpcOptions {
+        /// Whether anyone does.
+        proxy_enabled: bool = false,
+        /// Which: one of `proxies`, or `default`: `rpc.proxy`.
+        proxy_name: String = DEFAULT_PROXY.to_owned(),
+    }
+}
+
+section! {
+    /// Who answers calls of one namespace.
+    RpcNamespace {
+        /// What stands before the first `:` of the methods' names.
+        name: String = String::new(),
+        /// Whether anyone answers them.
+        proxy_enabled: bool = false,
+        /// Which: one of `proxies`, or `default`: `rpc.proxy`.
+        proxy_name: String = DEFAULT_PROXY.to_owned(),
+    }
+}
+
 section! {
     /// The WebSocket transport.
     WebSocket {
@@ -306,6 +498,8 @@ section! {
         /// What the data of a publication must be, where the namespace says nothing else: `json`, `json_object`,
         /// `binary` (anything, also nothing), or empty: anything but nothing.
         publication_data_format: String = String::new(),
+        /// Which backends are asked about rooms of namespaces that name no other.
+        proxy: ChannelProxies = ChannelProxies::default(),
         /// Rooms without a `:` in their name.
         without_namespace: Channel = Channel::default(),
         /// Rooms with a namespace before the first `:` of their name.
@@ -390,6 +584,42 @@ section! {
         allow_history_for_subscriber: bool = false,
         /// Anonymous clients may read history too, where clients or subscribers may.
         allow_history_for_anonymous: bool = false,
+        /// Tell the endpoint of `webhooks` who comes and goes, and when the room has its first client and when it
+        /// has lost its last.
+        webhooks: bool = false,
+        /// Ask a backend whether a client may subscribe.
+        subscribe_proxy_enabled: bool = false,
+        /// Which: one of `proxies`, or `default`: `channel.proxy.subscribe`.
+        subscribe_proxy_name: String = DEFAULT_PROXY.to_owned(),
+        /// Ask a backend whether a client may publish, and what. It alone decides.
+        publish_proxy_enabled: bool = false,
+        /// Which: one of `proxies`, or `default`: `channel.proxy.publish`.
+        publish_proxy_name: String = DEFAULT_PROXY.to_owned(),
+        /// Ask a backend whether a subscription that ends goes on, instead of its client for a new token.
+        sub_refresh_proxy_enabled: bool = false,
+        /// Which: one of `proxies`, or `default`: `channel.proxy.sub_refresh`.
+        sub_refresh_proxy_name: String = DEFAULT_PROXY.to_owned(),
+    }
+}
+
+section! {
+    /// What is told to the application.
+    Webhooks {
+        /// URL (http or https) that events are posted to, as JSON. Empty: none are.
+        endpoint: String = String::new(),
+        /// What batches of them are signed with, of 16 characters at least: header `X-Roomcast-Signature`.
+        secret: String = String::new(),
+        /// The kinds of events that are told. Those about rooms need `webhooks` in the namespace, too.
+        events: Vec<String> = crate::webhooks::event::KINDS.map(str::to_owned).to_vec(),
+        /// How long a post may take. One that is not answered with a status from 200 to 299 is made again, after
+        /// half a second at first, after 30 at most.
+        timeout: Span = seconds(5),
+        /// The most events of one post.
+        batch_size: usize = 100,
+        /// How long an event may wait for others.
+        batch_interval: Span = Span(Duration::from_millis(100)),
+        /// The most events that wait. Over it, the oldest are dropped, and counted.
+        queue_max_events: usize = 10_000,
     }
 }
 

@@ -28,6 +28,11 @@ const SECTIONS: &[(&str, Docs)] = &[
     ("client.token", raw::Token::DOCS),
     ("client.subscription_token", raw::SubscriptionToken::DOCS),
     ("client.subscribe_to_user_personal_channel", raw::PersonalChannel::DOCS),
+    ("client.proxy", raw::ClientProxies::DOCS),
+    ("client.proxy.connect", raw::ConnectProxy::DOCS),
+    ("client.proxy.connect.http", raw::ProxyHttp::DOCS),
+    ("client.proxy.refresh", raw::RefreshProxy::DOCS),
+    ("client.proxy.refresh.http", raw::ProxyHttp::DOCS),
     ("websocket", raw::WebSocket::DOCS),
     ("sse", raw::Streamed::DOCS),
     ("http_stream", raw::Streamed::DOCS),
@@ -36,7 +41,19 @@ const SECTIONS: &[(&str, Docs)] = &[
     ("uni_sse", raw::OneWay::DOCS),
     ("uni_http_stream", raw::OneWay::DOCS),
     ("channel", raw::Channels::DOCS),
+    ("channel.proxy", raw::ChannelProxies::DOCS),
+    ("channel.proxy.subscribe", raw::Proxy::DOCS),
+    ("channel.proxy.subscribe.http", raw::ProxyHttp::DOCS),
+    ("channel.proxy.publish", raw::Proxy::DOCS),
+    ("channel.proxy.publish.http", raw::ProxyHttp::DOCS),
+    ("channel.proxy.sub_refresh", raw::Proxy::DOCS),
+    ("channel.proxy.sub_refresh.http", raw::ProxyHttp::DOCS),
     ("channel.without_namespace", raw::Channel::DOCS),
+    ("rpc", raw::Rpc::DOCS),
+    ("rpc.proxy", raw::Proxy::DOCS),
+    ("rpc.proxy.http", raw::ProxyHttp::DOCS),
+    ("rpc.without_namespace", raw::RpcOptions::DOCS),
+    ("webhooks", raw::Webhooks::DOCS),
     ("http_api", raw::HttpApi::DOCS),
     ("cluster", raw::Cluster::DOCS),
     ("log", raw::Log::DOCS),
@@ -63,8 +80,8 @@ fn section(schema: &Map<String, Value>, path: &str, text: &mut String) {
     for (key, lines) in docs(path) {
         let Some(default) = schema.get(*key) else { continue };
         match default {
-            Value::Object(section) => inner.push((key, lines, section)),
-            default => option(key, lines, default, text),
+            Value::Object(section) if !section.is_empty() => inner.push((key, lines, section)),
+            default => option(path, key, lines, default, text),
         }
     }
     for (key, lines, schema) in inner {
@@ -76,13 +93,16 @@ fn section(schema: &Map<String, Value>, path: &str, text: &mut String) {
     }
 }
 
-fn option(key: &str, lines: &[&str], default: &Value, text: &mut String) {
+fn option(path: &str, key: &str, lines: &[&str], default: &Value, text: &mut String) {
     comment(lines, text);
     match default.as_array().map(|items| items.iter().any(Value::is_object)) {
-        Some(true) => line(
-            text,
-            format_args!("# Each is a table [[channel.{key}]] with a name and options as below."),
-        ),
+        Some(true) => {
+            let path = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+            line(
+                text,
+                format_args!("# Each is a table [[{path}]] with a name and options as below."),
+            );
+        }
         // JSON and TOML write these values alike.
         _ => line(text, format_args!("{key} = {default}")),
     }
@@ -118,7 +138,10 @@ mod tests {
             .and_then(config::Config::try_deserialize)
             .expect("valid TOML");
         let mut defaults = load::schema();
-        defaults["channel"].as_object_mut().expect("a section").remove("namespaces");
+        for section in ["channel", "rpc"] {
+            defaults[section].as_object_mut().expect("a section").remove("namespaces");
+        }
+        defaults.as_object_mut().expect("sections").remove("proxies");
         assert_eq!(printed, defaults);
     }
 }

@@ -65,6 +65,18 @@ impl Encoding {
         }
     }
 
+    /// The transport, as the path has it that the client connects to.
+    pub const fn transport(self) -> &'static str {
+        match self {
+            Self::SocketJson | Self::SocketProtobuf => "websocket",
+            Self::StreamJson | Self::StreamProtobuf => "http_stream",
+            Self::Events => "sse",
+            Self::OneWaySocket => "uni_websocket",
+            Self::OneWayStream => "uni_http_stream",
+            Self::OneWayEvents => "uni_sse",
+        }
+    }
+
     /// Whether the client only listens.
     pub const fn is_one_way(self) -> bool {
         matches!(self, Self::OneWaySocket | Self::OneWayStream | Self::OneWayEvents)

@@ -189,6 +189,9 @@ pub struct ConnectRequest {
     /// Version of the client application.
     #[prost(string, tag = "5")]
     pub version: String,
+    /// What a page would say in HTTP headers if it could.
+    #[prost(map = "string, string", tag = "6")]
+    pub headers: HashMap<String, String>,
 }
 
 /// What a client wants of a room.

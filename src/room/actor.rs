@@ -26,6 +26,7 @@ use crate::{
     session::state::In as SocketIn,
     time::Time,
     users::Users,
+    webhooks::sender::Webhooks,
 };
 
 /// How often the core is told that time has passed.
@@ -39,6 +40,7 @@ pub struct RoomRegistry {
     facts: NodeFacts,
     metrics: Metrics,
     users: Arc<Users>,
+    webhooks: Option<Arc<Webhooks>>,
     hubs: FxHashMap<u16, Addr<Hub>>,
     links: FxHashMap<NodeId, Addr<Link>>,
     /// When the core was last told that time has passed.
@@ -54,12 +56,19 @@ enum Call {
 
 impl RoomRegistry {
     /// The actor around `state`. `facts` says what does not change about the node.
-    pub fn new(state: State, facts: NodeFacts, metrics: Metrics, users: Arc<Users>) -> Self {
+    pub fn new(
+        state: State,
+        facts: NodeFacts,
+        metrics: Metrics,
+        users: Arc<Users>,
+        webhooks: Option<Arc<Webhooks>>,
+    ) -> Self {
         Self {
             state,
             facts,
             metrics,
             users,
+            webhooks,
             hubs: FxHashMap::default(),
             links: FxHashMap::default(),
             ticked: Time::default(),
@@ -107,6 +116,11 @@ impl RoomRegistry {
                     if let Some(hub) = self.hubs.get(&socket.worker) {
                         hub.do_send(Tell(socket, SocketIn::Control(control.clone())));
                     }
+                }
+            }
+            Out::Tell(what) => {
+                if let Some(webhooks) = &self.webhooks {
+                    webhooks.tell(what);
                 }
             }
             Out::Findings { to, findings } => {

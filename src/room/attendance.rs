@@ -67,6 +67,14 @@ impl Attendance {
         }
     }
 
+    /// Whether anyone is there, or may yet say that it still is.
+    pub fn is_anyone_expected(&self) -> bool {
+        let before = |(_, before): &(Time, Option<Clients>)| {
+            before.as_ref().is_some_and(|it| !it.is_empty())
+        };
+        !self.presence.is_empty() || self.settling.as_ref().is_some_and(before)
+    }
+
     /// Ends the settling when its time is up. Returns who did not come back.
     pub fn settle(&mut self, now: Time) -> Vec<Arc<ClientInfo>> {
         match self.settling.take() {

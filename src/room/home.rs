@@ -17,6 +17,7 @@ use crate::{
     cluster::node::NodeId,
     mesh::wire::{Refused, RoomMessage},
     time::Time,
+    webhooks::event::Happening,
 };
 
 /// What only the home knows of a room.
@@ -27,6 +28,8 @@ pub struct Home {
     pub(super) replication: Replication,
     /// The run of requests that each node is in, and which of it comes next.
     runs: BTreeMap<NodeId, (u64, u32)>,
+    /// Whether the application takes the room for one that someone is in.
+    occupied: bool,
 }
 
 /// A node that listens.
@@ -41,7 +44,9 @@ struct Listener {
 impl Home {
     /// A home in which `attendance` are.
     pub(super) fn new(attendance: Attendance) -> Self {
-        Self { attendance, ..Self::default() }
+        // Whoever is in it already was so under the last home, which has told it.
+        let occupied = attendance.is_anyone_expected();
+        Self { attendance, occupied, ..Self::default() }
     }
 
     /// The link to `peer` is gone. Its clients stay in the room for the grace that a link has.
@@ -121,6 +126,7 @@ impl Room {
         for info in home.attendance.settle(node.now) {
             self.announce_leave(info, node);
         }
+        self.note_vacancy(node);
         self.acknowledge(node);
     }
 
@@ -224,6 +230,7 @@ impl Room {
         home.replication.attached(peer, false);
         let (_, left) = home.attendance.replace(peer, Vec::new());
         left.into_iter().for_each(|info| self.announce_leave(info, node));
+        self.note_vacancy(node);
     }
 
     /// A peer asks, and this node is home.
@@ -289,6 +296,8 @@ impl Room {
         self.send(from, RoomMessage::Attached { id, catchup, present }, node);
         joined.into_iter().for_each(|info| self.announce_join(info, node));
         left.into_iter().for_each(|info| self.announce_leave(info, node));
+        self.note_occupants();
+        self.note_vacancy(node);
     }
 
     fn admit_at_home(&mut self, subscribe: Subscribe, node: &mut Node) {
@@ -312,15 +321,48 @@ impl Room {
         if self.home_mut().is_some_and(|home| home.attendance.join(at, info.clone())) {
             self.announce_join(info, node);
         }
+        self.note_occupants();
     }
 
     pub(super) fn client_left(&mut self, at: NodeId, client: ClientId, node: &mut Node) {
         if let Some(info) = self.home_mut().and_then(|home| home.attendance.leave(at, client)) {
             self.announce_leave(info, node);
         }
+        self.note_vacancy(node);
     }
 
-    fn announce_join(&self, info: Arc<ClientInfo>, node: &mut Node) {
+    /// Whoever came without being news was there before: the last home has told of it.
+    fn note_occupants(&mut self) {
+        if let Some(home) = self.home_mut() {
+            home.occupied |= !home.attendance.presence.is_empty();
+        }
+    }
+
+    /// Tells the application when the last one has gone.
+    fn note_vacancy(&mut self, node: &mut Node) {
+        let (tells, name) = (self.options.webhooks, self.name.clone());
+        let Some(home) = self.home_mut().filter(|_| tells) else { return };
+        if home.occupied && !home.attendance.is_anyone_expected() {
+            home.occupied = false;
+            node.out.push(Out::Tell(Happening::Vacated(name)));
+        }
+    }
+
+    /// Tells the application who has come, and before that, if it is the first, that someone has.
+    fn tell_join(&mut self, info: &Arc<ClientInfo>, node: &mut Node) {
+        let name = self.name.clone();
+        if let Some(home) = self.home_mut()
+            && !std::mem::replace(&mut home.occupied, true)
+        {
+            node.out.push(Out::Tell(Happening::Occupied(name.clone())));
+        }
+        node.out.push(Out::Tell(Happening::Join(name, info.clone())));
+    }
+
+    fn announce_join(&mut self, info: Arc<ClientInfo>, node: &mut Node) {
+        if self.options.webhooks {
+            self.tell_join(&info, node);
+        }
         if self.options.join_leave {
             self.deliver_local(Event::Join(info.clone()), node);
             self.send_all(self.listeners(), RoomMessage::Joined(info), node);
@@ -328,6 +370,9 @@ impl Room {
     }
 
     fn announce_leave(&self, info: Arc<ClientInfo>, node: &mut Node) {
+        if self.options.webhooks {
+            node.out.push(Out::Tell(Happening::Leave(self.name.clone(), info.clone())));
+        }
         if self.options.join_leave {
             self.deliver_local(Event::Leave(info.clone()), node);
             self.send_all(self.listeners(), RoomMessage::Left(info), node);

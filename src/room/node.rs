@@ -23,6 +23,7 @@ use crate::{
     mesh::wire::Message,
     protocol::codes::ErrorCode,
     time::Time,
+    webhooks::event::Happening,
 };
 
 /// What the registry wants done.
@@ -77,6 +78,8 @@ pub enum Out {
     },
     /// Do this to the connections of a user that are here.
     Control(Arc<Control>),
+    /// Tell the application.
+    Tell(Happening),
     /// Answer a survey that an API call made.
     Findings {
         /// The API call.

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use crate::backend::options::RoomProxies;
+
 /// The settings of one namespace, checked. Names and meaning are those of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RoomOptions {
@@ -37,6 +39,10 @@ pub struct RoomOptions {
     pub delta_publish: bool,
     /// What a publication must be.
     pub data_format: DataFormat,
+    /// Tell the application who comes and goes.
+    pub webhooks: bool,
+    /// Which of the application's backends are asked about it.
+    pub proxies: RoomProxies,
     /// Who may subscribe, publish, and read.
     pub permissions: Permissions,
     /// Users may enter rooms whose names end in `#` and a list of users with them in it.
@@ -141,7 +147,7 @@ impl RoomOptions {
 
     /// Whether the home must know who is there.
     pub fn knows_clients(&self) -> bool {
-        self.presence || self.join_leave
+        self.presence || self.join_leave || self.webhooks
     }
 }
 

@@ -534,4 +534,47 @@ mod tests {
         assert_eq!((state.rooms(), state.history_bytes()), (0, 0));
         assert!(state.agenda.is_empty() && state.idle.is_empty());
     }
+
+    #[test]
+    fn the_application_is_told_who_comes_and_goes() {
+        use crate::{
+            room::types::{ClientId, ClientInfo, MemberFlags, SocketRef, Subscribe},
+            webhooks::event::Happening,
+        };
+        let mut state = alone(Settings::default());
+        let told = RoomOptions { webhooks: true, ..Default::default() };
+        let namespaces = Namespaces { default: Arc::new(told), named: BTreeMap::new() };
+        state.namespaces = Arc::new(namespaces);
+        let socket = |slot| SocketRef { worker: 0, slot, generation: 0 };
+        let mut ask = |slot: u32, request: Request| {
+            let now = Time::from_millis(2_000 + u64::from(slot));
+            let out = state.handle(In::Request("a".into(), request), now);
+            let kinds = out.into_iter().filter_map(|out| match out {
+                Out::Tell(what) => Some(what),
+                _ => None,
+            });
+            kinds.map(|it| Happening::kind(&it)).collect::<Vec<_>>()
+        };
+        let come = |slot: u32| {
+            Request::Subscribe(Subscribe {
+                socket: socket(slot),
+                id: 1,
+                info: Arc::new(ClientInfo::new(ClientId(slot.into()), "ann")),
+                flags: MemberFlags::default(),
+                recover: None,
+                must_recover: false,
+                wish: None,
+            })
+        };
+        let go = |slot: u32| Request::Unsubscribe {
+            socket: socket(slot),
+            client: ClientId(slot.into()),
+            reply: ReplyTo::Nobody,
+        };
+        assert_eq!(ask(1, come(1)), ["occupied", "join"]);
+        assert_eq!(ask(2, come(2)), ["join"]);
+        assert_eq!(ask(1, go(1)), ["leave"]);
+        assert_eq!(ask(2, go(2)), ["leave", "vacated"]);
+        assert_eq!(ask(3, come(3)), ["occupied", "join"]);
+    }
 }

@@ -13,7 +13,7 @@ use super::{
     parts::Parts,
     visitors::{Full, Visitors},
 };
-use crate::{clock, pattern};
+use crate::{backend::headers::Headers, clock, pattern};
 
 /// Why a client is not let in.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub struct Admitted {
     pub pass: Option<Pass>,
     /// The user that a proxy in front of the node has named.
     pub user: Option<Box<str>>,
+    /// Its headers, as far as backends want them.
+    pub headers: Option<Headers>,
 }
 
 /// The clients of a node, as far as they are limited.
@@ -74,13 +76,17 @@ pub fn admit(parts: &Parts, head: &RequestHead) -> Result<Admitted, Refusal> {
         return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "this node is leaving"));
     }
     check_origin(parts, head)?;
+    let headers = parts.headers_for_backends(head.headers()).map_err(|_| {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        Refusal::new(status, "the headers for backends are too large")
+    })?;
     let address = address(parts, head);
     let pass = count(parts, address).map_err(|full| turn_away(parts, address, full))?;
     tracing::debug!(%address, path = head.uri.path(), "a client connects");
     let named = parts.config.client.user_id_http_header.as_str();
     let user = head.headers().get(named).filter(|_| !named.is_empty());
     let user = user.and_then(|it| it.to_str().ok()).filter(|it| !it.is_empty());
-    Ok(Admitted { pass, user: user.map(Into::into) })
+    Ok(Admitted { pass, user: user.map(Into::into), headers })
 }
 
 /// Where a client connects from.

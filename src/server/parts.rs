@@ -10,6 +10,7 @@ use std::{
 };
 
 use actix::prelude::*;
+use actix_http::header::HeaderMap;
 
 use super::{admission::Counter, leaving::Leaving};
 use crate::{
@@ -18,6 +19,10 @@ use crate::{
         keys::PublishedKeys,
         verifier::Verifier,
     },
+    backend::{
+        caller::Callers,
+        headers::{self, Headers, TooLarge},
+    },
     cluster::view::View,
     config::{Config, tokens::Tokens},
     hub::Hub,
@@ -25,6 +30,7 @@ use crate::{
     room::actor::{AddHub, RoomRegistry},
     session::{context::Wire, driver::Shared, sessions::Sessions, state},
     users::Users,
+    webhooks::sender::Webhooks,
 };
 
 /// What all workers share.
@@ -36,6 +42,10 @@ pub struct Parts {
     pub sessions: Arc<state::Settings>,
     /// Who fetches the keys of tokens.
     pub keys: Fetchers,
+    /// Who asks the application's backends.
+    pub backends: Arc<Callers>,
+    /// Who tells the application what happens, if anyone does.
+    pub webhooks: Option<Arc<Webhooks>>,
     /// The node's rooms.
     pub registry: Addr<RoomRegistry>,
     /// What is counted.
@@ -52,6 +62,22 @@ pub struct Parts {
     pub leaving: Arc<Leaving>,
     /// Who is in the cluster.
     pub view: tokio::sync::watch::Receiver<View>,
+}
+
+impl Parts {
+    /// Of a client's request those headers that some backend wants; none if there are none.
+    ///
+    /// # Errors
+    /// If they are too large to be kept.
+    pub fn headers_for_backends(&self, all: &HeaderMap) -> Result<Option<Headers>, TooLarge> {
+        let wanted = &self.config.proxies.http_headers;
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        let all = all.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let sent = headers::pick(all, wanted)?;
+        Ok((!sent.is_empty()).then(|| Headers { sent, said: Vec::new() }))
+    }
 }
 
 /// What sessions go by, according to the configuration, and who fetches the keys of tokens for them.
@@ -80,6 +106,7 @@ pub fn session_settings(
         expired_close_delay: client.expired_close_delay.0,
         expired_sub_close_delay: client.expired_sub_close_delay.0,
         namespaces: config.namespaces.clone(),
+        proxies: config.proxies.clone(),
         ping_interval: client.ping_interval.0,
         pong_timeout: client.pong_timeout.0,
         stale_close_delay: client.stale_close_delay.0,
@@ -138,6 +165,8 @@ impl Worker {
             registry: parts.registry.clone(),
             settings: parts.sessions.clone(),
             keys: parts.keys.clone(),
+            backends: parts.backends.clone(),
+            webhooks: parts.webhooks.clone(),
             user_limit: parts.config.client.user_connection_limit,
             outbox_limit: parts.config.client.queue_max_size,
             metrics: parts.metrics.clone(),

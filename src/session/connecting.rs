@@ -1,12 +1,15 @@
 //! How a connection begins, and how long it lives: credentials, the rooms that the server puts it into, refreshes.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
 use super::{
     reply,
-    state::{Call, Env, Out, Outcome, Phase, Refusal, State},
+    state::{Call, CallFailed, Called, Env, Out, Outcome, Phase, Refusal, State},
     subscribing::Asker,
 };
 use crate::{
@@ -14,6 +17,7 @@ use crate::{
         grant::{Credentials, Grant},
         verifier::TokenError,
     },
+    backend::{headers, reply::Reply as Decision, request::Ask},
     protocol::{
         codes::{Disconnect, ErrorCode},
         message::{
@@ -42,6 +46,14 @@ pub(super) struct Connecting {
     rooms: Vec<Sub>,
 }
 
+/// Who a client is.
+enum Who {
+    /// This one.
+    Is(Credentials),
+    /// Someone else has to say it.
+    Ask(Call),
+}
+
 impl State {
     /// Takes the connect command. `retried`: the keys of tokens were fetched for it.
     pub(super) fn connect(
@@ -52,46 +64,101 @@ impl State {
         env: Env<'_>,
         out: &mut Vec<Out>,
     ) {
-        match self.credentials(&request.token, retried, env) {
-            Ok(Some(credentials)) => self.admit(id, credentials, &request.subs, env, out),
-            Ok(None) => {
+        if let Err(why) = self.take_headers(&request, env) {
+            return self.close(why, out);
+        }
+        match self.credentials(&request, retried, env) {
+            Ok(Who::Is(credentials)) => self.admit(id, credentials, &request.subs, env, out),
+            Ok(Who::Ask(call)) => {
                 self.phase = Phase::Connecting;
-                self.call(id, Asked::Connect(request), Call::TokenKeys, out);
+                // What it says is not needed twice.
+                let request =
+                    ConnectRequest { data: Bytes::new(), headers: HashMap::new(), ..request };
+                self.call(id, Asked::Connect(request), call, out);
             }
-            Err(Refusal::Error(error)) => {
-                self.phase = Phase::Refused;
-                out.push(Out::Reply(reply::failure(id, error)));
-            }
-            Err(Refusal::Close(why)) => self.close(why, out),
+            Err(why) => self.refuse_connect(id, why, out),
         }
     }
 
-    /// Who the client is; none if the keys of tokens have to be fetched to say it.
-    fn credentials(
+    /// What stood in for the connect command is known, or won't be.
+    pub(super) fn connect_decided(
         &mut self,
-        token: &str,
+        id: u32,
+        request: ConnectRequest,
+        result: Result<Called, CallFailed>,
+        env: Env<'_>,
+        out: &mut Vec<Out>,
+    ) {
+        let who = match result {
+            Ok(Called::Keys) => return self.connect(id, request, true, env, out),
+            Ok(Called::Backend(Decision::Connect(Some(it)))) => Ok(*it),
+            Ok(Called::Backend(Decision::Connect(None))) => self.without_token(env),
+            Ok(Called::Backend(Decision::Refused(verdict))) => Err(verdict.into()),
+            Ok(Called::Backend(_)) | Err(CallFailed) => Err(ErrorCode::Internal.into()),
+        };
+        match who {
+            Ok(it) if it.expires_at.is_some_and(|at| at <= env.wall) => {
+                self.refuse_connect(id, ErrorCode::Expired.into(), out);
+            }
+            Ok(credentials) => self.admit(id, credentials, &request.subs, env, out),
+            Err(why) => self.refuse_connect(id, why, out),
+        }
+    }
+
+    /// Keeps the headers that the client says rather than sends, as far as backends want them.
+    fn take_headers(&mut self, request: &ConnectRequest, env: Env<'_>) -> Result<(), Disconnect> {
+        let wanted = &env.settings.proxies.emulated_headers;
+        if wanted.is_empty() || request.headers.is_empty() {
+            return Ok(());
+        }
+        let all = request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let said = headers::pick(all, wanted).map_err(|_| Disconnect::BadRequest)?;
+        if !said.is_empty() {
+            Arc::make_mut(self.rare_mut().headers.get_or_insert_default()).said = said;
+        }
+        Ok(())
+    }
+
+    /// Who a client without a token is that no backend has named.
+    fn without_token(&self, env: Env<'_>) -> Result<Credentials, Refusal> {
+        let settings = env.settings;
+        let trusted = self.rare().and_then(|it| it.trusted_user.clone());
+        match trusted {
+            _ if settings.insecure => Ok(Credentials::default()),
+            Some(user) => Ok(Credentials { user, ..Credentials::default() }),
+            None if settings.allow_anonymous => Ok(Credentials::default()),
+            None => Err(Disconnect::BadRequest.into()),
+        }
+    }
+
+    /// Who the client is, or whom to ask.
+    fn credentials(
+        &self,
+        request: &ConnectRequest,
         retried: bool,
         env: Env<'_>,
-    ) -> Result<Option<Credentials>, Refusal> {
-        let settings = env.settings;
-        if settings.insecure && (token.is_empty() || !settings.tokens.has_keys()) {
-            return Ok(Some(Credentials::default()));
-        }
-        if token.is_empty() {
-            let trusted = self.rare().and_then(|it| it.trusted_user.clone());
-            return match trusted {
-                Some(user) => Ok(Some(Credentials { user, ..Credentials::default() })),
-                None if settings.allow_anonymous => Ok(Some(Credentials::default())),
-                None => Err(Disconnect::BadRequest.into()),
-            };
+    ) -> Result<Who, Refusal> {
+        let (settings, token) = (env.settings, request.token.as_str());
+        match settings.proxies.connect {
+            Some(backend) if token.is_empty() => {
+                let data = request.data.clone();
+                let (name, version) = (request.name.clone(), request.version.clone());
+                let ask = Ask::Connect { data, name, version };
+                return Ok(Who::Ask(self.question(backend, ask)));
+            }
+            None if token.is_empty() => return self.without_token(env).map(Who::Is),
+            _ if settings.insecure && !settings.tokens.has_keys() => {
+                return Ok(Who::Is(Credentials::default()));
+            }
+            _ => {}
         }
         match settings.tokens.connection(token, env.wall) {
             Ok(it) if it.user.is_empty() && settings.refuse_anonymous_tokens => {
                 Err(Disconnect::PermissionDenied.into())
             }
-            Ok(credentials) => Ok(Some(credentials)),
+            Ok(credentials) => Ok(Who::Is(credentials)),
             Err(TokenError::Expired) => Err(ErrorCode::TokenExpired.into()),
-            Err(TokenError::UnknownKey) if !retried => Ok(None),
+            Err(TokenError::UnknownKey) if !retried => Ok(Who::Ask(Call::TokenKeys)),
             Err(_) => Err(Disconnect::InvalidToken.into()),
         }
     }
@@ -101,7 +168,7 @@ impl State {
         &mut self,
         id: u32,
         credentials: Credentials,
-        since: &std::collections::HashMap<String, SubscribeRequest>,
+        since: &HashMap<String, SubscribeRequest>,
         env: Env<'_>,
         out: &mut Vec<Out>,
     ) {
@@ -109,11 +176,10 @@ impl State {
         let info = ClientInfo::new(self.info.client, &credentials.user);
         self.info = Arc::new(ClientInfo { conn_info, ..info });
         self.expires_at = credentials.expires_at;
-        if let Some(rare) = self.rare()
-            && rare.trusted_user.is_some()
-        {
-            self.rare_mut().trusted_user = None;
+        if let Some(rare) = self.rare_if(|it| it.trusted_user.is_some()) {
+            rare.trusted_user = None;
         }
+        self.keep_for_backends(credentials.meta, env);
         out.push(Out::Authenticated(self.info.user.clone()));
         let rooms = self.rooms_of(credentials.rooms, env);
         if rooms.len() > env.settings.channel_limit {
@@ -184,7 +250,7 @@ impl State {
         self.tidy();
         let settings = env.settings;
         let ping = settings.ping_interval;
-        let (expires, ttl) = env.time_to_live(self.expires_at);
+        let (expires, ttl) = self.connection_time_to_live(env);
         let result = ConnectResult {
             client: self.info.client.to_string(),
             version: SERVER_VERSION.to_owned(),
@@ -204,6 +270,12 @@ impl State {
         self.wake_later(env, out);
     }
 
+    /// What the client is told of the end of its connection: nothing, if it can't do anything about it.
+    fn connection_time_to_live(&self, env: Env<'_>) -> (bool, u32) {
+        let told = self.expires_at.filter(|_| env.settings.proxies.refresh.is_none());
+        env.time_to_live(told)
+    }
+
     /// Takes a new token for the connection. `retried`: the keys were fetched for it.
     pub(super) fn refresh(
         &mut self,
@@ -213,12 +285,15 @@ impl State {
         env: Env<'_>,
         out: &mut Vec<Out>,
     ) -> Outcome {
-        if request.token.is_empty() || !env.settings.tokens.has_keys() {
+        // Where a backend decides, it is asked without the client's help.
+        let decided = env.settings.proxies.refresh.is_some();
+        if decided || request.token.is_empty() || !env.settings.tokens.has_keys() {
             return Err(Disconnect::BadRequest.into());
         }
         match env.settings.tokens.connection(&request.token, env.wall) {
             Ok(it) if it.user == self.info.user => {
                 self.expires_at = it.expires_at;
+                self.keep_for_backends(it.meta, env);
                 let (expires, ttl) = env.time_to_live(self.expires_at);
                 let result = RefreshResult {
                     client: self.info.client.to_string(),
@@ -252,7 +327,7 @@ impl State {
             self.info = Arc::new(known);
         }
         self.expires_at = expires_at;
-        let (expires, ttl) = env.time_to_live(expires_at);
+        let (expires, ttl) = self.connection_time_to_live(env);
         out.push(Out::Reply(reply::push("", Event::Refresh(Refresh { expires, ttl }))));
         self.wake_later(env, out);
     }

@@ -15,17 +15,22 @@ use super::{
 };
 use crate::{
     access::jwks::Fetchers,
+    backend::{
+        caller::Callers,
+        request::{Question, Via},
+    },
     clock,
     hub::{Door, FromSocket, Hub, Register, Tell},
     metrics::Metrics,
-    protocol::{codec::Format, codes::Disconnect, message::Reply},
+    protocol::{codec::Format, codes::Disconnect, encoding::Encoding, message::Reply},
     room::{
         actor::{Ask, RoomRegistry},
-        types::{ClientId, SocketRef},
+        types::{ClientId, ClientInfo, SocketRef},
     },
     server::admission::{Admitted, Pass},
     time::Time,
     users::Users,
+    webhooks::{event::Happening, sender::Webhooks},
 };
 
 /// What all connections of a worker share.
@@ -38,6 +43,10 @@ pub struct Shared {
     pub settings: Arc<Settings>,
     /// Who fetches the keys of tokens.
     pub keys: Fetchers,
+    /// Who asks the application's backends.
+    pub backends: Arc<Callers>,
+    /// Who tells the application what happens, if anyone does.
+    pub webhooks: Option<Arc<Webhooks>>,
     /// What connections go by.
     pub wire: Rc<Wire>,
     /// The most bytes that may wait for one client.
@@ -93,6 +102,9 @@ pub struct Driver {
     user: Option<Box<str>>,
     /// Its user has too many: from there on it gets nothing but its goodbye.
     barred: bool,
+    encoding: Encoding,
+    /// The code that the server closed it with; 0 if it did not.
+    closed_with: u16,
     /// Counts the client as long as it is held.
     _pass: Option<Pass>,
 }
@@ -118,8 +130,19 @@ impl Driver {
         if let Some(user) = admitted.user {
             state.trust(user);
         }
-        let _pass = admitted.pass;
-        Ok(Self { shared, place, session: state, user: None, barred: false, _pass })
+        if let Some(headers) = admitted.headers {
+            state.came_with(headers);
+        }
+        Ok(Self {
+            shared,
+            place,
+            session: state,
+            user: None,
+            barred: false,
+            encoding,
+            closed_with: 0,
+            _pass: admitted.pass,
+        })
     }
 
     /// What the connections of the thread share.
@@ -179,17 +202,19 @@ impl Driver {
             Out::Reply(reply) => line.push_reply(&reply),
             Out::Request(room, request) => self.shared.registry.do_send(Ask(room, request)),
             Out::WakeAt(at) => self.wake_at(at),
-            Out::Call(id, call) => self.call(id, &call),
+            Out::Call(number, call) => self.call(number, call),
             Out::Authenticated(user) => {
                 let connections = self.shared.users.enter(&user, self.place);
                 let limit = self.shared.user_limit;
                 self.barred = limit > 0 && connections > limit && !user.is_empty();
                 self.user = Some(user);
+                self.tell(Happening::Connect);
             }
             Out::Close(why) => {
                 let (code, reason) = why.parts();
                 self.shared.metrics.disconnects.with_label_values(&[&code.to_string()]).inc();
                 tracing::debug!(socket = ?self.place, code, reason, "closing a connection");
+                self.closed_with = code;
                 if let Some(until) = line.close(code, reason) {
                     self.wake_at(until);
                 }
@@ -197,9 +222,10 @@ impl Driver {
         }
     }
 
-    fn call(&self, id: u32, call: &Call) {
+    fn call(&self, number: u32, call: Call) {
         let keys = &self.shared.keys;
         let fetcher = match call {
+            Call::Backend(question) => return self.ask(number, *question),
             Call::TokenKeys => keys.connection.clone(),
             Call::SubscriptionTokenKeys => keys.subscription.clone(),
         };
@@ -210,8 +236,27 @@ impl Driver {
                 None => false,
             };
             let result = if fetched { Ok(Called::Keys) } else { Err(CallFailed) };
-            hub.do_send(Tell(place, In::Called(id, result)));
+            hub.do_send(Tell(place, In::Called(number, result)));
         });
+    }
+
+    /// A task of its own, which may outlive the client: what a backend was asked is heard out.
+    fn ask(&self, number: u32, question: Question) {
+        let via = Via { transport: self.encoding.transport(), format: self.encoding.format() };
+        let backends = self.shared.backends.clone();
+        let (hub, place) = (self.shared.hub.clone(), self.place);
+        actix_rt::spawn(async move {
+            let reply = backends.ask(question, via).await;
+            let result = reply.map(Called::Backend).ok_or(CallFailed);
+            hub.do_send(Tell(place, In::Called(number, result)));
+        });
+    }
+
+    /// Of a client that has too many connections there is nothing to tell.
+    fn tell(&self, what: impl FnOnce(Arc<ClientInfo>) -> Happening) {
+        if let Some(webhooks) = self.shared.webhooks.as_ref().filter(|_| !self.barred) {
+            webhooks.tell(what(self.session.client().clone()));
+        }
     }
 
     fn wake_at(&self, at: Time) {
@@ -284,6 +329,8 @@ impl Driver {
         self.input(In::Closed, line);
         if let Some(user) = self.user.take() {
             self.shared.users.leave(&user, self.place);
+            let code = self.closed_with;
+            self.tell(|info| Happening::Disconnect(info, code));
         }
         self.shared.hub.do_send(FromSocket::Closed(self.place));
     }

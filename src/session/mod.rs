@@ -2,7 +2,7 @@
 //!
 //! In: payloads from its socket, answers from the rooms, the passing of time. Out: replies, requests to
 //! rooms, a reason to close. [`state`] decides (with `connecting` for how a connection begins and how long it
-//! lives, and `subscribing` for the rooms it is in), [`reply`] puts answers into the protocol's words, [`id`]
+//! lives, `subscribing` for the rooms it is in, and `asking` for what others have to say), [`reply`] puts answers into the protocol's words, [`id`]
 //! names a session, [`handshake`] opens and closes as WebSocket wants it, [`outbox`] holds what is not written
 //! yet, [`alarms`] when whom to wake: all pure. The rest is the shell. [`driver`] performs what a session says.
 //! [`socket`], [`context`] and [`incoming`] are its actor on a WebSocket, the actix context that runs it on a
@@ -10,6 +10,7 @@
 //! response, and the way to that; [`sessions`] is where requests find it.
 
 pub mod alarms;
+mod asking;
 mod connecting;
 pub mod context;
 pub mod driver;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::{
     protocol::{
         codec::Format,
-        codes::{ErrorCode, Unsubscribed},
+        codes::Unsubscribed,
         delta,
         message::{
             self, Body, Empty, HistoryResult, PresenceResult, PresenceStatsResult, Push, Reply,
@@ -27,8 +27,8 @@ pub fn result(id: u32, body: Body) -> Reply {
 }
 
 /// The reply to command `id` when it failed.
-pub fn failure(id: u32, code: ErrorCode) -> Reply {
-    Reply { id, error: Some(code.into()), body: None }
+pub fn failure(id: u32, why: impl Into<message::Error>) -> Reply {
+    Reply { id, error: Some(why.into()), body: None }
 }
 
 /// The reply to command `id` for what a room answered. Of a history it brings as many publications as fit

@@ -8,6 +8,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use super::{
+    asking::Calls,
     connecting::Connecting,
     id::SessionId,
     reply,
@@ -15,11 +16,17 @@ use super::{
 };
 use crate::{
     access::{control::Control, verifier::Verifier},
+    backend::{
+        headers::Headers,
+        options::{BackendId, Proxies, Verdict},
+        reply::Reply as Decision,
+        request::Question,
+    },
     protocol::{
         codec::{self, Commands, Format},
         codes::{Disconnect, ErrorCode},
         message::{
-            Body, ChannelRequest, Command, Empty, HistoryRequest, PublishRequest, Reply,
+            self, Body, ChannelRequest, Command, Empty, HistoryRequest, PublishRequest, Reply,
             Request as Asked,
         },
     },
@@ -58,6 +65,8 @@ pub struct Settings {
     pub expired_sub_close_delay: Duration,
     /// The namespaces of rooms.
     pub namespaces: Arc<Namespaces>,
+    /// What the application's backends are asked.
+    pub proxies: Proxies,
     /// Time between the server's pings.
     pub ping_interval: Duration,
     /// Time in which a pong must come.
@@ -106,6 +115,27 @@ impl Env<'_> {
     /// Whether that is now.
     pub(super) fn is_over(&self, at: i64, grace: Duration) -> bool {
         self.wall >= at.saturating_add(i64::try_from(grace.as_secs()).unwrap_or(i64::MAX))
+    }
+
+    /// What may pass after the end of a connection. A backend that decides about it is asked at once.
+    pub(super) fn connection_grace(&self) -> Duration {
+        match self.settings.proxies.refresh {
+            Some(_) => Duration::ZERO,
+            None => self.settings.expired_close_delay,
+        }
+    }
+
+    /// Who decides whether a subscription to this room goes on, if that is not the client's business.
+    pub(super) fn sub_refresh_backend(&self, room: &str) -> Option<BackendId> {
+        self.settings.namespaces.options(room)?.proxies.sub_refresh
+    }
+
+    /// What may pass after its end.
+    pub(super) fn subscription_grace(&self, room: &str) -> Duration {
+        match self.sub_refresh_backend(room) {
+            Some(_) => Duration::ZERO,
+            None => self.settings.expired_sub_close_delay,
+        }
     }
 
     /// How long it is until then, as clients are told: whether there is an end, and seconds.
@@ -183,13 +213,17 @@ pub enum Call {
     TokenKeys,
     /// Fetch those of subscription tokens anew.
     SubscriptionTokenKeys,
+    /// Ask one of the application's backends.
+    Backend(Box<Question>),
 }
 
 /// What comes back for a [`Call`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Called {
     /// The keys are those of now.
     Keys,
+    /// What the backend has decided.
+    Backend(Decision),
 }
 
 /// It did not come back, or not in time.
@@ -201,6 +235,8 @@ pub struct CallFailed;
 pub(super) enum Refusal {
     /// The client is told, and the connection goes on.
     Error(ErrorCode),
+    /// The same in the words of the application.
+    Custom(message::Error),
     /// The connection is closed.
     Close(Disconnect),
 }
@@ -208,6 +244,15 @@ pub(super) enum Refusal {
 impl From<ErrorCode> for Refusal {
     fn from(code: ErrorCode) -> Self {
         Self::Error(code)
+    }
+}
+
+impl From<Verdict> for Refusal {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Error(error) => Self::Custom(error),
+            Verdict::Disconnect(why) => Self::Close(why),
+        }
     }
 }
 
@@ -236,8 +281,12 @@ pub(super) struct Rare {
     deferred: VecDeque<(u32, Answer)>,
     /// While the connect command is being answered.
     pub(super) connecting: Option<Connecting>,
-    /// Commands that wait for a [`Call`].
-    pub(super) calls: Vec<(u32, Asked)>,
+    /// What waits for a [`Call`].
+    pub(super) calls: Calls,
+    /// Headers of the client that backends want.
+    pub(super) headers: Option<Arc<Headers>>,
+    /// What the application wants its backends to be told of the connection.
+    pub(super) meta: Bytes,
     /// The user that a trusted proxy in front of the node has named.
     pub(super) trusted_user: Option<Box<str>>,
     /// The name of the session, if its client needs one: see [`State::over`].
@@ -249,6 +298,8 @@ impl Rare {
         self.deferred.is_empty()
             && self.connecting.is_none()
             && self.calls.is_empty()
+            && self.headers.is_none()
+            && self.meta.is_empty()
             && self.trusted_user.is_none()
             && self.session.is_none()
     }
@@ -267,7 +318,7 @@ pub struct State {
     pub(super) in_flight: u16,
     /// Commands that came with others, and wait until fewer are in flight.
     held: Commands,
-    rare: Option<Box<Rare>>,
+    pub(super) rare: Option<Box<Rare>>,
     /// When the next ping is due, or, while one is unanswered, its pong.
     pub(super) next_ping: Time,
     ping_unanswered: bool,
@@ -308,6 +359,11 @@ impl State {
         self.rare_mut().trusted_user = Some(user);
     }
 
+    /// The client sent headers that backends want.
+    pub fn came_with(&mut self, headers: Headers) {
+        self.rare_mut().headers = Some(Arc::new(headers));
+    }
+
     fn is_session(&self, name: &str) -> bool {
         let session = self.rare().and_then(|it| it.session);
         session.is_some_and(|it| name.parse() == Ok(it))
@@ -321,6 +377,11 @@ impl State {
         self.rare.get_or_insert_default()
     }
 
+    /// What is rare, if there is this of it.
+    pub(super) fn rare_if(&mut self, there: impl Fn(&Rare) -> bool) -> Option<&mut Rare> {
+        self.rare.as_deref_mut().filter(|it| there(it))
+    }
+
     /// Lets go of what is rare once there is nothing of it.
     pub(super) fn tidy(&mut self) {
         self.rare.take_if(|it| it.is_empty());
@@ -329,6 +390,11 @@ impl State {
     /// Whether the client has yet to be told that it is connected: until then it must hear of no room.
     pub fn is_connecting(&self) -> bool {
         self.phase == Phase::Connecting
+    }
+
+    /// Who the client is.
+    pub fn client(&self) -> &Arc<ClientInfo> {
+        &self.info
     }
 
     /// The format of its messages.
@@ -486,9 +552,15 @@ impl State {
     pub(super) fn wake_later(&self, env: Env<'_>, out: &mut Vec<Out>) {
         let settings = env.settings;
         let ping = (!settings.ping_interval.is_zero()).then_some(self.next_ping);
-        let end = self.expires_at.map(|at| env.over_at(at, settings.expired_close_delay));
-        let subscriptions = self.subscriptions.iter().filter_map(Subscription::expires_at);
-        let ends = subscriptions.map(|at| env.over_at(at, settings.expired_sub_close_delay));
+        // While a backend is asked about an end, its answer is what wakes.
+        let end = self.expires_at.filter(|_| !self.is_being_judged());
+        let end = end.map(|at| env.over_at(at, env.connection_grace()));
+        let judged = |it: &&Subscription| self.is_subscription_being_judged(&it.room);
+        let subscriptions = self.subscriptions.iter().filter(|it| it.expires_at().is_some());
+        let ends = subscriptions.filter(|it| !judged(it)).filter_map(|it| {
+            let grace = env.subscription_grace(&it.room);
+            Some(env.over_at(it.expires_at()?, grace))
+        });
         out.extend(ping.into_iter().chain(end).chain(ends).min().map(Out::WakeAt));
     }
 
@@ -505,9 +577,12 @@ impl State {
         if self.phase != Phase::Open {
             return self.close(Disconnect::Stale, out);
         }
-        let grace = env.settings.expired_close_delay;
-        if self.expires_at.is_some_and(|at| env.is_over(at, grace)) {
-            return self.close(Disconnect::ConnectionExpired, out);
+        if self.expires_at.is_some_and(|at| env.is_over(at, env.connection_grace())) {
+            match env.settings.proxies.refresh {
+                Some(_) if self.is_being_judged() => {}
+                Some(backend) => self.ask_about_connection(backend, out),
+                None => return self.close(Disconnect::ConnectionExpired, out),
+            }
         }
         self.end_expired(env, out);
         if self.phase == Phase::Closed {
@@ -543,7 +618,7 @@ impl State {
         let to = ReplyTo::Command { socket: self.socket, id };
         let asked = match request {
             Asked::Subscribe(request) => self.subscribe(id, request, false, env, out),
-            Asked::Publish(request) => self.publish(request, to, env).map(Some),
+            Asked::Publish(request) => self.publish(id, request, to, env, out),
             Asked::Presence(request) => self.presence(request, Query::Presence, to, env).map(Some),
             Asked::PresenceStats(request) => {
                 self.presence(request, Query::PresenceStats, to, env).map(Some)
@@ -552,7 +627,7 @@ impl State {
             Asked::Unsubscribe(request) => self.unsubscribe(id, &request, to, env, out),
             Asked::Refresh(request) => self.refresh(id, request, false, env, out),
             Asked::SubRefresh(request) => self.sub_refresh(id, request, false, env, out),
-            Asked::Rpc(_) => Err(ErrorCode::NotAvailable.into()),
+            Asked::Rpc(request) => self.rpc(id, request, env, out),
             Asked::Connect(_) | Asked::Ping | Asked::Send(_) => Err(Disconnect::BadRequest.into()),
         };
         self.outcome(id, asked, out);
@@ -567,50 +642,9 @@ impl State {
             }
             Ok(None) => {}
             Err(Refusal::Error(error)) => out.push(Out::Reply(reply::failure(id, error))),
+            Err(Refusal::Custom(error)) => out.push(Out::Reply(reply::failure(id, error))),
             Err(Refusal::Close(why)) => self.close(why, out),
         }
-    }
-
-    /// A command waits for something that neither the session nor a room knows.
-    pub(super) fn call(&mut self, id: u32, command: Asked, call: Call, out: &mut Vec<Out>) {
-        self.in_flight += 1;
-        self.rare_mut().calls.push((id, command));
-        out.push(Out::Call(id, call));
-    }
-
-    fn called(
-        &mut self,
-        id: u32,
-        result: Result<Called, CallFailed>,
-        env: Env<'_>,
-        out: &mut Vec<Out>,
-    ) {
-        let Some(rare) = &mut self.rare else { return };
-        let Some(index) = rare.calls.iter().position(|(it, _)| *it == id) else { return };
-        let (_, command) = rare.calls.swap_remove(index);
-        self.in_flight = self.in_flight.saturating_sub(1);
-        self.tidy();
-        let asked = match (result, command) {
-            (Err(CallFailed), Asked::Connect(_)) => {
-                self.phase = Phase::Refused;
-                Err(ErrorCode::Internal.into())
-            }
-            (Err(CallFailed), _) => Err(ErrorCode::Internal.into()),
-            (Ok(Called::Keys), Asked::Connect(request)) => {
-                return self.connect(id, request, true, env, out);
-            }
-            (Ok(Called::Keys), Asked::Subscribe(request)) => {
-                self.subscribe(id, request, true, env, out)
-            }
-            (Ok(Called::Keys), Asked::Refresh(request)) => {
-                self.refresh(id, request, true, env, out)
-            }
-            (Ok(Called::Keys), Asked::SubRefresh(request)) => {
-                self.sub_refresh(id, request, true, env, out)
-            }
-            (Ok(Called::Keys), _) => Ok(None),
-        };
-        self.outcome(id, asked, out);
     }
 
     fn is_in(&self, room: &str) -> bool {
@@ -637,17 +671,23 @@ impl State {
     }
 
     fn publish(
-        &self,
+        &mut self,
+        id: u32,
         request: PublishRequest,
         to: ReplyTo,
         env: Env<'_>,
-    ) -> Result<(RoomName, Request), Refusal> {
+        out: &mut Vec<Out>,
+    ) -> Outcome {
         let options = self.options(&request.channel, env)?;
         if !options.data_format.accepts(&request.data) {
             return Err(ErrorCode::BadRequest.into());
         }
         if request.kind != 0 {
             return Err(ErrorCode::NotAvailable.into());
+        }
+        if let Some(backend) = options.proxies.publish {
+            self.ask_to_publish(id, request, backend, out);
+            return Ok(None);
         }
         self.permitted(options.permissions.publish, &request.channel, env)?;
         let publication = NewPublication {
@@ -657,7 +697,7 @@ impl State {
             delta: options.delta_publish,
             ..NewPublication::default()
         };
-        Ok((request.channel.into(), Request::Publish(publication, to)))
+        Ok(Some((request.channel.into(), Request::Publish(publication, to))))
     }
 
     fn presence(

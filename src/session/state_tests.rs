@@ -47,6 +47,7 @@ pub(super) fn settings() -> Settings {
         expired_close_delay: Duration::from_secs(25),
         expired_sub_close_delay: Duration::from_secs(25),
         namespaces: Arc::new(namespaces),
+        proxies: Proxies::default(),
         ping_interval: Duration::from_secs(25),
         pong_timeout: Duration::from_secs(8),
         stale_close_delay: Duration::from_secs(10),
@@ -820,3 +821,6 @@ fn a_filter_goes_before_deltas_and_an_unknown_format_ends_the_connection() {
     let talk = wishing(true, json!({"channel": "chat:a", "delta": "other"}));
     assert!(talk.out.contains(&Out::Close(Disconnect::BadRequest)), "{:?}", talk.out);
 }
+
+#[path = "asking_tests.rs"]
+mod asking;

@@ -6,13 +6,14 @@ use bytes::Bytes;
 
 use super::{
     reply,
-    state::{Call, Env, Out, Outcome, Refusal, State},
+    state::{Call, Env, Out, Outcome, Phase, Refusal, State},
 };
 use crate::{
     access::{
         grant::{self, Grant},
         verifier::TokenError,
     },
+    backend::request::Ask,
     protocol::{
         codec::Format,
         codes::{Disconnect, ErrorCode, Unsubscribed},
@@ -94,6 +95,14 @@ struct Pending {
     wish: Option<Wish>,
 }
 
+/// Whether a client may enter a room.
+enum Decided {
+    /// It may, and gets this.
+    Granted(Grant),
+    /// Someone else has to say it.
+    Ask(Call),
+}
+
 /// What the client, or whoever puts it there, wants of the room.
 struct Wanted {
     recoverable: bool,
@@ -171,17 +180,54 @@ impl State {
         if self.is_asked_for(&request.channel) {
             return Err(ErrorCode::AlreadySubscribed.into());
         }
-        if self.subscriptions.len() >= env.settings.channel_limit {
+        if self.subscriptions.len() + self.rooms_asked_for() >= env.settings.channel_limit {
             return Err(ErrorCode::LimitExceeded.into());
         }
         if request.kind != 0 {
             return Err(ErrorCode::NotAvailable.into());
         }
-        let Some(grant) = self.grant(&request, options, retried, env)? else {
-            self.call(id, Asked::Subscribe(request), Call::SubscriptionTokenKeys, out);
-            return Ok(None);
-        };
         let wish = wish(&request, options)?;
+        match self.grant(&request, options, retried, env)? {
+            Decided::Granted(grant) => {
+                Ok(Some(self.enter_as_asked(id, request, wish, &grant, options)))
+            }
+            Decided::Ask(call) => {
+                self.call(id, Asked::Subscribe(request), call, out);
+                Ok(None)
+            }
+        }
+    }
+
+    /// A backend lets the client in, if it may still be in one room more.
+    pub(super) fn subscribe_granted(
+        &mut self,
+        id: u32,
+        request: SubscribeRequest,
+        grant: &Grant,
+        env: Env<'_>,
+    ) -> Outcome {
+        let options = self.options(&request.channel, env)?;
+        if self.is_asked_for(&request.channel) {
+            return Err(ErrorCode::AlreadySubscribed.into());
+        }
+        if self.subscriptions.len() >= env.settings.channel_limit {
+            return Err(ErrorCode::LimitExceeded.into());
+        }
+        if grant.expires_at.is_some_and(|at| at <= env.wall) {
+            return Err(ErrorCode::Expired.into());
+        }
+        let wish = wish(&request, options)?;
+        Ok(Some(self.enter_as_asked(id, request, wish, grant, options)))
+    }
+
+    fn enter_as_asked(
+        &mut self,
+        id: u32,
+        request: SubscribeRequest,
+        wish: Option<Wish>,
+        grant: &Grant,
+        options: &RoomOptions,
+    ) -> (RoomName, Request) {
         let wanted = Wanted {
             recoverable: request.recoverable,
             positioned: request.positioned,
@@ -192,24 +238,21 @@ impl State {
             must_recover: request.flag & 2 != 0,
             wish,
         };
-        Ok(Some(self.enter(&request.channel, options, &grant, wanted, Asker::Client(id))))
+        self.enter(&request.channel, options, grant, wanted, Asker::Client(id))
     }
 
     fn is_asked_for(&self, room: &str) -> bool {
-        let called = |(_, command): &(u32, Asked)| matches!(command, Asked::Subscribe(it) if it.channel == room);
-        self.subscriptions.iter().any(|it| *it.room == *room)
-            || self.rare().is_some_and(|it| it.calls.iter().any(called))
+        self.subscriptions.iter().any(|it| *it.room == *room) || self.is_being_asked_for(room)
     }
 
-    /// What the client is given in the room, if it may enter; none if the keys of tokens have to be fetched
-    /// to say it.
+    /// What the client is given in the room, if it may enter, or whom to ask.
     fn grant(
         &self,
         request: &SubscribeRequest,
         options: &RoomOptions,
         retried: bool,
         env: Env<'_>,
-    ) -> Result<Option<Grant>, Refusal> {
+    ) -> Result<Decided, Refusal> {
         let (settings, room) = (env.settings, request.channel.as_str());
         if !request.token.is_empty() && !settings.insecure {
             return match settings.subscription_tokens.subscription(&request.token, env.wall) {
@@ -217,20 +260,29 @@ impl State {
                 Ok(it) if !self.is_for_me(&it.user, &it.client) => {
                     Err(Disconnect::InvalidToken.into())
                 }
-                Ok(it) => Ok(Some(it.grant)),
+                Ok(it) => Ok(Decided::Granted(it.grant)),
                 Err(TokenError::Expired) => Err(ErrorCode::TokenExpired.into()),
-                Err(TokenError::UnknownKey) if !retried => Ok(None),
+                Err(TokenError::UnknownKey) if !retried => {
+                    Ok(Decided::Ask(Call::SubscriptionTokenKeys))
+                }
                 Err(_) => Err(ErrorCode::PermissionDenied.into()),
             };
         }
         let user = &*self.info.user;
+        let private = options::is_private(room);
         let listed = options.allow_user_limited.then(|| options::is_limited_to(room, user));
-        let open = match listed.flatten() {
-            Some(listed) => listed,
-            None => options.permissions.may_subscribe(user.is_empty()),
+        let open = match (listed.flatten(), options.proxies.subscribe) {
+            (Some(listed), _) => listed,
+            (None, Some(backend)) if !private || settings.insecure => {
+                let ask = Ask::Subscribe { room: room.to_owned(), data: request.data.clone() };
+                return Ok(Decided::Ask(self.question(backend, ask)));
+            }
+            (None, _) => options.permissions.may_subscribe(user.is_empty()),
         };
-        let permitted = settings.insecure || (!options::is_private(room) && open);
-        if permitted { Ok(Some(Grant::default())) } else { Err(ErrorCode::PermissionDenied.into()) }
+        let permitted = settings.insecure || (!private && open);
+        permitted
+            .then(|| Decided::Granted(Grant::default()))
+            .ok_or(ErrorCode::PermissionDenied.into())
     }
 
     fn is_for_me(&self, user: &str, client: &str) -> bool {
@@ -278,6 +330,7 @@ impl State {
         wanted: Wanted,
         asker: Asker,
     ) -> (RoomName, Request) {
+        self.forget_refresh(room);
         let overrides = &grant.overrides;
         let history = options.keeps_history();
         let recoverable = history
@@ -364,13 +417,15 @@ impl State {
                 // From here on the name that the whole node shares.
                 self.subscriptions[index].room = room.clone();
                 let expires_at = self.subscriptions[index].expires_at();
-                let (expires, ttl) = env.time_to_live(expires_at);
+                // A client is told of an end that it can do something about.
+                let told = expires_at.filter(|_| env.sub_refresh_backend(&room).is_none());
+                let (expires, ttl) = env.time_to_live(told);
                 let Pending { asker, recoverable, positioned, since, data, .. } = pending;
                 let result =
                     reply::subscribe_result(&it, since.as_ref(), recoverable, positioned, delta);
                 let result = SubscribeResult { expires, ttl, data, ..result };
                 self.tell_entered(&room, asker, result, env, out);
-                if expires {
+                if expires_at.is_some() {
                     self.wake_later(env, out);
                 }
             }
@@ -443,20 +498,6 @@ impl State {
         Ok(Some((subscription.room, self.unsubscribe_request(to))))
     }
 
-    /// Ends a subscribe command that waits for a call.
-    fn forget_call(&mut self, room: &str, out: &mut Vec<Out>) {
-        let Some(_) = self.rare() else { return };
-        let calls = &mut self.rare_mut().calls;
-        let is_it =
-            |(_, it): &(u32, Asked)| matches!(it, Asked::Subscribe(it) if it.channel == room);
-        if let Some(index) = calls.iter().position(is_it) {
-            let (id, _) = calls.swap_remove(index);
-            self.in_flight = self.in_flight.saturating_sub(1);
-            out.push(Out::Reply(reply::failure(id, ErrorCode::Internal)));
-            self.tidy();
-        }
-    }
-
     fn unsubscribe_request(&self, reply: ReplyTo) -> Request {
         Request::Unsubscribe { socket: self.socket, client: self.info.client, reply }
     }
@@ -509,7 +550,11 @@ impl State {
     ) -> Outcome {
         let room = request.channel.as_str();
         match self.subscription(room) {
-            Some(it) if it.is_live() && it.is_server_side() => {
+            // Where a backend decides, it is asked without the client's help.
+            Some(it)
+                if it.is_live()
+                    && (it.is_server_side() || env.sub_refresh_backend(room).is_some()) =>
+            {
                 return Err(Disconnect::BadRequest.into());
             }
             Some(it) if it.is_live() => {}
@@ -522,10 +567,7 @@ impl State {
         match token {
             Ok(it) if it.room == room && self.is_for_me(&it.user, &it.client) => {
                 let expires_at = it.grant.expires_at;
-                if let Some(subscription) = self.subscription(room) {
-                    subscription.more.get_or_insert_default().expires_at = expires_at;
-                    subscription.more.take_if(|it| it.is_empty());
-                }
+                self.prolong(room, expires_at, &[]);
                 let (expires, ttl) = env.time_to_live(expires_at);
                 let result = Body::SubRefresh(Refresh { expires, ttl });
                 out.push(Out::Reply(reply::result(id, result)));
@@ -543,17 +585,47 @@ impl State {
 
     /// Ends the subscriptions that were not refreshed in time.
     pub(super) fn end_expired(&mut self, env: Env<'_>, out: &mut Vec<Out>) {
-        let grace = env.settings.expired_sub_close_delay;
-        let over = |it: &Subscription| {
-            it.is_live() && it.expires_at().is_some_and(|at| env.is_over(at, grace))
+        let over = |it: &&Subscription| {
+            let over = |at| env.is_over(at, env.subscription_grace(&it.room));
+            it.is_live() && it.expires_at().is_some_and(over)
         };
-        while let Some(index) = self.subscriptions.iter().position(over) {
-            let subscription = self.subscriptions.swap_remove(index);
-            if subscription.is_server_side() {
-                self.subscriptions.push(subscription);
-                return self.close(Disconnect::SubscriptionExpired, out);
+        let over = self.subscriptions.iter().filter(over);
+        for room in over.map(|it| it.room.clone()).collect::<Vec<_>>() {
+            match env.sub_refresh_backend(&room) {
+                Some(_) if self.is_subscription_being_judged(&room) => {}
+                Some(backend) => self.ask_about_subscription(backend, room, out),
+                None => self.end_as_expired(&room, out),
             }
-            self.end_subscription(subscription, Unsubscribed::Expired, out);
+            if self.phase == Phase::Closed {
+                return;
+            }
         }
+    }
+
+    /// A subscription is over, since nobody has prolonged it.
+    pub(super) fn end_as_expired(&mut self, room: &str, out: &mut Vec<Out>) {
+        match self.subscription(room) {
+            None => {}
+            Some(it) if it.is_server_side() => self.close(Disconnect::SubscriptionExpired, out),
+            Some(_) => {
+                if let Some(subscription) = self.remove(room) {
+                    self.end_subscription(subscription, Unsubscribed::Expired, out);
+                }
+            }
+        }
+    }
+
+    /// A subscription goes on until then. What others may know of the client there stays if `info` is empty.
+    pub(super) fn prolong(&mut self, room: &str, expires_at: Option<i64>, info: &[u8]) {
+        let chan_info = Box::from(info);
+        let known = (!info.is_empty())
+            .then(|| Arc::new(ClientInfo { chan_info, ..(*self.info_in(room)).clone() }));
+        let Some(subscription) = self.subscription(room) else { return };
+        let more = subscription.more.get_or_insert_default();
+        more.expires_at = expires_at;
+        if known.is_some() {
+            more.info = known;
+        }
+        subscription.more.take_if(|it| it.is_empty());
     }
 }

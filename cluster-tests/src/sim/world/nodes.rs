@@ -207,7 +207,7 @@ impl World {
                 self.answered(number, answer);
                 Ok(())
             }
-            Out::Answer { .. } | Out::Findings { .. } | Out::Control(_) => Ok(()),
+            Out::Answer { .. } | Out::Findings { .. } | Out::Control(_) | Out::Tell(_) => Ok(()),
         }
     }
 

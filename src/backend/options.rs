@@ -1,0 +1,138 @@
+//! Which backends there are, how each is asked, and which is asked about what: the checked configuration.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::protocol::{codes::Disconnect, message};
+
+/// The place of a backend in the node's list of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BackendId(pub u16);
+
+/// How a backend is asked. Names and meaning are those of the configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Backend {
+    /// Where the configuration has it, for logs and metrics.
+    pub name: String,
+    /// URL that is posted to.
+    pub endpoint: String,
+    /// How long it may take.
+    pub timeout: Duration,
+    /// Names, in lower case, of the client's headers that go along.
+    pub http_headers: Vec<String>,
+    /// Names of headers that the client may say in its connect command.
+    pub emulated_headers: Vec<String>,
+    /// Headers of every request.
+    pub static_headers: BTreeMap<String, String>,
+    /// What the client says goes along in base64.
+    pub binary: bool,
+    /// What is kept about the connection for backends goes along.
+    pub with_meta: bool,
+    /// The most calls under way.
+    pub concurrency: usize,
+    /// What some HTTP statuses mean.
+    pub statuses: Vec<Status>,
+}
+
+/// What an HTTP status of a backend means.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Status {
+    /// The status.
+    pub status: u16,
+    /// What its client is told.
+    pub verdict: Verdict,
+}
+
+/// What a client is told that a backend refuses something.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// An error of the backend's own.
+    Error(message::Error),
+    /// Its connection is closed.
+    Disconnect(Disconnect),
+}
+
+/// Who is asked about a room of one namespace.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RoomProxies {
+    /// Whether a client may subscribe.
+    pub subscribe: Option<BackendId>,
+    /// Whether a client may publish, and what.
+    pub publish: Option<BackendId>,
+    /// Whether a subscription goes on.
+    pub sub_refresh: Option<BackendId>,
+}
+
+/// Who is asked about everything else.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proxies {
+    /// Who a client without a token is.
+    pub connect: Option<BackendId>,
+    /// Whether a connection goes on.
+    pub refresh: Option<BackendId>,
+    /// Calls of clients.
+    pub rpc: Methods,
+    /// Headers of clients' requests that some backend wants.
+    pub http_headers: Vec<String>,
+    /// Headers in their connect commands that some wants.
+    pub emulated_headers: Vec<String>,
+    /// Whether any that is asked after the connect wants headers.
+    pub keeps_headers: bool,
+    /// Whether any wants what is kept about the connection.
+    pub keeps_meta: bool,
+}
+
+/// Who answers which calls of clients.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Methods {
+    /// Methods without a `:` in their name.
+    pub default: Option<BackendId>,
+    /// By what stands before the first `:` of a method's name.
+    pub named: BTreeMap<Box<str>, Option<BackendId>>,
+}
+
+/// Who answers a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Responsible {
+    /// This backend.
+    Backend(BackendId),
+    /// No one answers such calls.
+    NoOne,
+    /// There are no such calls.
+    Unknown,
+}
+
+impl Methods {
+    /// Who answers calls of `method`.
+    pub fn responsible(&self, method: &str) -> Responsible {
+        let backend = match method.split_once(':') {
+            None => Some(&self.default),
+            Some((namespace, _)) => self.named.get(namespace),
+        };
+        match backend {
+            Some(Some(id)) => Responsible::Backend(*id),
+            Some(None) => Responsible::NoOne,
+            // Where no calls are served at all, that is what is to be said.
+            None if self.default.is_none() && self.named.values().all(Option::is_none) => {
+                Responsible::NoOne
+            }
+            None => Responsible::Unknown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_namespace_of_a_method_says_who_answers() {
+        let (first, second) = (BackendId(0), BackendId(1));
+        let named = [("shop".into(), Some(second)), ("off".into(), None)].into_iter().collect();
+        let methods = Methods { default: Some(first), named };
+        assert_eq!(methods.responsible("time"), Responsible::Backend(first));
+        assert_eq!(methods.responsible("shop:buy:now"), Responsible::Backend(second));
+        assert_eq!(methods.responsible("off:x"), Responsible::NoOne);
+        assert_eq!(methods.responsible("other:x"), Responsible::Unknown);
+        assert_eq!(Methods::default().responsible("other:x"), Responsible::NoOne);
+    }
+}

@@ -1,0 +1,285 @@
+//! What backends are asked: questions of sessions, and their form as JSON.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::{
+    headers::Headers,
+    options::{Backend, BackendId},
+};
+use crate::{protocol::codec::Format, room::types::ClientInfo};
+
+/// What a session wants to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// Of whom.
+    pub to: BackendId,
+    /// About which client.
+    pub client: Arc<ClientInfo>,
+    /// What is kept about its connection for backends; empty if nothing.
+    pub meta: Bytes,
+    /// Its headers, as far as any backend wants them.
+    pub headers: Option<Arc<Headers>>,
+    /// What.
+    pub ask: Ask,
+}
+
+/// What is asked about a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// Who it is.
+    Connect {
+        /// What it says.
+        data: Bytes,
+        /// What it calls itself.
+        name: String,
+        /// Which version of that it is.
+        version: String,
+    },
+    /// Whether its connection goes on.
+    Refresh,
+    /// Whether it may subscribe.
+    Subscribe {
+        /// To this room.
+        room: String,
+        /// What it says.
+        data: Bytes,
+    },
+    /// Whether it may publish.
+    Publish {
+        /// In this room.
+        room: String,
+        /// This.
+        data: Bytes,
+    },
+    /// Whether its subscription goes on.
+    SubRefresh {
+        /// To this room.
+        room: String,
+    },
+    /// It calls the application itself.
+    Rpc {
+        /// The method.
+        method: String,
+        /// What it says.
+        data: Bytes,
+    },
+}
+
+/// Kinds of questions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// See [`Ask::Connect`].
+    Connect,
+    /// See [`Ask::Refresh`].
+    Refresh,
+    /// See [`Ask::Subscribe`].
+    Subscribe,
+    /// See [`Ask::Publish`].
+    Publish,
+    /// See [`Ask::SubRefresh`].
+    SubRefresh,
+    /// See [`Ask::Rpc`].
+    Rpc,
+}
+
+impl Kind {
+    /// What it is called.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Refresh => "refresh",
+            Self::Subscribe => "subscribe",
+            Self::Publish => "publish",
+            Self::SubRefresh => "sub_refresh",
+            Self::Rpc => "rpc",
+        }
+    }
+}
+
+impl Ask {
+    /// Its kind.
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Connect { .. } => Kind::Connect,
+            Self::Refresh => Kind::Refresh,
+            Self::Subscribe { .. } => Kind::Subscribe,
+            Self::Publish { .. } => Kind::Publish,
+            Self::SubRefresh { .. } => Kind::SubRefresh,
+            Self::Rpc { .. } => Kind::Rpc,
+        }
+    }
+}
+
+/// How a client is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Via {
+    /// The transport, as in the path that it connected to.
+    pub transport: &'static str,
+    /// The format of its messages.
+    pub format: Format,
+}
+
+#[derive(Serialize, Default)]
+struct Body<'a> {
+    client: String,
+    transport: &'a str,
+    protocol: &'a str,
+    encoding: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    b64data: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meta: Option<&'a RawValue>,
+}
+
+impl<'a> Body<'a> {
+    /// As base64 if the backend wants that, or if it can't be said otherwise: what a client says in Protobuf
+    /// need not be JSON.
+    fn says(mut self, data: &'a Bytes, backend: &Backend) -> Self {
+        if data.is_empty() {
+            return self;
+        }
+        self.data = json(data).filter(|_| !backend.binary);
+        if self.data.is_none() {
+            self.b64data = Some(base64::engine::general_purpose::STANDARD.encode(data));
+        }
+        self
+    }
+}
+
+fn json(data: &Bytes) -> Option<&RawValue> {
+    serde_json::from_slice(data).ok()
+}
+
+fn some(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+impl Question {
+    /// What is posted to `backend`.
+    ///
+    /// # Errors
+    /// None that could happen.
+    pub fn body(&self, backend: &Backend, via: Via) -> Result<Vec<u8>, serde_json::Error> {
+        let base = Body {
+            client: self.client.client.to_string(),
+            transport: via.transport,
+            protocol: if via.format == Format::Protobuf { "protobuf" } else { "json" },
+            encoding: if backend.binary { "binary" } else { "json" },
+            ..Body::default()
+        };
+        let known = Body {
+            user: Some(&self.client.user),
+            meta: json(&self.meta).filter(|_| backend.with_meta),
+            ..base
+        };
+        let body = match &self.ask {
+            Ask::Connect { data, name, version } => {
+                // Who it is, is what is asked.
+                Body { user: None, meta: None, name: some(name), version: some(version), ..known }
+                    .says(data, backend)
+            }
+            Ask::Refresh => known,
+            Ask::Subscribe { room, data } | Ask::Publish { room, data } => {
+                Body { channel: Some(room), ..known }.says(data, backend)
+            }
+            Ask::SubRefresh { room } => Body { channel: Some(room), ..known },
+            Ask::Rpc { method, data } => Body { method: Some(method), ..known }.says(data, backend),
+        };
+        serde_json::to_vec(&body)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::room::types::ClientId;
+
+    /// A backend of which nothing is special.
+    pub fn backend() -> Backend {
+        Backend {
+            name: "b".into(),
+            endpoint: "http://b".into(),
+            timeout: Duration::from_secs(1),
+            http_headers: Vec::new(),
+            emulated_headers: Vec::new(),
+            static_headers: Default::default(),
+            binary: false,
+            with_meta: true,
+            concurrency: 1,
+            statuses: Vec::new(),
+        }
+    }
+
+    fn said(ask: Ask, backend: &Backend) -> Value {
+        let question = Question {
+            to: BackendId(0),
+            client: Arc::new(ClientInfo::new(ClientId(0), "ann")),
+            meta: Bytes::from_static(b"{\"m\":1}"),
+            headers: None,
+            ask,
+        };
+        let via = Via { transport: "websocket", format: Format::Json };
+        let body = question.body(backend, via).expect("plain data");
+        serde_json::from_slice(&body).expect("JSON")
+    }
+
+    const CLIENT: &str = "00000000-0000-4000-8000-000000000000";
+
+    #[test]
+    fn a_connect_says_nothing_of_a_user() {
+        let (name, version) = ("js".to_owned(), String::new());
+        let ask = Ask::Connect { data: Bytes::from_static(b"{\"a\": 1}"), name, version };
+        let expected = json!({"client": CLIENT, "transport": "websocket", "protocol": "json",
+            "encoding": "json", "data": {"a": 1}, "name": "js"});
+        assert_eq!(said(ask, &backend()), expected);
+    }
+
+    #[test]
+    fn what_is_no_json_goes_along_in_base64() {
+        let ask =
+            |data: &'static [u8]| Ask::Rpc { method: "m".into(), data: Bytes::from_static(data) };
+        let expected = json!({"client": CLIENT, "transport": "websocket", "protocol": "json",
+            "encoding": "json", "user": "ann", "method": "m", "b64data": "AAE=", "meta": {"m": 1}});
+        assert_eq!(said(ask(&[0, 1]), &backend()), expected);
+        let binary = Backend { binary: true, with_meta: false, ..backend() };
+        let expected = json!({"client": CLIENT, "transport": "websocket", "protocol": "json",
+            "encoding": "binary", "user": "ann", "method": "m", "b64data": "e30="});
+        assert_eq!(said(ask(b"{}"), &binary), expected);
+    }
+
+    #[test]
+    fn rooms_are_named() {
+        let room = || "chat:a".to_owned();
+        let data = Bytes::new;
+        for ask in [
+            Ask::Subscribe { room: room(), data: data() },
+            Ask::Publish { room: room(), data: data() },
+            Ask::SubRefresh { room: room() },
+        ] {
+            let said = said(ask, &backend());
+            assert_eq!((&said["channel"], &said["user"]), (&json!("chat:a"), &json!("ann")));
+            assert_eq!(said.get("data"), None);
+        }
+    }
+}

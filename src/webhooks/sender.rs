@@ -1,0 +1,185 @@
+//! SHELL. Posts events to the application's endpoint.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use tokio::sync::{Notify, watch};
+
+use super::{
+    event::{self, Event, Happening},
+    queue::{Limits, Next, Queue},
+    sign,
+};
+use crate::{
+    clock,
+    cluster::{node::NodeId, view::View},
+    metrics::Metrics,
+};
+
+/// What is told, where and how.
+#[derive(Clone)]
+pub struct Options {
+    /// URL that is posted to.
+    pub endpoint: String,
+    /// What batches are signed with.
+    pub secret: String,
+    /// The kinds of events that are told.
+    pub kinds: Vec<String>,
+    /// How long a post may take.
+    pub timeout: Duration,
+    /// How many events wait, and go together.
+    pub limits: Limits,
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // There is a secret in it.
+        f.write_str("Options")
+    }
+}
+
+/// Tells the application what happens; all threads share it.
+pub struct Webhooks {
+    options: Options,
+    node: String,
+    client: reqwest::Client,
+    queue: Mutex<Queue>,
+    /// There is something new.
+    news: Notify,
+    /// Numbers the events.
+    last: AtomicU64,
+    metrics: Metrics,
+}
+
+impl Webhooks {
+    /// Starts telling on this thread.
+    ///
+    /// # Errors
+    /// If no HTTP client can be made.
+    pub fn start(options: Options, node: NodeId, metrics: Metrics) -> anyhow::Result<Arc<Self>> {
+        let client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .timeout(options.timeout)
+            .user_agent(concat!("Roomcast/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .context("can't make an HTTP client for webhooks")?;
+        let (queue, news) = (Mutex::new(Queue::new(options.limits)), Notify::new());
+        let (node, last) = (node.to_string(), AtomicU64::new(0));
+        let webhooks = Arc::new(Self { options, node, client, queue, news, last, metrics });
+        actix_rt::spawn(webhooks.clone().run());
+        Ok(webhooks)
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // Nothing here can panic half way, so a poisoned lock holds nothing wrong.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of what has happened.
+    pub fn tell(&self, what: Happening) {
+        if !self.options.kinds.iter().any(|it| it == what.kind()) {
+            return;
+        }
+        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let id = format!("{}-{number}", self.node);
+        let node = match &what {
+            Happening::NodeGone(gone) => gone.to_string(),
+            _ => self.node.clone(),
+        };
+        let event = Event { id, time_ms: clock::unix_millis(), node, what };
+        let (dropped, waiting) = {
+            let mut queue = self.queue();
+            (queue.push(event, clock::now()), queue.len())
+        };
+        if dropped {
+            self.metrics.webhook_events.with_label_values(&["dropped"]).inc();
+        }
+        self.metrics.webhook_waiting.set(waiting as i64);
+        self.news.notify_one();
+    }
+
+    async fn run(self: Arc<Self>) {
+        loop {
+            let next = self.queue().next(clock::now());
+            match next {
+                Next::Send(events) => self.send(&events).await,
+                Next::Nothing => self.news.notified().await,
+                Next::At(at) => {
+                    let wait = at.since(clock::now());
+                    // Either is a reason to look again.
+                    let _ = tokio::time::timeout(wait, self.news.notified()).await;
+                }
+            }
+        }
+    }
+
+    async fn send(&self, events: &[Event]) {
+        let sent = self.post(events).await;
+        let mut queue = self.queue();
+        let outcome = match sent {
+            Ok(()) => {
+                queue.delivered();
+                self.metrics
+                    .webhook_events
+                    .with_label_values(&["delivered"])
+                    .inc_by(events.len() as u64);
+                "delivered"
+            }
+            Err(error) => {
+                queue.failed(clock::now());
+                let waiting = queue.len();
+                tracing::warn!(%error, waiting, "events could not be told; they are sent again");
+                "failed"
+            }
+        };
+        self.metrics.webhook_waiting.set(queue.len() as i64);
+        self.metrics.webhook_posts.with_label_values(&[outcome]).inc();
+    }
+
+    async fn post(&self, events: &[Event]) -> anyhow::Result<()> {
+        let body = event::body(events)?;
+        let signature = sign::signature(&self.options.secret, clock::unix_seconds(), &body);
+        let request = self.client.post(&self.options.endpoint);
+        let request = request.header("Content-Type", "application/json");
+        let response = request.header(sign::HEADER, signature).body(body).send().await?;
+        let status = response.status();
+        anyhow::ensure!(status.is_success(), "HTTP status {}", status.as_u16());
+        Ok(())
+    }
+
+    /// Tells of nodes that are gone, as long as the cluster has a view. The first two of those that are left
+    /// do: one of them may be about to go too.
+    pub async fn watch(self: Arc<Self>, me: NodeId, mut view: watch::Receiver<View>) {
+        let nodes = |view: &View| view.nodes().keys().copied().collect::<BTreeSet<NodeId>>();
+        let mut known = nodes(&view.borrow_and_update());
+        while view.changed().await.is_ok() {
+            let now = nodes(&view.borrow_and_update());
+            if now.iter().take(2).any(|it| *it == me) {
+                known.difference(&now).for_each(|gone| self.tell(Happening::NodeGone(*gone)));
+            }
+            known = now;
+        }
+    }
+
+    /// Waits until all is told, or until then.
+    pub async fn finish(&self, deadline: tokio::time::Instant) {
+        self.queue().hurry();
+        self.news.notify_one();
+        let told = async {
+            while !self.queue().is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout_at(deadline, told).await.is_err() {
+            tracing::warn!(events = self.queue().len(), "not all events could be told in time");
+        }
+    }
+}
