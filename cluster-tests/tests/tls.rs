@@ -65,8 +65,13 @@ impl Authority {
     fn start(&self) -> Result<Node, String> {
         let file = paths::scratch(".toml");
         fs::write(&file, self.config()).map_err(text)?;
-        let args =
-            NodeArgs { name: "a".to_owned(), config: file.clone(), join: Vec::new(), host: None };
+        let args = NodeArgs {
+            name: "a".to_owned(),
+            config: file.clone(),
+            join: Vec::new(),
+            host: None,
+            under: Vec::new(),
+        };
         let node = Node::start(paths::server(), &args);
         let _ = fs::remove_file(file);
         node
