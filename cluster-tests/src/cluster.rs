@@ -55,6 +55,7 @@ pub struct Cluster {
     /// Where the nodes run, if not on this host.
     pub hosts: Option<Hosts>,
     config: PathBuf,
+    under: Vec<String>,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -81,7 +82,8 @@ impl Cluster {
     ) -> Result<Self, String> {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let (nodes, hosts, file) = (Vec::new(), hosts()?, paths::scratch(".toml"));
-        let mut cluster = Self { nodes, hosts, config: file, _turn: turn };
+        let under = Vec::new();
+        let mut cluster = Self { nodes, hosts, config: file, under, _turn: turn };
         fs::write(&cluster.config, config).map_err(|e| e.to_string())?;
         for _ in 0..size {
             cluster.add()?;
@@ -93,6 +95,11 @@ impl Cluster {
     /// Nodes that start from now on have this configuration.
     pub fn configure(&self, config: &str) -> Result<(), String> {
         fs::write(&self.config, config).map_err(|e| e.to_string())
+    }
+
+    /// Nodes that start from now on are started by this program, such as `prlimit --nofile=99`.
+    pub fn start_under(&mut self, words: &[&str]) {
+        self.under = words.iter().map(|it| (*it).to_owned()).collect();
     }
 
     /// Starts one node more, which joins all that run; does not wait for the view.
@@ -126,6 +133,7 @@ impl Cluster {
             config: self.config.clone(),
             name: node_name(index),
             host,
+            under: self.under.clone(),
         };
         Node::start(server()?, &args)
     }

@@ -12,7 +12,8 @@
 //!        eth0       eth0       eth0      10.213.X.10, .11, .12
 //! ```
 //!
-//! It takes root, `ip` and `nft`. Where those are missing, [`available`] says so
+//! It takes root, `ip` and `nft` (and `tc`, `ss` and `iptables` for links that are slow or
+//! reset and for gossip that is late). Where those are missing, [`available`] says so
 //! and the scenarios are skipped.
 
 use std::fmt;
@@ -21,6 +22,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Child, Command, Stdio};
 
 use crate::node::node_name;
+use crate::rough::Rough;
 use crate::wait::ensure;
 
 /// Ends everything that belongs to the network `$0` when its standard input
@@ -32,6 +34,9 @@ for link in /sys/class/net/"$0"-*; do ip link delete "${link##*/}"; done
 for host in /run/netns/"$0"-*; do ip netns delete "${host##*/}"; done
 ip link delete "$0"
 "#;
+
+/// What a slow link carries: a modem's worth.
+const SLOW: &str = "512kbit";
 
 /// What can be wrong with the network between the nodes. Clients still reach
 /// every node, but for [`Cut::Unplugged`].
@@ -65,6 +70,15 @@ pub enum Cut {
         /// Which node.
         node: usize,
     },
+    /// Datagrams are late, out of order, lost and repeated; see [`crate::rough`].
+    Rough,
+    /// The links between these two carry little.
+    Slow {
+        /// The one.
+        a: usize,
+        /// The other.
+        b: usize,
+    },
 }
 
 impl fmt::Display for Cut {
@@ -82,6 +96,11 @@ impl fmt::Display for Cut {
             Self::Gossip => f.write_str("gossip stops: no UDP between nodes"),
             Self::Mesh => f.write_str("links stand still: no TCP between nodes"),
             Self::Unplugged { node } => write!(f, "node {}'s cable is pulled", node_name(*node)),
+            Self::Rough => f.write_str("gossip is late, out of order, lost and repeated"),
+            Self::Slow { a, b } => {
+                let (a, b) = (node_name(*a), node_name(*b));
+                write!(f, "links between nodes {a} and {b} carry {SLOW} each way")
+            }
         }
     }
 }
@@ -101,6 +120,7 @@ pub struct Hosts {
     name: String,
     subnet: u8,
     nodes: Vec<usize>,
+    rough: Vec<Rough>,
     clean_up: Child,
 }
 
@@ -121,7 +141,7 @@ impl Hosts {
         let clean_up = clean_up(&name).inspect_err(|_| {
             let _ = run("ip", &["link", "delete", &name]);
         })?;
-        let hosts = Self { name, subnet, nodes: Vec::new(), clean_up };
+        let hosts = Self { name, subnet, nodes: Vec::new(), rough: Vec::new(), clean_up };
         let address = format!("{}/24", hosts.address(1));
         run("ip", &["address", "add", &address, "dev", &hosts.name])?;
         run("ip", &["link", "set", &hosts.name, "up"])?;
@@ -132,8 +152,7 @@ impl Hosts {
     /// The host of the node at `index`, made when it is first asked for.
     pub fn host(&mut self, index: usize) -> Result<Host, String> {
         let namespace = self.cable(index);
-        let number = u8::try_from(10 + index).map_err(|_| "too many nodes".to_owned())?;
-        let address = self.address(number);
+        let address = self.host_address(index)?;
         if !self.nodes.contains(&index) {
             self.make(&namespace, address)?;
             self.nodes.push(index);
@@ -154,7 +173,7 @@ impl Hosts {
     }
 
     /// Makes a cut, beside those that there are.
-    pub fn cut(&self, cut: Cut) -> Result<(), String> {
+    pub fn cut(&mut self, cut: Cut) -> Result<(), String> {
         let (from, to) = ("iifname", "oifname");
         let way = |a, b| format!("{from} {} {to} {}", self.cable(a), self.cable(b));
         match cut {
@@ -170,16 +189,52 @@ impl Hosts {
             Cut::Gossip => self.drop_all(&[self.any_cable("udp")]),
             Cut::Mesh => self.drop_all(&[self.any_cable("tcp")]),
             Cut::Unplugged { node } => run("ip", &["link", "set", &self.cable(node), "down"]),
+            Cut::Rough => self.make_rough(),
+            Cut::Slow { a, b } => self.make_slow(a, b).and_then(|()| self.make_slow(b, a)),
         }
     }
 
     /// Ends all cuts.
-    pub fn heal(&self) -> Result<(), String> {
+    pub fn heal(&mut self) -> Result<(), String> {
+        self.rough.clear();
         self.rules("flush chain bridge NAME cut")?;
         for &node in &self.nodes {
-            run("ip", &["link", "set", &self.cable(node), "up"])?;
+            let cable = self.cable(node);
+            run("ip", &["link", "set", &cable, "up"])?;
+            // Where nothing was slow there is nothing to be taken away.
+            let _ = run("tc", &["qdisc", "delete", "dev", &cable, "root"]);
         }
         Ok(())
+    }
+
+    /// Resets every link that a node has to others, once. Its clients keep their connections.
+    pub fn reset_links(&self, node: usize) -> Result<(), String> {
+        for &other in self.nodes.iter().filter(|it| **it != node) {
+            let (host, address) = (self.cable(node), self.host_address(other)?.to_string());
+            run("ip", &["netns", "exec", &host, "ss", "-K", "dst", &address])?;
+        }
+        Ok(())
+    }
+
+    fn make_rough(&mut self) -> Result<(), String> {
+        for &node in &self.nodes {
+            let others = self.nodes.iter().filter(|it| **it != node);
+            let others: Vec<_> =
+                others.map(|it| self.host_address(*it)).collect::<Result<_, _>>()?;
+            self.rough.push(Rough::new(&self.cable(node), &others)?);
+        }
+        Ok(())
+    }
+
+    /// At the end of the cable where it goes into the host: the others' way there stays wide.
+    fn make_slow(&self, from: usize, to: usize) -> Result<(), String> {
+        let (cable, from) = (self.cable(to), self.host_address(from)?);
+        let tc = |words: String| run("tc", &words.split(' ').collect::<Vec<_>>());
+        tc(format!("qdisc add dev {cable} root handle 1: htb default 1"))?;
+        tc(format!("class add dev {cable} parent 1: classid 1:1 htb rate 1gbit quantum 60000"))?;
+        tc(format!("class add dev {cable} parent 1: classid 1:2 htb rate {SLOW}"))?;
+        let tcp = "match ip protocol 6 0xff flowid 1:2";
+        tc(format!("filter add dev {cable} parent 1: protocol ip u32 match ip src {from} {tcp}"))
     }
 
     /// The bridge forwards nothing that matches. Every table sees the traffic of all
@@ -191,16 +246,7 @@ impl Hosts {
 
     /// Runs nft commands on this network's table, which are all done or none.
     fn rules(&self, commands: &str) -> Result<(), String> {
-        let script = format!("add table bridge NAME\n{commands}\n").replace("NAME", &self.name);
-        let mut nft = Command::new("nft");
-        nft.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut nft = nft.spawn().map_err(|e| format!("nft: {e}"))?;
-        let mut stdin = nft.stdin.take().expect("stdin is piped");
-        stdin.write_all(script.as_bytes()).map_err(|e| format!("nft: {e}"))?;
-        drop(stdin);
-        let output = nft.wait_with_output().map_err(|e| format!("nft: {e}"))?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure(output.status.success(), || format!("nft refused {script}: {said}"))
+        nft(None, &format!("add table bridge NAME\n{commands}\n").replace("NAME", &self.name))
     }
 
     fn any_cable(&self, protocol: &str) -> String {
@@ -209,6 +255,11 @@ impl Hosts {
 
     fn cable(&self, index: usize) -> String {
         format!("{}-{}", self.name, node_name(index))
+    }
+
+    fn host_address(&self, index: usize) -> Result<Ipv4Addr, String> {
+        let number = u8::try_from(10 + index).map_err(|_| "too many nodes".to_owned())?;
+        Ok(self.address(number))
     }
 
     fn address(&self, host: u8) -> Ipv4Addr {
@@ -247,7 +298,22 @@ fn clean_up(name: &str) -> Result<Child, String> {
     command.spawn().map_err(|e| format!("setsid: {e}"))
 }
 
-fn run(program: &str, args: &[&str]) -> Result<(), String> {
+/// Runs a script of nft's, in a namespace if one is named.
+pub(crate) fn nft(namespace: Option<&str>, script: &str) -> Result<(), String> {
+    let within = namespace.map(|it| ["ip", "netns", "exec", it]);
+    let words = [within.as_ref().map_or(&[][..], |it| it), &["nft", "-f", "-"]].concat();
+    let mut nft = Command::new(words[0]);
+    nft.args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut nft = nft.spawn().map_err(|e| format!("nft: {e}"))?;
+    let mut stdin = nft.stdin.take().expect("stdin is piped");
+    stdin.write_all(script.as_bytes()).map_err(|e| format!("nft: {e}"))?;
+    drop(stdin);
+    let output = nft.wait_with_output().map_err(|e| format!("nft: {e}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure(output.status.success(), || format!("nft refused {script}: {said}"))
+}
+
+pub(crate) fn run(program: &str, args: &[&str]) -> Result<(), String> {
     let output = Command::new(program).args(args).stdin(Stdio::null()).output();
     let output = output.map_err(|e| format!("{program}: {e}"))?;
     let said = String::from_utf8_lossy(&output.stderr);

@@ -13,6 +13,7 @@
 //!                          ├──► browser::Browser ─────────► clients/js/browser.mjs
 //!                          ├──► backend::Backend          the application's HTTP server
 //!                          ├──► ws::Socket                  bytes no SDK would send
+//!                          ├──► control::Control            who must not notice the fault
 //!                          ├──► stream::Stream              streamed responses, as curl shows them
 //!                          └──► check                       what must hold, judged offline
 //! ```
@@ -28,11 +29,13 @@ pub mod backend;
 pub mod browser;
 pub mod check;
 pub mod cluster;
+pub mod control;
 pub mod driver;
 pub mod hosts;
 pub mod http;
 pub mod node;
 pub mod paths;
+pub mod rough;
 pub mod sdk;
 pub mod sim;
 pub mod step;

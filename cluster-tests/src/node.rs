@@ -34,6 +34,8 @@ pub struct NodeArgs {
     pub join: Vec<String>,
     /// The host to run on; none: this one, on loopback.
     pub host: Option<Host>,
+    /// The program that starts it, with arguments, if one does. It has to replace itself by the server.
+    pub under: Vec<String>,
 }
 
 /// A running (or ended) server process.
@@ -166,6 +168,7 @@ fn command(server: &std::path::Path, args: &NodeArgs) -> Command {
     if let Some(host) = &args.host {
         words.extend(["ip", "netns", "exec", &host.namespace].map(OsStr::new));
     }
+    words.extend(args.under.iter().map(OsStr::new));
     words.push(server.as_os_str());
     let mut command = Command::new(words[0]);
     command.args(&words[1..]);

@@ -92,3 +92,8 @@ pub fn python() -> PathBuf {
     assert!(python.exists(), "the Python SDK is not installed: {INSTALL_HINT}");
     python
 }
+
+/// The driver of the Go SDK, which the run script builds where there is a Go toolchain.
+pub fn go_driver() -> PathBuf {
+    target_dir().join("go-driver")
+}

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub enum Sdk {
     Js,
     /// PyPI `centrifuge-python`.
     Python,
+    /// `centrifuge-go`.
+    Go,
 }
 
 /// The protocol's encoding.
@@ -38,6 +41,7 @@ impl fmt::Display for Sdk {
         f.write_str(match self {
             Self::Js => "JS SDK",
             Self::Python => "Python SDK",
+            Self::Go => "Go SDK",
         })
     }
 }
@@ -70,6 +74,8 @@ pub struct Published {
 pub struct Clients {
     drivers: BTreeMap<Sdk, Driver>,
     homes: BTreeMap<String, Sdk>,
+    /// A file with the authority that clients take certificates of.
+    pub authority: Option<PathBuf>,
 }
 
 impl Clients {
@@ -102,7 +108,11 @@ impl Clients {
         mut fields: Value,
     ) -> Result<String, Refusal> {
         if let std::collections::btree_map::Entry::Vacant(slot) = self.drivers.entry(sdk) {
-            let driver = Driver::start(command(sdk));
+            let mut command = command(sdk);
+            if let Some(authority) = &self.authority {
+                command.env("NODE_EXTRA_CA_CERTS", authority);
+            }
+            let driver = Driver::start(command);
             slot.insert(driver.map_err(|message| Refusal { code: 0, message })?);
         }
         self.homes.insert(client.to_owned(), sdk);
@@ -254,6 +264,7 @@ fn command(sdk: Sdk) -> Command {
             python.arg(paths::crate_dir().join("clients/python/driver.py"));
             python
         }
+        Sdk::Go => Command::new(paths::go_driver()),
     }
 }
 

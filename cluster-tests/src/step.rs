@@ -112,6 +112,11 @@ pub enum Step {
     Cut(Cut),
     /// All cuts end.
     Heal,
+    /// Every link of a node to others is reset.
+    ResetLinks {
+        /// Which node.
+        node: usize,
+    },
     /// What is wrong stays wrong for so long.
     Hold(Duration),
     /// Waits until all running nodes see each other.
@@ -149,6 +154,9 @@ impl fmt::Display for Step {
             Self::Restart { node } => write!(f, "node {} is started again", node_name(*node)),
             Self::Cut(cut) => write!(f, "{cut}"),
             Self::Heal => write!(f, "the network is whole again"),
+            Self::ResetLinks { node } => {
+                write!(f, "the links of node {} are reset", node_name(*node))
+            }
             Self::Hold(time) => write!(f, "it stays so for {time:?}"),
             Self::Converge => write!(f, "all running nodes see each other"),
         }

@@ -102,6 +102,11 @@ impl Stream {
         Ok(last)
     }
 
+    /// Sends what does not belong there.
+    pub fn send_raw(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.io.write_all(bytes).map_err(|e| e.to_string())
+    }
+
     fn unchunk(&mut self) {
         while let Some(end) = self.raw.windows(2).position(|it| it == b"\r\n") {
             let size = String::from_utf8_lossy(&self.raw[..end]).into_owned();

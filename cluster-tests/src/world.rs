@@ -154,6 +154,7 @@ impl World {
             Step::Restart { node } => self.cluster.restart(*node),
             Step::Cut(cut) => self.hosts()?.cut(*cut),
             Step::Heal => self.hosts()?.heal(),
+            Step::ResetLinks { node } => self.hosts()?.reset_links(*node),
             Step::Hold(time) => {
                 hold(*time);
                 Ok(())
@@ -162,8 +163,8 @@ impl World {
         }
     }
 
-    fn hosts(&self) -> Result<&Hosts, String> {
-        self.cluster.hosts.as_ref().ok_or_else(|| "the nodes have no hosts".to_owned())
+    fn hosts(&mut self) -> Result<&mut Hosts, String> {
+        self.cluster.hosts.as_mut().ok_or_else(|| "the nodes have no hosts".to_owned())
     }
 
     fn call(&mut self, client: &str, cmd: &str, fields: Value) -> Result<(), String> {

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cluster_tests::check::{self, Entry, Message, messages_of};
+use cluster_tests::control::{self, Control};
 use cluster_tests::driver::Pending;
 use cluster_tests::hosts::Cut;
 use cluster_tests::sdk::Format::{Json, Protobuf};
@@ -20,6 +21,8 @@ const PEOPLE: [&str; 3] = ["ann", "bob", "cid"];
 const ROOMS: [&str; 8] = ["one", "two", "three", "four", "five", "six", "seven", "eight"];
 /// How long a cut lasts: longer than links and gossip take to notice it.
 const CUT: Duration = Duration::from_secs(8);
+/// How long a node that comes and goes is away, and how long it is there.
+const FLAP: Duration = Duration::from_secs(3);
 /// In this time everything must be as if nothing had happened.
 const RECOVERED: Duration = Duration::from_secs(30);
 /// Messages of each person in each room before a cut, and after it.
@@ -294,5 +297,77 @@ fn a_node_whose_cable_is_pulled_gets_its_clients_back() {
     world.play([MoveTo { client: "ann", node: 1, room: "one" }]);
     world.play([Hold(CUT / 2), Heal]);
     hush(&mut world, talking, &mut said);
+    judge(&mut world, said);
+}
+
+/// A client on node b talks to one on node c, in a room that node a has no part in.
+fn control(world: &World) -> Control {
+    let (b, c) = (world.cluster.node(1).http, world.cluster.node(2).http);
+    Control::start(b, c, &control::room_at(1, 2, 3)).expect("all is well yet")
+}
+
+fn undisturbed(world: &mut World, control: Control) {
+    let report = control.finish();
+    let what = report.as_ref().map_or_else(Clone::clone, ToString::to_string);
+    println!("{what}");
+    world.check(&format!("the control client has noticed nothing: {what}"), |_| report?.judge());
+}
+
+#[test]
+fn gossip_that_is_late_lost_and_repeated_is_not_noticed() {
+    let Some((mut world, mut said)) = meet() else { return };
+    let talking = talk(&mut world);
+    let mut control = control(&world);
+    world.play([Hold(CUT / 2), Cut(Cut::Rough)]);
+    control.fault_begins();
+    world.play([Hold(CUT)]);
+    undisturbed(&mut world, control);
+    world.play([Heal]);
+    hush(&mut world, talking, &mut said);
+    unnoticed(&mut world, &said);
+    judge(&mut world, said);
+}
+
+#[test]
+fn a_slow_link_leaves_no_silent_gap() {
+    let Some((mut world, mut said)) = meet() else { return };
+    let talking = talk(&mut world);
+    let mut control = control(&world);
+    world.play([Hold(CUT / 2), Cut(Cut::Slow { a: 0, b: 1 })]);
+    control.fault_begins();
+    world.play([Hold(CUT)]);
+    undisturbed(&mut world, control);
+    world.play([Heal]);
+    hush(&mut world, talking, &mut said);
+    only_temporary(&mut world, &said);
+    judge(&mut world, said);
+}
+
+#[test]
+fn links_that_are_reset_every_second_lose_and_repeat_nothing() {
+    let Some((mut world, mut said)) = meet() else { return };
+    let talking = talk(&mut world);
+    for node in [0, 1, 2].repeat(4) {
+        world.play([ResetLinks { node }, Hold(Duration::from_secs(1))]);
+    }
+    hush(&mut world, talking, &mut said);
+    world.play([Converge]);
+    unnoticed(&mut world, &said);
+    judge(&mut world, said);
+}
+
+#[test]
+fn a_node_that_comes_and_goes_all_the_time_does_not_disturb_the_others() {
+    let Some((mut world, mut said)) = meet() else { return };
+    let talking = talk(&mut world);
+    let mut control = control(&world);
+    world.play([Hold(CUT / 2)]);
+    control.fault_begins();
+    for _ in 0..6 {
+        world.play([Cut(Cut::Apart { node: 0 }), Hold(FLAP), Heal, Hold(FLAP)]);
+    }
+    undisturbed(&mut world, control);
+    hush(&mut world, talking, &mut said);
+    only_temporary(&mut world, &said);
     judge(&mut world, said);
 }

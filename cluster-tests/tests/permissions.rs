@@ -235,8 +235,9 @@ fn several_calls_go_in_one() {
         {"rpc": {"method": "x"}},
     ]);
     for parallel in [false, true] {
-        let done = world.api(1, "batch", json!({"commands": commands, "parallel": parallel}));
-        world.check("each has its reply", |_| {
+        let batch = json!({"commands": commands, "parallel": parallel});
+        world.check("each has its reply", |world| {
+            let done = world.cluster.api_answer(1, "batch", &batch)?;
             let replies = &done["replies"];
             let right = replies[0]["publish"]["offset"].is_u64()
                 && replies[1]["history"]["publications"].as_array().is_some_and(|it| it.len() == 1)

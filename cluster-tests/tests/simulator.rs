@@ -1,7 +1,7 @@
 //! Thousands of histories of a cluster, and those that once failed.
 //!
-//! `SIMULATOR_SEEDS=100000 cargo test --release -p cluster-tests --test simulator` runs more of them than
-//! the default does. `SIMULATOR_SEED=7 SIMULATOR_TRACE=1` tells the whole story of one.
+//! `SIMULATOR_SEEDS=17000 cargo test -p cluster-tests --test simulator` plays 102,000 of them: what to run
+//! every night. `SIMULATOR_SEED=7 SIMULATOR_TRACE=1` tells the whole story of one.
 
 use cluster_tests::sim::{self, Faults, mutants::Mutant};
 

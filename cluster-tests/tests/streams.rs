@@ -258,6 +258,40 @@ fn deltas_give_every_sdk_the_whole_and_cost_little() {
     }
 }
 
+#[test]
+fn filters_and_deltas_go_over_http_too() {
+    let mut world = World::with(2, CONFIG);
+    let all =
+        [("sse", "sse", Json), ("lines", "http_stream", Json), ("pb", "http_stream", Protobuf)];
+    for (index, (client, transport, format)) in all.into_iter().enumerate() {
+        world.check(&format!("{client} connects over {transport}"), |world| {
+            let nodes = [0, 1].map(|node| world.cluster.node(node).http);
+            let url = world.cluster.node(index % 2).ws_url();
+            let id = world.clients.connect_over(client, transport, format, &url, &nodes);
+            id.map(drop).map_err(|refusal| refusal.to_string())
+        });
+        subscribe(&mut world, client, "plain:doc", json!({"delta": "fossil"}));
+        let filter = json!({"key": "t", "cmp": "eq", "val": "0"});
+        subscribe(&mut world, client, "match", json!({"tagsFilter": filter}));
+    }
+    for n in 1..=10 {
+        let node = n as usize % 2;
+        world.api(node, "publish", json!({"channel": "plain:doc", "data": document(n)}));
+        let tags = json!({"t": (n % 3).to_string()});
+        world.api(node, "publish", json!({"channel": "match", "data": n, "tags": tags}));
+    }
+    let documents: Vec<Value> = (1..=10).map(document).collect();
+    for (client, ..) in all {
+        gets(&mut world, client, "plain:doc", "data", &documents);
+        gets(&mut world, client, "match", "data", &[json!(3), json!(6), json!(9)]);
+        world.check(&format!("{client} got deltas, but for the first"), |world| {
+            let stats = world.clients.call(client, "delta_stats", json!({"room": "plain:doc"}));
+            let stats = stats.map_err(|refusal| refusal.to_string())?;
+            ensure(stats["numDeltaPayloads"] == 9, || stats.to_string())
+        });
+    }
+}
+
 /// Texts that have something in common, of letters of one byte and more.
 fn related(random: &mut fastrand::Rng, letters: &[char]) -> (String, String) {
     let mut text = |most: usize| -> String {

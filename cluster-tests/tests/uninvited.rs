@@ -6,6 +6,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use bytes::BytesMut;
+use chitchat::ChitchatHandle;
 use cluster_tests::check::{self, messages_of};
 use cluster_tests::cluster::{SECRET, sealed_config};
 use cluster_tests::sdk::Format::Json;
@@ -13,8 +15,15 @@ use cluster_tests::sdk::Sdk::Js;
 use cluster_tests::step::Step::*;
 use cluster_tests::wait::{ensure, hold};
 use cluster_tests::world::World;
+use roomcast::cluster::gossip::Gossip;
+use roomcast::cluster::membership;
+use roomcast::cluster::node::{NodeInfo, Phase};
 use roomcast::cluster::secret::Secrets;
 use roomcast::mesh::noise::Handshake;
+use roomcast::mesh::wire::{self, Hello, Message};
+use roomcast::metrics::Metrics;
+use serde_json::json;
+use tokio::runtime::Runtime;
 
 const GOSSIP_DROPPED: &str = "roomcast_gossip_dropped_total";
 const NOT_INTRODUCED: &str = "roomcast_mesh_links_closed_total{reason=\"not_introduced\"}";
@@ -257,5 +266,94 @@ fn a_crowd_that_says_nothing_at_the_mesh_port_costs_no_link() {
     let crowd: Vec<_> = (0..300).map(|_| knock(mesh, &[0])).collect();
     it.world.play([Add, Converge]);
     it.counted(0, NOT_INTRODUCED, before, crowd.len());
+    it.end();
+}
+
+/// Says hello at a node's mesh port as a node of another mesh version, with the right secret.
+fn hello_of(version: u32, mesh: SocketAddr) -> Result<usize, String> {
+    let mut secrets = Secrets::default();
+    secrets.add(SECRET).ok_or("long enough")?;
+    let noise = |e| format!("{e:?}");
+    let mut handshake = Handshake::new(&secrets.keys("mesh")[0], true).map_err(noise)?;
+    let first = handshake.write().map_err(noise)?;
+    let mut stream = knock(mesh, &[&(first.len() as u16).to_be_bytes()[..], &first].concat());
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).map_err(|e| e.to_string())?;
+    let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut answer).map_err(|e| e.to_string())?;
+    handshake.read(&answer).map_err(noise)?;
+    let (mut sealer, _) = handshake.finish().map_err(noise)?;
+    let hello = Hello { version, cluster: "roomcast".into(), node: other_node(mesh), to: None };
+    let frame = wire::encode(&Message::Hello(hello)).map_err(|code| format!("{code:?}"))?;
+    let mut sealed = BytesMut::new();
+    sealer.seal(&frame, &mut sealed).map_err(noise)?;
+    stream.write_all(&sealed).map_err(|e| e.to_string())?;
+    until_closed(stream)
+}
+
+fn other_node(mesh: SocketAddr) -> NodeInfo {
+    let http = ([127, 0, 0, 1], 1).into();
+    NodeInfo { name: "newer".into(), generation: 1, mesh, http, phase: Phase::Ready }
+}
+
+#[test]
+fn a_node_of_another_mesh_version_gets_no_link() {
+    let mut it = begin();
+    let mesh = address(&it.world.cluster.node(0).mesh);
+    let before = count(&it.world, 0, NOT_INTRODUCED);
+    it.world
+        .check("the door is shut on a newer one", |_| hello_of(wire::VERSION + 1, mesh).map(drop));
+    it.counted(0, NOT_INTRODUCED, before, 1);
+    it.world.eventually("and the log names both versions", SOON, |world| {
+        let log = world.cluster.node(0).log();
+        let (theirs, ours) = (wire::VERSION + 1, wire::VERSION);
+        let told = format!("it speaks mesh version {theirs}, this node {ours}");
+        ensure(log.contains(&told), || log)
+    });
+    it.end();
+}
+
+/// Gossips as a ready node of another mesh version, until what is returned is dropped.
+fn gossip_as_another_version(world: &World) -> (Runtime, ChitchatHandle) {
+    let runtime = Runtime::new().expect("a runtime");
+    let (a, b) = (&world.cluster.node(0).gossip, &world.cluster.node(1).gossip);
+    let join = vec![a.clone(), b.clone()];
+    let handle = runtime.block_on(async {
+        let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+        let gossip = socket.local_addr().expect("an address");
+        // No one listens there: whoever placed a room on it would wait for ever.
+        let me = other_node(([127, 0, 0, 1], 1).into());
+        let settings = membership::Settings { me, gossip, join, cluster: "roomcast".into() };
+        let mut secrets = Secrets::default();
+        secrets.add(SECRET).expect("long enough");
+        let metrics = Metrics::new().expect("metrics");
+        let transport = Gossip::new(socket, &secrets.keys("gossip"), metrics);
+        let handle = membership::start(&settings, &transport).await.expect("it gossips");
+        let newer = (wire::VERSION + 1).to_string();
+        handle
+            .with_chitchat(|it| it.self_node_state().set(membership::VERSION, newer.as_str()))
+            .await;
+        handle
+    });
+    (runtime, handle)
+}
+
+#[test]
+fn a_node_that_gossips_another_mesh_version_is_left_out_and_named() {
+    let mut it = begin();
+    let newer = gossip_as_another_version(&it.world);
+    for node in [0, 1] {
+        it.world.eventually("the log names both versions", SOON, |world| {
+            let log = world.cluster.node(node).log();
+            let theirs = format!("\"theirs\":\"{}\"", wire::VERSION + 1);
+            ensure(log.contains(&theirs) && log.contains("is left out"), || log)
+        });
+    }
+    for number in 0..30 {
+        let room = format!("room-{number}");
+        it.world.api(0, "publish", json!({"channel": room, "data": 1}));
+    }
+    it.world.check("no one has counted it in", |world| world.cluster.converged_now());
+    drop(newer);
     it.end();
 }

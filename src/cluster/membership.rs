@@ -2,7 +2,11 @@
 //!
 //! Gossip carries what concerns nodes (addresses, names, generations), never rooms.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use actix::prelude::*;
 use chitchat::{
@@ -15,7 +19,10 @@ use super::{
     view::View,
 };
 use crate::{
-    mesh::dialer::{Dialer, Know},
+    mesh::{
+        dialer::{Dialer, Know},
+        wire,
+    },
     metrics::Metrics,
     room::actor::{FromCluster, RoomRegistry},
 };
@@ -30,6 +37,8 @@ const REMEMBRANCE: Duration = Duration::from_secs(600);
 const PHASE: &str = "phase";
 const MESH: &str = "mesh";
 const HTTP: &str = "http";
+/// Version of what is said on links: see [`wire::VERSION`].
+pub const VERSION: &str = "mesh_version";
 
 /// What gossip needs to know to begin.
 pub struct Settings {
@@ -69,6 +78,7 @@ pub async fn start(settings: &Settings, transport: &Gossip) -> anyhow::Result<Ch
         (MESH.into(), me.mesh.to_string()),
         (HTTP.into(), me.http.to_string()),
         (PHASE.into(), me.phase.word().to_owned()),
+        (VERSION.into(), wire::VERSION.to_string()),
     ];
     spawn_chitchat(config, facts, transport).await
 }
@@ -116,8 +126,9 @@ impl Actor for Membership {
         let membership = ctx.address();
         let watching = async move {
             let mut nodes = Box::pin(chitchat.lock().await.live_nodes_watch_stream());
-            let mut last = None;
+            let (mut last, mut left_out) = (None, BTreeSet::new());
             while let Some(nodes) = std::future::poll_fn(|cx| nodes.as_mut().poll_next(cx)).await {
+                left_out = leave_out(&nodes, &left_out);
                 let peers = nodes.iter().filter_map(|(id, state)| node_info(id, state));
                 let view = View::new(peers.chain([me.clone()]));
                 if last.as_ref() != Some(&view) {
@@ -137,8 +148,32 @@ impl Actor for Membership {
     }
 }
 
-/// What a node says of itself; none while gossip has not brought all of it.
+/// The nodes that speak another mesh version. Links to them are refused, so rooms that were placed on them
+/// could not be reached. Says so of those that were not there `before`.
+fn leave_out(
+    nodes: &BTreeMap<ChitchatId, NodeState>,
+    before: &BTreeSet<ChitchatId>,
+) -> BTreeSet<ChitchatId> {
+    let ours = wire::VERSION.to_string();
+    let others = nodes.iter().filter_map(|(id, state)| {
+        let theirs = state.get(VERSION).filter(|it| *it != ours)?;
+        if !before.contains(id) {
+            let node = &*id.node_id;
+            tracing::warn!(
+                node,
+                theirs,
+                ours,
+                "a node speaks another mesh version, and is left out: upgrade one"
+            );
+        }
+        Some(id.clone())
+    });
+    others.collect()
+}
+
+/// What a node says of itself; none while gossip has not brought all of it, and of one that speaks another mesh version.
 fn node_info(id: &ChitchatId, state: &NodeState) -> Option<NodeInfo> {
+    (state.get(VERSION)?.parse() == Ok(wire::VERSION)).then_some(())?;
     Some(NodeInfo {
         name: id.node_id.to_string(),
         generation: id.generation_id,

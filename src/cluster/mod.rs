@@ -3,10 +3,10 @@
 //! In: gossip. Out: a [`view::View`] of the routable nodes, and from it the [`placement::Placement`] of
 //! rooms. Pure but for [`membership`] (the actor around chitchat) and [`gossip`] (its sealed transport).
 
+pub mod datagram;
 pub mod gossip;
 pub mod membership;
 pub mod node;
 pub mod placement;
-
 pub mod secret;
 pub mod view;

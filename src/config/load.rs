@@ -356,6 +356,18 @@ mod tests {
             problem("[channel.without_namespace]\nforce_recovery = true")
                 .starts_with("channel.without_namespace.force_recovery: needs history_size")
         );
+        for (option, why) in [
+            ("auto_cache_recover = true", "auto_cache_recover: needs force_recovery"),
+            ("allowed_delta_types = [\"xdelta\"]", "allowed_delta_types: \"xdelta\" is no delta"),
+            (
+                "publication_data_format = \"jsn\"",
+                "publication_data_format: \"jsn\" is no format; did you mean json?",
+            ),
+        ] {
+            let problem = problem(&format!("[channel.without_namespace]\n{option}"));
+            let expected = format!("channel.without_namespace.{why}");
+            assert!(problem.starts_with(&expected), "{problem}");
+        }
         assert!(
             problem("[cluster]\ngossip = \"10.0.0.1:1\"\nmesh = \"10.0.0.1:2\"")
                 .starts_with("cluster.secret: needed")

@@ -290,6 +290,10 @@ impl Channel {
                 return Err(Invalid::new(format!("{key}.force_recovery_mode"), problem));
             }
         };
+        if self.auto_cache_recover && !(recovery_cache && self.force_recovery) {
+            let problem = "needs force_recovery and force_recovery_mode = \"cache\"";
+            return Err(Invalid::new(format!("{key}.auto_cache_recover"), problem));
+        }
         if let Some(other) = self.allowed_delta_types.iter().find(|it| *it != "fossil") {
             let problem = format!("{other:?} is no delta format; there is \"fossil\"");
             return Err(Invalid::new(format!("{key}.allowed_delta_types"), problem));
@@ -308,6 +312,7 @@ impl Channel {
             force_recovery: self.force_recovery,
             allow_recovery: self.allow_recovery,
             recovery_cache,
+            auto_cache_recover: self.auto_cache_recover,
             allow_user_limited: self.allow_user_limited_channels,
             name_pattern: regex("channel_regex", &self.channel_regex)
                 .map_err(|it| it.under(key))?

@@ -543,6 +543,9 @@ section! {
         allow_recovery: bool = false,
         /// `stream`: all that was missed; `cache`: the latest publication.
         force_recovery_mode: String = "stream".to_owned(),
+        /// Give every subscriber the latest publication, also one that comes for the first time. Needs
+        /// `force_recovery` and the recovery mode `cache`.
+        auto_cache_recover: bool = false,
         /// Subscribers may ask for publications with certain tags only.
         allow_tags_filter: bool = false,
         /// The formats in which subscribers may ask for what is new against the publication before, instead of

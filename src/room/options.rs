@@ -29,6 +29,8 @@ pub struct RoomOptions {
     pub allow_recovery: bool,
     /// Recover the latest publication only.
     pub recovery_cache: bool,
+    /// Whoever subscribes recovers, asked or not: the latest publication comes with every subscribe.
+    pub auto_cache_recover: bool,
     /// Subscribers may ask for publications with certain tags only.
     pub allow_tags_filter: bool,
     /// Subscribers may ask for deltas in Fossil's format.

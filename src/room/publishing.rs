@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::{
+    keys::Aged,
     node::Node,
     room::Room,
     stream::{Entry, ForwardId, Repeat},
@@ -91,6 +92,33 @@ impl Room {
         self.deliver_local(Event::Publication(entry.publication.clone()), node);
         let epoch = self.stream.as_ref().map(|stream| stream.position().epoch);
         self.send_all(self.listeners(), RoomMessage::Deliver(epoch, entry), node);
+    }
+
+    /// The node remembers too many idempotency keys.
+    pub(super) fn forget_oldest_key(&mut self) {
+        if let Some(stream) = &mut self.stream {
+            stream.forget_oldest_key();
+        }
+        if let Some(keys) = &mut self.keys {
+            keys.forget_oldest();
+        }
+    }
+
+    /// The node that was home until now has seen these.
+    pub(super) fn learn_keys(&mut self, keys: Vec<Aged>, node: &mut Node) {
+        if !self.options.keeps_history() {
+            self.last_used = node.now;
+            keys.iter().for_each(|_| node.memory.keyed(&self.name, node.now));
+            self.keys.get_or_insert_default().learn(keys, node.now);
+        }
+    }
+
+    /// Another node is home now, and has to know repeats as this one did.
+    pub(super) fn hand_over_keys(&mut self, node: &mut Node) {
+        let Some(keys) = self.keys.take() else { return };
+        if let Some(home) = self.home(node).filter(|home| node.reaches(*home)) {
+            self.send(home, RoomMessage::Keys(keys.all(node.now)), node);
+        }
     }
 }
 

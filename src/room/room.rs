@@ -10,7 +10,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use super::{
     activation::{Activation, Former},
     home::Home,
-    keys::{self, Aged, Keys},
+    keys::{self, Keys},
     local::Local,
     mirror::Mirror,
     node::{Node, Out},
@@ -350,33 +350,6 @@ impl Room {
         if let Some(keys) = &mut self.keys {
             keys.expire(node.now);
             self.keys.take_if(|keys| keys.is_empty());
-        }
-    }
-
-    /// The node remembers too many idempotency keys.
-    pub(super) fn forget_oldest_key(&mut self) {
-        if let Some(stream) = &mut self.stream {
-            stream.forget_oldest_key();
-        }
-        if let Some(keys) = &mut self.keys {
-            keys.forget_oldest();
-        }
-    }
-
-    /// The node that was home until now has seen these.
-    fn learn_keys(&mut self, keys: Vec<Aged>, node: &mut Node) {
-        if !self.options.keeps_history() {
-            self.last_used = node.now;
-            keys.iter().for_each(|_| node.memory.keyed(&self.name, node.now));
-            self.keys.get_or_insert_default().learn(keys, node.now);
-        }
-    }
-
-    /// Another node is home now, and has to know repeats as this one did.
-    pub(super) fn hand_over_keys(&mut self, node: &mut Node) {
-        let Some(keys) = self.keys.take() else { return };
-        if let Some(home) = self.home(node).filter(|home| node.reaches(*home)) {
-            self.send(home, RoomMessage::Keys(keys.all(node.now)), node);
         }
     }
 

@@ -42,6 +42,13 @@ pub struct Since {
     pub offset: u64,
 }
 
+impl Since {
+    /// That of a client that has nothing yet.
+    pub fn nothing() -> Self {
+        Self { epoch: String::new(), offset: 0 }
+    }
+}
+
 /// Id of a client connection, a random UUID.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClientId(pub u128);

@@ -55,6 +55,14 @@ const METHODS: &[&str] = &[
 /// The methods, under `/api`.
 pub fn routes(app: &mut web::ServiceConfig) {
     app.route("/api/{method}", web::post().to(call));
+    app.route("/openapi.json", web::get().to(description));
+}
+
+/// The API as OpenAPI describes it. No secret: whoever calls it needs the key all the same.
+const DESCRIPTION: &str = include_str!("openapi.json");
+
+async fn description() -> HttpResponse {
+    HttpResponse::Ok().content_type("application/json").body(DESCRIPTION)
 }
 
 async fn call(
@@ -75,7 +83,11 @@ async fn call(
         return HttpResponse::BadRequest().json(Outcome::Error(bad_request(problem)));
     }
     let result = match method.as_str() {
-        "batch" => control::batch(&parts, &body).await,
+        // Its replies stand where other methods have their result.
+        "batch" => match control::batch(&parts, &body).await {
+            Ok(replies) => return HttpResponse::Ok().json(replies),
+            Err(error) => Err(error),
+        },
         method if METHODS.contains(&method) => dispatch(&parts, method, &body).await,
         _ => {
             let error = ErrorCode::MethodNotFound.into();
@@ -452,4 +464,22 @@ struct Subscribers {
 
 pub(super) fn names(nodes: &[NodeId]) -> Vec<String> {
     nodes.iter().map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_is_described_and_no_other() {
+        let description: serde_json::Value = serde_json::from_str(DESCRIPTION).expect("JSON");
+        let paths = description["paths"].as_object().expect("paths");
+        let mut described: Vec<&str> =
+            paths.keys().filter_map(|path| path.strip_prefix("/api/")).collect();
+        let mut methods = METHODS.to_vec();
+        methods.push("batch");
+        methods.sort_unstable();
+        described.sort_unstable();
+        assert_eq!(described, methods);
+    }
 }

@@ -172,13 +172,14 @@ struct Batch<'a> {
 /// The most calls of one batch.
 const BATCH_LIMIT: usize = 1_000;
 
+/// One for each call, in their order.
 #[derive(Serialize)]
-struct Replies {
+pub(super) struct Replies {
     replies: Vec<BTreeMap<String, Box<RawValue>>>,
 }
 
 /// Several calls in one: one after the other, or all at once.
-pub(super) async fn batch(parts: &Parts, body: &[u8]) -> Called {
+pub(super) async fn batch(parts: &Parts, body: &[u8]) -> Result<Replies, Error> {
     let batch: Batch<'_> = parse(body)?;
     if batch.commands.len() > BATCH_LIMIT {
         return Err(bad_request(format!("commands must be no more than {BATCH_LIMIT}")));
@@ -193,7 +194,7 @@ pub(super) async fn batch(parts: &Parts, body: &[u8]) -> Called {
         }
         replies
     };
-    written(&Replies { replies: replies.into_iter().collect::<Result<_, _>>()? })
+    Ok(Replies { replies: replies.into_iter().collect::<Result<_, _>>()? })
 }
 
 /// A reply names the method that it is for; a failure is an `error` in its place.

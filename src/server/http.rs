@@ -73,24 +73,26 @@ pub fn start(
     let worker = move || Rc::new(Worker::new(parts.clone(), next_worker.clone()));
     let server = match certificate {
         None => server.listen("clients", listener, move || {
-            service!(worker(), move |io: &TcpStream| limit_stall(io, stall)).tcp()
+            service!(worker(), move |io: &TcpStream| prepare(io, stall)).tcp()
         })?,
         Some(certificate) => {
             let tls = certificate.config()?;
             server.listen("clients", listener, move || {
-                let limit = move |io: &TlsStream<TcpStream>| limit_stall(io.get_ref().0, stall);
-                service!(worker(), limit).rustls_0_23(tls.clone())
+                let connected = move |io: &TlsStream<TcpStream>| prepare(io.get_ref().0, stall);
+                service!(worker(), connected).rustls_0_23(tls.clone())
             })?
         }
     };
     Ok(server.run())
 }
 
-/// Lets the kernel end a connection whose client has taken nothing for so long. Nothing else does where a
-/// dispatcher of requests writes.
-fn limit_stall(io: &TcpStream, stall: Option<Duration>) {
-    if let Err(error) = SockRef::from(io).set_tcp_user_timeout(stall) {
-        tracing::debug!(%error, "a connection can't be limited in time");
+/// Small messages go out at once, and the kernel ends a connection whose client has taken nothing for so long:
+/// nothing else does where a dispatcher of requests writes.
+fn prepare(io: &TcpStream, stall: Option<Duration>) {
+    let socket = SockRef::from(io);
+    let prepared = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_user_timeout(stall));
+    if let Err(error) = prepared {
+        tracing::debug!(%error, "the options of a connection can't be set");
     }
 }
 

@@ -138,7 +138,6 @@ where
     let shared = worker.shared();
     let parts = io.into_parts();
     let io: Io = parts.io.into();
-    io.set_nodelay()?;
     // A copy of what is there, so that the buffer it came in can go.
     let rest = BytesMut::from(&parts.read_buf[..]);
     drop((parts.read_buf, parts.write_buf));

@@ -84,14 +84,6 @@ impl Io {
         Some(act(tls, tcp))
     }
 
-    /// Small messages go out at once.
-    ///
-    /// # Errors
-    /// If the connection is gone.
-    pub fn set_nodelay(&self) -> io::Result<()> {
-        self.with_tcp(|tcp| tcp.set_nodelay(true))
-    }
-
     /// Reads what is there, or arranges to be called when there is something. Nothing read is the end.
     pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         loop {

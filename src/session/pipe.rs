@@ -31,6 +31,11 @@ use crate::{
 /// Bytes that one chunk of a response takes at most, unless one message is longer.
 const CHUNK: usize = 16 * 1024;
 
+/// How often a body may be asked in vain, between two chunks, before it ends. The dispatcher asks when the client
+/// sends something, which no client has reason to do on the connection of a stream; and, once more of that waits
+/// than it reads ahead, without end.
+const IN_VAIN: u32 = 1000;
+
 struct Pipe {
     outbox: RefCell<Outbox>,
     /// Nothing more comes.
@@ -57,6 +62,7 @@ pub struct Body {
     pipe: Rc<Pipe>,
     wire: Rc<Wire>,
     stream: Addr<Stream>,
+    in_vain: u32,
 }
 
 /// A pipe to a client that reads this encoding, from the actor `stream`.
@@ -73,7 +79,7 @@ pub fn pipe(encoding: Encoding, wire: Rc<Wire>, stream: Addr<Stream>) -> (Tap, B
         taker: RefCell::default(),
     });
     let tap = Tap { pipe: pipe.clone(), held: false, in_doubt: false, judged: false };
-    (tap, Body { pipe, wire, stream })
+    (tap, Body { pipe, wire, stream, in_vain: 0 })
 }
 
 impl Tap {
@@ -166,18 +172,20 @@ impl MessageBody for Body {
     }
 
     fn poll_next(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Infallible>>> {
-        let pipe = &self.pipe;
+        let pipe = self.pipe.clone();
         let mut outbox = pipe.outbox.borrow_mut();
         let Some(chunk) = outbox.take(CHUNK) else {
-            if pipe.ended.get() {
+            self.in_vain += 1;
+            if pipe.ended.get() || self.in_vain > IN_VAIN {
                 return Poll::Ready(None);
             }
             pipe.taker.replace(Some(cx.waker().clone()));
             return Poll::Pending;
         };
+        self.in_vain = 0;
         pipe.progress.set(true);
         self.wire.bytes_sent.inc_by(chunk.len() as u64);
         self.wire.messages_sent.inc();

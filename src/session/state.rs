@@ -769,3 +769,7 @@ pub(super) type Outcome = Result<Option<(RoomName, Request)>, Refusal>;
 #[cfg(test)]
 #[path = "state_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "one_way_tests.rs"]
+mod one_way_tests;

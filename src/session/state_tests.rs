@@ -16,7 +16,7 @@ const WALL: i64 = 1_000_000;
 /// What the outbox of these sessions can take.
 const SPACE: usize = 1_143;
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     let open = Audience { client: true, subscriber: true, anonymous: true };
     let chat = RoomOptions {
         presence: true,
@@ -60,17 +60,17 @@ fn settings() -> Settings {
 }
 
 /// A session, and what came out of it since it was last asked.
-struct Talk {
+pub(super) struct Talk {
     settings: Settings,
-    session: State,
+    pub(super) session: State,
     now: Time,
     congested: bool,
     wall: i64,
-    out: Vec<Out>,
+    pub(super) out: Vec<Out>,
 }
 
 impl Talk {
-    fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: Settings) -> Self {
         let session = State::new(SOCKET, Format::Json, ClientId(5));
         let (now, out) = (Time::default(), Vec::new());
         let mut talk = Self { settings, session, now, congested: false, wall: WALL, out };
@@ -95,7 +95,7 @@ impl Talk {
         talk
     }
 
-    fn input(&mut self, input: In) {
+    pub(super) fn input(&mut self, input: In) {
         let (settings, congested) = (&self.settings, self.congested);
         let env = Env { settings, now: self.now, wall: self.wall, congested, space: SPACE };
         self.session.handle(input, env, &mut self.out);
@@ -104,7 +104,7 @@ impl Talk {
         }
     }
 
-    fn say(&mut self, command: &Value) {
+    pub(super) fn say(&mut self, command: &Value) {
         self.input(In::Payload(Bytes::from(command.to_string())));
     }
 
@@ -114,13 +114,13 @@ impl Talk {
         self.input(In::Subscribed { room: room.into(), id, result });
     }
 
-    fn later(&mut self, seconds: u64) {
+    pub(super) fn later(&mut self, seconds: u64) {
         self.now = self.now + Duration::from_secs(seconds);
         self.input(In::Wake);
     }
 
     /// The replies since the last call, as a client reads them.
-    fn replies(&mut self) -> Vec<Value> {
+    pub(super) fn replies(&mut self) -> Vec<Value> {
         let replies = std::mem::take(&mut self.out).into_iter().filter_map(|out| match out {
             Out::Reply(reply) => {
                 let mut frame = bytes::BytesMut::new();
@@ -132,7 +132,7 @@ impl Talk {
         replies.collect()
     }
 
-    fn answer(&mut self, command: &Value) -> Value {
+    pub(super) fn answer(&mut self, command: &Value) -> Value {
         self.say(command);
         let mut replies = self.replies();
         assert_eq!(replies.len(), 1, "{command} was answered by {replies:?}");

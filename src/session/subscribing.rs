@@ -340,7 +340,11 @@ impl State {
             || history
                 && (grant::or(overrides.force_positioning, options.force_positioning)
                     || (options.allow_positioning && wanted.positioned));
-        let since = wanted.since.filter(|_| recoverable);
+        // One that says nothing has nothing.
+        let nothing = || options.auto_cache_recover.then(Since::nothing);
+        let since = wanted.since.or_else(nothing).filter(|_| recoverable);
+        // Where only the latest counts, not to have it is no reason to load everything again.
+        let must_recover = wanted.must_recover && !options.recovery_cache;
         let info = (!grant.info.is_empty()).then(|| {
             let chan_info = grant.info[..].into();
             Arc::new(ClientInfo { chan_info, ..(*self.info).clone() })
@@ -350,7 +354,7 @@ impl State {
             recoverable,
             positioned,
             since: since.clone(),
-            must_recover: wanted.must_recover,
+            must_recover,
             data: grant.data.clone(),
             wish: wanted.wish.clone(),
         };
@@ -375,7 +379,7 @@ impl State {
             flags,
             wish: wanted.wish,
             recover: since,
-            must_recover: wanted.must_recover,
+            must_recover,
         };
         (room, Request::Subscribe(subscribe))
     }

@@ -35,11 +35,16 @@ export class HttpRoute {
     };
   }
 
+  protocol() {
+    return this.url.startsWith('wss:') ? 'https:' : 'http:';
+  }
+
   async fetch(to, init = {}) {
     if (!this.online) throw new TypeError('offline');
     const url = new URL(to);
     if (url.hostname === 'commands.invalid') return this.command(url, init);
     url.host = new URL(this.url).host;
+    url.protocol = this.protocol();
     const cut = new AbortController();
     this.current = cut;
     init.signal?.addEventListener('abort', () => cut.abort());
@@ -50,6 +55,7 @@ export class HttpRoute {
   async command(url, init) {
     for (const _ of this.nodes) {
       url.host = this.nodes[this.next++ % this.nodes.length];
+      url.protocol = this.protocol();
       try {
         const answer = await fetch(url, init);
         this.sent.push({ node: url.host, status: answer.status });

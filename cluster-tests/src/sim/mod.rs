@@ -5,8 +5,8 @@
 //! through the real wire codec, over links that delay, and lose what is under way when they break.
 //! Clients subscribe, are cut off, come back to any node and recover; publishers publish anywhere.
 //!
-//! [`network`] is the links, [`client`] a client and what it may never see, [`world`] the clock and the
-//! faults, [`mutants`] what must be caught.
+//! [`network`] is the links, [`client`] a client and what it may never see, [`world`] the clock, the faults
+//! and the judgement, [`mutants`] what must be caught.
 
 pub mod client;
 pub mod mutants;

@@ -1,20 +1,19 @@
 //! Text of a configuration file into the loader, which must say what is wrong with it and not panic.
 //!
 //! The first byte is the format.
-#![no_main]
 
 use std::{fs, path::PathBuf, sync::OnceLock};
 
-use libfuzzer_sys::fuzz_target;
 use roomcast::config::load;
 
-fuzz_target!(|input: &[u8]| {
+/// Plays one input.
+pub fn run(input: &[u8]) {
     let Some((&format, text)) = input.split_first() else { return };
     let path = &paths()[usize::from(format) % 3];
     if fs::write(path, text).is_ok() {
         let _ = load::load(Some(path), [], Vec::new());
     }
-});
+}
 
 /// A file of each format, in memory where there is a file system for that.
 fn paths() -> &'static [PathBuf; 3] {

@@ -2,20 +2,19 @@
 //!
 //! The first byte says how large chunks are. Nothing may panic, no message may
 //! be over the limit, and the size of the chunks must not change what is decoded.
-#![no_main]
 
 use bytes::BytesMut;
-use libfuzzer_sys::fuzz_target;
 use roomcast::protocol::websocket::{Decoded, Decoder, Message, Violation};
 
 const LIMIT: usize = 4096;
 
-fuzz_target!(|input: &[u8]| {
+/// Plays one input.
+pub fn run(input: &[u8]) {
     let Some((&chunk, bytes)) = input.split_first() else { return };
     let in_chunks = decode(bytes.chunks(usize::from(chunk).max(1)));
     let at_once = decode([bytes].into_iter());
     assert_eq!(in_chunks, at_once, "chunks of {chunk}");
-});
+}
 
 /// All messages, and the violation that ended them, if one did.
 fn decode<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> (Vec<Message>, Option<u16>) {

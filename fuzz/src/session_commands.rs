@@ -1,30 +1,25 @@
 //! Payloads of a client into a session, in JSON or in Protobuf, with rooms that answer.
 //!
 //! The first byte says how: its bits are the format, whether rooms answer at
-//! once or late, and whether everything is permitted. Payloads are separated by
+//! once, or late to a client that reads as late, and whether everything is permitted. Payloads are separated by
 //! a byte 0xff, which is in no JSON text. Nothing may panic, each command gets at
 //! most one reply, and what comes out stays in proportion to what went in.
-#![no_main]
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::OnceLock, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use libfuzzer_sys::fuzz_target;
 use roomcast::{
-    access::verifier::Verifier,
+    config::load,
     protocol::codec::{self, Format},
-    room::{
-        options::{Audience, Namespaces, Permissions, RoomOptions},
-        types::{
-            Answer, ClientId, Epoch, Position, Query, Recovery, ReplyTo, Request, RoomName,
-            SocketRef, Subscribed,
-        },
+    room::types::{
+        Answer, ClientId, Epoch, Position, Query, Recovery, ReplyTo, Request, RoomName, SocketRef,
+        Subscribed,
     },
-    session::{
-        state::{Env, In, Out, Settings, State},
-    },
+    server::parts::session_settings,
+    session::state::{CallFailed, Env, In, Out, Settings, State},
     time::Time,
 };
+use serde_json::json;
 
 const SOCKET: SocketRef = SocketRef { worker: 1, slot: 2, generation: 3 };
 const POSITION: Position = Position { epoch: Epoch(0xe), offset: 7 };
@@ -32,7 +27,8 @@ const WALL: i64 = 1_000_000;
 /// What the outbox of the session can take.
 const SPACE: usize = 1_143;
 
-fuzz_target!(|input: &[u8]| {
+/// Plays one input.
+pub fn run(input: &[u8]) {
     let Some((&how, bytes)) = input.split_first() else { return };
     let mut talk = Talk::new(how);
     talk.input(In::Opened);
@@ -41,16 +37,20 @@ fuzz_target!(|input: &[u8]| {
         talk.pass(u64::from(how) * 40);
     }
     talk.answer_all();
+    talk.congested = false;
+    talk.input(In::GoOn);
+    talk.answer_all();
     talk.input(In::Closed);
     // Every command is at least two bytes, and of each there is one reply; the rest are pings.
     assert!(talk.replies <= input.len() * 2 + 64, "{} replies", talk.replies);
-});
+}
 
 struct Talk {
-    settings: Settings,
+    settings: &'static Settings,
     session: State,
     format: Format,
     late: bool,
+    congested: bool,
     now: Time,
     waiting: Vec<(RoomName, Request)>,
     replies: usize,
@@ -60,10 +60,11 @@ impl Talk {
     fn new(how: u8) -> Self {
         let format = if how & 1 == 0 { Format::Json } else { Format::Protobuf };
         Self {
-            settings: settings(how & 4 != 0),
+            settings: settings_of(how & 4 != 0),
             session: State::new(SOCKET, format, ClientId(5)),
             format,
             late: how & 2 != 0,
+            congested: how & 2 != 0,
             now: Time::from_millis(1000),
             waiting: Vec::new(),
             replies: 0,
@@ -77,21 +78,26 @@ impl Talk {
 
     fn input(&mut self, input: In) {
         self.handle(input);
-        while self.session.can_go_on(&self.settings) {
-            self.handle(In::GoOn);
-        }
+        self.go_on();
         if !self.late {
             self.answer_all();
         }
     }
 
+    /// As a socket does it: no further than the client takes what it gets.
+    fn go_on(&mut self) {
+        while !self.congested && self.session.can_go_on(self.settings) {
+            self.handle(In::GoOn);
+        }
+    }
+
     fn handle(&mut self, input: In) {
-        let mut out = Vec::new();
+        let (mut out, mut calls) = (Vec::new(), Vec::new());
         let env = Env {
-            settings: &self.settings,
+            settings: self.settings,
             now: self.now,
             wall: WALL,
-            congested: self.late,
+            congested: self.congested,
             space: SPACE,
         };
         self.session.handle(input, env, &mut out);
@@ -106,8 +112,13 @@ impl Talk {
                     assert!(room.len() <= self.settings.channel_max_length);
                     self.waiting.push((room, request));
                 }
+                Out::Call(number, _) => calls.push(number),
                 Out::WakeAt(_) | Out::Close(_) | Out::Authenticated(_) => {}
             }
+        }
+        // No one outside answers.
+        for number in calls {
+            self.handle(In::Called(number, Err(CallFailed)));
         }
         let most = self.settings.in_flight_limit + self.settings.channel_limit + 64;
         assert!(self.waiting.len() <= most, "{} requests in flight", self.waiting.len());
@@ -138,9 +149,7 @@ impl Talk {
                 _ => continue,
             };
             self.handle(input);
-            while self.session.can_go_on(&self.settings) {
-                self.handle(In::GoOn);
-            }
+            self.go_on();
         }
     }
 }
@@ -153,40 +162,45 @@ fn answer(query: &Query) -> Answer {
     }
 }
 
+/// Made once: inputs are many.
+fn settings_of(insecure: bool) -> &'static Settings {
+    static SETTINGS: OnceLock<[Settings; 2]> = OnceLock::new();
+    &SETTINGS.get_or_init(|| [false, true].map(settings))[usize::from(insecure)]
+}
+
+/// As the configuration makes them: everyone may do everything.
 fn settings(insecure: bool) -> Settings {
-    let all = Audience { client: true, subscriber: true, anonymous: true };
-    let options = RoomOptions {
-        presence: true,
-        history_size: 10,
-        history_ttl: Duration::from_secs(60),
-        allow_recovery: true,
-        allow_positioning: true,
-        permissions: Permissions {
-            subscribe_for_client: true,
-            subscribe_for_anonymous: true,
-            publish: Audience { client: false, ..all },
-            presence: all,
-            history: all,
-        },
-        ..RoomOptions::default()
-    };
-    let options = Arc::new(options);
-    let namespaces = Namespaces {
-        default: options.clone(),
-        named: [("n".into(), options)].into_iter().collect(),
-    };
-    Settings {
-        insecure,
-        allow_anonymous: true,
-        verifier: Some(Verifier::new("secret")),
-        namespaces: Arc::new(namespaces),
-        ping_interval: Duration::from_secs(25),
-        pong_timeout: Duration::from_secs(8),
-        stale_close_delay: Duration::from_secs(10),
-        channel_limit: 4,
-        channel_max_length: 40,
-        history_limit: 300,
-        in_flight_limit: 8,
-        node: "n".into(),
-    }
+    let room = json!({
+        "presence": true,
+        "history_size": 10,
+        "history_ttl": "60s",
+        "allow_recovery": true,
+        "allow_positioning": true,
+        "allow_tags_filter": true,
+        "allowed_delta_types": ["fossil"],
+        "allow_subscribe_for_client": true,
+        "allow_subscribe_for_anonymous": true,
+        "allow_publish_for_subscriber": true,
+        "allow_publish_for_anonymous": true,
+        "allow_presence_for_client": true,
+        "allow_presence_for_subscriber": true,
+        "allow_presence_for_anonymous": true,
+        "allow_history_for_client": true,
+        "allow_history_for_subscriber": true,
+        "allow_history_for_anonymous": true,
+    });
+    let mut named = room.clone();
+    named["name"] = "named".into();
+    let options = vec![
+        ("channel.without_namespace", room),
+        ("channel.namespaces", json!([named])),
+        ("channel.max_length", json!(40)),
+        ("client.insecure", json!(insecure)),
+        ("client.allow_anonymous_connect_without_token", json!(true)),
+        ("client.token.hmac_secret_key", json!("secret")),
+        ("client.channel_limit", json!(4)),
+        ("client.concurrency", json!(8)),
+    ];
+    let config = load::load(None, [], options).unwrap_or_else(|why| panic!("{why}"));
+    session_settings(&config, "n".into()).unwrap_or_else(|why| panic!("{why}")).0
 }

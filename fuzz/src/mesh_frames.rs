@@ -3,13 +3,12 @@
 //! Once as they are, and once with a length prefix that is right, so that most
 //! inputs get to the content. Nothing may panic, and what is decoded must be the
 //! same after it has been sent on.
-#![no_main]
 
 use bytes::BytesMut;
-use libfuzzer_sys::fuzz_target;
 use roomcast::mesh::wire;
 
-fuzz_target!(|input: &[u8]| {
+/// Plays one input.
+pub fn run(input: &[u8]) {
     let mut stream = BytesMut::from(input);
     while let Ok(Some(message)) = wire::decode(&mut stream) {
         survives(&message);
@@ -19,7 +18,7 @@ fuzz_target!(|input: &[u8]| {
     if let Ok(Some(message)) = wire::decode(&mut frame) {
         survives(&message);
     }
-});
+}
 
 fn survives(message: &wire::Message) {
     let Ok(frame) = wire::encode(message) else { panic!("it came in a frame, and fits into none") };

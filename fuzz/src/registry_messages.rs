@@ -4,13 +4,11 @@
 //! The input is a list of steps: a byte says which, the next ones how. A peer's
 //! message is in its wire form, so the fuzzer finds its way to all of them.
 //! Nothing may panic, and one input makes no flood of outputs.
-#![no_main]
 
 use std::{sync::Arc, time::Duration};
 
 use arbitrary::{Result, Unstructured};
 use bytes::{Bytes, BytesMut};
-use libfuzzer_sys::fuzz_target;
 use roomcast::{
     cluster::{
         node::{NodeId, NodeInfo, Phase},
@@ -33,10 +31,11 @@ const STEPS: usize = 300;
 /// Far more than a few rooms, peers and sockets have reason to say at once.
 const MOST_OUTPUTS: usize = 2_000;
 
-fuzz_target!(|input: &[u8]| {
+/// Plays one input.
+pub fn run(input: &[u8]) {
     // An input that ends amid a step has been played up to there.
     let _ = play(&mut Unstructured::new(input));
-});
+}
 
 fn play(input: &mut Unstructured<'_>) -> Result<()> {
     let settings = Settings { history_bytes: 1 << 16, ..Settings::default() };
