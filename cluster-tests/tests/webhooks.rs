@@ -142,8 +142,8 @@ fn what_happens_is_told_once_and_when_a_node_dies_at_least_once() -> Result<(), 
     until(LIMIT, || {
         for room in (0..ROOMS).map(|it| json!({"channel": format!("chat:{it}")})) {
             everyone_has_left(&backend, &room, 3)?;
-            let last = events_like(&backend, &room)?.into_iter().map(|it| it["type"].clone());
-            let last = last.filter(|it| it == "occupied" || it == "vacated").last();
+            let mut types = events_like(&backend, &room)?.into_iter().map(|it| it["type"].clone());
+            let last = types.rfind(|it| it == "occupied" || it == "vacated");
             ensure(last == Some(json!("vacated")), || format!("{room}: {last:?}"))?;
         }
         Ok(())
