@@ -53,7 +53,7 @@
 //! files that say `SHELL` in their first line are the rest, and thin: they translate, call `handle`, and
 //! perform the outputs. The test `layering` keeps them apart. Pure code knows: [protocol], [room] (but its
 //! actor), [cluster] (but membership and gossip), [mesh::wire] and [mesh::noise], [session::state] and what
-//! it needs, [backend] (but its caller), [webhooks] (but its sender), [time], [pattern], [config].
+//! it needs, [access] (but [access::jwks]), [backend] (but its caller), [webhooks] (but its sender), [time], [pattern], [config].
 //!
 //! [placement]: cluster::placement
 
