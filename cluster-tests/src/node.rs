@@ -256,3 +256,14 @@ fn text(log: &Log) -> String {
     let log = log.lock().expect("the log's lock");
     log.iter().map(|line| format!("    {line}\n")).collect()
 }
+
+/// CPU time that a process has taken so far.
+pub fn cpu_seconds(pid: u32) -> Result<f64, String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|e| e.to_string())?;
+    // The name, in parentheses, may hold anything; what follows it does not.
+    let after = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = |index: usize| after.split_whitespace().nth(index)?.parse::<f64>().ok();
+    let (user, system) = ticks(11).zip(ticks(12)).ok_or(stat.clone())?;
+    // The kernel counts in hundredths of a second, on every machine that this runs on.
+    Ok((user + system) / 100.0)
+}

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cluster_tests::control::{Control, room_at};
+use cluster_tests::node::cpu_seconds;
 use cluster_tests::paths;
 use cluster_tests::step::Step::*;
 use cluster_tests::wait::{ensure, hold};
@@ -19,17 +20,6 @@ const FAULT: Duration = Duration::from_secs(6);
 const FILES: usize = 100;
 /// A node that only waits for files takes less of a core than this.
 const IDLE: f64 = 0.3;
-
-/// CPU time that a process has taken so far.
-fn cpu_seconds(pid: u32) -> Result<f64, String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|e| e.to_string())?;
-    // The name, in parentheses, may hold anything; what follows it does not.
-    let after = stat.rsplit(')').next().unwrap_or_default();
-    let ticks = |index: usize| after.split_whitespace().nth(index)?.parse::<f64>().ok();
-    let (user, system) = ticks(11).zip(ticks(12)).ok_or(stat.clone())?;
-    // The kernel counts in hundredths of a second, on every machine that this runs on.
-    Ok((user + system) / 100.0)
-}
 
 fn start_control(world: &World, from: usize, to: usize, room: &str) -> Control {
     let node = |index| world.cluster.node(index).http;
