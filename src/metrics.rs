@@ -80,6 +80,8 @@ metrics! {
     mesh_links_closed: IntCounterVec = "mesh_links_closed_total", "Links to other nodes that closed, by reason.", ["reason"];
     /// Nodes in the gossip view.
     cluster_nodes: IntGauge = "cluster_nodes", "Live nodes that gossip knows, this one included.";
+    /// Nodes in the gossip view that take rooms.
+    cluster_nodes_ready: IntGauge = "cluster_nodes_ready", "Live nodes that take part: neither joining nor leaving.";
     /// Gossip datagrams dropped.
     gossip_dropped: IntCounterVec = "gossip_dropped_total", "Gossip datagrams that were dropped, by reason.", ["reason"];
 }

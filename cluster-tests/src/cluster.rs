@@ -153,8 +153,8 @@ impl Cluster {
         (0..self.nodes.len()).filter(|&i| self.nodes[i].is_running()).collect()
     }
 
-    /// Waits until every running node lists exactly the running nodes and has a
-    /// mesh link to each of the others.
+    /// Waits until every running node lists exactly the running nodes, takes all of them
+    /// for ready, and has a mesh link to each of the others.
     pub fn converged(&mut self) -> Result<(), String> {
         until(CONVERGE_LIMIT, || self.converged_now())
     }
@@ -177,6 +177,11 @@ impl Cluster {
         names.sort_unstable();
         ensure(seen == names, || format!("node {} lists {seen:?}, not {names:?}", node.name))?;
         let links = self.metric(index, "roomcast_mesh_links")?;
+        // As long as it takes one for joining, rooms will move once more.
+        let ready = self.metric(index, "roomcast_cluster_nodes_ready")?;
+        ensure(ready == names.len() as f64, || {
+            format!("node {} takes {ready} nodes for ready, not {}", node.name, names.len())
+        })?;
         let wanted = expected.len() - 1;
         ensure(links == wanted as f64, || {
             format!("node {} has {links} mesh links, not {wanted}", node.name)

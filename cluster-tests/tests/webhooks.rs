@@ -82,7 +82,9 @@ fn counted(backend: &Backend, like: &Value, expected: &[(&str, usize)]) -> Resul
         expected.iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect();
     until(LIMIT, || {
         let counts = count(backend, like)?;
-        ensure(counts == expected, || format!("{like}: {counts:?}, not {expected:?}"))
+        ensure(counts == expected, || {
+            format!("{like}: {counts:?}, not {expected:?}: {:?}", events_like(backend, like))
+        })
     })
 }
 

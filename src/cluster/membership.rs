@@ -111,6 +111,8 @@ impl Membership {
         let names: Vec<String> = view.nodes().values().map(name).collect();
         tracing::info!(nodes = ?names, "the cluster has changed");
         self.metrics.cluster_nodes.set(view.nodes().len() as i64);
+        let ready = view.nodes().values().filter(|it| it.phase == Phase::Ready).count();
+        self.metrics.cluster_nodes_ready.set(ready as i64);
         self.registry.do_send(FromCluster::View(view.clone()));
         self.dialer.do_send(Know(view.clone()));
         self.views.send_replace(view);
