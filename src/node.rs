@@ -95,7 +95,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let registry = start_registry(&config, &me, &metrics, (&users, &webhooks))?;
     let (views, view) = watch::channel(View::new([me.clone()]));
     metrics.cluster_nodes.set(1);
-    metrics.cluster_nodes_ready.set(1);
     let (mut gossip, mut membership) = (String::new(), None);
     match (bound.cluster, &config.cluster) {
         (Some((socket, mesh)), Some(cluster)) => {
@@ -109,6 +108,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
         _ => {
             let alone = NodeInfo { phase: Phase::Ready, ..me.clone() };
+            metrics.cluster_nodes_ready.set(1);
             registry.do_send(FromCluster::View(View::new([alone])));
         }
     }

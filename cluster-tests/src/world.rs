@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::check::Log;
 use crate::cluster::Cluster;
+use crate::control::Control;
 use crate::hosts::{self, Hosts};
 use crate::node::node_name;
 use crate::sdk::Clients;
@@ -87,6 +88,14 @@ impl World {
     ) {
         let result = until(limit, || look(self));
         self.tell(what, result);
+    }
+
+    /// Ends the control client, which must have noticed nothing of the fault.
+    pub fn undisturbed(&mut self, control: Control) {
+        let report = control.finish();
+        let what = report.as_ref().map_or_else(Clone::clone, ToString::to_string);
+        println!("{what}");
+        self.check(&format!("the control client has noticed nothing: {what}"), |_| report?.judge());
     }
 
     /// Calls the API of a node; an error ends the scenario.

@@ -26,13 +26,6 @@ fn start_control(world: &World, from: usize, to: usize, room: &str) -> Control {
     Control::start(node(from), node(to), room).expect("all is well yet")
 }
 
-fn undisturbed(world: &mut World, control: Control) {
-    let report = control.finish();
-    let what = report.as_ref().map_or_else(Clone::clone, ToString::to_string);
-    println!("{what}");
-    world.check(&format!("the control client has noticed nothing: {what}"), |_| report?.judge());
-}
-
 #[test]
 fn a_node_without_files_waits_for_some_and_its_clients_stay() {
     let mut world = World::new(1);
@@ -58,7 +51,7 @@ fn a_node_without_files_waits_for_some_and_its_clients_stay() {
         println!("{share:.3} of a core without files");
         ensure(share < IDLE, || format!("it took {share:.2} of a core"))
     });
-    undisturbed(&mut world, control);
+    world.undisturbed(control);
     drop(crowd);
     world.eventually("it serves new clients again", REACTION, |_| {
         Socket::open(node, None)?.connect().map(drop)
@@ -182,6 +175,6 @@ fn a_clock_that_jumps_ends_tokens_and_nothing_else() {
             ensure(reply["connect"]["client"].is_string(), || reply.to_string())
         });
     }
-    undisturbed(&mut world, control);
+    world.undisturbed(control);
     drop(socket);
 }

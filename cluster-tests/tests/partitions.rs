@@ -306,13 +306,6 @@ fn control(world: &World) -> Control {
     Control::start(b, c, &control::room_at(1, 2, 3)).expect("all is well yet")
 }
 
-fn undisturbed(world: &mut World, control: Control) {
-    let report = control.finish();
-    let what = report.as_ref().map_or_else(Clone::clone, ToString::to_string);
-    println!("{what}");
-    world.check(&format!("the control client has noticed nothing: {what}"), |_| report?.judge());
-}
-
 #[test]
 fn gossip_that_is_late_lost_and_repeated_is_not_noticed() {
     let Some((mut world, mut said)) = meet() else { return };
@@ -321,7 +314,7 @@ fn gossip_that_is_late_lost_and_repeated_is_not_noticed() {
     world.play([Hold(CUT / 2), Cut(Cut::Rough)]);
     control.fault_begins();
     world.play([Hold(CUT)]);
-    undisturbed(&mut world, control);
+    world.undisturbed(control);
     world.play([Heal]);
     hush(&mut world, talking, &mut said);
     unnoticed(&mut world, &said);
@@ -336,7 +329,7 @@ fn a_slow_link_leaves_no_silent_gap() {
     world.play([Hold(CUT / 2), Cut(Cut::Slow { a: 0, b: 1 })]);
     control.fault_begins();
     world.play([Hold(CUT)]);
-    undisturbed(&mut world, control);
+    world.undisturbed(control);
     world.play([Heal]);
     hush(&mut world, talking, &mut said);
     only_temporary(&mut world, &said);
@@ -366,7 +359,7 @@ fn a_node_that_comes_and_goes_all_the_time_does_not_disturb_the_others() {
     for _ in 0..6 {
         world.play([Cut(Cut::Apart { node: 0 }), Hold(FLAP), Heal, Hold(FLAP)]);
     }
-    undisturbed(&mut world, control);
+    world.undisturbed(control);
     hush(&mut world, talking, &mut said);
     only_temporary(&mut world, &said);
     judge(&mut world, said);
