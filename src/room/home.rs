@@ -224,6 +224,18 @@ impl Room {
         }
     }
 
+    /// A peer listens no more. Whoever has no subscribers left has said so of each before; one that still has
+    /// some has turned to another home, of which this node is about to hear: no one has left.
+    fn detached(&mut self, peer: NodeId, node: &mut Node) {
+        let Some(home) = self.home_mut() else { return };
+        if home.attendance.presence.has_any_of(peer) {
+            home.replication.attached(peer, false);
+            home.lose(peer, node.now);
+        } else {
+            self.detach(peer, node);
+        }
+    }
+
     fn detach(&mut self, peer: NodeId, node: &mut Node) {
         let Some(home) = self.home_mut() else { return };
         home.listeners.remove(&peer);
@@ -242,7 +254,7 @@ impl Room {
             RoomMessage::Attach { id, position, invited, clients } => {
                 self.attach(from, (id, invited), position, clients, node);
             }
-            RoomMessage::Detach => self.detach(from, node),
+            RoomMessage::Detach => self.detached(from, node),
             RoomMessage::Join(info) if self.home_mut().is_some_and(|it| it.listens(from)) => {
                 self.client_joined(from, info, node);
             }

@@ -57,6 +57,11 @@ impl Presence {
         (new, gone)
     }
 
+    /// Whether a node has a client there.
+    pub fn has_any_of(&self, node: NodeId) -> bool {
+        self.clients.values().any(|(at, _)| *at == node)
+    }
+
     /// Every client, in the order of their ids.
     pub fn clients(&self) -> Vec<Arc<ClientInfo>> {
         let mut clients: Vec<_> = self.clients.values().map(|(_, info)| info.clone()).collect();

@@ -577,4 +577,52 @@ mod tests {
         assert_eq!(ask(2, go(2)), ["leave", "vacated"]);
         assert_eq!(ask(3, come(3)), ["occupied", "join"]);
     }
+
+    #[test]
+    fn a_node_that_turns_to_another_home_takes_no_one_out_of_the_room() {
+        use crate::room::types::{ClientId, ClientInfo, MemberFlags, SocketRef, Subscribe};
+        let mut state = alone(Settings::default());
+        let told = RoomOptions { webhooks: true, ..Default::default() };
+        let namespaces = Namespaces { default: Arc::new(told), named: BTreeMap::new() };
+        state.namespaces = Arc::new(namespaces);
+        let (here, peer) = (state.node.view.nodes()[&state.node.me].clone(), "b".to_owned());
+        let peer = NodeInfo { name: peer, phase: Phase::Joining, ..here.clone() };
+        let from = peer.id();
+        let mut told = |input: In, at: u64| {
+            let out = state.handle(input, Time::from_millis(2_000 + at));
+            let kinds = out.into_iter().filter_map(|out| match out {
+                Out::Tell(what) => Some(what.kind()),
+                _ => None,
+            });
+            kinds.collect::<Vec<_>>()
+        };
+        told(In::View(View::new([here, peer])), 0);
+        told(In::LinkUp(from), 0);
+        let said = |message| In::Peer(from, Message::Room("a".into(), message));
+        let attach = |id| {
+            let clients = vec![Arc::new(ClientInfo::new(ClientId(1), "ann"))];
+            said(RoomMessage::Attach { id, position: None, invited: false, clients })
+        };
+        // Someone is there for so long that whoever comes is new.
+        let subscribe = Subscribe {
+            socket: SocketRef { worker: 0, slot: 9, generation: 0 },
+            id: 1,
+            info: Arc::new(ClientInfo::new(ClientId(9), "bob")),
+            flags: MemberFlags::default(),
+            recover: None,
+            must_recover: false,
+            wish: None,
+        };
+        told(In::Request("a".into(), Request::Subscribe(subscribe)), 0);
+        (1..4).for_each(|seconds| assert!(told(In::Tick, seconds * 1_000).is_empty()));
+        assert_eq!(told(attach(1), 3_001), ["join"]);
+        // It knows that another is home, and this node does not yet.
+        assert_eq!(told(said(RoomMessage::Detach), 3_002), Vec::<&str>::new());
+        assert_eq!(told(attach(2), 3_003), Vec::<&str>::new(), "it was wrong, and is back");
+        assert_eq!(told(said(RoomMessage::Leave(ClientId(1))), 3_004), ["leave"]);
+        assert_eq!(told(said(RoomMessage::Detach), 3_005), Vec::<&str>::new());
+        assert_eq!(told(attach(3), 3_006), ["join"]);
+        told(said(RoomMessage::Detach), 3_007);
+        assert_eq!(told(In::Tick, 4_000), ["leave"], "nobody has taken it over");
+    }
 }
