@@ -1,7 +1,7 @@
 //! As much HTTP/1.1 as the harness needs: requests as text, responses read incrementally.
 //!
-//! In: bytes of a kept-alive connection. Out: [`Response`]s. [`post`] is the blocking form for
-//! what isn't measured.
+//! In: bytes of a kept-alive connection. Out: [`Response`]s. [`post`] and [`metric`] are the
+//! blocking forms for what isn't measured.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -73,13 +73,26 @@ pub fn api_request(host: &str, method: &str, key: &str, body: &str) -> Vec<u8> {
 /// Calls a method of the server API and returns its `result`, waiting for it.
 pub fn post(server: SocketAddr, method: &str, key: &str, body: &Value) -> Result<Value> {
     let what = || format!("calling /api/{method} on {server}");
-    let wait = Duration::from_secs(5);
-    let mut stream = TcpStream::connect_timeout(&server, wait).with_context(what)?;
-    stream.set_read_timeout(Some(wait)).with_context(what)?;
     let request = api_request(&server.to_string(), method, key, &body.to_string());
-    stream.write_all(&request).with_context(what)?;
-    let response = read_response(&mut stream).with_context(what)?;
+    let response = exchange(server, &request).with_context(what)?;
     api_result(&response).with_context(what)
+}
+
+/// The value of a metric without labels, waiting for it.
+pub fn metric(server: SocketAddr, name: &str) -> Result<f64> {
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {server}\r\n\r\n");
+    let response = exchange(server, request.as_bytes())?;
+    let text = String::from_utf8_lossy(&response.body);
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    value.with_context(|| format!("{server} has no metric {name}"))
+}
+
+fn exchange(server: SocketAddr, request: &[u8]) -> Result<Response> {
+    let wait = Duration::from_secs(5);
+    let mut stream = TcpStream::connect_timeout(&server, wait)?;
+    stream.set_read_timeout(Some(wait))?;
+    stream.write_all(request)?;
+    read_response(&mut stream)
 }
 
 fn read_response(stream: &mut TcpStream) -> Result<Response> {

@@ -184,12 +184,16 @@ fn wait_for_mesh(server: &Server, count: usize, api_key: &str) -> Result<()> {
     loop {
         let info = http::post(server.http, "info", api_key, &json!({}))?;
         let seen = info["nodes"].as_array().map_or(0, Vec::len);
-        if seen == count {
+        // As long as it takes one for joining, rooms will move once more.
+        let ready = http::metric(server.http, "roomcast_cluster_nodes_ready")?;
+        if seen == count && ready == count as f64 {
             return Ok(());
         }
         if Instant::now() > deadline {
             let name = &server.name;
-            bail!("server {name} lists {seen} of {count} nodes after {MESH_DEADLINE:?}: {info}");
+            bail!(
+                "server {name} lists {seen} of {count} nodes, {ready} of them ready, after {MESH_DEADLINE:?}: {info}"
+            );
         }
         thread::sleep(BETWEEN_ASKING);
     }
