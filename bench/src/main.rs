@@ -1,30 +1,11 @@
-//! Measures a Roomcast server: memory per client, CPU per delivery, latency.
+//! Measures a Roomcast server on this machine: memory per client, CPU per delivery, latency.
 //!
 //! In: arguments. Out: tables on standard output, servers that are gone when it ends.
-//!
-//! A measurement goes from [`target`] (the server) over [`fleet`] (the clients, one thread and one
-//! epoll) to [`table`] (what is printed); [`floor`] is what the server is compared to.
-
-mod all;
-mod conn;
-mod fanout;
-mod fleet;
-mod floor;
-mod http;
-mod latency;
-mod limits;
-mod memory;
-mod publisher;
-mod reading;
-mod rounds;
-mod server;
-mod storm;
-mod table;
-mod target;
-mod ws;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use roomcast_bench::measure::{all, fanout, latency, memory, storm};
+use roomcast_bench::{floor, limits, server, target};
 use std::ffi::OsString;
 use std::process::ExitCode;
 

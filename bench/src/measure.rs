@@ -1,0 +1,8 @@
+//! What is measured. Each takes its own options and a [`target`](crate::target), and gives a
+//! [`Report`](crate::table::Report).
+
+pub mod all;
+pub mod fanout;
+pub mod latency;
+pub mod memory;
+pub mod storm;
