@@ -2,7 +2,12 @@
 //! [`Report`](crate::table::Report).
 
 pub mod all;
+pub mod connect;
 pub mod fanout;
+pub mod hot;
 pub mod latency;
 pub mod memory;
+pub mod mesh;
+pub mod presence;
+pub mod rooms;
 pub mod storm;
