@@ -13,6 +13,7 @@ pub mod floor;
 pub mod http;
 pub mod limits;
 pub mod measure;
+pub mod peers;
 pub mod publisher;
 pub mod reading;
 pub mod rounds;

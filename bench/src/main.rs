@@ -4,7 +4,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use roomcast_bench::measure::{all, fanout, latency, memory, storm};
+use roomcast_bench::measure::{all, compare, fanout, latency, memory, storm};
 use roomcast_bench::{floor, limits, server, target};
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -32,6 +32,8 @@ enum Command {
     Storm(storm::StormArgs),
     /// Everything, with the README's settings
     All(target::TargetArgs),
+    /// Roomcast beside the servers that `bench/compare` has installed
+    Compare(compare::CompareArgs),
     /// The send(2) loop that `fanout` compares with
     #[command(hide = true)]
     FloorServer(floor::FloorArgs),
@@ -63,6 +65,7 @@ fn run(args: &Args) -> Result<()> {
         Command::Latency(options) => latency::run(options)?.report(),
         Command::Storm(options) => storm::run(options)?.report(),
         Command::All(options) => all::run(options)?,
+        Command::Compare(options) => compare::run(options)?.report(),
         Command::FloorServer(options) => return floor::serve(options),
         Command::Guard { parent, command } => return server::guard(*parent, command),
     };

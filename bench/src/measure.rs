@@ -2,6 +2,7 @@
 //! [`Report`](crate::table::Report).
 
 pub mod all;
+pub mod compare;
 pub mod fanout;
 pub mod latency;
 pub mod memory;

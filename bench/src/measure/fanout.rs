@@ -10,7 +10,7 @@ use crate::publisher::{Publisher, SMALLEST_PAYLOAD, Via};
 use crate::reading::Processes;
 use crate::rounds::{Pace, Round, Traffic, floor_round, server_round};
 use crate::table::{Report, Table, count, median};
-use crate::target::{Node, TargetArgs};
+use crate::target::{self, Node, TargetArgs};
 use anyhow::{Result, ensure};
 use clap::Args;
 use serde_json::{Value, json};
@@ -68,6 +68,11 @@ impl FanoutArgs {
         }
     }
 
+    fn traffic(&self) -> Traffic {
+        let (room, size) = (ROOM.to_owned(), self.size as usize);
+        Traffic { room, subscribers: self.subscribers, size }
+    }
+
     /// The pace of one round.
     fn pace(&self) -> Pace {
         if self.saturate {
@@ -94,7 +99,8 @@ pub fn run(args: &FanoutArgs) -> Result<Fanout> {
     // Each subscriber has a connection here to the server and one to the floor server.
     limits::require_files(2 * args.subscribers)?;
     let node = args.target.node()?;
-    let mut bench = Bench::set_up(args, &node)?;
+    let nodes = std::slice::from_ref(&node);
+    let mut bench = Bench::set_up(args.traffic(), nodes, args.via, args.target.api_key())?;
     let mut rounds = Vec::new();
     for _ in 0..args.rounds {
         rounds.push(bench.pair_of_rounds(args.pace())?);
@@ -113,8 +119,8 @@ pub fn run(args: &FanoutArgs) -> Result<Fanout> {
 }
 
 /// Both sides, connected and warm.
-struct Bench {
-    fleet: Fleet,
+pub(crate) struct Bench {
+    pub(crate) fleet: Fleet,
     publisher: Publisher,
     floor: Floor,
     traffic: Traffic,
@@ -122,16 +128,20 @@ struct Bench {
 }
 
 impl Bench {
-    fn set_up(args: &FanoutArgs, node: &Node) -> Result<Self> {
-        let traffic = Traffic {
-            room: ROOM.to_owned(),
-            subscribers: args.subscribers,
-            size: args.size as usize,
-        };
-        let (mut fleet, processes) = (Fleet::new()?, node.processes()?);
-        let clients = args.subscribers as usize;
-        fleet.open(node.client_plan(&[ROOM.to_owned()], false), clients)?;
-        let mut publisher = Publisher::open(&mut fleet, node, args.via, args.target.api_key())?;
+    /// Connects subscribers, spread over `nodes`, and a publisher to the first of these.
+    pub(crate) fn set_up(
+        traffic: Traffic,
+        nodes: &[Node],
+        via: Via,
+        api_key: &str,
+    ) -> Result<Self> {
+        let (mut fleet, processes) = (Fleet::new()?, target::processes(nodes)?);
+        let clients = traffic.subscribers as usize;
+        for (index, node) in nodes.iter().enumerate() {
+            let share = clients * (index + 1) / nodes.len() - clients * index / nodes.len();
+            fleet.open(node.client_plan(std::slice::from_ref(&traffic.room), false), share)?;
+        }
+        let mut publisher = Publisher::open(&mut fleet, &nodes[0], via, api_key)?;
         let warm = server_round(&mut fleet, &mut publisher, &traffic, &processes, WARM_UP)?;
         ensure!(
             warm.received > 0,
@@ -142,12 +152,12 @@ impl Bench {
         // The floor sends as many bytes as the server was seen to send.
         let mut floor = Floor::start(clients, warm.frame_bytes() as usize)?;
         fleet.open(floor.plan(), clients)?;
-        floor_round(&mut fleet, &mut floor, args.subscribers, warm.messages, 0)?;
+        floor_round(&mut fleet, &mut floor, traffic.subscribers, warm.messages, 0)?;
         Ok(Self { fleet, publisher, floor, traffic, processes })
     }
 
     /// A round of the server, then one of the floor with as many messages.
-    fn pair_of_rounds(&mut self, pace: Pace) -> Result<(Round, Round)> {
+    pub(crate) fn pair_of_rounds(&mut self, pace: Pace) -> Result<(Round, Round)> {
         let Self { fleet, publisher, floor, traffic, processes } = self;
         let server = server_round(fleet, publisher, traffic, processes, pace)?;
         let rate = match pace {
