@@ -2,7 +2,7 @@
 //!
 //! In: where the peers were installed. Out: [`Comparison`], a row for each server. All are up at once, and
 //! idle while another is measured; they take turns, so that all see the same machine, and beside each of their
-//! rounds is one of the floor.
+//! rounds at a rate is one of the floor.
 
 mod report;
 
@@ -112,7 +112,8 @@ pub struct Row {
     version: String,
     /// Rounds at a rate, and beside each its round of the floor.
     paced: Vec<(Round, Round)>,
-    saturated: Vec<(Round, Round)>,
+    /// Rounds as fast as the server goes.
+    saturated: Vec<Round>,
     /// Latencies of a subscriber on each node, the publisher's first.
     seen: Vec<Seen>,
     /// What `memory` printed as JSON.
@@ -189,7 +190,7 @@ impl Row {
         let pace = Pace::Rate { per_second: RATE, messages: effort.messages };
         self.paced.push(bench.pair_of_rounds(pace)?);
         let pace = Pace::Saturate { window: WINDOW, time: effort.saturated };
-        self.saturated.push(bench.pair_of_rounds(pace)?);
+        self.saturated.push(bench.round(pace)?);
         self.closed += bench.fleet.counts().closed;
         drop(bench);
         self.visit_latency(servers, effort)

@@ -156,10 +156,16 @@ impl Bench {
         Ok(Self { fleet, publisher, floor, traffic, processes })
     }
 
+    /// A round of the server.
+    pub(crate) fn round(&mut self, pace: Pace) -> Result<Round> {
+        let Self { fleet, publisher, traffic, processes, .. } = self;
+        server_round(fleet, publisher, traffic, processes, pace)
+    }
+
     /// A round of the server, then one of the floor with as many messages.
     pub(crate) fn pair_of_rounds(&mut self, pace: Pace) -> Result<(Round, Round)> {
-        let Self { fleet, publisher, floor, traffic, processes } = self;
-        let server = server_round(fleet, publisher, traffic, processes, pace)?;
+        let server = self.round(pace)?;
+        let Self { fleet, floor, traffic, .. } = self;
         let rate = match pace {
             Pace::Rate { per_second, .. } => per_second,
             Pace::Saturate { .. } => 0,

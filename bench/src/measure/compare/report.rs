@@ -2,9 +2,8 @@
 
 use super::{Comparison, LATENCY_RATE, RATE, Row, SIZE, SUBSCRIBERS, WINDOW};
 use crate::measure::latency::Seen;
-use crate::peers::{API_KEY, Kind};
+use crate::peers::Kind;
 use crate::rounds::Round;
-use crate::server;
 use crate::table::{Report, Table, count, median};
 use serde_json::{Value, json};
 
@@ -69,22 +68,22 @@ fn millis(value: f64) -> String {
     format!("{value:.2} ms")
 }
 
-type Pairs = [(Round, Round)];
+type Pair = (Round, Round);
 
-fn micros(pairs: &Pairs) -> Option<f64> {
-    of_rounds(pairs, |(server, _)| server.micros_per_delivery())
+fn micros(pairs: &[Pair]) -> Option<f64> {
+    median_of(pairs, |(server, _)| server.micros_per_delivery())
 }
 
-fn ratio(pairs: &Pairs) -> Option<f64> {
-    of_rounds(pairs, |(server, floor)| server.micros_per_delivery() / floor.micros_per_delivery())
+fn ratio(pairs: &[Pair]) -> Option<f64> {
+    median_of(pairs, |(server, floor)| server.micros_per_delivery() / floor.micros_per_delivery())
 }
 
-fn per_cpu_second(pairs: &Pairs) -> Option<f64> {
-    of_rounds(pairs, |(server, _)| server.per_cpu_second())
+fn per_cpu_second(rounds: &[Round]) -> Option<f64> {
+    median_of(rounds, Round::per_cpu_second)
 }
 
-fn of_rounds(pairs: &Pairs, of: impl Fn(&(Round, Round)) -> f64) -> Option<f64> {
-    (!pairs.is_empty()).then(|| median(pairs.iter().map(of)))
+fn median_of<T>(rounds: &[T], of: impl Fn(&T) -> f64) -> Option<f64> {
+    (!rounds.is_empty()).then(|| median(rounds.iter().map(of)))
 }
 
 impl Row {
@@ -102,8 +101,8 @@ impl Row {
     }
 
     fn lost(&self) -> u64 {
-        let rounds = self.paced.iter().chain(&self.saturated);
-        let by_rounds: u64 = rounds.map(|(server, _)| server.lost()).sum();
+        let rounds = self.paced.iter().map(|(server, _)| server).chain(&self.saturated);
+        let by_rounds: u64 = rounds.map(Round::lost).sum();
         by_rounds + self.seen.iter().map(Seen::lost).sum::<u64>()
     }
 
@@ -157,14 +156,13 @@ impl Row {
     }
 }
 
-fn round_json((paced, saturated): (&(Round, Round), &(Round, Round))) -> Value {
+fn round_json((paced, saturated): (&Pair, &Round)) -> Value {
     json!({
         "us_per_delivery": paced.0.micros_per_delivery(),
         "floor_us_per_delivery": paced.1.micros_per_delivery(),
         "frame_bytes": paced.0.frame_bytes(),
-        "saturated_per_cpu_second": saturated.0.per_cpu_second(),
-        "saturated_per_second": saturated.0.per_second(),
-        "floor_saturated_per_cpu_second": saturated.1.per_cpu_second(),
+        "saturated_per_cpu_second": saturated.per_cpu_second(),
+        "saturated_per_second": saturated.per_second(),
     })
 }
 
@@ -189,7 +187,7 @@ impl Comparison {
         ]);
         self.rows.iter().for_each(|row| table.row(row.cells()));
         let mut notes = self.how();
-        notes.extend(settings());
+        notes.push(settings());
         notes.extend(self.failures());
         notes.extend(self.better());
         let rows: Vec<Value> = self.rows.iter().map(Row::json).collect();
@@ -263,13 +261,11 @@ fn is_better(theirs: f64, ours: f64, more_is_better: bool) -> bool {
     }
 }
 
-fn settings() -> Vec<String> {
-    let roomcast = server::default_config(0, API_KEY).trim().replace('\n', "; ");
-    vec![
-        "Settings: bench/peers/centrifugo.json, nats.conf, socketio/server.js, redis.conf."
-            .to_owned(),
-        format!("Roomcast's: {roomcast} (workers = 0: one for each core, as the Go servers do)"),
-    ]
+fn settings() -> String {
+    "Settings: bench/peers/centrifugo.json, nats.conf, socketio/server.js, redis.conf; Roomcast's are its \
+     defaults with client.insecure and, where it says so, http_server.workers = 1. Nothing is compressed, \
+     encrypted or kept as history."
+        .to_owned()
 }
 
 #[cfg(test)]
