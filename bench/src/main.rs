@@ -4,7 +4,9 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use roomcast_bench::measure::{all, compare, fanout, latency, memory, storm};
+use roomcast_bench::measure::{
+    all, compare, connect, fanout, hot, latency, memory, mesh, presence, rooms, storm,
+};
 use roomcast_bench::{floor, limits, server, target};
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -28,6 +30,16 @@ enum Command {
     Fanout(fanout::FanoutArgs),
     /// Publish-to-delivery latency, on one node and across the mesh
     Latency(latency::LatencyArgs),
+    /// Server CPU time to take a client in: connect and subscribe
+    Connect(connect::ConnectArgs),
+    /// CPU time per delivery on several nodes, beside that on one
+    Mesh(mesh::MeshArgs),
+    /// Many rooms with one subscriber each: memory per room, CPU time per delivery
+    Rooms(rooms::RoomsArgs),
+    /// One room with many publishers: one order, latency, nothing that piles up
+    Hot(hot::HotArgs),
+    /// Coming and going in a large room
+    Presence(presence::PresenceArgs),
     /// All clients of a killed node come to the others and recover
     Storm(storm::StormArgs),
     /// Everything, with the README's settings
@@ -63,6 +75,11 @@ fn run(args: &Args) -> Result<()> {
         Command::Memory(options) => memory::run(options)?.report(),
         Command::Fanout(options) => fanout::run(options)?.report(),
         Command::Latency(options) => latency::run(options)?.report(),
+        Command::Connect(options) => connect::run(options)?.report(),
+        Command::Mesh(options) => mesh::run(options)?.report(),
+        Command::Rooms(options) => rooms::run(options)?.report(),
+        Command::Hot(options) => hot::run(options)?.report(),
+        Command::Presence(options) => presence::run(options)?.report(),
         Command::Storm(options) => storm::run(options)?.report(),
         Command::All(options) => all::run(options)?,
         Command::Compare(options) => compare::run(options)?.report(),

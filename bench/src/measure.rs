@@ -3,7 +3,12 @@
 
 pub mod all;
 pub mod compare;
+pub mod connect;
 pub mod fanout;
+pub mod hot;
 pub mod latency;
 pub mod memory;
+pub mod mesh;
+pub mod presence;
+pub mod rooms;
 pub mod storm;

@@ -13,7 +13,10 @@ use serde_json::Value;
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
+const EMPTY_DEADLINE: Duration = Duration::from_secs(30);
+const BETWEEN_ASKING: Duration = Duration::from_millis(50);
 /// Where Roomcast has its WebSocket.
 pub const WEBSOCKET_PATH: &str = "/connection/websocket";
 
@@ -77,7 +80,8 @@ impl Node {
         self.plan(who, false)
     }
 
-    fn plan(&self, who: Who, keep: bool) -> Plan {
+    /// Clients of this node, whoever they are.
+    pub fn plan(&self, who: Who, keep: bool) -> Plan {
         let (path, dialect) = (self.path.clone(), self.dialect());
         Plan { server: self.address, speak: Speak::Client { path, dialect, who, keep } }
     }
@@ -128,6 +132,21 @@ impl Node {
         let (address, pids) = (server.http, vec![server.pid()]);
         Self { address, path: WEBSOCKET_PATH.to_owned(), protocol, pids, _server: Some(server) }
     }
+}
+
+/// Waits until no client is left at the nodes, as their metrics say.
+pub fn wait_until_empty(nodes: &[Node]) -> Result<()> {
+    let deadline = Instant::now() + EMPTY_DEADLINE;
+    while sum_of_metric(nodes, "roomcast_connections")? > 0.0 {
+        ensure!(Instant::now() < deadline, "clients that left are still there");
+        std::thread::sleep(BETWEEN_ASKING);
+    }
+    Ok(())
+}
+
+/// A metric without labels, added up over the nodes.
+pub fn sum_of_metric(nodes: &[Node], name: &str) -> Result<f64> {
+    nodes.iter().map(|node| http::metric(node.address, name)).sum()
 }
 
 /// The processes of several nodes.
