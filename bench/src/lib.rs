@@ -14,6 +14,7 @@ pub mod http;
 pub mod limits;
 pub mod load;
 pub mod measure;
+pub mod peers;
 pub mod publisher;
 pub mod reading;
 pub mod rounds;

@@ -8,7 +8,7 @@ use crate::http;
 use crate::reading::Processes;
 use crate::server::{self, Server, Settings};
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::Value;
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 const EMPTY_DEADLINE: Duration = Duration::from_secs(30);
 const BETWEEN_ASKING: Duration = Duration::from_millis(50);
-const WEBSOCKET_PATH: &str = "/connection/websocket";
+/// Where Roomcast has its WebSocket.
+pub const WEBSOCKET_PATH: &str = "/connection/websocket";
 
 /// The options all measurements share.
 #[derive(Args, Clone, Debug)]
@@ -100,13 +101,35 @@ impl Node {
         self.address.to_string()
     }
 
+    /// A server that someone else keeps, which runs as the processes `pids`.
+    pub fn at(address: SocketAddr, path: &str, protocol: Protocol, pids: Vec<u32>) -> Self {
+        Self { address, path: path.to_owned(), protocol, pids, _server: None }
+    }
+
+    /// Where clients connect.
+    pub fn url(&self) -> String {
+        format!("ws://{}{}", self.address, self.path)
+    }
+
+    /// The processes' ids.
+    pub fn pids(&self) -> &[u32] {
+        &self.pids
+    }
+
+    /// What clients speak here, as it is named in arguments.
+    pub fn protocol_name(&self) -> String {
+        self.protocol
+            .to_possible_value()
+            .map_or_else(String::new, |name| name.get_name().to_owned())
+    }
+
     fn attached(url: &str, protocol: Protocol, pids: Vec<u32>) -> Result<Self> {
         let (address, path) = parse_url(url)?;
         ensure!(
             address.ip().is_loopback(),
             "{url:?} is not on this machine: only loopback is measured"
         );
-        Ok(Self { address, path, protocol, pids, _server: None })
+        Ok(Self::at(address, &path, protocol, pids))
     }
 
     fn started(server: Server, protocol: Protocol) -> Self {
