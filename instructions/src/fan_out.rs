@@ -84,7 +84,9 @@ impl FanOut {
 
 /// What a node has for one worker.
 async fn worker() -> anyhow::Result<Rc<Shared>> {
-    let mut config = load::load(None, [], vec![("client.insecure", true.into())])?;
+    // No ping comes between.
+    let flags = vec![("client.insecure", true.into()), ("client.ping_interval", "1h".into())];
+    let mut config = load::load(None, [], flags)?;
     config.namespaces = namespaces();
     let (metrics, users, me) = (Metrics::new()?, Arc::new(Users::default()), node("a"));
     let state = State::new(me.id(), config.namespaces.clone(), config.rooms.clone(), 1);

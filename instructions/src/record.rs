@@ -11,18 +11,13 @@ use crate::operations::{OPERATIONS, Operation};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Counts {
-    /// Whose instructions they are; those of another can't be compared strictly.
-    pub compiler: String,
+    /// The compiler and what else they depend on; with another one they can't be compared strictly.
+    pub with: String,
     /// By the operation's name.
     pub counts: BTreeMap<String, u64>,
 }
 
 impl Counts {
-    /// None yet.
-    pub fn of_this_compiler() -> Self {
-        Self { compiler: env!("COMPILER").to_owned(), counts: BTreeMap::new() }
-    }
-
     /// Reads the record.
     ///
     /// # Errors
@@ -51,8 +46,8 @@ pub enum Verdict {
     Slower,
     /// Something takes less, and nothing takes more.
     Faster,
-    /// They differ, but so do the compilers.
-    OtherCompiler,
+    /// They differ, but so does what they were made with.
+    OtherTools,
 }
 
 impl Verdict {
@@ -67,9 +62,9 @@ impl Verdict {
             Self::Faster => {
                 "Something needs fewer instructions. To keep it so, record that: instructions/run --record"
             }
-            Self::OtherCompiler => {
-                "The counts were recorded with another compiler, so this is a warning and no failure. With the new\n\
-                 compiler, on the commit before the change, `instructions/run --record` makes them comparable."
+            Self::OtherTools => {
+                "The counts were recorded with another compiler, valgrind or C library, so this is a warning and no failure.\n\
+                 `instructions/run --record` on a commit that is known to be good makes them comparable again."
             }
         }
     }
@@ -116,12 +111,12 @@ pub fn table(before: &Counts, now: &Counts) -> (String, Verdict) {
             "{name:<17}{recorded:>12}{now:>12}  {change:<18}{tolerance:>7} %  {unit}"
         );
     }
-    if before.compiler == now.compiler {
+    if before.with == now.with {
         return (table, worst);
     }
-    let _ = writeln!(table, "recorded with: {}\nnow:           {}", before.compiler, now.compiler);
+    let _ = writeln!(table, "recorded with: {}\nnow:           {}", before.with, now.with);
     let unlike = worst != Verdict::Same;
-    (table, if unlike { Verdict::OtherCompiler } else { worst })
+    (table, if unlike { Verdict::OtherTools } else { worst })
 }
 
 fn thousands(count: u64) -> String {
@@ -143,10 +138,10 @@ mod tests {
     const ALIKE: u64 = 100_000;
 
     /// What it comes to if these are as they are said to be, and all others as recorded.
-    fn compared(compiler: &str, changed: &[(&str, u64)]) -> (String, Verdict) {
+    fn compared(with: &str, changed: &[(&str, u64)]) -> (String, Verdict) {
         let counts = OPERATIONS.iter().map(|it| (it.name.to_owned(), ALIKE)).collect();
-        let before = Counts { compiler: "rustc 1".into(), counts };
-        let mut now = Counts { compiler: compiler.into(), ..before.clone() };
+        let before = Counts { with: "rustc 1".into(), counts };
+        let mut now = Counts { with: with.into(), ..before.clone() };
         now.counts.extend(changed.iter().map(|(name, count)| ((*name).to_owned(), *count)));
         table(&before, &now)
     }
@@ -175,7 +170,7 @@ mod tests {
     #[test]
     fn what_is_not_recorded_is_a_failure() {
         let counts = BTreeMap::from([("fan-out".to_owned(), 1)]);
-        let now = Counts { compiler: "rustc 1".into(), counts };
+        let now = Counts { with: "rustc 1".into(), counts };
         let before = Counts { counts: BTreeMap::new(), ..now.clone() };
         let (table, verdict) = table(&before, &now);
         assert_eq!(verdict, Verdict::Slower);
@@ -183,9 +178,9 @@ mod tests {
     }
 
     #[test]
-    fn another_compiler_is_a_reason_and_is_named() {
+    fn another_compiler_is_a_reason_and_named() {
         let (table, verdict) = compared("rustc 2", &[("fan-out", 200_000)]);
-        assert_eq!(verdict, Verdict::OtherCompiler);
+        assert_eq!(verdict, Verdict::OtherTools);
         assert!(table.contains("recorded with: rustc 1\nnow:           rustc 2"), "{table}");
         assert_eq!(compared("rustc 2", &[]).1, Verdict::Same);
     }
