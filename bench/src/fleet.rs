@@ -5,7 +5,7 @@
 //! it one read into a shared buffer and a scan for its end, and no allocation.
 
 use crate::conn::{Conn, Counts, Heard, Plan};
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
@@ -71,6 +71,7 @@ impl Fleet {
     ) -> Result<Range<usize>> {
         let (count, mut plans) = (plans.len(), plans);
         let (first, live_before) = (self.conns.len(), self.counts.live);
+        let closed_before = self.counts.closed;
         let (mut progress, mut progress_at) = (0, Instant::now());
         loop {
             let done = self.counts.live - live_before;
@@ -80,6 +81,10 @@ impl Fleet {
             if done > progress {
                 (progress, progress_at) = (done, Instant::now());
             }
+            ensure!(
+                done > 0 || self.counts.closed == closed_before,
+                "no client could connect, and the first one was closed"
+            );
             if progress_at.elapsed() > PATIENCE {
                 bail!("{done} of {count} clients were set up, then none in {PATIENCE:?}");
             }

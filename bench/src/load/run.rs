@@ -115,6 +115,9 @@ impl<'a> Run<'a> {
             _ => {}
         });
         match (opened, first_close) {
+            (Err(error), Some(why)) if self.args.token.is_none() => {
+                Err(error.context(format!("{why} (does the server want a token? Give --token)")))
+            }
             (Err(error), Some(why)) => Err(error.context(why)),
             (opened, _) => opened.map(|_| ()),
         }
