@@ -92,18 +92,22 @@ impl Row {
     }
 
     fn millis(&self, node: usize, quantile: f64) -> Option<f64> {
-        Some(self.seen.get(node)?.millis(quantile))
+        let rounds = self.seen.iter().filter_map(|nodes| nodes.get(node));
+        let millis: Vec<f64> = rounds.map(|seen| seen.millis(quantile)).collect();
+        median_of(&millis, |millis| *millis)
     }
 
     fn latency(&self, node: usize) -> String {
-        let Some(seen) = self.seen.get(node) else { return NOTHING.to_owned() };
-        format!("{:.2} / {:.2}", seen.millis(0.5), seen.millis(0.99))
+        match (self.millis(node, 0.5), self.millis(node, 0.99)) {
+            (Some(median), Some(most)) => format!("{median:.2} / {most:.2}"),
+            _ => NOTHING.to_owned(),
+        }
     }
 
     fn lost(&self) -> u64 {
         let rounds = self.paced.iter().map(|(server, _)| server).chain(&self.saturated);
         let by_rounds: u64 = rounds.map(Round::lost).sum();
-        by_rounds + self.seen.iter().map(Seen::lost).sum::<u64>()
+        by_rounds + self.seen.iter().flatten().map(Seen::lost).sum::<u64>()
     }
 
     fn cells(&self) -> [String; 9] {
@@ -136,8 +140,8 @@ impl Row {
     }
 
     fn json(&self) -> Value {
-        let latency =
-            |seen: &Seen| json!({"p50_ms": seen.millis(0.5), "p99_ms": seen.millis(0.99)});
+        let seen = |seen: &Seen| json!({"p50_ms": seen.millis(0.5), "p99_ms": seen.millis(0.99)});
+        let latency = |nodes: &Vec<Seen>| nodes.iter().map(seen).collect::<Value>();
         let rounds: Vec<Value> = self.paced.iter().zip(&self.saturated).map(round_json).collect();
         json!({
             "name": self.contender.name,
@@ -208,7 +212,8 @@ impl Comparison {
             format!(
                 "CPU is that of all processes of a row, Redis included. Saturated: {WINDOW} messages on \
                  their way. Idle clients: {idle}, subscribed; memory as soon as it held still, and {hold} s \
-                 later. Latency: {LATENCY_RATE} messages/s. Other node: subscribers are spread over both, \
+                 later. Latency: {LATENCY_RATE} messages/s, the \
+                 median round's percentiles. Other node: subscribers are spread over both, \
                  the publisher is on one."
             ),
         ]
