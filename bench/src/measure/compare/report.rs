@@ -202,21 +202,22 @@ impl Comparison {
 
     fn how(&self) -> Vec<String> {
         let floors = self.rows.iter().flat_map(|row| &row.paced);
-        let floor = median(floors.map(|(_, floor)| floor.micros_per_delivery()));
+        let floors: Vec<f64> = floors.map(|(_, floor)| floor.micros_per_delivery()).collect();
+        let floor = median_of(&floors, |micros| *micros);
         let (hold, idle) = (self.effort.hold, count(self.effort.idle_clients));
-        vec![
+        let floor = floor.map(|floor| {
             format!(
                 "The floor, one send(2) of as many bytes for each delivery, took {floor:.1} µs in the \
                  median; each round is divided by the floor's round right after it."
-            ),
-            format!(
-                "CPU is that of all processes of a row, Redis included. Saturated: {WINDOW} messages on \
-                 their way. Idle clients: {idle}, subscribed; memory as soon as it held still, and {hold} s \
-                 later. Latency: {LATENCY_RATE} messages/s, the \
-                 median round's percentiles. Other node: subscribers are spread over both, \
-                 the publisher is on one."
-            ),
-        ]
+            )
+        });
+        let how = format!(
+            "CPU is that of all processes of a row, Redis included. Saturated: {WINDOW} messages on their \
+             way. Idle clients: {idle}, subscribed; memory as soon as it held still, and {hold} s later. \
+             Latency: {LATENCY_RATE} messages/s, the median round's percentiles. Other node: subscribers \
+             are spread over both, the publisher is on one."
+        );
+        floor.into_iter().chain([how]).collect()
     }
 
     fn failures(&self) -> Vec<String> {
@@ -232,7 +233,7 @@ impl Comparison {
     /// Every figure in which a peer is better than Roomcast on as many nodes.
     fn better(&self) -> Vec<String> {
         let ours = |row: &&Row| matches!(row.contender.kind, Kind::Roomcast { .. });
-        let mut found = Vec::new();
+        let (mut found, mut compared) = (Vec::new(), 0);
         for row in self.rows.iter().filter(|row| !ours(row)) {
             let nodes = row.contender.nodes;
             let Some(own) = self.rows.iter().filter(ours).find(|own| own.contender.nodes == nodes)
@@ -243,6 +244,7 @@ impl Comparison {
                 let (Some(theirs), Some(ours)) = ((figure.of)(row), (figure.of)(own)) else {
                     continue;
                 };
+                compared += 1;
                 if is_better(theirs, ours, figure.more_is_better) {
                     let (show, name) = (figure.show, row.contender.name);
                     let (theirs, ours) = (show(theirs), show(ours));
@@ -250,9 +252,12 @@ impl Comparison {
                 }
             }
         }
-        let head = match found.is_empty() {
-            true => "No peer was better than Roomcast in any of these figures by more than 5 %.",
-            false => "Where a peer was better than Roomcast by more than 5 %:",
+        let head = match (compared, found.is_empty()) {
+            (0, _) => return found,
+            (_, true) => {
+                "No peer was better than Roomcast in any of these figures by more than 5 %."
+            }
+            (_, false) => "Where a peer was better than Roomcast by more than 5 %:",
         };
         found.insert(0, head.to_owned());
         found
