@@ -12,6 +12,7 @@ pub mod fleet;
 pub mod floor;
 pub mod http;
 pub mod limits;
+pub mod load;
 pub mod measure;
 pub mod peers;
 pub mod publisher;

@@ -2,8 +2,8 @@
 //!
 //! In: the options all measurements share. Out: [`Node`]s with their addresses and process ids.
 
-use crate::conn::{Plan, Speak};
-use crate::dialect::{Dialect, Protocol, Since, Who};
+use crate::conn::{Care, Plan, Speak};
+use crate::dialect::{Dialect, Protocol, Since, Wanted, Who};
 use crate::http;
 use crate::reading::Processes;
 use crate::server::{self, Server, Settings};
@@ -71,19 +71,19 @@ impl Node {
 
     /// Clients of this node that subscribe to `rooms`; `keep` to be given every message.
     pub fn client_plan(&self, rooms: &[String], keep: bool) -> Plan {
-        self.plan(Who { rooms: rooms.to_vec(), ..Who::default() }, keep)
+        self.plan(Who::new(rooms), if keep { Care::Need } else { Care::Count })
     }
 
     /// Clients that come back to `room`, where they had seen everything up to `since`.
     pub fn returning_plan(&self, room: &str, since: Since) -> Plan {
-        let who = Who { rooms: vec![room.to_owned()], since: Some(since), token: None };
-        self.plan(who, false)
+        let rooms = vec![Wanted { room: room.to_owned(), since: Some(since) }];
+        self.plan(Who { rooms, token: None }, Care::Count)
     }
 
     /// Clients of this node, whoever they are.
-    pub fn plan(&self, who: Who, keep: bool) -> Plan {
+    pub fn plan(&self, who: Who, care: Care) -> Plan {
         let (path, dialect) = (self.path.clone(), self.dialect());
-        Plan { server: self.address, speak: Speak::Client { path, dialect, who, keep } }
+        Plan { server: self.address, speak: Speak::Client { path, dialect, who, care } }
     }
 
     /// Calls the server API.
@@ -125,6 +125,10 @@ impl Node {
 
     fn attached(url: &str, protocol: Protocol, pids: Vec<u32>) -> Result<Self> {
         let (address, path) = parse_url(url)?;
+        ensure!(
+            address.ip().is_loopback(),
+            "{url:?} is not on this machine: only loopback is measured"
+        );
         Ok(Self::at(address, &path, protocol, pids))
     }
 
@@ -210,7 +214,7 @@ impl TargetArgs {
 }
 
 /// The address and path that a WebSocket URL names.
-fn parse_url(url: &str) -> Result<(SocketAddr, String)> {
+pub fn parse_url(url: &str) -> Result<(SocketAddr, String)> {
     let rest = url
         .strip_prefix("ws://")
         .with_context(|| format!("{url:?} is not a ws:// URL (TLS is not supported)"))?;
@@ -222,10 +226,6 @@ fn parse_url(url: &str) -> Result<(SocketAddr, String)> {
         host.to_socket_addrs().ok().and_then(|mut addresses| addresses.next()).with_context(
             || format!("{url:?} needs a host that exists and a port: ws://HOST:PORT"),
         )?;
-    ensure!(
-        address.ip().is_loopback(),
-        "{url:?} is not on this machine: only loopback is measured"
-    );
     Ok((address, path.to_owned()))
 }
 
@@ -244,7 +244,8 @@ mod tests {
     #[test]
     fn urls_that_cannot_be_measured_are_refused() {
         for url in ["wss://127.0.0.1:8000", "ws://127.0.0.1", "ws://192.0.2.1:80", "8000"] {
-            assert!(parse_url(url).is_err(), "{url}");
+            let attached = Node::attached(url, Protocol::Json, Vec::new());
+            assert!(attached.is_err(), "{url}");
         }
     }
 }

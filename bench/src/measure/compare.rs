@@ -190,8 +190,8 @@ impl Row {
         let pace = Pace::Rate { per_second: RATE, messages: effort.messages };
         self.paced.push(bench.pair_of_rounds(pace)?);
         let pace = Pace::Saturate { window: WINDOW, time: effort.saturated };
-        self.saturated.push(bench.round(pace)?);
-        self.closed += bench.fleet.counts().closed;
+        self.saturated.push(bench.served.round(pace)?);
+        self.closed += bench.served.fleet.counts().closed;
         drop(bench);
         self.visit_latency(servers, effort)
     }

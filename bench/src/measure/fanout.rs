@@ -3,22 +3,18 @@
 //! In: how many subscribers, how fast, how large. Out: [`Fanout`], the figures of rounds that
 //! alternate between the server and the floor, so that both see the same machine.
 
-use crate::fleet::Fleet;
 use crate::floor::Floor;
 use crate::limits;
-use crate::publisher::{Publisher, SMALLEST_PAYLOAD, Via};
-use crate::reading::Processes;
-use crate::rounds::{Pace, Round, Traffic, floor_round, server_round};
+use crate::publisher::{SMALLEST_PAYLOAD, Via};
+use crate::rounds::{Pace, Round, Served, Traffic, WARM_UP_MESSAGES, floor_round};
 use crate::table::{Report, Table, count, median};
-use crate::target::{self, Node, TargetArgs};
+use crate::target::{Node, TargetArgs};
 use anyhow::{Result, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 use std::time::Duration;
 
 const ROOM: &str = "fanout";
-/// Published before anything is measured, by both sides.
-const WARM_UP: Pace = Pace::Rate { per_second: 20, messages: 20 };
 
 /// The options of `fanout`.
 #[derive(Args, Clone, Debug)]
@@ -105,7 +101,7 @@ pub fn run(args: &FanoutArgs) -> Result<Fanout> {
     for _ in 0..args.rounds {
         rounds.push(bench.pair_of_rounds(args.pace())?);
     }
-    let counts = bench.fleet.counts().clone();
+    let counts = bench.served.fleet.counts().clone();
     let received: u64 = rounds.iter().map(|(server, _)| server.received).sum();
     let why =
         || counts.first_close.clone().unwrap_or_else(|| "no connection was closed".to_owned());
@@ -118,54 +114,34 @@ pub fn run(args: &FanoutArgs) -> Result<Fanout> {
     })
 }
 
-/// Both sides, connected and warm.
+/// A server with its clients and the floor with its own, connected and warm.
 pub(crate) struct Bench {
-    pub(crate) fleet: Fleet,
-    publisher: Publisher,
+    pub(crate) served: Served,
     floor: Floor,
-    traffic: Traffic,
-    processes: Processes,
 }
 
 impl Bench {
-    /// Connects subscribers, spread over `nodes`, and a publisher to the first of these.
+    /// Connects subscribers, spread over `nodes`, a publisher to the first of these, and as many clients to the
+    /// floor.
     pub(crate) fn set_up(
         traffic: Traffic,
         nodes: &[Node],
         via: Via,
         api_key: &str,
     ) -> Result<Self> {
-        let (mut fleet, processes) = (Fleet::new()?, target::processes(nodes)?);
-        let clients = traffic.subscribers as usize;
-        for (index, node) in nodes.iter().enumerate() {
-            let share = clients * (index + 1) / nodes.len() - clients * index / nodes.len();
-            fleet.open(node.client_plan(std::slice::from_ref(&traffic.room), false), share)?;
-        }
-        let mut publisher = Publisher::open(&mut fleet, &nodes[0], via, api_key)?;
-        let warm = server_round(&mut fleet, &mut publisher, &traffic, &processes, WARM_UP)?;
-        ensure!(
-            warm.received > 0,
-            "nothing was delivered of {} publications ({} acked)",
-            warm.messages,
-            publisher.acked
-        );
+        let clients = traffic.subscribers;
+        let mut served = Served::set_up(traffic, nodes, via, api_key)?;
         // The floor sends as many bytes as the server was seen to send.
-        let mut floor = Floor::start(clients, warm.frame_bytes() as usize)?;
-        fleet.open(floor.plan(), clients)?;
-        floor_round(&mut fleet, &mut floor, traffic.subscribers, warm.messages, 0)?;
-        Ok(Self { fleet, publisher, floor, traffic, processes })
-    }
-
-    /// A round of the server.
-    pub(crate) fn round(&mut self, pace: Pace) -> Result<Round> {
-        let Self { fleet, publisher, traffic, processes, .. } = self;
-        server_round(fleet, publisher, traffic, processes, pace)
+        let mut floor = Floor::start(clients as usize, served.frame_bytes as usize)?;
+        served.fleet.open(floor.plan(), clients as usize)?;
+        floor_round(&mut served.fleet, &mut floor, clients, WARM_UP_MESSAGES, 0)?;
+        Ok(Self { served, floor })
     }
 
     /// A round of the server, then one of the floor with as many messages.
     pub(crate) fn pair_of_rounds(&mut self, pace: Pace) -> Result<(Round, Round)> {
-        let server = self.round(pace)?;
-        let Self { fleet, floor, traffic, .. } = self;
+        let server = self.served.round(pace)?;
+        let Self { served: Served { fleet, traffic, .. }, floor } = self;
         let rate = match pace {
             Pace::Rate { per_second, .. } => per_second,
             Pace::Saturate { .. } => 0,
