@@ -7,12 +7,15 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::types::{ClientId, ClientInfo};
 use crate::cluster::node::NodeId;
 
+/// How many connections each user has. Boxed: most rooms have no presence.
+type Users = Option<Box<HashMap<Box<str>, u32>>>;
+
 /// The clients in a room and the node that each is connected to.
 #[derive(Debug, Default)]
 pub struct Presence {
     clients: FxHashMap<ClientId, (NodeId, Arc<ClientInfo>)>,
     /// Connections per user, so that counting users needs no walk.
-    users: HashMap<Box<str>, u32>,
+    users: Users,
 }
 
 impl Presence {
@@ -21,7 +24,7 @@ impl Presence {
         let user = info.user.clone();
         let new = self.clients.insert(info.client, (node, info)).is_none();
         if new {
-            *self.users.entry(user).or_default() += 1;
+            *self.users.get_or_insert_default().entry(user).or_default() += 1;
         }
         new
     }
@@ -32,10 +35,12 @@ impl Presence {
             return None;
         }
         let (_, info) = self.clients.remove(&client)?;
-        if let Some(count) = self.users.get_mut(&info.user) {
+        if let Some(users) = &mut self.users
+            && let Some(count) = users.get_mut(&info.user)
+        {
             *count -= 1;
             if *count == 0 {
-                self.users.remove(&info.user);
+                users.remove(&info.user);
             }
         }
         Some(info)
@@ -71,7 +76,7 @@ impl Presence {
 
     /// How many clients and how many distinct users there are.
     pub fn stats(&self) -> (u32, u32) {
-        (self.clients.len() as u32, self.users.len() as u32)
+        (self.clients.len() as u32, self.users.as_ref().map_or(0, |users| users.len() as u32))
     }
 
     /// Whether no one is there.

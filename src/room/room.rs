@@ -77,7 +77,7 @@ pub enum Role {
     /// Nothing: another is home, and this node does not listen to it.
     Guest,
     /// It listens to the home: it has subscribers, or had until just now, or is a successor.
-    Mirror(Mirror),
+    Mirror(Box<Mirror>),
     /// It is to be home and asks the others what they know.
     Activating(Box<Activation>),
     /// It is home.
