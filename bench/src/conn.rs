@@ -1,20 +1,18 @@
 //! One client connection: dial, upgrade, connect, subscribe, then receive.
 //!
 //! In: readiness events. Out: counts of deliveries, or whole messages for the few connections
-//! that keep them. A connection that only counts holds no buffer, so a fleet of them is small.
+//! that keep them. A connection that only counts holds no buffer between reads, unless one ended within a
+//! message, so a fleet of them is small.
 
+use crate::dialect::{Dialect, Meaning, Since, Who};
 use crate::http;
 use crate::ws::{self, Kind, Parser, Piece};
 use anyhow::{Context, Result, bail, ensure};
 use mio::event::Event;
 use mio::net::TcpStream;
-use serde_json::{Value, json};
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::rc::Rc;
-
-/// The empty message: a ping from the server, a pong from the client.
-const PING: &[u8] = b"{}";
 
 /// What a connection is for, shared by all that are opened alike.
 #[derive(Debug)]
@@ -28,14 +26,14 @@ pub struct Plan {
 /// What is spoken on a connection.
 #[derive(Debug)]
 pub enum Speak {
-    /// The client protocol over WebSocket.
+    /// A protocol over WebSocket.
     Client {
         /// The WebSocket's path and query.
         path: String,
-        /// Rooms to subscribe to, one after the other.
-        rooms: Vec<String>,
-        /// Where the clients were in these rooms' streams, if they are to recover.
-        since: Option<Since>,
+        /// Which protocol.
+        dialect: &'static dyn Dialect,
+        /// What is asked for.
+        who: Who,
         /// Hand every message to the caller instead of counting it.
         keep: bool,
     },
@@ -45,15 +43,6 @@ pub enum Speak {
     Api,
 }
 
-/// A position in a room's stream.
-#[derive(Clone, Debug)]
-pub struct Since {
-    /// The stream's epoch.
-    pub epoch: String,
-    /// The last offset seen.
-    pub offset: u64,
-}
-
 /// What a fleet has seen so far.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
@@ -61,10 +50,12 @@ pub struct Counts {
     pub live: usize,
     /// Subscriptions that recovered all that they had missed.
     pub recovered: u64,
-    /// Messages other than pings, on connections that count.
+    /// Publications, on connections that count.
     pub deliveries: u64,
     /// Bytes read by connections that count, after their set-up.
     pub bytes: u64,
+    /// Positions of rooms, as the subscriptions' replies said.
+    pub position: Option<Since>,
     /// Connections that the server closed after their set-up.
     pub closed: u64,
     /// Why the first of them was closed.
@@ -75,8 +66,8 @@ pub struct Counts {
 enum Stage {
     Dialing,
     Upgrading,
-    Connecting,
-    Subscribing(usize),
+    /// Waits for the answer to this step of the dialect's set-up.
+    SettingUp(usize),
     Live,
     Closed,
 }
@@ -88,9 +79,7 @@ pub struct Conn {
     plan: Rc<Plan>,
     stage: Stage,
     parser: Parser,
-    /// The length so far of the message being counted.
-    counted: usize,
-    /// The start of a message (or response) that is kept and not complete.
+    /// The start of a message (or response) that is not complete.
     partial: Vec<u8>,
     /// The start of a close or ping frame's payload.
     control: Vec<u8>,
@@ -107,7 +96,6 @@ impl Conn {
             plan,
             stage: Stage::Dialing,
             parser: Parser::default(),
-            counted: 0,
             partial: Vec::new(),
             control: Vec::new(),
             out: Vec::new(),
@@ -143,7 +131,9 @@ impl Conn {
     /// Sends one message of the client protocol, or one API request.
     pub fn send(&mut self, message: &[u8]) -> Result<()> {
         match self.plan.speak {
-            Speak::Client { .. } => ws::push_text(&mut self.out, message),
+            Speak::Client { dialect, .. } => {
+                ws::push_data(&mut self.out, message, dialect.is_binary());
+            }
             Speak::Frames | Speak::Api => self.out.extend_from_slice(message),
         }
         self.flush()
@@ -199,9 +189,10 @@ impl Conn {
         self.stream.set_nodelay(true).context("setting TCP_NODELAY")?;
         let plan = Rc::clone(&self.plan);
         match &plan.speak {
-            Speak::Client { path, .. } => {
+            Speak::Client { path, dialect, .. } => {
                 self.stage = Stage::Upgrading;
-                self.out.extend(ws::upgrade_request(&plan.server.to_string(), path));
+                let host = plan.server.to_string();
+                self.out.extend(ws::upgrade_request(&host, path, dialect.subprotocol()));
                 self.flush()?;
             }
             Speak::Frames | Speak::Api => self.go_live(counts),
@@ -249,9 +240,8 @@ impl Conn {
         self.partial.extend_from_slice(input);
         let Some(response) = http::take_response(&mut self.partial)? else { return Ok(()) };
         ensure!(response.status == 101, "no WebSocket there: HTTP status {}", response.status);
-        self.stage = Stage::Connecting;
-        self.send(br#"{"id":1,"connect":{}}"#)?;
         let rest = std::mem::take(&mut self.partial);
+        self.set_up(0, counts)?;
         self.take_frames(&rest, counts, sink)
     }
 
@@ -306,122 +296,93 @@ impl Conn {
         }
     }
 
-    /// Splits a frame's payload into messages: a server may put several into one frame, one a line.
+    /// Hands on the messages that are complete with this piece of a frame, and keeps what isn't.
     fn take_data(
         &mut self,
         piece: &Piece<'_>,
         counts: &mut Counts,
         sink: &mut dyn FnMut(&[u8]),
     ) -> Result<()> {
-        let mut bytes = piece.bytes;
-        while let Some(end) = memchr::memchr(b'\n', bytes) {
-            self.take_line(&bytes[..end], true, counts, sink)?;
-            bytes = &bytes[end + 1..];
-        }
-        self.take_line(bytes, piece.message_ends, counts, sink)
-    }
-
-    fn take_line(
-        &mut self,
-        line: &[u8],
-        complete: bool,
-        counts: &mut Counts,
-        sink: &mut dyn FnMut(&[u8]),
-    ) -> Result<()> {
-        if self.counts_only() {
-            self.counted += line.len();
-            return if complete { self.count(counts) } else { Ok(()) };
-        }
-        if !complete {
-            self.partial.extend_from_slice(line);
+        let plan = Rc::clone(&self.plan);
+        let Speak::Client { dialect, who, .. } = &plan.speak else {
+            // The floor server's frames are whole messages.
+            counts.deliveries += u64::from(piece.message_ends);
+            return Ok(());
+        };
+        if self.partial.is_empty() {
+            let used = self.take_messages(*dialect, who, piece.bytes, piece, counts, sink)?;
+            self.partial.extend_from_slice(&piece.bytes[used..]);
             return Ok(());
         }
-        if self.partial.is_empty() {
-            return self.message(line, counts, sink);
-        }
         let mut whole = std::mem::take(&mut self.partial);
-        whole.extend_from_slice(line);
-        let result = self.message(&whole, counts, sink);
-        // Kept for its capacity.
-        whole.clear();
-        self.partial = whole;
-        result
-    }
-
-    fn count(&mut self, counts: &mut Counts) -> Result<()> {
-        let length = std::mem::take(&mut self.counted);
-        if length == PING.len() {
-            return self.answer_ping();
-        }
-        counts.deliveries += u64::from(length > 0);
-        Ok(())
-    }
-
-    fn answer_ping(&mut self) -> Result<()> {
-        if self.pong {
-            self.send(PING)?;
+        whole.extend_from_slice(piece.bytes);
+        let used = self.take_messages(*dialect, who, &whole, piece, counts, sink)?;
+        whole.drain(..used);
+        if !self.counts_only() || !whole.is_empty() {
+            self.partial = whole;
         }
         Ok(())
     }
 
-    fn message(
+    /// How much of `bytes`, which end with `piece`, were whole messages.
+    fn take_messages(
         &mut self,
+        dialect: &'static dyn Dialect,
+        who: &Who,
+        bytes: &[u8],
+        piece: &Piece<'_>,
+        counts: &mut Counts,
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> Result<usize> {
+        let mut used = 0;
+        while let Some(cut) = dialect.cut(&bytes[used..], piece.message_ends)? {
+            let message = &bytes[used + cut.start..used + cut.end];
+            used += cut.used;
+            match self.stage {
+                Stage::SettingUp(step) => {
+                    if let Some(answer) = dialect.answer(step, who, message)? {
+                        self.pong |= answer.pong;
+                        counts.recovered += u64::from(answer.recovered);
+                        counts.position = answer.position.or(counts.position.take());
+                        self.set_up(step + 1, counts)?;
+                    }
+                }
+                _ => self.take_message(dialect, message, counts, sink)?,
+            }
+        }
+        Ok(used)
+    }
+
+    fn take_message(
+        &mut self,
+        dialect: &'static dyn Dialect,
         message: &[u8],
         counts: &mut Counts,
         sink: &mut dyn FnMut(&[u8]),
     ) -> Result<()> {
-        if message == PING {
-            return self.answer_ping();
+        let meaning = dialect.meaning(message);
+        if meaning == Meaning::Ping {
+            return if self.pong { self.send(dialect.pong()) } else { Ok(()) };
         }
-        if self.stage == Stage::Live {
-            if !message.is_empty() {
-                sink(message);
-            }
-            return Ok(());
+        if self.counts_only() {
+            counts.deliveries += u64::from(meaning == Meaning::Delivery);
+        } else {
+            sink(message);
         }
-        if let (Stage::Subscribing(room), Speak::Client { since: Some(_), .. }) =
-            (self.stage, &self.plan.speak)
-            && memchr::memmem::find(message, b"\"error\"").is_none()
-        {
-            // A recovery can be large, and nothing else in it matters here.
-            counts.recovered +=
-                u64::from(memchr::memmem::find(message, b"\"recovered\":true").is_some());
-            return self.subscribe(room + 1, counts);
-        }
-        let reply: Value = serde_json::from_slice(message)
-            .with_context(|| format!("not JSON: {:?}", String::from_utf8_lossy(message)))?;
-        if reply.get("id").is_none() {
-            return Ok(());
-        }
-        ensure!(reply.get("error").is_none(), "{:?} was answered {reply}", self.stage);
-        match self.stage {
-            Stage::Connecting => {
-                self.pong = reply["connect"]["pong"].as_bool().unwrap_or(false);
-                self.subscribe(0, counts)
-            }
-            Stage::Subscribing(room) => self.subscribe(room + 1, counts),
-            stage => bail!("a reply nothing asked for, while {stage:?}: {reply}"),
-        }
+        Ok(())
     }
 
-    /// Subscribes to the plan's room number `index`, or ends the set-up when there is none.
-    fn subscribe(&mut self, index: usize, counts: &mut Counts) -> Result<()> {
+    /// Begins step `step` of the set-up, or ends it when there is none.
+    fn set_up(&mut self, step: usize, counts: &mut Counts) -> Result<()> {
         let plan = Rc::clone(&self.plan);
-        let Speak::Client { rooms, since, .. } = &plan.speak else {
-            bail!("only the client protocol has rooms to subscribe to")
+        let Speak::Client { dialect, who, .. } = &plan.speak else {
+            bail!("only a client has a set-up")
         };
-        let Some(room) = rooms.get(index) else {
+        let Some(command) = dialect.set_up(step, who) else {
             self.go_live(counts);
             return Ok(());
         };
-        self.stage = Stage::Subscribing(index);
-        let mut subscribe = json!({"channel": room});
-        if let Some(Since { epoch, offset }) = since {
-            subscribe["recover"] = true.into();
-            subscribe["epoch"] = epoch.as_str().into();
-            subscribe["offset"] = (*offset).into();
-        }
-        let command = json!({"id": index + 2, "subscribe": subscribe});
-        self.send(command.to_string().as_bytes())
+        self.stage = Stage::SettingUp(step);
+        if command.is_empty() { Ok(()) } else { self.send(&command) }
     }
 }

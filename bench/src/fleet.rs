@@ -50,9 +50,18 @@ impl Fleet {
         &self.counts
     }
 
-    /// Opens `count` connections and returns when all have finished their set-up.
+    /// Opens `count` connections alike and returns when all have finished their set-up.
     pub fn open(&mut self, plan: Plan, count: usize) -> Result<Range<usize>> {
-        let (plan, first, live_before) = (Rc::new(plan), self.conns.len(), self.counts.live);
+        self.open_each(std::iter::repeat_n(Rc::new(plan), count))
+    }
+
+    /// Opens a connection for each of `plans` and returns when all have finished their set-up.
+    pub fn open_each(
+        &mut self,
+        plans: impl ExactSizeIterator<Item = Rc<Plan>>,
+    ) -> Result<Range<usize>> {
+        let (count, mut plans) = (plans.len(), plans);
+        let (first, live_before) = (self.conns.len(), self.counts.live);
         let (mut progress, mut progress_at) = (0, Instant::now());
         loop {
             let done = self.counts.live - live_before;
@@ -63,11 +72,11 @@ impl Fleet {
                 (progress, progress_at) = (done, Instant::now());
             }
             if progress_at.elapsed() > PATIENCE {
-                let server = plan.server;
-                bail!("{server} set up {done} of {count} clients, then none in {PATIENCE:?}");
+                bail!("{done} of {count} clients were set up, then none in {PATIENCE:?}");
             }
             let opened = self.conns.len() - first;
-            for _ in opened..count.min(done + OPENING_AT_ONCE) {
+            let room = count.min(done + OPENING_AT_ONCE).saturating_sub(opened);
+            for plan in plans.by_ref().take(room) {
                 self.dial(&plan)?;
             }
             self.pump(Duration::from_millis(100), |_, _| {})?;

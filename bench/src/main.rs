@@ -1,30 +1,13 @@
-//! Measures a Roomcast server: memory per client, CPU per delivery, latency.
+//! Measures a Roomcast server on this machine: memory per client, CPU per delivery, latency.
 //!
 //! In: arguments. Out: tables on standard output, servers that are gone when it ends.
-//!
-//! A measurement goes from [`target`] (the server) over [`fleet`] (the clients, one thread and one
-//! epoll) to [`table`] (what is printed); [`floor`] is what the server is compared to.
-
-mod all;
-mod conn;
-mod fanout;
-mod fleet;
-mod floor;
-mod http;
-mod latency;
-mod limits;
-mod memory;
-mod publisher;
-mod reading;
-mod rounds;
-mod server;
-mod storm;
-mod table;
-mod target;
-mod ws;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use roomcast_bench::measure::{
+    all, connect, fanout, hot, latency, memory, mesh, presence, rooms, storm,
+};
+use roomcast_bench::{floor, limits, server, target};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -47,6 +30,16 @@ enum Command {
     Fanout(fanout::FanoutArgs),
     /// Publish-to-delivery latency, on one node and across the mesh
     Latency(latency::LatencyArgs),
+    /// Server CPU time to take a client in: connect and subscribe
+    Connect(connect::ConnectArgs),
+    /// CPU time per delivery on several nodes, beside that on one
+    Mesh(mesh::MeshArgs),
+    /// Many rooms with one subscriber each: memory per room, CPU time per delivery
+    Rooms(rooms::RoomsArgs),
+    /// One room with many publishers: one order, latency, nothing that piles up
+    Hot(hot::HotArgs),
+    /// Coming and going in a large room
+    Presence(presence::PresenceArgs),
     /// All clients of a killed node come to the others and recover
     Storm(storm::StormArgs),
     /// Everything, with the README's settings
@@ -80,6 +73,11 @@ fn run(args: &Args) -> Result<()> {
         Command::Memory(options) => memory::run(options)?.report(),
         Command::Fanout(options) => fanout::run(options)?.report(),
         Command::Latency(options) => latency::run(options)?.report(),
+        Command::Connect(options) => connect::run(options)?.report(),
+        Command::Mesh(options) => mesh::run(options)?.report(),
+        Command::Rooms(options) => rooms::run(options)?.report(),
+        Command::Hot(options) => hot::run(options)?.report(),
+        Command::Presence(options) => presence::run(options)?.report(),
         Command::Storm(options) => storm::run(options)?.report(),
         Command::All(options) => all::run(options)?,
         Command::FloorServer(options) => return floor::serve(options),

@@ -3,6 +3,7 @@
 //! In: a room and a payload. Out: a command on the publisher's connection, and a tally of its acks.
 
 use crate::conn::Plan;
+use crate::dialect::{self, Dialect, Meaning, Protocol};
 use crate::fleet::Fleet;
 use crate::http;
 use crate::target::Node;
@@ -13,6 +14,9 @@ use std::time::Instant;
 
 /// The smallest payload: room for the largest timestamp.
 pub const SMALLEST_PAYLOAD: usize = 33;
+
+/// The ids of publications, clear of those of a connection's set-up.
+const FIRST_ID: u32 = 1 << 20;
 
 /// Which way a publication goes into the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -28,6 +32,7 @@ pub enum Via {
 pub struct Publisher {
     id: usize,
     via: Via,
+    dialect: &'static dyn Dialect,
     host: String,
     api_key: String,
     /// Publications sent so far.
@@ -46,7 +51,8 @@ impl Publisher {
         };
         let id = fleet.open(plan, 1)?.start;
         let (host, api_key) = (node.host(), api_key.to_owned());
-        Ok(Self { id, via, host, api_key, sent: 0, acked: 0, refused: None })
+        let dialect = node.dialect();
+        Ok(Self { id, via, dialect, host, api_key, sent: 0, acked: 0, refused: None })
     }
 
     /// Sends one publication; its ack comes later, to [`Self::take`].
@@ -54,11 +60,8 @@ impl Publisher {
         self.sent += 1;
         match self.via {
             Via::Ws => {
-                // Id 1 was the connect command.
-                let id = self.sent + 1;
-                let command =
-                    format!(r#"{{"id":{id},"publish":{{"channel":"{room}","data":{data}}}}}"#);
-                fleet.send(self.id, command.as_bytes())
+                let id = FIRST_ID.wrapping_add(self.sent as u32);
+                fleet.send(self.id, &self.dialect.publish(id, room, data))
             }
             Via::Api => {
                 let body = format!(r#"{{"channel":"{room}","data":{data}}}"#);
@@ -73,10 +76,16 @@ impl Publisher {
         if id != self.id {
             return false;
         }
-        if memmem::find(message, b"\"error\"").is_some() {
-            self.refused.get_or_insert_with(|| String::from_utf8_lossy(message).into_owned());
-        } else if memmem::find(message, b"\"push\"").is_none() {
-            self.acked += 1;
+        let meaning = match self.via {
+            Via::Ws => self.dialect.meaning(message),
+            Via::Api => Protocol::Json.dialect().meaning(message),
+        };
+        match meaning {
+            Meaning::Refusal => {
+                self.refused.get_or_insert_with(|| String::from_utf8_lossy(message).into_owned());
+            }
+            Meaning::Ack => self.acked += 1,
+            Meaning::Ping | Meaning::Delivery | Meaning::Other => {}
         }
         true
     }
@@ -123,11 +132,7 @@ pub fn payload(size: usize, stamp: u64) -> String {
 /// The timestamp in a message that carries a [`payload`].
 pub fn stamp(message: &[u8]) -> Option<u64> {
     let start = memmem::find(message, b"\"t\":")? + 4;
-    let digits = message[start..].iter().take_while(|byte| byte.is_ascii_digit());
-    digits.copied().try_fold(None, |value: Option<u64>, digit| {
-        let value = value.unwrap_or(0).checked_mul(10)?.checked_add(u64::from(digit - b'0'))?;
-        Some(Some(value))
-    })?
+    dialect::digits(&message[start..])
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! What the kernel says about a server process: its memory and the CPU time it has used.
+//! What the kernel says about a server's processes: their memory and the CPU time they have used.
 //!
-//! In: a process id. Out: [`Memory`] and [`cpu_time`].
+//! In: process ids. Out: [`Memory`] and CPU time, those of all of them together.
 
 use crate::fleet::{Fleet, time_left};
 use anyhow::{Context, Result};
@@ -34,8 +34,53 @@ pub struct Level {
     pub settled: bool,
 }
 
+/// The processes that are measured as one.
+#[derive(Clone, Debug)]
+pub struct Processes(Vec<u32>);
+
+impl Processes {
+    /// Those with these ids.
+    pub fn new(pids: Vec<u32>) -> Self {
+        Self(pids)
+    }
+
+    /// Their memory.
+    pub fn memory(&self) -> Result<Memory> {
+        self.0.iter().try_fold(Memory::default(), |sum, pid| {
+            let Memory { rss, pss, private } = memory(*pid)?;
+            Ok(Memory { rss: sum.rss + rss, pss: sum.pss + pss, private: sum.private + private })
+        })
+    }
+
+    /// The CPU time that they have used.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        self.0.iter().map(|pid| cpu_time(*pid)).sum()
+    }
+
+    /// Waits until their memory holds still, keeping the fleet's connections served.
+    pub fn settled_memory(&self, fleet: &mut Fleet) -> Result<Level> {
+        let deadline = Instant::now() + SETTLE_DEADLINE;
+        let mut last = self.memory()?;
+        loop {
+            fleet.idle(BETWEEN_READINGS)?;
+            let now = self.memory()?;
+            let settled = same_level(last.private, now.private) && same_level(last.rss, now.rss);
+            if settled || time_left(deadline).is_none() {
+                return Ok(Level { memory: now, settled });
+            }
+            last = now;
+        }
+    }
+}
+
+impl FromIterator<Self> for Processes {
+    fn from_iter<I: IntoIterator<Item = Self>>(parts: I) -> Self {
+        Self(parts.into_iter().flat_map(|part| part.0).collect())
+    }
+}
+
 /// Reads the memory of process `pid`.
-pub fn memory(pid: u32) -> Result<Memory> {
+fn memory(pid: u32) -> Result<Memory> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&path)
         .with_context(|| format!("reading {path} (is the server still running, and yours?)"))?;
@@ -51,21 +96,6 @@ fn parse_rollup(text: &str) -> Option<Memory> {
     Some(Memory { rss: field("Rss")?, pss: field("Pss")?, private })
 }
 
-/// Waits until the memory of `pid` holds still, keeping the fleet's connections served.
-pub fn settled_memory(pid: u32, fleet: &mut Fleet) -> Result<Level> {
-    let deadline = Instant::now() + SETTLE_DEADLINE;
-    let mut last = memory(pid)?;
-    loop {
-        fleet.idle(BETWEEN_READINGS)?;
-        let now = memory(pid)?;
-        let settled = same_level(last.private, now.private) && same_level(last.rss, now.rss);
-        if settled || time_left(deadline).is_none() {
-            return Ok(Level { memory: now, settled });
-        }
-        last = now;
-    }
-}
-
 fn same_level(a: u64, b: u64) -> bool {
     a.abs_diff(b) as f64 <= SAME_LEVEL * a.max(b) as f64
 }
@@ -74,7 +104,7 @@ fn same_level(a: u64, b: u64) -> bool {
 ///
 /// The process's CPU-time clock is the sum of what `/proc/PID/task/*/schedstat` shows, in ns, plus
 /// the threads that are gone, and it doesn't wait for the next scheduler tick.
-pub fn cpu_time(pid: u32) -> Result<Duration> {
+fn cpu_time(pid: u32) -> Result<Duration> {
     let what = || format!("reading the CPU time of process {pid} (is it still running?)");
     let raw = i32::try_from(pid).with_context(what)?;
     let clock = clock_getcpuclockid(Pid::from_raw(raw)).with_context(what)?;

@@ -5,7 +5,7 @@
 use crate::fleet::{Fleet, time_left};
 use crate::floor::Floor;
 use crate::publisher::{Publisher, payload};
-use crate::reading::cpu_time;
+use crate::reading::Processes;
 use anyhow::Result;
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,20 @@ const GRACE: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug)]
 pub enum Pace {
     /// So many publications a second, so many in all.
-    Rate { per_second: u32, messages: u64 },
+    Rate {
+        /// Publications a second.
+        per_second: u32,
+        /// Publications in all.
+        messages: u64,
+    },
     /// As fast as the server takes them, for a time: at most `window` publications are on their
     /// way, that is not acked or not delivered to everyone.
-    Saturate { window: u64, time: Duration },
+    Saturate {
+        /// Publications that may be on their way.
+        window: u64,
+        /// How long to go on.
+        time: Duration,
+    },
 }
 
 /// What a round came to.
@@ -77,15 +87,15 @@ pub struct Traffic {
     pub size: usize,
 }
 
-/// Runs a round on the server with process id `pid`.
+/// Runs a round on the server that runs as `processes`.
 pub fn server_round(
     fleet: &mut Fleet,
     publisher: &mut Publisher,
     traffic: &Traffic,
-    pid: u32,
+    processes: &Processes,
     pace: Pace,
 ) -> Result<Round> {
-    let mut meter = Meter::start(fleet, pid)?;
+    let mut meter = Meter::start(fleet, processes)?;
     let (sent_before, acked_before) = (publisher.sent, publisher.acked);
     loop {
         let (sent, acked) = (publisher.sent - sent_before, publisher.acked - acked_before);
@@ -114,7 +124,7 @@ pub fn floor_round(
     messages: u64,
     rate: u32,
 ) -> Result<Round> {
-    let mut meter = Meter::start(fleet, floor.pid())?;
+    let mut meter = Meter::start(fleet, &Processes::new(vec![floor.pid()]))?;
     floor.run(messages, rate)?;
     while meter.received(fleet) < messages * clients {
         fleet.pump(GRACE, |_, _| {})?;
@@ -157,16 +167,18 @@ struct Meter {
     cpu: Duration,
     deliveries: u64,
     bytes: u64,
-    pid: u32,
+    processes: Processes,
     progress: (u64, u64),
     progress_at: Instant,
 }
 
 impl Meter {
-    fn start(fleet: &Fleet, pid: u32) -> Result<Self> {
+    fn start(fleet: &Fleet, processes: &Processes) -> Result<Self> {
         let (deliveries, bytes) = (fleet.counts().deliveries, fleet.counts().bytes);
-        let (cpu, start) = (cpu_time(pid)?, Instant::now());
-        Ok(Self { start, cpu, deliveries, bytes, pid, progress: (0, 0), progress_at: start })
+        let processes = processes.clone();
+        let (cpu, start) = (processes.cpu_time()?, Instant::now());
+        let (progress, progress_at) = ((0, 0), start);
+        Ok(Self { start, cpu, deliveries, bytes, processes, progress, progress_at })
     }
 
     fn received(&self, fleet: &Fleet) -> u64 {
@@ -190,7 +202,7 @@ impl Meter {
             expected,
             received,
             bytes: fleet.counts().bytes - self.bytes,
-            cpu: cpu_time(self.pid)?.saturating_sub(self.cpu),
+            cpu: self.processes.cpu_time()?.saturating_sub(self.cpu),
             wall: end - self.start,
         })
     }

@@ -77,7 +77,8 @@ pub fn default_config(workers: usize, api_key: &str) -> String {
         "[client]\ninsecure = true\n[http_api]\nkey = {api_key:?}\n\
          [http_server]\nworkers = {workers}\n[log]\nlevel = \"info\"\n\
          [[channel.namespaces]]\nname = \"kept\"\nhistory_size = 1000\nhistory_ttl = \"1h\"\n\
-         force_recovery = true\n"
+         force_recovery = true\n\
+         [[channel.namespaces]]\nname = \"present\"\npresence = true\n"
     )
 }
 

@@ -2,8 +2,10 @@
 //!
 //! In: the options all measurements share. Out: [`Node`]s with their addresses and process ids.
 
-use crate::conn::{Plan, Since, Speak};
+use crate::conn::{Plan, Speak};
+use crate::dialect::{Dialect, Protocol, Since, Who};
 use crate::http;
+use crate::reading::Processes;
 use crate::server::{self, Server, Settings};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -11,7 +13,10 @@ use serde_json::Value;
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
+const EMPTY_DEADLINE: Duration = Duration::from_secs(30);
+const BETWEEN_ASKING: Duration = Duration::from_millis(50);
 const WEBSOCKET_PATH: &str = "/connection/websocket";
 
 /// The options all measurements share.
@@ -32,9 +37,13 @@ pub struct TargetArgs {
     /// Measure a running server instead: ws://HOST:PORT/PATH (for `latency` again for more nodes)
     #[arg(long, value_name = "URL", conflicts_with_all = ["server", "config"])]
     attach: Vec<String>,
-    /// Process id of the (first) running server, for its memory and CPU time
+    /// Process id of the (first) running server, for its memory and CPU time; again for every process that
+    /// is to be counted with it
     #[arg(long, requires = "attach")]
-    pid: Option<u32>,
+    pid: Vec<u32>,
+    /// What clients speak
+    #[arg(long, value_enum, default_value_t)]
+    protocol: Protocol,
 }
 
 /// A server that is up.
@@ -42,28 +51,38 @@ pub struct TargetArgs {
 pub struct Node {
     address: SocketAddr,
     path: String,
-    pid: Option<u32>,
+    protocol: Protocol,
+    pids: Vec<u32>,
     _server: Option<Server>,
 }
 
 impl Node {
-    /// The process to read memory and CPU time of.
-    pub fn pid(&self) -> Result<u32> {
-        self.pid.context("which process is measured? Add --pid to --attach")
+    /// The processes to read memory and CPU time of.
+    pub fn processes(&self) -> Result<Processes> {
+        ensure!(!self.pids.is_empty(), "which process is measured? Add --pid to --attach");
+        Ok(Processes::new(self.pids.clone()))
+    }
+
+    /// What clients speak here.
+    pub fn dialect(&self) -> &'static dyn Dialect {
+        self.protocol.dialect()
     }
 
     /// Clients of this node that subscribe to `rooms`; `keep` to be given every message.
     pub fn client_plan(&self, rooms: &[String], keep: bool) -> Plan {
-        let (path, rooms) = (self.path.clone(), rooms.to_vec());
-        let speak = Speak::Client { path, rooms, since: None, keep };
-        Plan { server: self.address, speak }
+        self.plan(Who { rooms: rooms.to_vec(), ..Who::default() }, keep)
     }
 
     /// Clients that come back to `room`, where they had seen everything up to `since`.
     pub fn returning_plan(&self, room: &str, since: Since) -> Plan {
-        let (path, rooms) = (self.path.clone(), vec![room.to_owned()]);
-        let speak = Speak::Client { path, rooms, since: Some(since), keep: false };
-        Plan { server: self.address, speak }
+        let who = Who { rooms: vec![room.to_owned()], since: Some(since), token: None };
+        self.plan(who, false)
+    }
+
+    /// Clients of this node, whoever they are.
+    pub fn plan(&self, who: Who, keep: bool) -> Plan {
+        let (path, dialect) = (self.path.clone(), self.dialect());
+        Plan { server: self.address, speak: Speak::Client { path, dialect, who, keep } }
     }
 
     /// Calls the server API.
@@ -81,17 +100,35 @@ impl Node {
         self.address.to_string()
     }
 
-    fn attached(url: &str, pid: Option<u32>) -> Result<Self> {
+    fn attached(url: &str, protocol: Protocol, pids: Vec<u32>) -> Result<Self> {
         let (address, path) = parse_url(url)?;
-        Ok(Self { address, path, pid, _server: None })
+        Ok(Self { address, path, protocol, pids, _server: None })
+    }
+
+    fn started(server: Server, protocol: Protocol) -> Self {
+        let (address, pids) = (server.http, vec![server.pid()]);
+        Self { address, path: WEBSOCKET_PATH.to_owned(), protocol, pids, _server: Some(server) }
     }
 }
 
-impl From<Server> for Node {
-    fn from(server: Server) -> Self {
-        let (address, pid) = (server.http, Some(server.pid()));
-        Self { address, path: WEBSOCKET_PATH.to_owned(), pid, _server: Some(server) }
+/// Waits until no client is left at the nodes, as their metrics say.
+pub fn wait_until_empty(nodes: &[Node]) -> Result<()> {
+    let deadline = Instant::now() + EMPTY_DEADLINE;
+    while sum_of_metric(nodes, "roomcast_connections")? > 0.0 {
+        ensure!(Instant::now() < deadline, "clients that left are still there");
+        std::thread::sleep(BETWEEN_ASKING);
     }
+    Ok(())
+}
+
+/// A metric without labels, added up over the nodes.
+pub fn sum_of_metric(nodes: &[Node], name: &str) -> Result<f64> {
+    nodes.iter().map(|node| http::metric(node.address, name)).sum()
+}
+
+/// The processes of several nodes.
+pub fn processes(nodes: &[Node]) -> Result<Processes> {
+    nodes.iter().map(Node::processes).collect()
 }
 
 impl TargetArgs {
@@ -120,16 +157,16 @@ impl TargetArgs {
         if !self.is_attached() {
             return Ok(server::start(&self.settings()?, count)?
                 .into_iter()
-                .map(Node::from)
+                .map(|server| Node::started(server, self.protocol))
                 .collect());
         }
         ensure!(count <= self.attach.len(), "{count} nodes need --attach {count} times");
-        let pids = [self.pid].into_iter().chain(std::iter::repeat(None));
+        let pids = std::iter::once(self.pid.clone()).chain(std::iter::repeat(Vec::new()));
         self.attach
             .iter()
             .zip(pids)
             .take(count)
-            .map(|(url, pid)| Node::attached(url, pid))
+            .map(|(url, pids)| Node::attached(url, self.protocol, pids))
             .collect()
     }
 

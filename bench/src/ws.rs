@@ -164,9 +164,9 @@ fn push_masked(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     out.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
 }
 
-/// Appends `text` to `out` as one masked text frame.
-pub fn push_text(out: &mut Vec<u8>, text: &[u8]) {
-    push_masked(out, 1, text);
+/// Appends `data` to `out` as one masked frame, text or binary.
+pub fn push_data(out: &mut Vec<u8>, data: &[u8], binary: bool) {
+    push_masked(out, if binary { 2 } else { 1 }, data);
 }
 
 /// Appends the answer to a ping that carried `payload`.
@@ -193,10 +193,12 @@ pub fn server_text_frame(payload: &[u8]) -> Vec<u8> {
 }
 
 /// The request that asks for a WebSocket at `path`.
-pub fn upgrade_request(host: &str, path: &str) -> Vec<u8> {
+pub fn upgrade_request(host: &str, path: &str, subprotocol: Option<&str>) -> Vec<u8> {
+    let subprotocol =
+        subprotocol.map(|name| format!("Sec-WebSocket-Protocol: {name}\r\n")).unwrap_or_default();
     format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{subprotocol}\r\n"
     )
     .into_bytes()
 }
@@ -273,7 +275,7 @@ mod tests {
     fn sent_frames_are_masked_and_have_the_right_length() {
         for (length, header) in [(0, 2), (125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
             let mut out = Vec::new();
-            push_text(&mut out, &vec![b'x'; length]);
+            push_data(&mut out, &vec![b'x'; length], false);
             assert_eq!(out.len(), header + 4 + length);
             assert_eq!((out[0], out[1] & 0x80), (0x81, 0x80));
             let unmasked =

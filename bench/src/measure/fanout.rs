@@ -7,6 +7,7 @@ use crate::fleet::Fleet;
 use crate::floor::Floor;
 use crate::limits;
 use crate::publisher::{Publisher, SMALLEST_PAYLOAD, Via};
+use crate::reading::Processes;
 use crate::rounds::{Pace, Round, Traffic, floor_round, server_round};
 use crate::table::{Report, Table, count, median};
 use crate::target::{Node, TargetArgs};
@@ -117,7 +118,7 @@ struct Bench {
     publisher: Publisher,
     floor: Floor,
     traffic: Traffic,
-    pid: u32,
+    processes: Processes,
 }
 
 impl Bench {
@@ -127,11 +128,11 @@ impl Bench {
             subscribers: args.subscribers,
             size: args.size as usize,
         };
-        let (mut fleet, pid) = (Fleet::new()?, node.pid()?);
+        let (mut fleet, processes) = (Fleet::new()?, node.processes()?);
         let clients = args.subscribers as usize;
         fleet.open(node.client_plan(&[ROOM.to_owned()], false), clients)?;
         let mut publisher = Publisher::open(&mut fleet, node, args.via, args.target.api_key())?;
-        let warm = server_round(&mut fleet, &mut publisher, &traffic, pid, WARM_UP)?;
+        let warm = server_round(&mut fleet, &mut publisher, &traffic, &processes, WARM_UP)?;
         ensure!(
             warm.received > 0,
             "nothing was delivered of {} publications ({} acked)",
@@ -142,13 +143,13 @@ impl Bench {
         let mut floor = Floor::start(clients, warm.frame_bytes() as usize)?;
         fleet.open(floor.plan(), clients)?;
         floor_round(&mut fleet, &mut floor, args.subscribers, warm.messages, 0)?;
-        Ok(Self { fleet, publisher, floor, traffic, pid })
+        Ok(Self { fleet, publisher, floor, traffic, processes })
     }
 
     /// A round of the server, then one of the floor with as many messages.
     fn pair_of_rounds(&mut self, pace: Pace) -> Result<(Round, Round)> {
-        let Self { fleet, publisher, floor, traffic, pid } = self;
-        let server = server_round(fleet, publisher, traffic, *pid, pace)?;
+        let Self { fleet, publisher, floor, traffic, processes } = self;
+        let server = server_round(fleet, publisher, traffic, processes, pace)?;
         let rate = match pace {
             Pace::Rate { per_second, .. } => per_second,
             Pace::Saturate { .. } => 0,

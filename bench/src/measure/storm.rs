@@ -2,12 +2,11 @@
 //!
 //! In: how many clients, rooms and messages. Out: [`Storm`], how long it took and what it cost.
 
-use crate::conn::Since;
+use crate::dialect::Since;
 use crate::fleet::Fleet;
 use crate::limits;
-use crate::reading::{cpu_time, memory, settled_memory};
 use crate::table::{Report, Table, count};
-use crate::target::{Node, TargetArgs};
+use crate::target::{self, Node, TargetArgs};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::json;
@@ -55,9 +54,8 @@ pub fn run(args: &StormArgs) -> Result<Storm> {
         fleet.open(killed.client_plan(std::slice::from_ref(room), false), share)?;
     }
     let epochs = publish(args, &nodes[0], &rooms)?;
-    let pids = nodes.iter().map(Node::pid).collect::<Result<Vec<u32>>>()?;
-    let before = pids.iter().map(|pid| Ok(memory(*pid)?.private)).sum::<Result<u64>>()?;
-    let cpu_before = pids.iter().map(|pid| cpu_time(*pid)).sum::<Result<Duration>>()?;
+    let others = target::processes(&nodes)?;
+    let (before, cpu_before) = (others.memory()?.private, others.cpu_time()?);
     let start = Instant::now();
     drop((killed, fleet));
     let mut fleet = Fleet::new()?;
@@ -69,13 +67,9 @@ pub fn run(args: &StormArgs) -> Result<Storm> {
         }
     }
     let wall = start.elapsed();
-    let cpu_after = pids.iter().map(|pid| cpu_time(*pid)).sum::<Result<Duration>>()?;
+    let cpu = others.cpu_time()? - cpu_before;
     let recovered = fleet.counts().recovered;
-    let mut after = 0;
-    for pid in &pids {
-        after += settled_memory(*pid, &mut fleet)?.memory.private;
-    }
-    let cpu = cpu_after - cpu_before;
+    let after = others.settled_memory(&mut fleet)?.memory.private;
     Ok(Storm { args: args.clone(), wall, cpu, recovered, memory: (before, after) })
 }
 

@@ -2,9 +2,9 @@
 //!
 //! In: a target. Out: one [`Report`], each figure beside the number to hold.
 
-use crate::fanout::{self, FanoutArgs};
-use crate::latency::{self, LatencyArgs};
-use crate::memory::{self, MemoryArgs};
+use crate::measure::fanout::{self, FanoutArgs};
+use crate::measure::latency::{self, LatencyArgs};
+use crate::measure::memory::{self, MemoryArgs};
 use crate::table::{Report, Table, count};
 use crate::target::TargetArgs;
 use anyhow::Result;

@@ -4,7 +4,7 @@
 
 use crate::fleet::Fleet;
 use crate::limits;
-use crate::reading::{Level, Memory, settled_memory};
+use crate::reading::{Level, Memory};
 use crate::table::{Report, Table, count};
 use crate::target::{Node, TargetArgs};
 use anyhow::{Result, ensure};
@@ -46,13 +46,13 @@ pub struct MemoryCost {
 pub fn run(args: &MemoryArgs) -> Result<MemoryCost> {
     limits::require_files(args.clients.max(args.warm_up))?;
     let node = args.target.node()?;
-    let pid = node.pid()?;
-    let fresh = settled_memory(pid, &mut Fleet::new()?)?;
+    let server = node.processes()?;
+    let fresh = server.settled_memory(&mut Fleet::new()?)?;
     // Dropping the fleet closes its connections.
     drop(fleet_of(&node, args.warm_up)?);
-    let warm = settled_memory(pid, &mut Fleet::new()?)?;
+    let warm = server.settled_memory(&mut Fleet::new()?)?;
     let mut fleet = fleet_of(&node, args.clients)?;
-    let loaded = settled_memory(pid, &mut fleet)?;
+    let loaded = server.settled_memory(&mut fleet)?;
     let counts = fleet.counts();
     ensure!(
         counts.closed == 0,

@@ -1,0 +1,22 @@
+//! The load generator of Roomcast: `roomcast bench`, and what measures a server on this machine.
+//!
+//! In: arguments. Out: tables on standard output, servers that are gone when it ends.
+//!
+//! A measurement ([`measure`]) goes from [`target`] (the server) over [`fleet`] (the clients, one thread
+//! and one epoll) to [`table`] (what is printed); [`floor`] is what the server is compared to. What a
+//! client says is a [`dialect`].
+
+pub mod conn;
+pub mod dialect;
+pub mod fleet;
+pub mod floor;
+pub mod http;
+pub mod limits;
+pub mod measure;
+pub mod publisher;
+pub mod reading;
+pub mod rounds;
+pub mod server;
+pub mod table;
+pub mod target;
+pub mod ws;

@@ -1,0 +1,13 @@
+//! What is measured. Each takes its own options and a [`target`](crate::target), and gives a
+//! [`Report`](crate::table::Report).
+
+pub mod all;
+pub mod connect;
+pub mod fanout;
+pub mod hot;
+pub mod latency;
+pub mod memory;
+pub mod mesh;
+pub mod presence;
+pub mod rooms;
+pub mod storm;

@@ -1,0 +1,148 @@
+//! `mesh`: what a delivery costs when the subscribers are spread over several nodes, beside the same on one.
+//!
+//! In: how many nodes and subscribers. Out: [`Mesh`], rounds that alternate between one node and the mesh,
+//! the publisher being on the first node. CPU time is that of all nodes together.
+
+use crate::fleet::Fleet;
+use crate::limits;
+use crate::publisher::{Publisher, SMALLEST_PAYLOAD, Via};
+use crate::reading::Processes;
+use crate::rounds::{Pace, Round, Traffic, server_round};
+use crate::table::{Report, Table, count, median};
+use crate::target::{Node, TargetArgs, processes};
+use anyhow::{Result, ensure};
+use clap::Args;
+use serde_json::json;
+
+const ROOM: &str = "mesh";
+const WARM_UP: Pace = Pace::Rate { per_second: 20, messages: 20 };
+
+/// The options of `mesh`.
+#[derive(Args, Clone, Debug)]
+pub struct MeshArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Nodes of the mesh
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=16))]
+    nodes: u8,
+    /// Clients subscribed to one room, spread evenly
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    subscribers: u64,
+    /// Publications a second
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: u32,
+    /// Bytes of a publication's data, JSON
+    #[arg(long, default_value_t = 128,
+          value_parser = clap::value_parser!(u32).range(SMALLEST_PAYLOAD as i64..=60_000))]
+    size: u32,
+    /// Publications of each round
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u64).range(1..))]
+    messages: u64,
+    /// Rounds; figures are the median round's
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+}
+
+/// One node and a mesh, round by round.
+#[derive(Clone, Debug)]
+pub struct Mesh {
+    args: MeshArgs,
+    rounds: Vec<(Round, Round)>,
+}
+
+/// Runs the measurement.
+pub fn run(args: &MeshArgs) -> Result<Mesh> {
+    ensure!(!args.target.is_attached(), "one node and a mesh are compared, so both are started");
+    limits::require_files(2 * args.subscribers)?;
+    let mut alone = Side::set_up(args, 1)?;
+    let mut mesh = Side::set_up(args, usize::from(args.nodes))?;
+    let pace = Pace::Rate { per_second: args.rate, messages: args.messages };
+    let mut rounds = Vec::new();
+    for _ in 0..args.rounds {
+        rounds.push((alone.round(pace)?, mesh.round(pace)?));
+    }
+    Ok(Mesh { args: args.clone(), rounds })
+}
+
+/// Nodes, with subscribers on each and the publisher on the first.
+struct Side {
+    fleet: Fleet,
+    publisher: Publisher,
+    traffic: Traffic,
+    processes: Processes,
+    _nodes: Vec<Node>,
+}
+
+impl Side {
+    fn set_up(args: &MeshArgs, count: usize) -> Result<Self> {
+        let nodes = args.target.nodes(count)?;
+        let mut fleet = Fleet::new()?;
+        for (index, node) in nodes.iter().enumerate() {
+            let share = (args.subscribers as usize + index) / count;
+            fleet.open(node.client_plan(&[ROOM.to_owned()], false), share)?;
+        }
+        let publisher = Publisher::open(&mut fleet, &nodes[0], Via::Ws, args.target.api_key())?;
+        let (size, subscribers) = (args.size as usize, args.subscribers);
+        let traffic = Traffic { room: ROOM.to_owned(), subscribers, size };
+        let processes = processes(&nodes)?;
+        let mut side = Self { fleet, publisher, traffic, processes, _nodes: nodes };
+        ensure!(side.round(WARM_UP)?.lost() == 0, "not everything came while warming up");
+        Ok(side)
+    }
+
+    fn round(&mut self, pace: Pace) -> Result<Round> {
+        let Self { fleet, publisher, traffic, processes, .. } = self;
+        server_round(fleet, publisher, traffic, processes, pace)
+    }
+}
+
+impl Mesh {
+    /// How many times one node's CPU time per delivery the mesh takes, in the median pair of rounds.
+    pub fn ratio(&self) -> f64 {
+        let ratio = |(alone, mesh): &(Round, Round)| {
+            mesh.micros_per_delivery() / alone.micros_per_delivery()
+        };
+        median(self.rounds.iter().map(ratio))
+    }
+
+    fn lost(&self) -> u64 {
+        self.rounds.iter().map(|(alone, mesh)| alone.lost() + mesh.lost()).sum()
+    }
+
+    /// Everything that can be said about it.
+    pub fn report(&self) -> Report {
+        let MeshArgs { nodes, subscribers, rate, size, .. } = self.args;
+        let head = ["round", "one node µs/delivery", "mesh µs/delivery", "ratio", "lost"];
+        let mut table = Table::new(head);
+        for (index, (alone, mesh)) in self.rounds.iter().enumerate() {
+            let (one, all) = (alone.micros_per_delivery(), mesh.micros_per_delivery());
+            table.row([
+                (index + 1).to_string(),
+                format!("{one:.2}"),
+                format!("{all:.2}"),
+                format!("{:.2}", all / one),
+                count(alone.lost() + mesh.lost()),
+            ]);
+        }
+        let alone = median(self.rounds.iter().map(|(alone, _)| alone.micros_per_delivery()));
+        let mesh = median(self.rounds.iter().map(|(_, mesh)| mesh.micros_per_delivery()));
+        table.row([
+            "median".to_owned(),
+            format!("{alone:.2}"),
+            format!("{mesh:.2}"),
+            format!("{:.2}", self.ratio()),
+            format!("{} in all", count(self.lost())),
+        ]);
+        let title = format!(
+            "Mesh: {rate} messages/s of {size} B to {} subscribers on {nodes} nodes",
+            count(subscribers)
+        );
+        let json = json!({
+            "bench": "mesh", "nodes": nodes, "subscribers": subscribers, "rate": rate, "size": size,
+            "one_node_us_per_delivery": alone, "mesh_us_per_delivery": mesh,
+            "ratio": self.ratio(), "lost": self.lost(),
+        });
+        let note = "CPU time is that of all nodes together; the publisher is on the first of them.";
+        Report { title, table, notes: vec![note.to_owned()], json }
+    }
+}
