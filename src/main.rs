@@ -12,6 +12,9 @@ use tracing_subscriber::EnvFilter;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// The exit code of a load that lost messages.
+const LOST: u8 = 3;
+
 /// Real-time messages to WebSocket clients, from a cluster that needs nothing else.
 #[derive(Parser)]
 #[command(version, about)]
@@ -30,6 +33,8 @@ enum Command {
         #[arg(long, default_value_t = 8000)]
         port: u16,
     },
+    /// Put load on a server that runs: clients, rooms, rates, storms. Exits with 3 if a message was lost.
+    Bench(roomcast_bench::load::LoadArgs),
     /// Check a configuration and say what is wrong with it.
     Checkconfig(Serve),
     /// Print a configuration file with every option, its default and what it means.
@@ -92,6 +97,10 @@ impl Serve {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Serve(serve) => serve.with(run),
+        Command::Bench(load) => match roomcast_bench::load::run(&load) {
+            Ok(false) => return ExitCode::from(LOST),
+            other => other.map(|_| ()),
+        },
         Command::Checkconfig(serve) => serve.with(|_| {
             println!("The configuration is valid.");
             Ok(())

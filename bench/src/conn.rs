@@ -4,7 +4,7 @@
 //! that keep them. A connection that only counts holds no buffer between reads, unless one ended within a
 //! message, so a fleet of them is small.
 
-use crate::dialect::{Dialect, Meaning, Since, Who};
+use crate::dialect::{Answer, Dialect, Meaning, Who};
 use crate::http;
 use crate::ws::{self, Kind, Parser, Piece};
 use anyhow::{Context, Result, bail, ensure};
@@ -34,14 +34,41 @@ pub enum Speak {
         dialect: &'static dyn Dialect,
         /// What is asked for.
         who: Who,
-        /// Hand every message to the caller instead of counting it.
-        keep: bool,
+        /// What becomes of what it receives, and what if it is closed.
+        care: Care,
     },
     /// Bare WebSocket frames without any handshake: the floor server.
     Frames,
     /// Kept-alive requests to the server API; every response body is handed to the caller.
     Api,
 }
+
+/// How much a connection matters to its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Care {
+    /// Its deliveries are counted. Once it is set up, its end is a loss to report.
+    Count,
+    /// Its messages are handed on. Its end is handed on, too.
+    Hear,
+    /// Its messages are handed on. Without it the run is over.
+    Need,
+}
+
+/// What a connection tells its owner.
+#[derive(Debug)]
+pub enum Heard<'a> {
+    /// The set-up's subscription number `.0` was answered.
+    Subscribed(usize, &'a Answer),
+    /// A message after the set-up, of a connection that keeps them.
+    Message(&'a [u8]),
+    /// The body of a response of the server API.
+    Response(&'a [u8]),
+    /// The connection is closed, and why.
+    Closed(&'a anyhow::Error),
+}
+
+/// Takes what is heard.
+pub type Ear<'a> = &'a mut dyn FnMut(Heard<'_>);
 
 /// What a fleet has seen so far.
 #[derive(Clone, Debug, Default)]
@@ -54,8 +81,6 @@ pub struct Counts {
     pub deliveries: u64,
     /// Bytes read by connections that count, after their set-up.
     pub bytes: u64,
-    /// Positions of rooms, as the subscriptions' replies said.
-    pub position: Option<Since>,
     /// Connections that the server closed after their set-up.
     pub closed: u64,
     /// Why the first of them was closed.
@@ -110,22 +135,34 @@ impl Conn {
         event: &Event,
         buffer: &mut [u8],
         counts: &mut Counts,
-        sink: &mut dyn FnMut(&[u8]),
+        ear: Ear<'_>,
     ) -> Result<()> {
         if self.stage == Stage::Closed {
             return Ok(());
         }
-        let Err(error) = self.advance(event, buffer, counts, sink) else { return Ok(()) };
-        let expendable = self.counts_only();
-        self.stage = Stage::Closed;
-        // Already gone if the server closed it; either way there is nothing left to tell it.
-        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        let Err(error) = self.advance(event, buffer, counts, ear) else { return Ok(()) };
+        let expendable = self.counts_only() || self.care() == Care::Hear;
+        self.cut(counts);
         if !expendable {
             return Err(error.context(format!("on a connection to {}", self.plan.server)));
         }
         counts.closed += 1;
+        ear(Heard::Closed(&error));
         counts.first_close.get_or_insert_with(|| format!("{error:#}"));
         Ok(())
+    }
+
+    /// Whether the set-up is done and the connection open.
+    pub fn is_live(&self) -> bool {
+        self.stage == Stage::Live
+    }
+
+    /// Ends the connection without a word.
+    pub fn cut(&mut self, counts: &mut Counts) {
+        counts.live -= usize::from(self.is_live());
+        self.stage = Stage::Closed;
+        // Already gone if the server closed it.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
     }
 
     /// Sends one message of the client protocol, or one API request.
@@ -140,12 +177,15 @@ impl Conn {
     }
 
     fn counts_only(&self) -> bool {
-        let keeps = match self.plan.speak {
-            Speak::Client { keep, .. } => keep,
-            Speak::Frames => false,
-            Speak::Api => true,
-        };
-        self.stage == Stage::Live && !keeps
+        self.stage == Stage::Live && self.care() == Care::Count
+    }
+
+    fn care(&self) -> Care {
+        match self.plan.speak {
+            Speak::Client { care, .. } => care,
+            Speak::Frames => Care::Count,
+            Speak::Api => Care::Need,
+        }
     }
 
     fn advance(
@@ -153,7 +193,7 @@ impl Conn {
         event: &Event,
         buffer: &mut [u8],
         counts: &mut Counts,
-        sink: &mut dyn FnMut(&[u8]),
+        ear: Ear<'_>,
     ) -> Result<()> {
         if self.stage == Stage::Dialing && !self.dialed(counts)? {
             return Ok(());
@@ -169,7 +209,7 @@ impl Conn {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error).context("reading from the server"),
             };
-            self.take(&buffer[..count], counts, sink)?;
+            self.take(&buffer[..count], counts, ear)?;
             // A short read has emptied the socket: asking again would only cost a system call.
             if count < buffer.len() && !event.is_read_closed() {
                 return Ok(());
@@ -222,30 +262,25 @@ impl Conn {
         Ok(())
     }
 
-    fn take(
-        &mut self,
-        input: &[u8],
-        counts: &mut Counts,
-        sink: &mut dyn FnMut(&[u8]),
-    ) -> Result<()> {
+    fn take(&mut self, input: &[u8], counts: &mut Counts, ear: Ear<'_>) -> Result<()> {
         if matches!(self.plan.speak, Speak::Api) {
-            return self.take_responses(input, sink);
+            return self.take_responses(input, ear);
         }
         if self.counts_only() {
             counts.bytes += input.len() as u64;
         }
         if self.stage != Stage::Upgrading {
-            return self.take_frames(input, counts, sink);
+            return self.take_frames(input, counts, ear);
         }
         self.partial.extend_from_slice(input);
         let Some(response) = http::take_response(&mut self.partial)? else { return Ok(()) };
         ensure!(response.status == 101, "no WebSocket there: HTTP status {}", response.status);
         let rest = std::mem::take(&mut self.partial);
         self.set_up(0, counts)?;
-        self.take_frames(&rest, counts, sink)
+        self.take_frames(&rest, counts, ear)
     }
 
-    fn take_responses(&mut self, input: &[u8], sink: &mut dyn FnMut(&[u8])) -> Result<()> {
+    fn take_responses(&mut self, input: &[u8], ear: Ear<'_>) -> Result<()> {
         self.partial.extend_from_slice(input);
         while let Some(response) = http::take_response(&mut self.partial)? {
             ensure!(
@@ -253,20 +288,15 @@ impl Conn {
                 "the server API answers HTTP status {}",
                 response.status
             );
-            sink(&response.body);
+            ear(Heard::Response(&response.body));
         }
         Ok(())
     }
 
-    fn take_frames(
-        &mut self,
-        mut input: &[u8],
-        counts: &mut Counts,
-        sink: &mut dyn FnMut(&[u8]),
-    ) -> Result<()> {
+    fn take_frames(&mut self, mut input: &[u8], counts: &mut Counts, ear: Ear<'_>) -> Result<()> {
         while let Some(piece) = self.parser.next(&mut input)? {
             match piece.kind {
-                Kind::Data => self.take_data(&piece, counts, sink)?,
+                Kind::Data => self.take_data(&piece, counts, ear)?,
                 Kind::Close | Kind::Ping => self.take_control(&piece)?,
                 Kind::Pong => {}
             }
@@ -297,26 +327,21 @@ impl Conn {
     }
 
     /// Hands on the messages that are complete with this piece of a frame, and keeps what isn't.
-    fn take_data(
-        &mut self,
-        piece: &Piece<'_>,
-        counts: &mut Counts,
-        sink: &mut dyn FnMut(&[u8]),
-    ) -> Result<()> {
+    fn take_data(&mut self, piece: &Piece<'_>, counts: &mut Counts, ear: Ear<'_>) -> Result<()> {
         let plan = Rc::clone(&self.plan);
-        let Speak::Client { dialect, who, .. } = &plan.speak else {
+        let Speak::Client { dialect, .. } = &plan.speak else {
             // The floor server's frames are whole messages.
             counts.deliveries += u64::from(piece.message_ends);
             return Ok(());
         };
         if self.partial.is_empty() {
-            let used = self.take_messages(*dialect, who, piece.bytes, piece, counts, sink)?;
+            let used = self.take_messages(*dialect, piece.bytes, piece, counts, ear)?;
             self.partial.extend_from_slice(&piece.bytes[used..]);
             return Ok(());
         }
         let mut whole = std::mem::take(&mut self.partial);
         whole.extend_from_slice(piece.bytes);
-        let used = self.take_messages(*dialect, who, &whole, piece, counts, sink)?;
+        let used = self.take_messages(*dialect, &whole, piece, counts, ear)?;
         whole.drain(..used);
         if !self.counts_only() || !whole.is_empty() {
             self.partial = whole;
@@ -328,11 +353,10 @@ impl Conn {
     fn take_messages(
         &mut self,
         dialect: &'static dyn Dialect,
-        who: &Who,
         bytes: &[u8],
         piece: &Piece<'_>,
         counts: &mut Counts,
-        sink: &mut dyn FnMut(&[u8]),
+        ear: Ear<'_>,
     ) -> Result<usize> {
         let mut used = 0;
         while let Some(cut) = dialect.cut(&bytes[used..], piece.message_ends)? {
@@ -340,14 +364,16 @@ impl Conn {
             used += cut.used;
             match self.stage {
                 Stage::SettingUp(step) => {
-                    if let Some(answer) = dialect.answer(step, who, message)? {
+                    if let Some(answer) = dialect.answer(step, message)? {
                         self.pong |= answer.pong;
                         counts.recovered += u64::from(answer.recovered);
-                        counts.position = answer.position.or(counts.position.take());
+                        if let Some(room) = step.checked_sub(dialect.first_subscription()) {
+                            ear(Heard::Subscribed(room, &answer));
+                        }
                         self.set_up(step + 1, counts)?;
                     }
                 }
-                _ => self.take_message(dialect, message, counts, sink)?,
+                _ => self.take_message(dialect, message, counts, ear)?,
             }
         }
         Ok(used)
@@ -358,7 +384,7 @@ impl Conn {
         dialect: &'static dyn Dialect,
         message: &[u8],
         counts: &mut Counts,
-        sink: &mut dyn FnMut(&[u8]),
+        ear: Ear<'_>,
     ) -> Result<()> {
         let meaning = dialect.meaning(message);
         if meaning == Meaning::Ping {
@@ -367,7 +393,7 @@ impl Conn {
         if self.counts_only() {
             counts.deliveries += u64::from(meaning == Meaning::Delivery);
         } else {
-            sink(message);
+            ear(Heard::Message(message));
         }
         Ok(())
     }

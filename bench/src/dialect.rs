@@ -29,12 +29,17 @@ pub trait Dialect: Debug + Sync {
     /// WebSocket message ends with `bytes`.
     fn cut(&self, bytes: &[u8], message_ends: bool) -> Result<Option<Cut>>;
 
+    /// The step of the set-up that is the first subscription.
+    fn first_subscription(&self) -> usize {
+        1
+    }
+
     /// What `who` sends as step `step` of its set-up, which may be nothing (then the server speaks
     /// first); `None` once the set-up is done.
     fn set_up(&self, step: usize, who: &Who) -> Option<Vec<u8>>;
 
     /// The server's answer to step `step`, if `message` is that. A refusal is an error.
-    fn answer(&self, step: usize, who: &Who, message: &[u8]) -> Result<Option<Answer>>;
+    fn answer(&self, step: usize, message: &[u8]) -> Result<Option<Answer>>;
 
     /// A command that publishes `data`, which is JSON, to `room`.
     fn publish(&self, id: u32, room: &str, data: &str) -> Vec<u8>;
@@ -97,11 +102,26 @@ impl Cut {
 #[derive(Clone, Debug, Default)]
 pub struct Who {
     /// Rooms to subscribe to, one after the other.
-    pub rooms: Vec<String>,
-    /// Where the client was in these rooms' streams, if it is to recover.
-    pub since: Option<Since>,
+    pub rooms: Vec<Wanted>,
     /// The connection token.
     pub token: Option<String>,
+}
+
+impl Who {
+    /// A client that comes to these rooms for the first time.
+    pub fn new<'a>(rooms: impl IntoIterator<Item = &'a String>) -> Self {
+        let wanted = |room: &String| Wanted { room: room.clone(), since: None };
+        Self { rooms: rooms.into_iter().map(wanted).collect(), token: None }
+    }
+}
+
+/// A room to subscribe to.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Its name.
+    pub room: String,
+    /// Where the client was in its stream, if it is to recover.
+    pub since: Option<Since>,
 }
 
 /// A position in a room's stream.
@@ -120,7 +140,7 @@ pub struct Answer {
     pub pong: bool,
     /// Everything that was missed has been recovered.
     pub recovered: bool,
-    /// The stream's position at the time of the subscription.
+    /// The stream's position at the time of the subscription, in a room that has one.
     pub position: Option<Since>,
 }
 

@@ -4,8 +4,8 @@
 //! connections that keep them. The server shares the machine with this code, so a delivery costs
 //! it one read into a shared buffer and a scan for its end, and no allocation.
 
-use crate::conn::{Conn, Counts, Plan};
-use anyhow::{Context, Result, anyhow, bail};
+use crate::conn::{Conn, Counts, Heard, Plan};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
@@ -60,8 +60,18 @@ impl Fleet {
         &mut self,
         plans: impl ExactSizeIterator<Item = Rc<Plan>>,
     ) -> Result<Range<usize>> {
+        self.open_each_hearing(plans, |_, _| {})
+    }
+
+    /// [`Self::open_each`] for those who want what is heard meanwhile.
+    pub fn open_each_hearing(
+        &mut self,
+        plans: impl ExactSizeIterator<Item = Rc<Plan>>,
+        mut ear: impl FnMut(usize, Heard<'_>),
+    ) -> Result<Range<usize>> {
         let (count, mut plans) = (plans.len(), plans);
         let (first, live_before) = (self.conns.len(), self.counts.live);
+        let closed_before = self.counts.closed;
         let (mut progress, mut progress_at) = (0, Instant::now());
         loop {
             let done = self.counts.live - live_before;
@@ -71,6 +81,10 @@ impl Fleet {
             if done > progress {
                 (progress, progress_at) = (done, Instant::now());
             }
+            ensure!(
+                done > 0 || self.counts.closed == closed_before,
+                "no client could connect, and the first one was closed"
+            );
             if progress_at.elapsed() > PATIENCE {
                 bail!("{done} of {count} clients were set up, then none in {PATIENCE:?}");
             }
@@ -79,12 +93,17 @@ impl Fleet {
             for plan in plans.by_ref().take(room) {
                 self.dial(&plan)?;
             }
-            self.pump(Duration::from_millis(100), |_, _| {})?;
+            self.listen(Duration::from_millis(100), &mut ear)?;
         }
     }
 
     fn dial(&mut self, plan: &Rc<Plan>) -> Result<()> {
-        let id = self.conns.len();
+        let conn = self.dialed(self.conns.len(), Rc::clone(plan))?;
+        self.conns.push(conn);
+        Ok(())
+    }
+
+    fn dialed(&mut self, id: usize, plan: Rc<Plan>) -> Result<Conn> {
         let mut stream = match source_address(id) {
             Some(source) if plan.server.is_ipv4() => connect_from(source, plan.server),
             _ => TcpStream::connect(plan.server).map_err(|error| anyhow!(error)),
@@ -94,8 +113,23 @@ impl Fleet {
             .registry()
             .register(&mut stream, Token(id), Interest::READABLE | Interest::WRITABLE)
             .with_context(|| format!("watching client {id}"))?;
-        self.conns.push(Conn::new(stream, Rc::clone(plan)));
+        Ok(Conn::new(stream, plan))
+    }
+
+    /// Closes connection `id` without a word, as a client that loses its network.
+    pub fn cut(&mut self, id: usize) {
+        self.conns[id].cut(&mut self.counts);
+    }
+
+    /// Dials for connection `id` again, whose old connection is closed.
+    pub fn redial(&mut self, id: usize, plan: Rc<Plan>) -> Result<()> {
+        self.conns[id] = self.dialed(id, plan)?;
         Ok(())
+    }
+
+    /// Whether connection `id` has finished its set-up.
+    pub fn is_live(&self, id: usize) -> bool {
+        self.conns[id].is_live()
     }
 
     /// Sends a message on connection `id`.
@@ -103,9 +137,21 @@ impl Fleet {
         self.conns[id].send(message)
     }
 
-    /// Waits for events, at most `timeout`, and handles those that came. `sink` gets the messages
-    /// of connections that keep them, with the connection's number.
+    /// [`Self::listen`] for those who want messages and responses only.
     pub fn pump(&mut self, timeout: Duration, mut sink: impl FnMut(usize, &[u8])) -> Result<()> {
+        self.listen(timeout, |id, heard| match heard {
+            Heard::Message(message) | Heard::Response(message) => sink(id, message),
+            Heard::Subscribed(..) | Heard::Closed(_) => {}
+        })
+    }
+
+    /// Waits for events, at most `timeout`, and handles those that came. `ear` gets what is heard, with the
+    /// connection's number.
+    pub fn listen(
+        &mut self,
+        timeout: Duration,
+        mut ear: impl FnMut(usize, Heard<'_>),
+    ) -> Result<()> {
         let Self { poll, events, conns, counts, buffer } = self;
         match poll.poll(events, Some(timeout)) {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
@@ -113,7 +159,7 @@ impl Fleet {
         }
         for event in events.iter() {
             let Token(id) = event.token();
-            conns[id].handle(event, buffer, counts, &mut |message| sink(id, message))?;
+            conns[id].handle(event, buffer, counts, &mut |heard| ear(id, heard))?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use roomcast_bench::measure::{
-    all, connect, fanout, hot, latency, memory, mesh, presence, rooms, storm,
+    all, compare, connect, fanout, hot, latency, memory, mesh, presence, rooms, storm,
 };
 use roomcast_bench::{floor, limits, server, target};
 use std::ffi::OsString;
@@ -44,6 +44,8 @@ enum Command {
     Storm(storm::StormArgs),
     /// Everything, with the README's settings
     All(target::TargetArgs),
+    /// Roomcast beside the servers that `bench/compare` has installed
+    Compare(compare::CompareArgs),
     /// The send(2) loop that `fanout` compares with
     #[command(hide = true)]
     FloorServer(floor::FloorArgs),
@@ -80,6 +82,7 @@ fn run(args: &Args) -> Result<()> {
         Command::Presence(options) => presence::run(options)?.report(),
         Command::Storm(options) => storm::run(options)?.report(),
         Command::All(options) => all::run(options)?,
+        Command::Compare(options) => compare::run(options)?.report(),
         Command::FloorServer(options) => return floor::serve(options),
         Command::Guard { parent, command } => return server::guard(*parent, command),
     };

@@ -2,6 +2,7 @@
 //! [`Report`](crate::table::Report).
 
 pub mod all;
+pub mod compare;
 pub mod connect;
 pub mod fanout;
 pub mod hot;

@@ -4,9 +4,10 @@
 
 use crate::fleet::{Fleet, time_left};
 use crate::floor::Floor;
-use crate::publisher::{Publisher, payload};
+use crate::publisher::{Publisher, Via, payload};
 use crate::reading::Processes;
-use anyhow::Result;
+use crate::target::{self, Node};
+use anyhow::{Result, ensure};
 use std::time::{Duration, Instant};
 
 /// Without any progress for this long, what is missing counts as lost.
@@ -87,8 +88,52 @@ pub struct Traffic {
     pub size: usize,
 }
 
+/// Publications before anything is measured.
+pub const WARM_UP_MESSAGES: u64 = 20;
+
+/// A server (or several nodes) with subscribers and a publisher, connected and warm.
+pub struct Served {
+    /// The connections.
+    pub fleet: Fleet,
+    /// What is published.
+    pub traffic: Traffic,
+    /// The bytes of one delivery on the wire.
+    pub frame_bytes: u64,
+    publisher: Publisher,
+    processes: Processes,
+}
+
+impl Served {
+    /// Connects subscribers, spread over `nodes`, and a publisher to the first of these.
+    pub fn set_up(traffic: Traffic, nodes: &[Node], via: Via, api_key: &str) -> Result<Self> {
+        let (mut fleet, processes) = (Fleet::new()?, target::processes(nodes)?);
+        let clients = traffic.subscribers as usize;
+        for (index, node) in nodes.iter().enumerate() {
+            let share = clients * (index + 1) / nodes.len() - clients * index / nodes.len();
+            fleet.open(node.client_plan(std::slice::from_ref(&traffic.room), false), share)?;
+        }
+        let publisher = Publisher::open(&mut fleet, &nodes[0], via, api_key)?;
+        let mut served = Self { fleet, traffic, frame_bytes: 0, publisher, processes };
+        let warm = served.round(Pace::Rate { per_second: 20, messages: WARM_UP_MESSAGES })?;
+        ensure!(
+            warm.received > 0,
+            "nothing was delivered of {} publications ({} acked)",
+            warm.messages,
+            served.publisher.acked
+        );
+        served.frame_bytes = warm.frame_bytes();
+        Ok(served)
+    }
+
+    /// Publishes at this pace, and reads what it took.
+    pub fn round(&mut self, pace: Pace) -> Result<Round> {
+        let Self { fleet, publisher, traffic, processes, .. } = self;
+        server_round(fleet, publisher, traffic, processes, pace)
+    }
+}
+
 /// Runs a round on the server that runs as `processes`.
-pub fn server_round(
+fn server_round(
     fleet: &mut Fleet,
     publisher: &mut Publisher,
     traffic: &Traffic,

@@ -2,13 +2,13 @@
 //!
 //! In: the options all measurements share. Out: [`Node`]s with their addresses and process ids.
 
-use crate::conn::{Plan, Speak};
-use crate::dialect::{Dialect, Protocol, Since, Who};
+use crate::conn::{Care, Plan, Speak};
+use crate::dialect::{Dialect, Protocol, Since, Wanted, Who};
 use crate::http;
 use crate::reading::Processes;
 use crate::server::{self, Server, Settings};
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::Value;
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 const EMPTY_DEADLINE: Duration = Duration::from_secs(30);
 const BETWEEN_ASKING: Duration = Duration::from_millis(50);
-const WEBSOCKET_PATH: &str = "/connection/websocket";
+/// Where Roomcast has its WebSocket.
+pub const WEBSOCKET_PATH: &str = "/connection/websocket";
 
 /// The options all measurements share.
 #[derive(Args, Clone, Debug)]
@@ -70,19 +71,19 @@ impl Node {
 
     /// Clients of this node that subscribe to `rooms`; `keep` to be given every message.
     pub fn client_plan(&self, rooms: &[String], keep: bool) -> Plan {
-        self.plan(Who { rooms: rooms.to_vec(), ..Who::default() }, keep)
+        self.plan(Who::new(rooms), if keep { Care::Need } else { Care::Count })
     }
 
     /// Clients that come back to `room`, where they had seen everything up to `since`.
     pub fn returning_plan(&self, room: &str, since: Since) -> Plan {
-        let who = Who { rooms: vec![room.to_owned()], since: Some(since), token: None };
-        self.plan(who, false)
+        let rooms = vec![Wanted { room: room.to_owned(), since: Some(since) }];
+        self.plan(Who { rooms, token: None }, Care::Count)
     }
 
     /// Clients of this node, whoever they are.
-    pub fn plan(&self, who: Who, keep: bool) -> Plan {
+    pub fn plan(&self, who: Who, care: Care) -> Plan {
         let (path, dialect) = (self.path.clone(), self.dialect());
-        Plan { server: self.address, speak: Speak::Client { path, dialect, who, keep } }
+        Plan { server: self.address, speak: Speak::Client { path, dialect, who, care } }
     }
 
     /// Calls the server API.
@@ -100,9 +101,35 @@ impl Node {
         self.address.to_string()
     }
 
+    /// A server that someone else keeps, which runs as the processes `pids`.
+    pub fn at(address: SocketAddr, path: &str, protocol: Protocol, pids: Vec<u32>) -> Self {
+        Self { address, path: path.to_owned(), protocol, pids, _server: None }
+    }
+
+    /// Where clients connect.
+    pub fn url(&self) -> String {
+        format!("ws://{}{}", self.address, self.path)
+    }
+
+    /// The processes' ids.
+    pub fn pids(&self) -> &[u32] {
+        &self.pids
+    }
+
+    /// What clients speak here, as it is named in arguments.
+    pub fn protocol_name(&self) -> String {
+        self.protocol
+            .to_possible_value()
+            .map_or_else(String::new, |name| name.get_name().to_owned())
+    }
+
     fn attached(url: &str, protocol: Protocol, pids: Vec<u32>) -> Result<Self> {
         let (address, path) = parse_url(url)?;
-        Ok(Self { address, path, protocol, pids, _server: None })
+        ensure!(
+            address.ip().is_loopback(),
+            "{url:?} is not on this machine: only loopback is measured"
+        );
+        Ok(Self::at(address, &path, protocol, pids))
     }
 
     fn started(server: Server, protocol: Protocol) -> Self {
@@ -187,7 +214,7 @@ impl TargetArgs {
 }
 
 /// The address and path that a WebSocket URL names.
-fn parse_url(url: &str) -> Result<(SocketAddr, String)> {
+pub fn parse_url(url: &str) -> Result<(SocketAddr, String)> {
     let rest = url
         .strip_prefix("ws://")
         .with_context(|| format!("{url:?} is not a ws:// URL (TLS is not supported)"))?;
@@ -199,10 +226,6 @@ fn parse_url(url: &str) -> Result<(SocketAddr, String)> {
         host.to_socket_addrs().ok().and_then(|mut addresses| addresses.next()).with_context(
             || format!("{url:?} needs a host that exists and a port: ws://HOST:PORT"),
         )?;
-    ensure!(
-        address.ip().is_loopback(),
-        "{url:?} is not on this machine: only loopback is measured"
-    );
     Ok((address, path.to_owned()))
 }
 
@@ -221,7 +244,8 @@ mod tests {
     #[test]
     fn urls_that_cannot_be_measured_are_refused() {
         for url in ["wss://127.0.0.1:8000", "ws://127.0.0.1", "ws://192.0.2.1:80", "8000"] {
-            assert!(parse_url(url).is_err(), "{url}");
+            let attached = Node::attached(url, Protocol::Json, Vec::new());
+            assert!(attached.is_err(), "{url}");
         }
     }
 }

@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use litemap::LiteMap;
+
 use super::{
     attendance::Attendance,
     node::{Node, Out, Settings},
@@ -22,11 +24,12 @@ use crate::{
 /// What only the home knows of a room.
 #[derive(Debug, Default)]
 pub struct Home {
-    listeners: BTreeMap<NodeId, Listener>,
+    /// A sorted list, like [`Self::runs`]: most rooms have a node or two here, and there may be very many rooms.
+    listeners: LiteMap<NodeId, Listener>,
     pub(super) attendance: Attendance,
     pub(super) replication: Replication,
     /// The run of requests that each node is in, and which of it comes next.
-    runs: BTreeMap<NodeId, (u64, u32)>,
+    runs: LiteMap<NodeId, (u64, u32)>,
     /// Whether the application takes the room for one that someone is in.
     pub(super) occupied: bool,
 }

@@ -64,7 +64,8 @@ pub enum In {
 pub struct State {
     node: Node,
     namespaces: Arc<Namespaces>,
-    rooms: FxHashMap<RoomName, Room>,
+    /// Boxed, so that a table that has just grown is not mostly empty rooms.
+    rooms: FxHashMap<RoomName, Box<Room>>,
     /// Which room is due when, as said by [`Room::next_due`] when it was last asked.
     agenda: BTreeSet<(Time, RoomName)>,
     /// The rooms that nobody uses, by when they were used last.
@@ -120,7 +121,7 @@ impl State {
 
     /// A room, if this node has anything to do with it.
     pub fn room(&self, name: &str) -> Option<&Room> {
-        self.rooms.get(name)
+        self.rooms.get(name).map(Box::as_ref)
     }
 
     /// How many rooms this node has anything to do with.
@@ -235,7 +236,7 @@ impl State {
         if !self.rooms.contains_key(name) {
             let options = self.namespaces.options(name)?.clone();
             let room = Room::new(name.clone(), options, self.node.now);
-            self.rooms.insert(name.clone(), room);
+            self.rooms.insert(name.clone(), Box::new(room));
         }
         Some((self.rooms.get_mut(name)?, &mut self.node))
     }
@@ -459,7 +460,7 @@ impl State {
         if memory.by_age.len() > memory.compact_at {
             let rooms = &self.rooms;
             memory.by_age.retain(|(name, offset)| {
-                let stream = rooms.get(name).and_then(Room::stream);
+                let stream = rooms.get(name).and_then(|room| room.stream());
                 stream.is_some_and(|stream| *offset >= stream.history.first())
             });
             memory.compact_at = memory.by_age.len() * 2 + 1024;

@@ -1,9 +1,8 @@
 //! Which nodes keep a copy of what a home has, how much of it they have, and who waits for that.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
+
+use litemap::LiteMap;
 
 use super::{requests::Pending, types::Answer};
 use crate::{cluster::node::NodeId, time::Time};
@@ -49,7 +48,7 @@ pub enum Whom {
 /// A home's successors.
 #[derive(Debug, Default)]
 pub struct Replication {
-    successors: BTreeMap<NodeId, Successor>,
+    successors: LiteMap<NodeId, Successor>,
     unacked: VecDeque<Unacked>,
 }
 
@@ -142,7 +141,7 @@ impl Replication {
             && now.since(front.since) >= patience
         {
             let offset = front.offset;
-            self.successors.values_mut().for_each(|it| it.lags |= it.has < offset);
+            self.successors.iter_mut().for_each(|(_, it)| it.lags |= it.has < offset);
         }
         let acked = self.acked(top);
         let mut ready = Vec::new();

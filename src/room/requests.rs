@@ -108,6 +108,10 @@ impl Requests {
         if index < self.sent {
             self.sent -= 1;
         }
+        if self.queue.is_empty() {
+            // Most rooms wait for nothing most of the time, and there may be very many.
+            self.queue = VecDeque::new();
+        }
         Some(pending)
     }
 

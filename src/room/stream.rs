@@ -73,9 +73,16 @@ pub struct Stream {
     line: Line,
     /// The publications that are kept.
     pub history: History,
-    keys: Keys,
     /// Of the newest publication that had one. Boxed: few rooms have any.
     version: Option<Box<Version>>,
+    /// Boxed: nothing was said in most rooms, or nothing is kept of it.
+    placed: Option<Box<Placed>>,
+}
+
+/// What identifies repeats of publications that were placed.
+#[derive(Debug, Clone, Default)]
+struct Placed {
+    keys: Keys,
     origins: BTreeMap<NodeId, u64>,
     forwards: VecDeque<(ForwardId, u64)>,
 }
@@ -94,14 +101,11 @@ pub enum Repeat {
 impl Stream {
     /// A stream in which nothing was said yet.
     pub fn new(epoch: Epoch) -> Self {
-        Self {
-            line: Line::new(epoch),
-            history: History::default(),
-            keys: Keys::default(),
-            version: None,
-            origins: BTreeMap::new(),
-            forwards: VecDeque::new(),
-        }
+        Self { line: Line::new(epoch), history: History::default(), version: None, placed: None }
+    }
+
+    fn placed_mut(&mut self) -> &mut Placed {
+        self.placed.get_or_insert_default()
     }
 
     /// Goes on where another node's stream ended.
@@ -128,23 +132,30 @@ impl Stream {
 
     /// What identifies repeats of the publications after `offset`.
     pub fn repeats(&self, offset: u64, now: Time) -> Repeats {
+        let version = self.version.as_deref().cloned();
+        let Some(placed) = &self.placed else { return Repeats { version, ..Repeats::default() } };
         Repeats {
-            keys: self.keys.after(offset, now),
-            origins: self.origins.clone(),
-            forwards: self.forwards.iter().filter(|(_, of)| *of > offset).copied().collect(),
-            version: self.version.as_deref().cloned(),
+            keys: placed.keys.after(offset, now),
+            origins: placed.origins.clone(),
+            forwards: placed.forwards.iter().filter(|(_, of)| *of > offset).copied().collect(),
+            version,
         }
     }
 
     /// Takes over what identifies repeats elsewhere.
     pub fn learn(&mut self, repeats: Repeats, now: Time) {
-        self.keys.learn(repeats.keys, now);
-        self.come_to(repeats.version);
-        for (forward, offset) in repeats.forwards {
-            self.remember_forward(forward, offset);
+        let Repeats { keys, origins, forwards, version } = repeats;
+        self.come_to(version);
+        if keys.is_empty() && origins.is_empty() && forwards.is_empty() {
+            return;
         }
-        for (node, id) in repeats.origins {
-            self.remember_origin((node, id));
+        let placed = self.placed_mut();
+        placed.keys.learn(keys, now);
+        for (forward, offset) in forwards {
+            placed.remember_forward(forward, offset);
+        }
+        for (node, id) in origins {
+            placed.remember_origin((node, id));
         }
     }
 
@@ -166,14 +177,15 @@ impl Stream {
 
     /// Whether a publication with this key or of this forward was placed before.
     pub fn find(&self, key: Option<&str>, forward: Option<ForwardId>) -> Repeat {
-        if let Some(offset) = key.and_then(|key| self.keys.get(key)) {
+        let Some(placed) = &self.placed else { return Repeat::No };
+        if let Some(offset) = key.and_then(|key| placed.keys.get(key)) {
             return Repeat::At(offset);
         }
         let Some((node, id)) = forward else { return Repeat::No };
-        if self.origins.get(&node).is_none_or(|last| id > *last) {
+        if placed.origins.get(&node).is_none_or(|last| id > *last) {
             return Repeat::No;
         }
-        let known = self.forwards.iter().rev().find(|(it, _)| *it == (node, id));
+        let known = placed.forwards.iter().rev().find(|(it, _)| *it == (node, id));
         known.map_or(Repeat::Somewhere, |(_, offset)| Repeat::At(*offset))
     }
 
@@ -194,33 +206,18 @@ impl Stream {
         now: Time,
     ) {
         if let Some(key) = key {
-            self.keys.remember(key, offset, now);
+            self.placed_mut().keys.remember(key, offset, now);
         }
         if let Some(forward) = forward {
-            self.remember_forward(forward, offset);
-        }
-    }
-
-    fn remember_forward(&mut self, forward: ForwardId, offset: u64) {
-        self.remember_origin(forward);
-        self.forwards.push_back((forward, offset));
-        if self.forwards.len() > MAX_FORWARDS {
-            self.forwards.pop_front();
-        }
-    }
-
-    fn remember_origin(&mut self, (node, id): ForwardId) {
-        let last = self.origins.entry(node).or_default();
-        *last = id.max(*last);
-        if self.origins.len() > MAX_ORIGINS {
-            // Which one goes is arbitrary; hundreds of restarts lie between it and now.
-            self.origins.pop_first();
+            self.placed_mut().remember_forward(forward, offset);
         }
     }
 
     /// Forgets the oldest idempotency key.
     pub fn forget_oldest_key(&mut self) {
-        self.keys.forget_oldest();
+        if let Some(placed) = &mut self.placed {
+            placed.keys.forget_oldest();
+        }
     }
 
     /// Whether the room has come to this version already, or to a later one.
@@ -237,17 +234,16 @@ impl Stream {
 
     /// Forgets keys and publications that are old enough. Returns the bytes of publications freed.
     pub fn expire(&mut self, options: &RoomOptions, now: Time) -> isize {
-        self.keys.expire(now);
+        if let Some(placed) = &mut self.placed {
+            placed.keys.expire(now);
+        }
         self.history.expire(now, options.history_ttl)
     }
 
     /// When there will be something to forget.
     pub fn next_expiry(&self, options: &RoomOptions) -> Option<Time> {
-        self.keys
-            .next_expiry()
-            .into_iter()
-            .chain(self.history.next_expiry(options.history_ttl))
-            .min()
+        let keys = self.placed.as_ref().and_then(|placed| placed.keys.next_expiry());
+        keys.into_iter().chain(self.history.next_expiry(options.history_ttl)).min()
     }
 
     /// Whether `position` lies on this stream's line.
@@ -302,6 +298,25 @@ impl Stream {
             return Some(vec![latest.find(wanted)?]);
         }
         self.after(self.resolve(since)?).filter(|missed| missed.len() <= limit)
+    }
+}
+
+impl Placed {
+    fn remember_forward(&mut self, forward: ForwardId, offset: u64) {
+        self.remember_origin(forward);
+        self.forwards.push_back((forward, offset));
+        if self.forwards.len() > MAX_FORWARDS {
+            self.forwards.pop_front();
+        }
+    }
+
+    fn remember_origin(&mut self, (node, id): ForwardId) {
+        let last = self.origins.entry(node).or_default();
+        *last = id.max(*last);
+        if self.origins.len() > MAX_ORIGINS {
+            // Which one goes is arbitrary; hundreds of restarts lie between it and now.
+            self.origins.pop_first();
+        }
     }
 }
 
@@ -409,7 +424,7 @@ mod tests {
         let mut stream = stream(2);
         stream.expire(&options(), NOW + WINDOW);
         assert_eq!(stream.find(Some("k2"), None), Repeat::No);
-        assert!(stream.keys.is_empty());
+        assert!(stream.placed.as_ref().is_none_or(|placed| placed.keys.is_empty()));
         assert_eq!(stream.next_expiry(&options()), None);
     }
 

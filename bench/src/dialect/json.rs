@@ -1,8 +1,9 @@
 //! The Centrifuge client protocol in JSON: text frames with one message a line.
 
-use super::{Answer, Cut, Dialect, Meaning, Since, Who};
+use super::{Answer, Cut, Dialect, Meaning, Since, Wanted, Who};
 use anyhow::{Context, Result, ensure};
 use memchr::memmem;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// The empty message: a ping from the server, a pong from the client.
@@ -11,6 +12,31 @@ const PING: &[u8] = b"{}";
 /// The dialect.
 #[derive(Debug)]
 pub struct Json;
+
+/// What matters of a reply; what a recovery brings is skipped.
+#[derive(Deserialize)]
+struct Reply {
+    #[serde(default)]
+    id: u32,
+    error: Option<Value>,
+    connect: Option<Connected>,
+    subscribe: Option<Subscribed>,
+}
+
+#[derive(Deserialize)]
+struct Connected {
+    #[serde(default)]
+    pong: bool,
+}
+
+#[derive(Default, Deserialize)]
+struct Subscribed {
+    epoch: Option<String>,
+    #[serde(default)]
+    offset: u64,
+    #[serde(default)]
+    recovered: bool,
+}
 
 impl Dialect for Json {
     fn cut(&self, bytes: &[u8], message_ends: bool) -> Result<Option<Cut>> {
@@ -28,8 +54,9 @@ impl Dialect for Json {
                 json!({"id": id, "connect": token.unwrap_or_else(|| json!({}))})
             }
             step => {
-                let mut subscribe = json!({"channel": who.rooms.get(step - 1)?});
-                if let Some(Since { epoch, offset }) = &who.since {
+                let Wanted { room, since } = who.rooms.get(step - 1)?;
+                let mut subscribe = json!({"channel": room});
+                if let Some(Since { epoch, offset }) = since {
                     subscribe["recover"] = true.into();
                     subscribe["epoch"] = epoch.as_str().into();
                     subscribe["offset"] = (*offset).into();
@@ -40,25 +67,18 @@ impl Dialect for Json {
         Some(command.to_string().into_bytes())
     }
 
-    fn answer(&self, step: usize, who: &Who, message: &[u8]) -> Result<Option<Answer>> {
-        if step > 0 && who.since.is_some() && memmem::find(message, b"\"error\"").is_none() {
-            // A recovery can be large, and nothing else in it matters here.
-            let recovered = memmem::find(message, b"\"recovered\":true").is_some();
-            return Ok(Some(Answer { recovered, ..Answer::default() }));
-        }
-        let reply: Value = serde_json::from_slice(message)
-            .with_context(|| format!("not JSON: {:?}", String::from_utf8_lossy(message)))?;
-        if reply.get("id").is_none() {
+    fn answer(&self, _: usize, message: &[u8]) -> Result<Option<Answer>> {
+        let text = || String::from_utf8_lossy(message);
+        let reply: Reply = serde_json::from_slice(message)
+            .with_context(|| format!("not a reply: {:?}", text()))?;
+        if reply.id == 0 {
             return Ok(None);
         }
-        ensure!(reply.get("error").is_none(), "the server answered {reply}");
-        let subscribed = &reply["subscribe"];
-        let position = subscribed["epoch"].as_str().map(|epoch| Since {
-            epoch: epoch.to_owned(),
-            offset: subscribed["offset"].as_u64().unwrap_or(0),
-        });
-        let pong = reply["connect"]["pong"].as_bool().unwrap_or(false);
-        Ok(Some(Answer { pong, recovered: false, position }))
+        ensure!(reply.error.is_none(), "the server answered {}", text());
+        let Subscribed { epoch, offset, recovered } = reply.subscribe.unwrap_or_default();
+        let position = epoch.map(|epoch| Since { epoch, offset });
+        let pong = reply.connect.is_some_and(|connect| connect.pong);
+        Ok(Some(Answer { pong, recovered, position }))
     }
 
     fn publish(&self, id: u32, room: &str, data: &str) -> Vec<u8> {

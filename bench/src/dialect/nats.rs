@@ -1,6 +1,6 @@
 //! NATS over WebSocket: its text protocol as a stream, cut into binary frames anywhere.
 
-use super::{Answer, Cut, Dialect, Meaning, Who};
+use super::{Answer, Cut, Dialect, Meaning, Wanted, Who};
 use anyhow::{Context, Result, bail, ensure};
 use memchr::memmem;
 
@@ -37,7 +37,7 @@ impl Dialect for Nats {
             1 => {
                 // Verbose: every publication is answered.
                 commands.push_str("CONNECT {\"verbose\":true,\"pedantic\":false}\r\n");
-                for (index, room) in who.rooms.iter().enumerate() {
+                for (index, Wanted { room, .. }) in who.rooms.iter().enumerate() {
                     commands.push_str(&format!("SUB {room} {}\r\n", index + 1));
                 }
                 commands.push_str("PING\r\n");
@@ -47,7 +47,7 @@ impl Dialect for Nats {
         Some(commands.into_bytes())
     }
 
-    fn answer(&self, step: usize, _: &Who, message: &[u8]) -> Result<Option<Answer>> {
+    fn answer(&self, step: usize, message: &[u8]) -> Result<Option<Answer>> {
         if message.starts_with(b"-ERR") {
             bail!("the server answered {}", String::from_utf8_lossy(message));
         }

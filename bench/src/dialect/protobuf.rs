@@ -2,7 +2,7 @@
 //!
 //! Only what a load generator says and hears; every other field is skipped.
 
-use super::{Answer, Cut, Dialect, Meaning, Since, Who};
+use super::{Answer, Cut, Dialect, Meaning, Since, Wanted, Who};
 use anyhow::{Context, Result, bail, ensure};
 use prost::Message;
 
@@ -126,15 +126,15 @@ impl Dialect for Protobuf {
             let token = who.token.clone().unwrap_or_default();
             command.connect = Some(Connect { token });
         } else {
-            let channel = who.rooms.get(step - 1)?.clone();
-            let (recover, since) = (who.since.is_some(), who.since.clone().unwrap_or_default());
-            let Since { epoch, offset } = since;
+            let Wanted { room, since } = who.rooms.get(step - 1)?.clone();
+            let (channel, recover) = (room, since.is_some());
+            let Since { epoch, offset } = since.unwrap_or_default();
             command.subscribe = Some(Subscribe { channel, recover, epoch, offset });
         }
         Some(command.encode_length_delimited_to_vec())
     }
 
-    fn answer(&self, _: usize, _: &Who, message: &[u8]) -> Result<Option<Answer>> {
+    fn answer(&self, _: usize, message: &[u8]) -> Result<Option<Answer>> {
         let reply = Reply::decode(message).context("the server's answer is not Protobuf")?;
         if reply.id == 0 {
             return Ok(None);

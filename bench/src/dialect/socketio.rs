@@ -14,18 +14,22 @@ impl Dialect for SocketIo {
         Ok(Cut::whole(bytes.len(), message_ends))
     }
 
+    fn first_subscription(&self) -> usize {
+        2
+    }
+
     fn set_up(&self, step: usize, who: &Who) -> Option<Vec<u8>> {
         match step {
             0 => Some(Vec::new()),
             1 => Some(b"40".to_vec()),
             step => {
-                let room = Value::from(who.rooms.get(step - 2)?.as_str());
+                let room = Value::from(who.rooms.get(step - 2)?.room.as_str());
                 Some(format!(r#"42{step}["join",{room}]"#).into_bytes())
             }
         }
     }
 
-    fn answer(&self, step: usize, _: &Who, message: &[u8]) -> Result<Option<Answer>> {
+    fn answer(&self, step: usize, message: &[u8]) -> Result<Option<Answer>> {
         if message.starts_with(b"44") {
             bail!("the server answered {}", String::from_utf8_lossy(message));
         }

@@ -3,12 +3,10 @@
 //! In: how many subscribers, how fast, how large. Out: [`Fanout`], the figures of rounds that
 //! alternate between the server and the floor, so that both see the same machine.
 
-use crate::fleet::Fleet;
 use crate::floor::Floor;
 use crate::limits;
-use crate::publisher::{Publisher, SMALLEST_PAYLOAD, Via};
-use crate::reading::Processes;
-use crate::rounds::{Pace, Round, Traffic, floor_round, server_round};
+use crate::publisher::{SMALLEST_PAYLOAD, Via};
+use crate::rounds::{Pace, Round, Served, Traffic, WARM_UP_MESSAGES, floor_round};
 use crate::table::{Report, Table, count, median};
 use crate::target::{Node, TargetArgs};
 use anyhow::{Result, ensure};
@@ -17,8 +15,6 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 const ROOM: &str = "fanout";
-/// Published before anything is measured, by both sides.
-const WARM_UP: Pace = Pace::Rate { per_second: 20, messages: 20 };
 
 /// The options of `fanout`.
 #[derive(Args, Clone, Debug)]
@@ -68,6 +64,11 @@ impl FanoutArgs {
         }
     }
 
+    fn traffic(&self) -> Traffic {
+        let (room, size) = (ROOM.to_owned(), self.size as usize);
+        Traffic { room, subscribers: self.subscribers, size }
+    }
+
     /// The pace of one round.
     fn pace(&self) -> Pace {
         if self.saturate {
@@ -94,12 +95,13 @@ pub fn run(args: &FanoutArgs) -> Result<Fanout> {
     // Each subscriber has a connection here to the server and one to the floor server.
     limits::require_files(2 * args.subscribers)?;
     let node = args.target.node()?;
-    let mut bench = Bench::set_up(args, &node)?;
+    let nodes = std::slice::from_ref(&node);
+    let mut bench = Bench::set_up(args.traffic(), nodes, args.via, args.target.api_key())?;
     let mut rounds = Vec::new();
     for _ in 0..args.rounds {
         rounds.push(bench.pair_of_rounds(args.pace())?);
     }
-    let counts = bench.fleet.counts().clone();
+    let counts = bench.served.fleet.counts().clone();
     let received: u64 = rounds.iter().map(|(server, _)| server.received).sum();
     let why =
         || counts.first_close.clone().unwrap_or_else(|| "no connection was closed".to_owned());
@@ -112,44 +114,34 @@ pub fn run(args: &FanoutArgs) -> Result<Fanout> {
     })
 }
 
-/// Both sides, connected and warm.
-struct Bench {
-    fleet: Fleet,
-    publisher: Publisher,
+/// A server with its clients and the floor with its own, connected and warm.
+pub(crate) struct Bench {
+    pub(crate) served: Served,
     floor: Floor,
-    traffic: Traffic,
-    processes: Processes,
 }
 
 impl Bench {
-    fn set_up(args: &FanoutArgs, node: &Node) -> Result<Self> {
-        let traffic = Traffic {
-            room: ROOM.to_owned(),
-            subscribers: args.subscribers,
-            size: args.size as usize,
-        };
-        let (mut fleet, processes) = (Fleet::new()?, node.processes()?);
-        let clients = args.subscribers as usize;
-        fleet.open(node.client_plan(&[ROOM.to_owned()], false), clients)?;
-        let mut publisher = Publisher::open(&mut fleet, node, args.via, args.target.api_key())?;
-        let warm = server_round(&mut fleet, &mut publisher, &traffic, &processes, WARM_UP)?;
-        ensure!(
-            warm.received > 0,
-            "nothing was delivered of {} publications ({} acked)",
-            warm.messages,
-            publisher.acked
-        );
+    /// Connects subscribers, spread over `nodes`, a publisher to the first of these, and as many clients to the
+    /// floor.
+    pub(crate) fn set_up(
+        traffic: Traffic,
+        nodes: &[Node],
+        via: Via,
+        api_key: &str,
+    ) -> Result<Self> {
+        let clients = traffic.subscribers;
+        let mut served = Served::set_up(traffic, nodes, via, api_key)?;
         // The floor sends as many bytes as the server was seen to send.
-        let mut floor = Floor::start(clients, warm.frame_bytes() as usize)?;
-        fleet.open(floor.plan(), clients)?;
-        floor_round(&mut fleet, &mut floor, args.subscribers, warm.messages, 0)?;
-        Ok(Self { fleet, publisher, floor, traffic, processes })
+        let mut floor = Floor::start(clients as usize, served.frame_bytes as usize)?;
+        served.fleet.open(floor.plan(), clients as usize)?;
+        floor_round(&mut served.fleet, &mut floor, clients, WARM_UP_MESSAGES, 0)?;
+        Ok(Self { served, floor })
     }
 
     /// A round of the server, then one of the floor with as many messages.
-    fn pair_of_rounds(&mut self, pace: Pace) -> Result<(Round, Round)> {
-        let Self { fleet, publisher, floor, traffic, processes } = self;
-        let server = server_round(fleet, publisher, traffic, processes, pace)?;
+    pub(crate) fn pair_of_rounds(&mut self, pace: Pace) -> Result<(Round, Round)> {
+        let server = self.served.round(pace)?;
+        let Self { served: Served { fleet, traffic, .. }, floor } = self;
         let rate = match pace {
             Pace::Rate { per_second, .. } => per_second,
             Pace::Saturate { .. } => 0,

@@ -50,6 +50,20 @@ impl LatencyArgs {
     pub fn of_readme(target: TargetArgs) -> Self {
         Self { target, rate: 100, seconds: 10, nodes: 3, rooms: 32, size: 128 }
     }
+
+    fn load(&self) -> Load<'_> {
+        let Self { rate, seconds, rooms, size, .. } = *self;
+        Load { rate, seconds, rooms, size, api_key: self.target.api_key() }
+    }
+}
+
+/// What is published while latencies are taken.
+pub(crate) struct Load<'a> {
+    pub(crate) rate: u32,
+    pub(crate) seconds: u32,
+    pub(crate) rooms: u8,
+    pub(crate) size: u32,
+    pub(crate) api_key: &'a str,
 }
 
 /// The latencies that one subscriber saw.
@@ -61,7 +75,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    fn new(label: &'static str) -> Result<Self> {
+    pub(crate) fn new(label: &'static str) -> Result<Self> {
         let histogram = Histogram::new_with_bounds(1, LONGEST, 3).context("making a histogram")?;
         Ok(Self { label, histogram, expected: 0 })
     }
@@ -74,6 +88,12 @@ impl Seen {
     /// The latency, in milliseconds, that this share of the deliveries stayed within.
     pub fn millis(&self, quantile: f64) -> f64 {
         self.histogram.value_at_quantile(quantile) as f64 / 1e6
+    }
+
+    /// Adds what was seen another time.
+    pub(crate) fn absorb(&mut self, other: &Self) -> Result<()> {
+        self.expected += other.expected;
+        self.histogram.add(&other.histogram).context("adding histograms")
     }
 
     /// Deliveries that did not come.
@@ -102,14 +122,14 @@ pub fn run(args: &LatencyArgs) -> Result<Latency> {
     } else {
         let node = args.target.node()?;
         let mut seen = [Seen::new("one node")?];
-        measure(args, &node, &[&node], &mut seen)?;
+        measure(&args.load(), &node, &[&node], &mut seen)?;
         let [seen] = seen;
         Some(seen)
     };
     let mesh = if in_mesh {
         let nodes = args.target.nodes(size_of_mesh)?;
         let mut seen = [Seen::new("mesh, publisher's node")?, Seen::new("mesh, another node")?];
-        measure(args, &nodes[0], &[&nodes[0], &nodes[1]], &mut seen)?;
+        measure(&args.load(), &nodes[0], &[&nodes[0], &nodes[1]], &mut seen)?;
         let [local, remote] = seen;
         Some((local, remote))
     } else {
@@ -119,17 +139,17 @@ pub fn run(args: &LatencyArgs) -> Result<Latency> {
 }
 
 /// Publishes on `from` and records when each node of `to` delivers.
-fn measure(args: &LatencyArgs, from: &Node, to: &[&Node], seen: &mut [Seen]) -> Result<()> {
-    let rooms: Vec<String> = (0..args.rooms).map(|room| format!("latency-{room}")).collect();
+pub(crate) fn measure(load: &Load<'_>, from: &Node, to: &[&Node], seen: &mut [Seen]) -> Result<()> {
+    let rooms: Vec<String> = (0..load.rooms).map(|room| format!("latency-{room}")).collect();
     let mut fleet = Fleet::new()?;
     // The subscribers are the fleet's first connections: their numbers are those of `seen`.
     for node in to {
         fleet.open(node.client_plan(&rooms, true), 1)?;
     }
-    let publisher = Publisher::open(&mut fleet, from, Via::Ws, args.target.api_key())?;
+    let publisher = Publisher::open(&mut fleet, from, Via::Ws, load.api_key)?;
     let clock = Clock::start();
-    let mut run = Run { fleet, publisher, rooms, clock, size: args.size as usize, seen };
-    run.publish(WARM_UP * u64::from(args.rooms), args.rate)?;
+    let mut run = Run { fleet, publisher, rooms, clock, size: load.size as usize, seen };
+    run.publish(WARM_UP * u64::from(load.rooms), load.rate)?;
     for seen in run.seen.iter_mut() {
         ensure!(
             seen.lost() == 0,
@@ -140,7 +160,7 @@ fn measure(args: &LatencyArgs, from: &Node, to: &[&Node], seen: &mut [Seen]) -> 
         seen.histogram.reset();
         seen.expected = 0;
     }
-    run.publish(u64::from(args.rate) * u64::from(args.seconds), args.rate)
+    run.publish(u64::from(load.rate) * u64::from(load.seconds), load.rate)
 }
 
 struct Run<'a> {

@@ -10,6 +10,7 @@ use crate::target::{Node, TargetArgs};
 use anyhow::{Result, ensure};
 use clap::Args;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 const ROOM: &str = "memory";
 
@@ -24,12 +25,15 @@ pub struct MemoryArgs {
     /// Clients that connect and leave before the baseline is read
     #[arg(long, default_value_t = 500)]
     warm_up: u64,
+    /// Seconds to keep the clients before their memory is read once more: a garbage collector may need minutes
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=600))]
+    hold: u64,
 }
 
 impl MemoryArgs {
     /// The settings that the README's figures are from.
     pub fn of_readme(target: TargetArgs) -> Self {
-        Self { target, clients: 10_000, warm_up: 500 }
+        Self { target, clients: 10_000, warm_up: 500, hold: 0 }
     }
 }
 
@@ -40,6 +44,8 @@ pub struct MemoryCost {
     fresh: Level,
     warm: Level,
     loaded: Level,
+    /// After the clients had been there for so many seconds.
+    held: Option<(u64, Level)>,
 }
 
 /// Runs the measurement.
@@ -53,6 +59,12 @@ pub fn run(args: &MemoryArgs) -> Result<MemoryCost> {
     let warm = server.settled_memory(&mut Fleet::new()?)?;
     let mut fleet = fleet_of(&node, args.clients)?;
     let loaded = server.settled_memory(&mut fleet)?;
+    let held = if args.hold > 0 {
+        fleet.idle(Duration::from_secs(args.hold))?;
+        Some((args.hold, server.settled_memory(&mut fleet)?))
+    } else {
+        None
+    };
     let counts = fleet.counts();
     ensure!(
         counts.closed == 0,
@@ -61,7 +73,7 @@ pub fn run(args: &MemoryArgs) -> Result<MemoryCost> {
         args.clients,
         counts.first_close.as_deref().unwrap_or("unknown")
     );
-    Ok(MemoryCost { clients: args.clients, fresh, warm, loaded })
+    Ok(MemoryCost { clients: args.clients, fresh, warm, loaded, held })
 }
 
 fn fleet_of(node: &Node, clients: u64) -> Result<Fleet> {
@@ -77,7 +89,11 @@ impl MemoryCost {
     }
 
     fn per_client(&self, before: &Level, of: impl Fn(&Memory) -> u64) -> f64 {
-        let grown = of(&self.loaded.memory) as f64 - of(&before.memory) as f64;
+        self.grown(before, &self.loaded, of)
+    }
+
+    fn grown(&self, before: &Level, after: &Level, of: impl Fn(&Memory) -> u64) -> f64 {
+        let grown = of(&after.memory) as f64 - of(&before.memory) as f64;
         grown * 1024.0 / self.clients as f64
     }
 
@@ -97,11 +113,12 @@ impl MemoryCost {
 
     fn table(&self) -> Table {
         let mut table = Table::new(["server", "private KiB", "PSS KiB", "RSS KiB"]);
-        let moments = [
+        let mut moments = vec![
             ("fresh".to_owned(), self.fresh),
             ("warmed up".to_owned(), self.warm),
             (format!("with {} clients", count(self.clients)), self.loaded),
         ];
+        moments.extend(self.held.map(|(hold, level)| (format!("… {hold} s later"), level)));
         for (moment, Level { memory, .. }) in moments {
             table.row([moment, count(memory.private), count(memory.pss), count(memory.rss)]);
         }
@@ -129,6 +146,9 @@ impl MemoryCost {
             "fresh": level(self.fresh),
             "warm": level(self.warm),
             "loaded": level(self.loaded),
+            "held": self.held.map(|(_, held)| level(held)),
+            "held_bytes_per_client":
+                self.held.map(|(_, held)| self.grown(&self.warm, &held, |memory| memory.private)),
         })
     }
 }

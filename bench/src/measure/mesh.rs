@@ -3,19 +3,16 @@
 //! In: how many nodes and subscribers. Out: [`Mesh`], rounds that alternate between one node and the mesh,
 //! the publisher being on the first node. CPU time is that of all nodes together.
 
-use crate::fleet::Fleet;
 use crate::limits;
-use crate::publisher::{Publisher, SMALLEST_PAYLOAD, Via};
-use crate::reading::Processes;
-use crate::rounds::{Pace, Round, Traffic, server_round};
+use crate::publisher::{SMALLEST_PAYLOAD, Via};
+use crate::rounds::{Pace, Round, Served, Traffic};
 use crate::table::{Report, Table, count, median};
-use crate::target::{Node, TargetArgs, processes};
+use crate::target::{Node, TargetArgs};
 use anyhow::{Result, ensure};
 use clap::Args;
 use serde_json::json;
 
 const ROOM: &str = "mesh";
-const WARM_UP: Pace = Pace::Rate { per_second: 20, messages: 20 };
 
 /// The options of `mesh`.
 #[derive(Args, Clone, Debug)]
@@ -54,8 +51,10 @@ pub struct Mesh {
 pub fn run(args: &MeshArgs) -> Result<Mesh> {
     ensure!(!args.target.is_attached(), "one node and a mesh are compared, so both are started");
     limits::require_files(2 * args.subscribers)?;
-    let mut alone = Side::set_up(args, 1)?;
-    let mut mesh = Side::set_up(args, usize::from(args.nodes))?;
+    // The nodes are held until the rounds are over.
+    let (one, all) = (args.target.nodes(1)?, args.target.nodes(usize::from(args.nodes))?);
+    let mut alone = args.served(&one)?;
+    let mut mesh = args.served(&all)?;
     let pace = Pace::Rate { per_second: args.rate, messages: args.messages };
     let mut rounds = Vec::new();
     for _ in 0..args.rounds {
@@ -64,35 +63,11 @@ pub fn run(args: &MeshArgs) -> Result<Mesh> {
     Ok(Mesh { args: args.clone(), rounds })
 }
 
-/// Nodes, with subscribers on each and the publisher on the first.
-struct Side {
-    fleet: Fleet,
-    publisher: Publisher,
-    traffic: Traffic,
-    processes: Processes,
-    _nodes: Vec<Node>,
-}
-
-impl Side {
-    fn set_up(args: &MeshArgs, count: usize) -> Result<Self> {
-        let nodes = args.target.nodes(count)?;
-        let mut fleet = Fleet::new()?;
-        for (index, node) in nodes.iter().enumerate() {
-            let share = (args.subscribers as usize + index) / count;
-            fleet.open(node.client_plan(&[ROOM.to_owned()], false), share)?;
-        }
-        let publisher = Publisher::open(&mut fleet, &nodes[0], Via::Ws, args.target.api_key())?;
-        let (size, subscribers) = (args.size as usize, args.subscribers);
+impl MeshArgs {
+    fn served(&self, nodes: &[Node]) -> Result<Served> {
+        let (size, subscribers) = (self.size as usize, self.subscribers);
         let traffic = Traffic { room: ROOM.to_owned(), subscribers, size };
-        let processes = processes(&nodes)?;
-        let mut side = Self { fleet, publisher, traffic, processes, _nodes: nodes };
-        ensure!(side.round(WARM_UP)?.lost() == 0, "not everything came while warming up");
-        Ok(side)
-    }
-
-    fn round(&mut self, pace: Pace) -> Result<Round> {
-        let Self { fleet, publisher, traffic, processes, .. } = self;
-        server_round(fleet, publisher, traffic, processes, pace)
+        Served::set_up(traffic, nodes, Via::Ws, self.target.api_key())
     }
 }
 

@@ -30,7 +30,7 @@ pub struct PresenceArgs {
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
     visitors: u64,
     /// Questions of a round
-    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u64).range(1..))]
     questions: u64,
     /// Rounds; figures are the median round's
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]

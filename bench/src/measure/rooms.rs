@@ -3,6 +3,7 @@
 //!
 //! In: how many rooms and nodes. Out: [`Rooms`].
 
+use crate::conn::{Care, Plan};
 use crate::dialect::Who;
 use crate::fleet::{Fleet, time_left};
 use crate::limits;
@@ -94,10 +95,10 @@ fn plans(
     nodes: &[Node],
     clients: u64,
     rooms: impl Fn(u64) -> Vec<String>,
-) -> impl ExactSizeIterator<Item = Rc<crate::conn::Plan>> {
+) -> impl ExactSizeIterator<Item = Rc<Plan>> {
     let plan = move |client: usize| {
-        let who = Who { rooms: rooms(client as u64), ..Who::default() };
-        Rc::new(nodes[client % nodes.len()].plan(who, false))
+        let who = Who::new(&rooms(client as u64));
+        Rc::new(nodes[client % nodes.len()].plan(who, Care::Count))
     };
     (0..clients as usize).map(plan)
 }
