@@ -33,7 +33,7 @@ pub struct Mirror {
     state: State,
     /// The home wants this node to be a successor.
     invited: bool,
-    /// A successor's knowledge of who is there, where that is announced.
+    /// A successor's knowledge of who is there of those whose going is announced.
     present: Option<Clients>,
     /// When the last subscriber left; after a while the mirror detaches.
     unused: Option<Time>,
@@ -285,7 +285,7 @@ impl Room {
                 if mirror.state == State::Attaching(id) =>
             {
                 mirror.state = State::Live(id);
-                mirror.present = (mirror.invited && self.options.join_leave)
+                mirror.present = (mirror.invited)
                     .then(|| present.into_iter().map(|info| (info.client, info)).collect());
                 self.former = None;
                 self.catch_up(catchup, node);
@@ -317,14 +317,18 @@ impl Room {
         if let Some(present) = self.present_mut() {
             present.insert(info.client, info.clone());
         }
-        self.deliver_local(Event::Join(info), node);
+        if info.is_announced(self.options.join_leave) {
+            self.deliver_local(Event::Join(info), node);
+        }
     }
 
     fn left(&mut self, info: Arc<ClientInfo>, node: &mut Node) {
         if let Some(present) = self.present_mut() {
             present.remove(&info.client);
         }
-        self.deliver_local(Event::Leave(info), node);
+        if info.is_announced(self.options.join_leave) {
+            self.deliver_local(Event::Leave(info), node);
+        }
     }
 
     /// A successor's word to its home, which acknowledges by it.

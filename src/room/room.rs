@@ -408,7 +408,7 @@ impl Room {
         }
         let info = subscribe.info.clone();
         self.subscribed(subscribe, Ok(subscribed), node);
-        if !self.options.knows_clients() {
+        if !self.options.knows(&info) {
             return;
         }
         self.local.clients.insert(info.client, info.clone());
