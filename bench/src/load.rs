@@ -111,7 +111,7 @@ fn centrifuge(text: &str) -> Result<Protocol, String> {
 pub struct Load {
     /// To be printed.
     pub report: Report,
-    /// Whether publications were lost without a word to the clients that missed them.
+    /// Whether publications were lost, also where the clients that missed them were told.
     pub has_loss: bool,
 }
 
