@@ -371,6 +371,9 @@ impl Conn {
                             ear(Heard::Subscribed(room, &answer));
                         }
                         self.set_up(step + 1, counts)?;
+                    } else if dialect.meaning(message) == Meaning::Delivery {
+                        // Of a room subscribed to already, while others are yet to be.
+                        self.take_message(dialect, message, counts, ear)?;
                     }
                 }
                 _ => self.take_message(dialect, message, counts, ear)?,

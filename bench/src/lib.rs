@@ -15,6 +15,7 @@ pub mod limits;
 pub mod load;
 pub mod measure;
 pub mod peers;
+pub mod plot;
 pub mod publisher;
 pub mod reading;
 pub mod rounds;

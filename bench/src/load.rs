@@ -5,7 +5,9 @@
 
 pub mod book;
 mod outcome;
-mod run;
+mod session;
+
+pub use session::Session;
 
 use crate::conn::{Care, Plan, Speak};
 use crate::dialect::{Protocol, Who};
@@ -109,7 +111,7 @@ fn centrifuge(text: &str) -> Result<Protocol, String> {
 pub struct Load {
     /// To be printed.
     pub report: Report,
-    /// Whether publications were lost without a word to the clients that missed them.
+    /// Whether publications were lost, also where the clients that missed them were told.
     pub has_loss: bool,
 }
 
@@ -123,9 +125,36 @@ pub fn run(args: &LoadArgs) -> Result<bool> {
         args.rooms_per_client,
         args.rooms
     );
-    let load = run::run(args)?;
+    let mut session = Session::connect(args)?;
+    session.publish()?;
+    session.drain()?;
+    let load = session.load();
     load.report.print(args.json);
     Ok(!load.has_loss)
+}
+
+impl LoadArgs {
+    /// Clients of one room of these servers, which a client of the first one publishes to.
+    pub fn one_room(urls: Vec<String>, clients: u32, rate: u32, seconds: u32) -> Self {
+        Self {
+            urls,
+            clients,
+            rooms: 1,
+            rooms_per_client: 1,
+            room_prefix: "bench-".to_owned(),
+            publishers: 1,
+            rate,
+            size: Sizes { from: 128, to: 128 },
+            seconds,
+            protocol: Protocol::Json,
+            token: None,
+            api_key: None,
+            churn: 0,
+            storm_every: 0,
+            json: false,
+            quiet: true,
+        }
+    }
 }
 
 /// Where clients can connect.

@@ -5,7 +5,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use roomcast_bench::measure::{
-    all, compare, connect, fanout, hot, latency, memory, mesh, presence, rooms, storm,
+    all, compare, connect, fanout, grow, hot, latency, memory, mesh, presence, rooms, storm,
 };
 use roomcast_bench::{floor, limits, server, target};
 use std::ffi::OsString;
@@ -42,6 +42,8 @@ enum Command {
     Presence(presence::PresenceArgs),
     /// All clients of a killed node come to the others and recover
     Storm(storm::StormArgs),
+    /// How costs grow with clients, rooms, size and nodes: tables and plots
+    Grow(grow::GrowArgs),
     /// Everything, with the README's settings
     All(target::TargetArgs),
     /// Roomcast beside the servers that `bench/compare` has installed
@@ -78,6 +80,7 @@ fn run(args: &Args) -> Result<()> {
         Command::Connect(options) => connect::run(options)?.report(),
         Command::Mesh(options) => mesh::run(options)?.report(),
         Command::Rooms(options) => rooms::run(options)?.report(),
+        Command::Grow(options) => grow::run(options)?,
         Command::Hot(options) => hot::run(options)?.report(),
         Command::Presence(options) => presence::run(options)?.report(),
         Command::Storm(options) => storm::run(options)?.report(),

@@ -5,6 +5,7 @@ pub mod all;
 pub mod compare;
 pub mod connect;
 pub mod fanout;
+pub mod grow;
 pub mod hot;
 pub mod latency;
 pub mod memory;

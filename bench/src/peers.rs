@@ -105,7 +105,7 @@ pub struct Places {
 impl Places {
     fn binary(&self, name: &str) -> Result<PathBuf> {
         let path = self.installed.join("bin").join(name);
-        ensure!(path.is_file(), "not installed (there is no {})", path.display());
+        ensure!(path.is_file(), "not measured: there is no {}", path.display());
         Ok(path)
     }
 
@@ -123,7 +123,7 @@ impl Places {
         let folder = self.installed.join("socketio");
         let server = folder.join("server.js");
         let installed = server.is_file() && folder.join("node_modules/socket.io").is_dir();
-        ensure!(installed, "not installed (nothing in {})", folder.display());
+        ensure!(installed, "not measured: not installed in {}", folder.display());
         Ok(server)
     }
 

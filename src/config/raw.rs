@@ -254,6 +254,9 @@ section! {
         enabled: bool = false,
         /// The namespace of these rooms. Empty: none.
         personal_channel_namespace: String = String::new(),
+        /// Let each user have one connection, on whichever node: the newest. The ones before are closed with
+        /// 3504.
+        single_connection: bool = false,
     }
 }
 
@@ -523,9 +526,9 @@ section! {
     Channel {
         /// Keep who is in the room.
         presence: bool = false,
-        /// Tell subscribers who joins and leaves.
+        /// Tell subscribers who joins and leaves: those that ask for it and may ask for presence.
         join_leave: bool = false,
-        /// Tell it to all of them, asked or not.
+        /// Tell it to all subscribers, asked or not.
         force_push_join_leave: bool = false,
         /// The most publications to keep. History needs this and `history_ttl`.
         history_size: usize = 0,
@@ -535,11 +538,11 @@ section! {
         history_meta_ttl: Span = seconds(720 * 3600),
         /// Watch every subscriber's position.
         force_positioning: bool = false,
-        /// Watch the position of those that ask.
+        /// Watch the position of those that ask. Who may read history can ask anyway.
         allow_positioning: bool = false,
         /// Every subscriber can recover what it missed.
         force_recovery: bool = false,
-        /// Those that ask can.
+        /// Those that ask can. Who may read history can ask anyway.
         allow_recovery: bool = false,
         /// `stream`: all that was missed; `cache`: the latest publication.
         force_recovery_mode: String = "stream".to_owned(),

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Version of everything in this module. Nodes of different versions refuse each other.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// The largest frame that a peer may send.
 pub const MAX_FRAME: usize = 16 << 20;
 /// The most bytes of publications that one message carries; well below [`MAX_FRAME`].

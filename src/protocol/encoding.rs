@@ -83,9 +83,10 @@ impl Encoding {
     }
 
     /// What has to come before the first message: browsers take an event stream for open with its first bytes.
+    /// No carriage return: `eventsource` 2 for Node.js then loses the end of a message in the same chunk.
     pub const fn prelude(self) -> &'static [u8] {
         match self {
-            Self::Events | Self::OneWayEvents => b"\r\n",
+            Self::Events | Self::OneWayEvents => b"\n",
             _ => b"",
         }
     }
@@ -210,6 +211,14 @@ mod tests {
         let frame = |of: [&str; 3]| websocket::frame(Opcode::Text, of.join("\n").as_bytes());
         assert_eq!(written(Encoding::SocketJson), frame(REPLIES));
         assert_eq!(written(Encoding::OneWaySocket), frame(PUSHES));
+    }
+
+    #[test]
+    fn a_common_reader_of_event_streams_lost_the_message_after_a_carriage_return() {
+        for encoding in [Encoding::Events, Encoding::OneWayEvents] {
+            let stream = [encoding.prelude(), &written(encoding)].concat();
+            assert!(stream.starts_with(b"\n") && !stream.contains(&b'\r'));
+        }
     }
 
     #[test]

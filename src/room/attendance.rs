@@ -1,7 +1,10 @@
 //! Who comes and goes, as a room's home announces it: each join and each leave once, also when the home has
 //! changed meanwhile.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     presence::Presence,
@@ -17,8 +20,17 @@ pub type Clients = BTreeMap<ClientId, Arc<ClientInfo>>;
 pub struct Attendance {
     /// Who is there.
     pub presence: Presence,
-    /// While the home settles: until when, and whom the last home knew, if that is known.
-    settling: Option<(Time, Option<Clients>)>,
+    settling: Option<Box<Settling>>,
+}
+
+/// A home that has just opened.
+#[derive(Debug)]
+struct Settling {
+    until: Time,
+    /// Whom the last home knew, if that is known.
+    before: Option<Clients>,
+    /// The nodes that have said who their clients are: whoever else comes there is new.
+    heard: BTreeSet<NodeId>,
 }
 
 impl Attendance {
@@ -30,8 +42,8 @@ impl Attendance {
         before: Option<Clients>,
         until: Time,
     ) -> Self {
-        let mut attendance =
-            Self { presence: Presence::default(), settling: Some((until, before)) };
+        let settling = Box::new(Settling { until, before, heard: BTreeSet::new() });
+        let mut attendance = Self { presence: Presence::default(), settling: Some(settling) };
         attendance.replace(me, own);
         attendance
     }
@@ -54,43 +66,34 @@ impl Attendance {
         clients: Vec<Arc<ClientInfo>>,
     ) -> (Vec<Arc<ClientInfo>>, Vec<Arc<ClientInfo>>) {
         let (mut come, gone) = self.presence.replace(node, clients);
-        let unknown = matches!(self.settling, Some((_, None)));
+        let first = self.settling.as_mut().is_some_and(|it| it.heard.insert(node));
+        let unknown = first && self.settling.as_ref().is_some_and(|it| it.before.is_none());
         // Whoever comes with a node that attaches to a new home was there before it was.
         come.retain(|info| !self.was_there(info.client) && !unknown);
         (come, gone)
     }
 
     fn was_there(&mut self, client: ClientId) -> bool {
-        match &mut self.settling {
-            Some((_, Some(before))) => before.remove(&client).is_some(),
-            _ => false,
-        }
+        let before = self.settling.as_mut().and_then(|it| it.before.as_mut());
+        before.is_some_and(|it| it.remove(&client).is_some())
     }
 
     /// Whether anyone is there, or may yet say that it still is.
     pub fn is_anyone_expected(&self) -> bool {
-        let before = |(_, before): &(Time, Option<Clients>)| {
-            before.as_ref().is_some_and(|it| !it.is_empty())
-        };
-        !self.presence.is_empty() || self.settling.as_ref().is_some_and(before)
+        let before = self.settling.as_ref().and_then(|it| it.before.as_ref());
+        !self.presence.is_empty() || before.is_some_and(|it| !it.is_empty())
     }
 
     /// Ends the settling when its time is up. Returns who did not come back.
     pub fn settle(&mut self, now: Time) -> Vec<Arc<ClientInfo>> {
-        match self.settling.take() {
-            Some((until, before)) if until <= now => {
-                before.unwrap_or_default().into_values().collect()
-            }
-            settling => {
-                self.settling = settling;
-                Vec::new()
-            }
-        }
+        let over = self.settling.take_if(|it| it.until <= now);
+        let before = over.and_then(|it| it.before).unwrap_or_default();
+        before.into_values().collect()
     }
 
     /// When the settling ends.
     pub fn next_due(&self) -> Option<Time> {
-        self.settling.as_ref().map(|(until, _)| *until)
+        self.settling.as_ref().map(|it| it.until)
     }
 }
 
@@ -123,6 +126,8 @@ mod tests {
     fn without_knowledge_only_those_who_come_now_are_news() {
         let mut attendance = Attendance::open(NodeId(1), vec![], None, UNTIL);
         assert!(attendance.replace(NodeId(2), vec![client(2)]).0.is_empty());
+        let again = attendance.replace(NodeId(2), vec![client(2), client(4)]);
+        assert_eq!(again.0, [client(4)], "it came while the link was down");
         assert!(attendance.join(NodeId(2), client(3)));
         assert!(attendance.settle(AFTER).is_empty());
         assert_eq!(attendance.replace(NodeId(3), vec![client(5)]).0, [client(5)]);

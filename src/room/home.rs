@@ -13,13 +13,12 @@ use super::{
     requests::{Pending, Reply},
     room::{Role, Room},
     stream::Stream,
-    types::{Answer, Ask, ClientId, ClientInfo, Event, Position, Recovery, Subscribe, Subscribed},
+    types::{Answer, Ask, ClientId, ClientInfo, Position, Recovery, Subscribe, Subscribed},
 };
 use crate::{
     cluster::node::NodeId,
     mesh::wire::{Refused, RoomMessage},
     time::Time,
-    webhooks::event::Happening,
 };
 
 /// What only the home knows of a room.
@@ -32,7 +31,7 @@ pub struct Home {
     /// The run of requests that each node is in, and which of it comes next.
     runs: LiteMap<NodeId, (u64, u32)>,
     /// Whether the application takes the room for one that someone is in.
-    occupied: bool,
+    pub(super) occupied: bool,
 }
 
 /// A node that listens.
@@ -82,7 +81,7 @@ impl Home {
         self.listeners.get(&peer).is_some_and(|it| it.lost.is_none())
     }
 
-    fn listeners(&self) -> Vec<NodeId> {
+    pub(super) fn listeners(&self) -> Vec<NodeId> {
         let listening = self.listeners.iter().filter(|(_, it)| it.lost.is_none());
         listening.map(|(peer, _)| *peer).collect()
     }
@@ -298,19 +297,22 @@ impl Room {
     ) {
         let stream = self.stream.as_ref().filter(|_| self.options.keeps_history());
         let catchup = catch_up(stream, position, node.now);
-        let tells = self.options.join_leave;
+        let options = self.options.clone();
         let Some(home) = self.home_mut() else { return };
+        let surplus = home.attendance.presence.surplus(&clients);
         let succeeds = invited && home.replication.includes(from);
         home.replication.attached(from, succeeds);
         home.listeners.insert(from, Listener { attach: id, lost: None });
         let (joined, left) = home.attendance.replace(from, clients);
-        let present = match succeeds && tells {
-            true => home.attendance.presence.clients(),
+        // Whose going it would have to announce, if it was home.
+        let present = match succeeds {
+            true => home.attendance.presence.clients(|it| options.tells_of(it)),
             false => Vec::new(),
         };
         self.send(from, RoomMessage::Attached { id, catchup, present }, node);
         joined.into_iter().for_each(|info| self.announce_join(info, node));
         left.into_iter().for_each(|info| self.announce_leave(info, node));
+        surplus.iter().for_each(|info| self.close_surplus(from, info, node));
         self.note_occupants();
         self.note_vacancy(node);
     }
@@ -333,6 +335,7 @@ impl Room {
     }
 
     pub(super) fn client_joined(&mut self, at: NodeId, info: Arc<ClientInfo>, node: &mut Node) {
+        self.close_older_than(&info, node);
         if self.home_mut().is_some_and(|home| home.attendance.join(at, info.clone())) {
             self.announce_join(info, node);
         }
@@ -344,53 +347,5 @@ impl Room {
             self.announce_leave(info, node);
         }
         self.note_vacancy(node);
-    }
-
-    /// Whoever came without being news was there before: the last home has told of it.
-    fn note_occupants(&mut self) {
-        if let Some(home) = self.home_mut() {
-            home.occupied |= !home.attendance.presence.is_empty();
-        }
-    }
-
-    /// Tells the application when the last one has gone.
-    fn note_vacancy(&mut self, node: &mut Node) {
-        let (tells, name) = (self.options.webhooks, self.name.clone());
-        let Some(home) = self.home_mut().filter(|_| tells) else { return };
-        if home.occupied && !home.attendance.is_anyone_expected() {
-            home.occupied = false;
-            node.out.push(Out::Tell(Happening::Vacated(name)));
-        }
-    }
-
-    /// Tells the application who has come, and before that, if it is the first, that someone has.
-    fn tell_join(&mut self, info: &Arc<ClientInfo>, node: &mut Node) {
-        let name = self.name.clone();
-        if let Some(home) = self.home_mut()
-            && !std::mem::replace(&mut home.occupied, true)
-        {
-            node.out.push(Out::Tell(Happening::Occupied(name.clone())));
-        }
-        node.out.push(Out::Tell(Happening::Join(name, info.clone())));
-    }
-
-    fn announce_join(&mut self, info: Arc<ClientInfo>, node: &mut Node) {
-        if self.options.webhooks {
-            self.tell_join(&info, node);
-        }
-        if self.options.join_leave {
-            self.deliver_local(Event::Join(info.clone()), node);
-            self.send_all(self.listeners(), RoomMessage::Joined(info), node);
-        }
-    }
-
-    fn announce_leave(&self, info: Arc<ClientInfo>, node: &mut Node) {
-        if self.options.webhooks {
-            node.out.push(Out::Tell(Happening::Leave(self.name.clone(), info.clone())));
-        }
-        if self.options.join_leave {
-            self.deliver_local(Event::Leave(info.clone()), node);
-            self.send_all(self.listeners(), RoomMessage::Left(info), node);
-        }
     }
 }

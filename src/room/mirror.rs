@@ -33,7 +33,7 @@ pub struct Mirror {
     state: State,
     /// The home wants this node to be a successor.
     invited: bool,
-    /// A successor's knowledge of who is there, where that is announced.
+    /// A successor's knowledge of who is there of those whose going is announced.
     present: Option<Clients>,
     /// When the last subscriber left; after a while the mirror detaches.
     unused: Option<Time>,
@@ -143,7 +143,7 @@ impl Room {
             // If the old home has died, this is the copy that the next one needs.
             self.former = Some(Former::new(false, node.now));
         }
-        self.role = Role::Mirror(Mirror::new(home));
+        self.role = Role::Mirror(Box::new(Mirror::new(home)));
         if attached {
             // It may live on, and not know yet that it is none.
             self.send(old, RoomMessage::Detach, node);
@@ -154,7 +154,7 @@ impl Room {
         if matches!(self.role, Role::Guest)
             && let Some(home) = self.home(node)
         {
-            self.role = Role::Mirror(Mirror::new(home));
+            self.role = Role::Mirror(Box::new(Mirror::new(home)));
         }
         let Role::Mirror(mirror) = &mut self.role else { return };
         mirror.unused = None;
@@ -199,7 +199,7 @@ impl Room {
                     return;
                 }
                 if matches!(self.role, Role::Guest) {
-                    self.role = Role::Mirror(Mirror::new(from));
+                    self.role = Role::Mirror(Box::new(Mirror::new(from)));
                 }
                 self.turn_to(from, node);
                 if let Role::Mirror(mirror) = &mut self.role {
@@ -285,7 +285,7 @@ impl Room {
                 if mirror.state == State::Attaching(id) =>
             {
                 mirror.state = State::Live(id);
-                mirror.present = (mirror.invited && self.options.join_leave)
+                mirror.present = (mirror.invited)
                     .then(|| present.into_iter().map(|info| (info.client, info)).collect());
                 self.former = None;
                 self.catch_up(catchup, node);
@@ -305,18 +305,30 @@ impl Room {
         }
     }
 
+    /// Where a successor notes who is there.
+    fn present_mut(&mut self) -> Option<&mut Clients> {
+        match &mut self.role {
+            Role::Mirror(mirror) => mirror.present.as_mut(),
+            _ => None,
+        }
+    }
+
     fn joined(&mut self, info: Arc<ClientInfo>, node: &mut Node) {
-        if let Role::Mirror(Mirror { present: Some(present), .. }) = &mut self.role {
+        if let Some(present) = self.present_mut() {
             present.insert(info.client, info.clone());
         }
-        self.deliver_local(Event::Join(info), node);
+        if info.is_announced(self.options.join_leave) {
+            self.deliver_local(Event::Join(info), node);
+        }
     }
 
     fn left(&mut self, info: Arc<ClientInfo>, node: &mut Node) {
-        if let Role::Mirror(Mirror { present: Some(present), .. }) = &mut self.role {
+        if let Some(present) = self.present_mut() {
             present.remove(&info.client);
         }
-        self.deliver_local(Event::Leave(info), node);
+        if info.is_announced(self.options.join_leave) {
+            self.deliver_local(Event::Leave(info), node);
+        }
     }
 
     /// A successor's word to its home, which acknowledges by it.

@@ -10,7 +10,8 @@
 //!   [`keys`]: the idempotency keys of late.
 //! - [`filter`]: which publications a subscriber wants, by their tags; [`wishes`]: what some members of a
 //!   room want otherwise than the rest.
-//! - [`presence`]: who is in the room, as its home knows it; [`attendance`]: who comes and goes.
+//! - [`presence`]: who is in the room, as its home knows it; [`attendance`]: who comes and goes; [`announcing`]:
+//!   who is told of it; [`alone`]: users that are to have one connection.
 //! - [`local`]: a node's own subscribers; [`requests`]: what it has yet to get from the home.
 //! - [`room`]: one room on one node, in whichever role it has there.
 //!   [`home`], [`mirror`] and [`activation`] are the roles; [`publishing`] is how a home gives a publication
@@ -21,6 +22,8 @@
 
 pub mod activation;
 pub mod actor;
+pub mod alone;
+pub mod announcing;
 pub mod attendance;
 pub mod filter;
 pub mod history;

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use super::types::ClientInfo;
 use crate::backend::options::RoomProxies;
 
 /// The settings of one namespace, checked. Names and meaning are those of the configuration.
@@ -145,9 +146,14 @@ impl RoomOptions {
         self.history_size > 0 && !self.history_ttl.is_zero()
     }
 
-    /// Whether the home must know who is there.
-    pub fn knows_clients(&self) -> bool {
-        self.presence || self.join_leave || self.webhooks
+    /// Whether the home must know that this client is there.
+    pub fn knows(&self, client: &ClientInfo) -> bool {
+        self.presence && client.is_shown() || client.is_alone() || self.tells_of(client)
+    }
+
+    /// Whether anyone is told when this client comes and goes.
+    pub fn tells_of(&self, client: &ClientInfo) -> bool {
+        self.webhooks || client.is_announced(self.join_leave)
     }
 }
 

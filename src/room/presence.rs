@@ -7,23 +7,48 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::types::{ClientId, ClientInfo};
 use crate::cluster::node::NodeId;
 
+/// How many connections each user has. Boxed: most rooms have no presence.
+type Users = Option<Box<HashMap<Box<str>, u32>>>;
+
 /// The clients in a room and the node that each is connected to.
 #[derive(Debug, Default)]
 pub struct Presence {
     clients: FxHashMap<ClientId, (NodeId, Arc<ClientInfo>)>,
-    /// Connections per user, so that counting users needs no walk.
-    users: HashMap<Box<str>, u32>,
+    /// How many of them are not shown.
+    hidden: usize,
+    /// Connections per user, so that counting users needs no walk. Of those that are shown.
+    users: Users,
 }
 
 impl Presence {
     /// Adds a client. Returns whether it is new.
     pub fn join(&mut self, node: NodeId, info: Arc<ClientInfo>) -> bool {
-        let user = info.user.clone();
-        let new = self.clients.insert(info.client, (node, info)).is_none();
-        if new {
-            *self.users.entry(user).or_default() += 1;
+        self.count(&info);
+        let before = self.clients.insert(info.client, (node, info));
+        if let Some((_, before)) = &before {
+            self.discount(before);
         }
-        new
+        before.is_none()
+    }
+
+    fn count(&mut self, info: &ClientInfo) {
+        match info.is_shown() {
+            true => *self.users.get_or_insert_default().entry(info.user.clone()).or_default() += 1,
+            false => self.hidden += 1,
+        }
+    }
+
+    fn discount(&mut self, info: &ClientInfo) {
+        if !info.is_shown() {
+            self.hidden -= 1;
+        } else if let Some(users) = &mut self.users
+            && let Some(count) = users.get_mut(&info.user)
+        {
+            *count -= 1;
+            if *count == 0 {
+                users.remove(&info.user);
+            }
+        }
     }
 
     /// Removes a client that `node` reports gone. Returns it if it was there.
@@ -32,12 +57,7 @@ impl Presence {
             return None;
         }
         let (_, info) = self.clients.remove(&client)?;
-        if let Some(count) = self.users.get_mut(&info.user) {
-            *count -= 1;
-            if *count == 0 {
-                self.users.remove(&info.user);
-            }
-        }
+        self.discount(&info);
         Some(info)
     }
 
@@ -57,21 +77,37 @@ impl Presence {
         (new, gone)
     }
 
+    /// The other connections of a client's user, and the nodes that they are on.
+    pub fn others_of(&self, client: &ClientInfo) -> Vec<(NodeId, ClientId)> {
+        let of_user = |it: &ClientInfo| it.user == client.user && it.client != client.client;
+        let others = self.clients.values().filter(|(_, it)| of_user(it));
+        others.map(|(node, it)| (*node, it.client)).collect()
+    }
+
+    /// Whether a client is there.
+    pub fn has(&self, client: ClientId) -> bool {
+        self.clients.contains_key(&client)
+    }
+
     /// Whether a node has a client there.
     pub fn has_any_of(&self, node: NodeId) -> bool {
         self.clients.values().any(|(at, _)| *at == node)
     }
 
-    /// Every client, in the order of their ids.
-    pub fn clients(&self) -> Vec<Arc<ClientInfo>> {
-        let mut clients: Vec<_> = self.clients.values().map(|(_, info)| info.clone()).collect();
+    /// Every client that is wanted, in the order of their ids.
+    pub fn clients(&self, wanted: impl Fn(&ClientInfo) -> bool) -> Vec<Arc<ClientInfo>> {
+        let all = self.clients.values().map(|(_, info)| info);
+        let mut clients: Vec<_> = all.filter(|info| wanted(info)).cloned().collect();
         clients.sort_unstable_by_key(|info| info.client);
         clients
     }
 
-    /// How many clients and how many distinct users there are.
+    /// How many clients and how many distinct users are shown.
     pub fn stats(&self) -> (u32, u32) {
-        (self.clients.len() as u32, self.users.len() as u32)
+        (
+            (self.clients.len() - self.hidden) as u32,
+            self.users.as_ref().map_or(0, |users| users.len() as u32),
+        )
     }
 
     /// Whether no one is there.
@@ -83,6 +119,7 @@ impl Presence {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::room::types::Here;
 
     fn client(id: u128, user: &str) -> Arc<ClientInfo> {
         Arc::new(ClientInfo::new(ClientId(id), user))
@@ -109,6 +146,22 @@ mod tests {
         assert_eq!((new, gone), (vec![client(3, "cyd")], vec![client(1, "ann")]));
         let (_, gone) = presence.replace(NodeId(1), vec![]);
         assert_eq!(gone.len(), 2);
-        assert_eq!(presence.clients(), [client(9, "eve")]);
+        assert_eq!(presence.clients(|_| true), [client(9, "eve")]);
+    }
+
+    #[test]
+    fn whoever_is_hidden_is_there_and_not_counted() {
+        let mut presence = Presence::default();
+        let here = Some(Box::new(Here { hidden: true, ..Here::default() }));
+        let hidden = Arc::new(ClientInfo { here, ..(*client(1, "ann")).clone() });
+        assert!(presence.join(NodeId(1), hidden.clone()));
+        presence.join(NodeId(1), client(2, "bob"));
+        assert_eq!((presence.stats(), presence.is_empty()), ((1, 1), false));
+        assert_eq!(presence.clients(ClientInfo::is_shown), [client(2, "bob")]);
+        assert!(!presence.join(NodeId(1), client(1, "ann")), "the same client, shown now");
+        assert_eq!(presence.stats(), (2, 2));
+        assert!(!presence.join(NodeId(1), hidden.clone()));
+        assert_eq!(presence.leave(NodeId(1), ClientId(1)), Some(hidden));
+        assert_eq!(presence.stats(), (1, 1));
     }
 }

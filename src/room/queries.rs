@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::{
+    home::Home,
     node::Node,
     room::Room,
     stream::Stream,
-    types::{Answer, HistoryFilter, Position, Publication, Query, Since},
+    types::{Answer, ClientInfo, HistoryFilter, Position, Publication, Query, Since},
 };
 use crate::{
     mesh::wire::{Catchup, MAX_PUBLICATIONS, RoomMessage},
@@ -18,9 +19,11 @@ impl Room {
     /// Answers a question that only the home can.
     pub(super) fn answer(&mut self, query: &Query, node: &mut Node) -> Answer {
         match query {
-            Query::Presence => Answer::Presence(
-                self.home_mut().map_or_else(Vec::new, |home| home.attendance.presence.clients()),
-            ),
+            Query::Presence => {
+                let shown =
+                    |home: &mut Home| home.attendance.presence.clients(ClientInfo::is_shown);
+                Answer::Presence(self.home_mut().map_or_else(Vec::new, shown))
+            }
             Query::PresenceStats => {
                 let home = self.home_mut();
                 let (clients, users) = home.map_or((0, 0), |it| it.attendance.presence.stats());

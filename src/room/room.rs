@@ -77,7 +77,7 @@ pub enum Role {
     /// Nothing: another is home, and this node does not listen to it.
     Guest,
     /// It listens to the home: it has subscribers, or had until just now, or is a successor.
-    Mirror(Mirror),
+    Mirror(Box<Mirror>),
     /// It is to be home and asks the others what they know.
     Activating(Box<Activation>),
     /// It is home.
@@ -408,7 +408,7 @@ impl Room {
         }
         let info = subscribe.info.clone();
         self.subscribed(subscribe, Ok(subscribed), node);
-        if !self.options.knows_clients() {
+        if !self.options.knows(&info) {
             return;
         }
         self.local.clients.insert(info.client, info.clone());

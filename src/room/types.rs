@@ -79,8 +79,21 @@ pub struct ClientInfo {
     /// What is said of the connection (by its token, say), or nothing. Boxed like the next: there is one of
     /// these for each client.
     pub conn_info: Box<[u8]>,
+    /// What it has in this room that most have not.
+    pub here: Option<Box<Here>>,
+}
+
+/// What a client has in one room otherwise than most: with a token or a backend's answer it came to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Here {
     /// What is said of it in this room, or nothing.
-    pub chan_info: Box<[u8]>,
+    pub info: Box<[u8]>,
+    /// It is not shown among those who are there.
+    pub hidden: bool,
+    /// Whether its coming and going is announced, if that is not as the room's options say.
+    pub announced: Option<bool>,
+    /// Whoever of its user comes after it takes its place: it is disconnected.
+    pub alone: bool,
 }
 
 impl ClientInfo {
@@ -89,9 +102,30 @@ impl ClientInfo {
         Self { client, user: user.into(), ..Self::default() }
     }
 
+    /// What is said of it in this room, or nothing.
+    pub fn chan_info(&self) -> &[u8] {
+        self.here.as_ref().map_or(&[], |it| &it.info)
+    }
+
+    /// Whether it is shown among those who are there, where they are shown.
+    pub fn is_shown(&self) -> bool {
+        self.here.as_ref().is_none_or(|it| !it.hidden)
+    }
+
+    /// Whether its coming and going is announced, in a room where that of others is or is not.
+    pub fn is_announced(&self, others: bool) -> bool {
+        self.here.as_ref().and_then(|it| it.announced).unwrap_or(others)
+    }
+
+    /// Whether its user is to have no other connection.
+    pub fn is_alone(&self) -> bool {
+        self.here.as_ref().is_some_and(|it| it.alone)
+    }
+
     /// The bytes that it takes beside itself.
     pub fn weight(&self) -> usize {
-        self.user.len() + self.conn_info.len() + self.chan_info.len()
+        let here = self.here.as_ref().map_or(0, |it| size_of::<Here>() + it.info.len());
+        self.user.len() + self.conn_info.len() + here
     }
 }
 
@@ -399,6 +433,11 @@ pub struct Findings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_few_clients_have_costs_the_others_nothing() {
+        assert!(size_of::<ClientInfo>() <= 64, "{}", size_of::<ClientInfo>());
+    }
 
     #[test]
     fn client_ids_are_version_4_uuids() {

@@ -103,6 +103,7 @@ pub fn session_settings(
         subscription_tokens,
         subscribe_to: client.subscribe_to.clone(),
         personal_rooms: personal.enabled.then(|| personal.personal_channel_namespace.clone()),
+        single_connection: personal.single_connection,
         expired_close_delay: client.expired_close_delay.0,
         expired_sub_close_delay: client.expired_sub_close_delay.0,
         namespaces: config.namespaces.clone(),

@@ -190,7 +190,7 @@ fn a_backend_lets_into_a_room() {
     let (info, data) = (Bytes::from_static(b"\"i\""), Bytes::from_static(b"\"d\""));
     talk.decide(number, granted(Grant { info, data, ..Grant::default() }));
     let [Request::Subscribe(it)] = talk.requests()[..] else { panic!("no subscribe") };
-    assert_eq!((it.id, &*it.info.chan_info), (2, &b"\"i\""[..]));
+    assert_eq!((it.id, it.info.chan_info()), (2, &b"\"i\""[..]));
     talk.let_in("chat:a", 2, Recovery::NotAsked);
     let result = talk.replies().remove(0)["subscribe"].clone();
     assert_eq!((&result["data"], result.get("expires")), (&json!("d"), None));

@@ -210,7 +210,7 @@ pub fn client_info(info: &Arc<ClientInfo>) -> message::ClientInfo {
         user: info.user.to_string(),
         client: info.client.to_string(),
         conn_info: Bytes::copy_from_slice(&info.conn_info),
-        chan_info: Bytes::copy_from_slice(&info.chan_info),
+        chan_info: Bytes::copy_from_slice(info.chan_info()),
     }
 }
 

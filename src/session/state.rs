@@ -59,6 +59,8 @@ pub struct Settings {
     pub subscribe_to: Vec<String>,
     /// The namespace of the rooms of their own that the server puts users into, if it does.
     pub personal_rooms: Option<String>,
+    /// Whoever of a user comes last into that room is the only one that stays connected.
+    pub single_connection: bool,
     /// How long an expired connection may take to refresh.
     pub expired_close_delay: Duration,
     /// How long an expired subscription may.
@@ -742,7 +744,9 @@ impl State {
         let is_it = *control.user == *self.info.user
             && meant(&control.client)
             && (control.session.is_empty() || self.is_session(&control.session));
-        if !is_it || self.phase != Phase::Open {
+        // One that is about to be let in can be turned away.
+        let ends = self.is_connecting() && matches!(control.action, Action::Disconnect { .. });
+        if !is_it || self.phase != Phase::Open && !ends {
             return;
         }
         match &control.action {
@@ -769,6 +773,10 @@ pub(super) type Outcome = Result<Option<(RoomName, Request)>, Refusal>;
 #[cfg(test)]
 #[path = "state_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "terms_tests.rs"]
+mod terms_tests;
 
 #[cfg(test)]
 #[path = "one_way_tests.rs"]

@@ -44,6 +44,7 @@ pub(super) fn settings() -> Settings {
         subscription_tokens: Arc::new(Verifier::of_secret("secret")),
         subscribe_to: Vec::new(),
         personal_rooms: None,
+        single_connection: false,
         expired_close_delay: Duration::from_secs(25),
         expired_sub_close_delay: Duration::from_secs(25),
         namespaces: Arc::new(namespaces),
@@ -143,14 +144,14 @@ impl Talk {
         self.answer(command)["error"]["code"].clone()
     }
 
-    fn closed(&self) -> Option<u16> {
+    pub(super) fn closed(&self) -> Option<u16> {
         self.out.iter().find_map(|out| match out {
             Out::Close(why) => Some(why.parts().0),
             _ => None,
         })
     }
 
-    fn requests(&self) -> Vec<&Request> {
+    pub(super) fn requests(&self) -> Vec<&Request> {
         let requests = self.out.iter().filter_map(|out| match out {
             Out::Request(_, request) => Some(request),
             _ => None,
@@ -512,12 +513,12 @@ fn refresh_prolongs_only_the_same_user() {
     }
 }
 
-fn token(claims: Value) -> String {
+pub(super) fn token(claims: Value) -> String {
     crate::access::sign::sign("secret", &claims).expect("signs")
 }
 
 /// A session that has sent a connect with this token.
-fn connecting(settings: Settings, claims: Value) -> Talk {
+pub(super) fn connecting(settings: Settings, claims: Value) -> Talk {
     let mut talk = Talk::new(settings);
     talk.say(&json!({"id": 1, "connect": {"token": token(claims)}}));
     talk
@@ -597,7 +598,7 @@ fn a_private_room_needs_a_token_for_it_and_for_its_user() {
         json!({"sub": "ann", "channel": "$chat:p", "info": {"seat": 1}, "exp": WALL + 9}),
     );
     let Some(Request::Subscribe(request)) = good.requests().last() else { panic!("no subscribe") };
-    assert_eq!(&*request.info.chan_info, b"{\"seat\":1}");
+    assert_eq!(request.info.chan_info(), b"{\"seat\":1}");
     good.let_in("$chat:p", 2, Recovery::NotAsked);
     let reply = good.replies().remove(0);
     assert_eq!(

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     access::{
-        grant::{self, Grant},
+        grant::{self, Grant, Overrides},
         verifier::TokenError,
     },
     backend::request::Ask,
@@ -24,9 +24,9 @@ use crate::{
     },
     room::{
         filter::Filter,
-        options::{self, RoomOptions},
+        options::{self, Audience, RoomOptions},
         types::{
-            ClientInfo, MemberFlags, Recovery, ReplyTo, Request, RoomName, Since, Subscribe,
+            ClientInfo, Here, MemberFlags, Recovery, ReplyTo, Request, RoomName, Since, Subscribe,
             Subscribed,
         },
         wishes::Wish,
@@ -103,11 +103,13 @@ enum Decided {
     Ask(Call),
 }
 
-/// What the client, or whoever puts it there, wants of the room.
+/// What the client, or whoever puts it there, wants of the room and may have.
 struct Wanted {
     recoverable: bool,
     positioned: bool,
     join_leave: bool,
+    /// Its user is to have no other connection.
+    alone: bool,
     since: Option<Since>,
     must_recover: bool,
     wish: Option<Wish>,
@@ -127,6 +129,18 @@ fn wish(request: &SubscribeRequest, options: &RoomOptions) -> Result<Option<Wish
         }
         None => Ok((options.allow_delta && request.delta == FOSSIL).then_some(Wish::Delta)),
     }
+}
+
+/// What the client has in the room that most have not, if anything.
+fn here(grant: &Grant, alone: bool, options: &RoomOptions) -> Option<Here> {
+    let Overrides { presence, join_leave, .. } = grant.overrides;
+    let here = Here {
+        info: grant.info[..].into(),
+        hidden: !grant::or(presence, true),
+        announced: join_leave.map(|it| it.value).filter(|it| *it != options.join_leave),
+        alone,
+    };
+    (here != Here::default()).then_some(here)
 }
 
 impl Subscription {
@@ -189,7 +203,7 @@ impl State {
         let wish = wish(&request, options)?;
         match self.grant(&request, options, retried, env)? {
             Decided::Granted(grant) => {
-                Ok(Some(self.enter_as_asked(id, request, wish, &grant, options)))
+                Ok(Some(self.enter_as_asked(id, request, wish, &grant, env)?))
             }
             Decided::Ask(call) => {
                 self.call(id, Asked::Subscribe(request), call, out);
@@ -217,7 +231,7 @@ impl State {
             return Err(ErrorCode::Expired.into());
         }
         let wish = wish(&request, options)?;
-        Ok(Some(self.enter_as_asked(id, request, wish, grant, options)))
+        Ok(Some(self.enter_as_asked(id, request, wish, grant, env)?))
     }
 
     fn enter_as_asked(
@@ -226,19 +240,28 @@ impl State {
         request: SubscribeRequest,
         wish: Option<Wish>,
         grant: &Grant,
-        options: &RoomOptions,
-    ) -> (RoomName, Request) {
+        env: Env<'_>,
+    ) -> Result<(RoomName, Request), ErrorCode> {
+        let options = self.options(&request.channel, env)?;
+        let may = |audience: Audience| {
+            env.settings.insecure || audience.includes(self.info.user.is_empty(), true)
+        };
+        // Whoever may read the past may have it by itself, and whoever may ask who is there may be told.
+        let past = may(options.permissions.history);
         let wanted = Wanted {
-            recoverable: request.recoverable,
-            positioned: request.positioned,
-            join_leave: request.join_leave,
+            recoverable: request.recoverable && (options.allow_recovery || past),
+            positioned: request.positioned && (options.allow_positioning || past),
+            join_leave: request.join_leave
+                && options.join_leave
+                && may(options.permissions.presence),
+            alone: false,
             since: request
                 .recover
                 .then_some(Since { epoch: request.epoch, offset: request.offset }),
             must_recover: request.flag & 2 != 0,
             wish,
         };
-        self.enter(&request.channel, options, grant, wanted, Asker::Client(id))
+        Ok(self.enter(&request.channel, options, grant, wanted, Asker::Client(id)))
     }
 
     fn is_asked_for(&self, room: &str) -> bool {
@@ -311,15 +334,23 @@ impl State {
         }
         // Whoever is put there wants all that may be had.
         let wanted = Wanted {
-            recoverable: true,
-            positioned: true,
+            recoverable: options.allow_recovery,
+            positioned: options.allow_positioning,
             join_leave: false,
+            alone: asker == Asker::Connect && self.is_for_one_connection(room, env),
             since,
             must_recover: false,
             wish: None,
         };
         let (room, request) = self.enter(room, options, grant, wanted, asker);
         out.push(Out::Request(room, request));
+    }
+
+    /// Whether the room is that of the client's user, who is to have one connection only.
+    fn is_for_one_connection(&self, room: &str, env: Env<'_>) -> bool {
+        let (settings, user) = (env.settings, &*self.info.user);
+        let personal = settings.personal_rooms.as_ref().filter(|_| settings.single_connection);
+        personal.is_some_and(|it| !user.is_empty() && room == options::personal(it, user))
     }
 
     fn enter(
@@ -334,20 +365,18 @@ impl State {
         let overrides = &grant.overrides;
         let history = options.keeps_history();
         let recoverable = history
-            && (grant::or(overrides.force_recovery, options.force_recovery)
-                || (options.allow_recovery && wanted.recoverable));
+            && (grant::or(overrides.force_recovery, options.force_recovery) || wanted.recoverable);
         let positioned = recoverable
             || history
                 && (grant::or(overrides.force_positioning, options.force_positioning)
-                    || (options.allow_positioning && wanted.positioned));
+                    || wanted.positioned);
         // One that says nothing has nothing.
         let nothing = || options.auto_cache_recover.then(Since::nothing);
         let since = wanted.since.or_else(nothing).filter(|_| recoverable);
         // Where only the latest counts, not to have it is no reason to load everything again.
         let must_recover = wanted.must_recover && !options.recovery_cache;
-        let info = (!grant.info.is_empty()).then(|| {
-            let chan_info = grant.info[..].into();
-            Arc::new(ClientInfo { chan_info, ..(*self.info).clone() })
+        let info = here(grant, wanted.alone, options).map(|here| {
+            Arc::new(ClientInfo { here: Some(Box::new(here)), ..(*self.info).clone() })
         });
         let pending = Pending {
             asker,
@@ -617,9 +646,11 @@ impl State {
 
     /// A subscription goes on until then. What others may know of the client there stays if `info` is empty.
     pub(super) fn prolong(&mut self, room: &str, expires_at: Option<i64>, info: &[u8]) {
-        let chan_info = Box::from(info);
-        let known = (!info.is_empty())
-            .then(|| Arc::new(ClientInfo { chan_info, ..(*self.info_in(room)).clone() }));
+        let known = (!info.is_empty()).then(|| {
+            let mut known = (*self.info_in(room)).clone();
+            known.here.get_or_insert_default().info = info.into();
+            Arc::new(known)
+        });
         let Some(subscription) = self.subscription(room) else { return };
         let more = subscription.more.get_or_insert_default();
         more.expires_at = expires_at;

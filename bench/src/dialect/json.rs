@@ -36,6 +36,14 @@ struct Subscribed {
     offset: u64,
     #[serde(default)]
     recovered: bool,
+    #[serde(default)]
+    publications: Vec<Publication>,
+}
+
+#[derive(Deserialize)]
+struct Publication {
+    #[serde(default)]
+    offset: u64,
 }
 
 impl Dialect for Json {
@@ -75,7 +83,10 @@ impl Dialect for Json {
             return Ok(None);
         }
         ensure!(reply.error.is_none(), "the server answered {}", text());
-        let Subscribed { epoch, offset, recovered } = reply.subscribe.unwrap_or_default();
+        let Subscribed { epoch, offset, recovered, publications } =
+            reply.subscribe.unwrap_or_default();
+        // What a recovery brings may go on from the position that the reply says.
+        let offset = publications.iter().map(|it| it.offset).fold(offset, u64::max);
         let position = epoch.map(|epoch| Since { epoch, offset });
         let pong = reply.connect.is_some_and(|connect| connect.pong);
         Ok(Some(Answer { pong, recovered, position }))

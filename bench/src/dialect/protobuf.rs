@@ -92,6 +92,8 @@ struct Connected {
 struct Subscribed {
     #[prost(string, tag = "6")]
     epoch: String,
+    #[prost(message, repeated, tag = "7")]
+    publications: Vec<Publication>,
     #[prost(bool, tag = "8")]
     recovered: bool,
     #[prost(uint64, tag = "9")]
@@ -143,7 +145,9 @@ impl Dialect for Protobuf {
         let why = || refused.map(|it| format!("{} {}", it.code, it.message)).unwrap_or_default();
         ensure!(refused.is_none(), "the server answered {}", why());
         let subscribed = reply.subscribe.unwrap_or_default();
-        let Subscribed { epoch, recovered, offset } = subscribed;
+        let Subscribed { epoch, publications, recovered, offset } = subscribed;
+        // What a recovery brings may go on from the position that the reply says.
+        let offset = publications.iter().map(|it| it.offset).fold(offset, u64::max);
         let position = (!epoch.is_empty()).then_some(Since { epoch, offset });
         let pong = reply.connect.is_some_and(|connect| connect.pong);
         Ok(Some(Answer { pong, recovered, position }))

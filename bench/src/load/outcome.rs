@@ -103,7 +103,7 @@ impl Outcome {
         let notes = self.notes(book);
         let json = self.json(args, totals);
         let report = Report { title, table: self.table(args, totals), notes, json };
-        Load { report, has_loss: totals.lost > 0 }
+        Load { report, has_loss: totals.lost + totals.told > 0 }
     }
 
     fn table(&self, args: &LoadArgs, totals: Totals) -> Table {

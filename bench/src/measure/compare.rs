@@ -70,7 +70,7 @@ impl CompareArgs {
                 rounds: 5,
                 messages: 2 * rate,
                 saturated: Duration::from_millis(1500),
-                latency: 2,
+                latency: 3,
                 idle_clients: 10_000,
                 hold: 130,
             },
@@ -114,8 +114,8 @@ pub struct Row {
     paced: Vec<(Round, Round)>,
     /// Rounds as fast as the server goes.
     saturated: Vec<Round>,
-    /// Latencies of a subscriber on each node, the publisher's first.
-    seen: Vec<Seen>,
+    /// Latencies of each round: of a subscriber on each node, the publisher's first.
+    seen: Vec<Vec<Seen>>,
     /// What `memory` printed as JSON.
     memory: Option<Value>,
     /// Subscribers that the server disconnected.
@@ -208,11 +208,8 @@ impl Row {
         let new = |index| Seen::new(if index == 0 { "own node" } else { "other node" });
         let mut seen = (0..nodes.len()).map(new).collect::<Result<Vec<Seen>>>()?;
         latency::measure(&load, nodes[0], &nodes, &mut seen)?;
-        if self.seen.is_empty() {
-            self.seen = seen;
-            return Ok(());
-        }
-        self.seen.iter_mut().zip(&seen).try_for_each(|(all, one)| all.absorb(one))
+        self.seen.push(seen);
+        Ok(())
     }
 }
 

@@ -26,6 +26,13 @@ pub struct ConnectArgs {
     rounds: u32,
 }
 
+impl ConnectArgs {
+    /// The settings that the README's figures are from.
+    pub fn of_readme(target: TargetArgs) -> Self {
+        Self { target, clients: 5_000, rounds: 5 }
+    }
+}
+
 /// What taking clients in came to, round by round.
 #[derive(Clone, Debug)]
 pub struct Connect {

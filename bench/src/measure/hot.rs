@@ -41,6 +41,13 @@ pub struct HotArgs {
     seconds: u32,
 }
 
+impl HotArgs {
+    /// The settings that the README's figures are from.
+    pub fn of_readme(target: TargetArgs) -> Self {
+        Self { target, publishers: 50, rate: 100, subscribers: 30, nodes: 3, seconds: 10 }
+    }
+}
+
 /// What a hot room came to.
 #[derive(Clone, Debug)]
 pub struct Hot {
@@ -169,15 +176,26 @@ fn out_of_order(first: &[(u64, u64)], order: &[(u64, u64)]) -> u64 {
 }
 
 impl Hot {
+    /// The latency, in milliseconds, that 99 % of the deliveries stayed within.
+    pub fn p99_millis(&self) -> f64 {
+        self.latency.value_at_quantile(0.99) as f64 / 1e6
+    }
+
+    /// Deliveries that did not come, and those that came out of the one order.
+    pub fn faults(&self) -> (u64, u64) {
+        let expected = self.published * u64::from(self.args.subscribers);
+        (expected.saturating_sub(self.received), self.out_of_order)
+    }
+
     /// Everything that can be said about it.
     pub fn report(&self) -> Report {
         let HotArgs { publishers, rate, subscribers, nodes, .. } = self.args;
         let millis = |quantile| self.latency.value_at_quantile(quantile) as f64 / 1e6;
-        let expected = self.published * u64::from(subscribers);
+        let (lost, _) = self.faults();
         let mut table = Table::new(["figure", "measured"]);
         let mut row = |what: &str, measured: String| table.row([what.to_owned(), measured]);
         row("publications", count(self.published));
-        row("deliveries lost", count(expected.saturating_sub(self.received)));
+        row("deliveries lost", count(lost));
         row("deliveries out of the one order", count(self.out_of_order));
         row(
             "latency p50 / p99 / max",
@@ -195,7 +213,7 @@ impl Hot {
         );
         let json = json!({
             "bench": "hot", "publishers": publishers, "rate": rate, "subscribers": subscribers,
-            "nodes": nodes, "lost": expected.saturating_sub(self.received),
+            "nodes": nodes, "lost": lost,
             "out_of_order": self.out_of_order, "p50_ms": millis(0.5), "p99_ms": millis(0.99),
             "us_per_delivery": micros, "memory_kib": {"early": early, "late": late},
         });

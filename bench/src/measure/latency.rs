@@ -90,12 +90,6 @@ impl Seen {
         self.histogram.value_at_quantile(quantile) as f64 / 1e6
     }
 
-    /// Adds what was seen another time.
-    pub(crate) fn absorb(&mut self, other: &Self) -> Result<()> {
-        self.expected += other.expected;
-        self.histogram.add(&other.histogram).context("adding histograms")
-    }
-
     /// Deliveries that did not come.
     pub fn lost(&self) -> u64 {
         self.expected.saturating_sub(self.histogram.len())

@@ -32,8 +32,8 @@ pub struct MemoryArgs {
 
 impl MemoryArgs {
     /// The settings that the README's figures are from.
-    pub fn of_readme(target: TargetArgs) -> Self {
-        Self { target, clients: 10_000, warm_up: 500, hold: 0 }
+    pub fn of_readme(target: TargetArgs, clients: u64) -> Self {
+        Self { target, clients, warm_up: 500, hold: 0 }
     }
 }
 

@@ -64,6 +64,11 @@ pub fn run(args: &MeshArgs) -> Result<Mesh> {
 }
 
 impl MeshArgs {
+    /// The settings that the README's figures are from.
+    pub fn of_readme(target: TargetArgs) -> Self {
+        Self { target, nodes: 3, subscribers: 1000, rate: 20, size: 128, messages: 40, rounds: 5 }
+    }
+
     fn served(&self, nodes: &[Node]) -> Result<Served> {
         let (size, subscribers) = (self.size as usize, self.subscribers);
         let traffic = Traffic { room: ROOM.to_owned(), subscribers, size };
@@ -80,7 +85,8 @@ impl Mesh {
         median(self.rounds.iter().map(ratio))
     }
 
-    fn lost(&self) -> u64 {
+    /// Deliveries that did not come.
+    pub fn lost(&self) -> u64 {
         self.rounds.iter().map(|(alone, mesh)| alone.lost() + mesh.lost()).sum()
     }
 

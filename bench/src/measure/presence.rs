@@ -37,6 +37,13 @@ pub struct PresenceArgs {
     rounds: u32,
 }
 
+impl PresenceArgs {
+    /// The settings that the README's figures are from.
+    pub fn of_readme(target: TargetArgs) -> Self {
+        Self { target, small: 1_000, large: 10_000, visitors: 1_000, questions: 3_000, rounds: 5 }
+    }
+}
+
 /// CPU time, in µs, at one size of the room.
 #[derive(Clone, Copy, Debug)]
 struct Cost {
@@ -117,6 +124,11 @@ fn wait_for(args: &PresenceArgs, node: &Node, fleet: &mut Fleet, clients: u64) -
 }
 
 impl Presence {
+    /// How many times the cost in the small room a visit, and a question, cost in the large one.
+    pub fn ratios(&self) -> (f64, f64) {
+        (self.large.visit / self.small.visit, self.large.stats / self.small.stats)
+    }
+
     /// Everything that can be said about it.
     pub fn report(&self) -> Report {
         let head =
@@ -129,8 +141,7 @@ impl Presence {
                 format!("{:.1}", cost.stats),
             ]);
         }
-        let visits = self.large.visit / self.small.visit;
-        let stats = self.large.stats / self.small.stats;
+        let (visits, stats) = self.ratios();
         table.row(["ratio".to_owned(), format!("{visits:.2}"), format!("{stats:.2}")]);
         let json = json!({
             "bench": "presence",

@@ -44,6 +44,11 @@ pub struct RoomsArgs {
 }
 
 impl RoomsArgs {
+    /// The settings that the README's figures are from.
+    pub fn of_readme(target: TargetArgs) -> Self {
+        Self { nodes: 3, ..Self::of_growth(target, 200_000) }
+    }
+
     /// So many rooms, on one node.
     pub fn of_growth(target: TargetArgs, rooms: u64) -> Self {
         Self { target, rooms, nodes: 1, window: 256, size: 128, rounds: 3 }

@@ -28,6 +28,13 @@ pub struct StormArgs {
     messages: u64,
 }
 
+impl StormArgs {
+    /// The settings that the README's figures are from.
+    pub fn of_readme(target: TargetArgs) -> Self {
+        Self { target, clients: 10_000, rooms: 10, messages: 100 }
+    }
+}
+
 /// What a storm came to.
 #[derive(Clone, Debug)]
 pub struct Storm {
@@ -37,8 +44,8 @@ pub struct Storm {
     /// CPU time of the other two nodes.
     cpu: Duration,
     recovered: u64,
-    /// Memory of the other two before and after, in KiB.
-    memory: (u64, u64),
+    /// Memory of the other two in KiB: before, with the clients, and once they are gone again.
+    memory: [u64; 3],
 }
 
 /// Runs the measurement.
@@ -70,7 +77,10 @@ pub fn run(args: &StormArgs) -> Result<Storm> {
     let cpu = others.cpu_time()? - cpu_before;
     let recovered = fleet.counts().recovered;
     let after = others.settled_memory(&mut fleet)?.memory.private;
-    Ok(Storm { args: args.clone(), wall, cpu, recovered, memory: (before, after) })
+    drop(fleet);
+    target::wait_until_empty(&nodes)?;
+    let gone = others.settled_memory(&mut Fleet::new()?)?.memory.private;
+    Ok(Storm { args: args.clone(), wall, cpu, recovered, memory: [before, after, gone] })
 }
 
 /// Publishes what is to be recovered. Returns the rooms' epochs.
@@ -89,6 +99,12 @@ fn publish(args: &StormArgs, node: &Node, rooms: &[String]) -> Result<Vec<String
 }
 
 impl Storm {
+    /// Seconds from the kill until all are live again, and how many have not recovered everything.
+    pub fn outcome(&self) -> (f64, u64) {
+        let clients = self.args.clients / self.args.rooms * self.args.rooms;
+        (self.wall.as_secs_f64(), clients.saturating_sub(self.recovered))
+    }
+
     /// Everything that can be said about it.
     pub fn report(&self) -> Report {
         let StormArgs { clients, rooms, messages, .. } = self.args;
@@ -101,10 +117,10 @@ impl Storm {
         );
         let micros = self.cpu.as_secs_f64() * 1e6 / clients as f64;
         row("CPU time of the other two nodes per client", format!("{micros:.0} µs"));
-        let (before, after) = self.memory;
+        let [before, after, gone] = self.memory;
         row(
-            "their memory before, and with the clients",
-            format!("{} and {} KiB", count(before), count(after)),
+            "their memory before, with the clients, and once they are gone",
+            format!("{}, {}, {} KiB", count(before), count(after), count(gone)),
         );
         let title = format!(
             "Storm: {} clients in {rooms} rooms lose their node and recover {messages} messages each",
@@ -113,7 +129,7 @@ impl Storm {
         let json = json!({
             "bench": "storm", "clients": clients, "rooms": rooms, "messages": messages,
             "seconds": self.wall.as_secs_f64(), "recovered": self.recovered,
-            "cpu_us_per_client": micros, "memory_kib": {"before": before, "after": after},
+            "cpu_us_per_client": micros, "memory_kib": {"before": before, "after": after, "gone": gone},
         });
         Report { title, table, notes: Vec::new(), json }
     }

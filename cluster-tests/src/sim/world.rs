@@ -10,7 +10,7 @@ mod people;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
 };
 
 use fastrand::Rng;
@@ -18,7 +18,7 @@ use roomcast::{
     cluster::node::NodeId,
     room::{
         registry::In,
-        types::{Answer, RoomName, SocketRef},
+        types::{Answer, ClientId, RoomName, SocketRef},
     },
 };
 
@@ -83,6 +83,10 @@ pub struct World {
     asked: BTreeMap<u64, RoomName>,
     answers: BTreeMap<u64, Answer>,
     tries: BTreeMap<u64, u8>,
+    /// Who is where, as the application was told.
+    told: BTreeSet<(RoomName, ClientId)>,
+    /// How often it was told of someone of whom it knew.
+    repeats: u32,
     /// What happened, for people.
     pub story: Vec<String>,
 }
@@ -115,6 +119,8 @@ impl World {
             asked: BTreeMap::new(),
             answers: BTreeMap::new(),
             tries: BTreeMap::new(),
+            told: BTreeSet::new(),
+            repeats: 0,
             story: Vec::new(),
             rng,
         };

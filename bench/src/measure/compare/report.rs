@@ -92,18 +92,22 @@ impl Row {
     }
 
     fn millis(&self, node: usize, quantile: f64) -> Option<f64> {
-        Some(self.seen.get(node)?.millis(quantile))
+        let rounds = self.seen.iter().filter_map(|nodes| nodes.get(node));
+        let millis: Vec<f64> = rounds.map(|seen| seen.millis(quantile)).collect();
+        median_of(&millis, |millis| *millis)
     }
 
     fn latency(&self, node: usize) -> String {
-        let Some(seen) = self.seen.get(node) else { return NOTHING.to_owned() };
-        format!("{:.2} / {:.2}", seen.millis(0.5), seen.millis(0.99))
+        match (self.millis(node, 0.5), self.millis(node, 0.99)) {
+            (Some(median), Some(most)) => format!("{median:.2} / {most:.2}"),
+            _ => NOTHING.to_owned(),
+        }
     }
 
     fn lost(&self) -> u64 {
         let rounds = self.paced.iter().map(|(server, _)| server).chain(&self.saturated);
         let by_rounds: u64 = rounds.map(Round::lost).sum();
-        by_rounds + self.seen.iter().map(Seen::lost).sum::<u64>()
+        by_rounds + self.seen.iter().flatten().map(Seen::lost).sum::<u64>()
     }
 
     fn cells(&self) -> [String; 9] {
@@ -136,8 +140,8 @@ impl Row {
     }
 
     fn json(&self) -> Value {
-        let latency =
-            |seen: &Seen| json!({"p50_ms": seen.millis(0.5), "p99_ms": seen.millis(0.99)});
+        let seen = |seen: &Seen| json!({"p50_ms": seen.millis(0.5), "p99_ms": seen.millis(0.99)});
+        let latency = |nodes: &Vec<Seen>| nodes.iter().map(seen).collect::<Value>();
         let rounds: Vec<Value> = self.paced.iter().zip(&self.saturated).map(round_json).collect();
         json!({
             "name": self.contender.name,
@@ -198,20 +202,22 @@ impl Comparison {
 
     fn how(&self) -> Vec<String> {
         let floors = self.rows.iter().flat_map(|row| &row.paced);
-        let floor = median(floors.map(|(_, floor)| floor.micros_per_delivery()));
+        let floors: Vec<f64> = floors.map(|(_, floor)| floor.micros_per_delivery()).collect();
+        let floor = median_of(&floors, |micros| *micros);
         let (hold, idle) = (self.effort.hold, count(self.effort.idle_clients));
-        vec![
+        let floor = floor.map(|floor| {
             format!(
                 "The floor, one send(2) of as many bytes for each delivery, took {floor:.1} µs in the \
                  median; each round is divided by the floor's round right after it."
-            ),
-            format!(
-                "CPU is that of all processes of a row, Redis included. Saturated: {WINDOW} messages on \
-                 their way. Idle clients: {idle}, subscribed; memory as soon as it held still, and {hold} s \
-                 later. Latency: {LATENCY_RATE} messages/s. Other node: subscribers are spread over both, \
-                 the publisher is on one."
-            ),
-        ]
+            )
+        });
+        let how = format!(
+            "CPU is that of all processes of a row, Redis included. Saturated: {WINDOW} messages on their \
+             way. Idle clients: {idle}, subscribed; memory as soon as it held still, and {hold} s later. \
+             Latency: {LATENCY_RATE} messages/s, the median round's percentiles. Other node: subscribers \
+             are spread over both, the publisher is on one."
+        );
+        floor.into_iter().chain([how]).collect()
     }
 
     fn failures(&self) -> Vec<String> {
@@ -227,7 +233,7 @@ impl Comparison {
     /// Every figure in which a peer is better than Roomcast on as many nodes.
     fn better(&self) -> Vec<String> {
         let ours = |row: &&Row| matches!(row.contender.kind, Kind::Roomcast { .. });
-        let mut found = Vec::new();
+        let (mut found, mut compared) = (Vec::new(), 0);
         for row in self.rows.iter().filter(|row| !ours(row)) {
             let nodes = row.contender.nodes;
             let Some(own) = self.rows.iter().filter(ours).find(|own| own.contender.nodes == nodes)
@@ -238,6 +244,7 @@ impl Comparison {
                 let (Some(theirs), Some(ours)) = ((figure.of)(row), (figure.of)(own)) else {
                     continue;
                 };
+                compared += 1;
                 if is_better(theirs, ours, figure.more_is_better) {
                     let (show, name) = (figure.show, row.contender.name);
                     let (theirs, ours) = (show(theirs), show(ours));
@@ -245,9 +252,12 @@ impl Comparison {
                 }
             }
         }
-        let head = match found.is_empty() {
-            true => "No peer was better than Roomcast in any of these figures by more than 5 %.",
-            false => "Where a peer was better than Roomcast by more than 5 %:",
+        let head = match (compared, found.is_empty()) {
+            (0, _) => return found,
+            (_, true) => {
+                "No peer was better than Roomcast in any of these figures by more than 5 %."
+            }
+            (_, false) => "Where a peer was better than Roomcast by more than 5 %:",
         };
         found.insert(0, head.to_owned());
         found

@@ -8,7 +8,7 @@ use roomcast::room::{
 };
 
 use super::World;
-use crate::sim::client::Place;
+use crate::sim::{Faults, client::Place};
 
 /// API calls of the final judgement; publishes have smaller numbers.
 pub(super) const JUDGEMENT: u64 = 1 << 40;
@@ -66,6 +66,17 @@ impl World {
         let expected: BTreeSet<ClientId> = clients.map(|client| client.id).collect();
         if present != expected {
             return Err(format!("in {room} are {expected:?}, but presence says {present:?}"));
+        }
+        // A home that dies takes along what it has told last; the next one may tell it again. And who leaves in
+        // the moment in which a room moves leaves unheard.
+        if self.faults.leave_no_gap() {
+            let here = self.told.iter().filter(|(at, _)| at == room);
+            let told: BTreeSet<ClientId> = here.map(|(_, id)| *id).collect();
+            let times = self.repeats;
+            if told != expected && self.faults != Faults::Joins || times > 0 {
+                let told = format!("the application was told of {told:?}, {times} times too often");
+                return Err(format!("in {room} are {expected:?}, {told}"));
+            }
         }
         Ok(())
     }

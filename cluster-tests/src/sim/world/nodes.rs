@@ -75,6 +75,7 @@ impl World {
         let keeps = RoomOptions {
             presence: true,
             join_leave: true,
+            webhooks: true,
             history_size: 1_000,
             history_ttl: Duration::from_secs(3_600),
             history_meta_ttl: Duration::from_secs(36_000),
@@ -207,7 +208,11 @@ impl World {
                 self.answered(number, answer);
                 Ok(())
             }
-            Out::Answer { .. } | Out::Findings { .. } | Out::Control(_) | Out::Tell(_) => Ok(()),
+            Out::Tell(what) => {
+                self.application_hears(node, what);
+                Ok(())
+            }
+            Out::Answer { .. } | Out::Findings { .. } | Out::Control(_) => Ok(()),
         }
     }
 

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use roomcast::room::{
-    registry::In,
-    types::{
-        Answer, ClientId, ClientInfo, Event, MemberFlags, NewPublication, ReplyTo, Request,
-        RoomName, SocketRef, Subscribe,
+use roomcast::{
+    room::{
+        registry::In,
+        types::{
+            Answer, ClientId, ClientInfo, Event, MemberFlags, NewPublication, ReplyTo, Request,
+            RoomName, SocketRef, Subscribe,
+        },
     },
+    webhooks::event::Happening as Told,
 };
 
 use super::{Happening, World, judge::JUDGEMENT};
@@ -155,5 +158,26 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Takes note of who has come and gone as a room's home says it, and of what it says once more.
+    pub(super) fn application_hears(&mut self, node: usize, what: Told) {
+        let name = self.nodes[node].name.clone();
+        match what {
+            Told::Join(room, info) => {
+                self.tell(|| format!("{name} says that {:?} has come to {room}", info.client));
+                if !self.told.insert((room.clone(), info.client)) {
+                    self.repeats += 1;
+                    self.tell(|| {
+                        format!("once more: {name} says that {:?} is in {room}", info.client)
+                    });
+                }
+            }
+            Told::Leave(room, info) => {
+                self.tell(|| format!("{name} says that {:?} has left {room}", info.client));
+                self.told.remove(&(room, info.client));
+            }
+            _ => {}
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The run itself: connect, publish at the rate, cut and redial clients, wait for what is on its way.
+//! The clients of a load: connect, publish at the rate, cut and redial clients, wait for what is on its way.
 
 use super::book::Book;
 use super::outcome::{Outcome, Progress};
@@ -23,15 +23,8 @@ const OPENING_AT_ONCE: usize = 100;
 const FIRST_ID: u32 = 1 << 20;
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Runs the load.
-pub fn run(args: &LoadArgs) -> Result<Load> {
-    let mut run = Run::connect(args)?;
-    run.publish()?;
-    run.drain()?;
-    Ok(run.outcome.load(args, &run.book))
-}
-
-struct Run<'a> {
+/// Clients and publishers that are connected.
+pub struct Session<'a> {
     args: &'a LoadArgs,
     servers: Servers,
     dialect: &'static dyn Dialect,
@@ -55,15 +48,25 @@ struct Run<'a> {
     storm: Option<Instant>,
 }
 
-impl<'a> Run<'a> {
+impl<'a> Session<'a> {
+    /// The connections.
+    pub fn fleet(&mut self) -> &mut Fleet {
+        &mut self.fleet
+    }
+
+    /// What came of it.
+    pub fn load(&self) -> Load {
+        self.outcome.load(self.args, &self.book)
+    }
+
     /// Connects every client and every publisher.
-    fn connect(args: &'a LoadArgs) -> Result<Self> {
+    pub fn connect(args: &'a LoadArgs) -> Result<Self> {
         let servers = Servers::new(args)?;
         let (rooms, each) = (args.rooms as usize, args.rooms_per_client as usize);
         let rooms_of = |client: usize| (0..each).map(move |nth| (client * each + nth) % rooms);
         let clients = args.clients as usize;
         let book = Book::new(rooms, (0..clients).map(|client| rooms_of(client).collect()));
-        let mut run = Self {
+        let mut session = Self {
             dialect: args.protocol.dialect(),
             servers,
             fleet: Fleet::new()?,
@@ -80,27 +83,27 @@ impl<'a> Run<'a> {
             storm: None,
             args,
         };
-        run.progress.connecting(u64::from(args.clients));
+        session.progress.connecting(u64::from(args.clients));
         // In parts, so that the bar moves.
         let step = (clients / 100).max(1);
         for first in (0..clients).step_by(step) {
             let plans: Vec<_> =
-                (first..clients.min(first + step)).map(|client| run.plan(client)).collect();
-            run.open(plans)?;
-            run.progress.connected(run.fleet.counts().live as u64);
+                (first..clients.min(first + step)).map(|client| session.plan(client)).collect();
+            session.open(plans)?;
+            session.progress.connected(session.fleet.counts().live as u64);
         }
-        run.outcome.connected_in = run.start.elapsed();
+        session.outcome.connected_in = session.start.elapsed();
         let publishers = (0..args.publishers as usize).map(|publisher| match args.api_key {
-            Some(_) => Rc::new(run.servers.api(publisher)),
+            Some(_) => Rc::new(session.servers.api(publisher)),
             None => {
                 let who = Who { rooms: Vec::new(), token: args.token.clone() };
-                Rc::new(run.servers.plan(publisher, who, Care::Need))
+                Rc::new(session.servers.plan(publisher, who, Care::Need))
             }
         });
         let publishers: Vec<_> = publishers.collect();
-        run.open(publishers)?;
-        run.start = Instant::now();
-        Ok(run)
+        session.open(publishers)?;
+        session.start = Instant::now();
+        Ok(session)
     }
 
     fn open(&mut self, plans: Vec<Rc<crate::conn::Plan>>) -> Result<()> {
@@ -133,7 +136,7 @@ impl<'a> Run<'a> {
     }
 
     /// Publishes at the rate, whatever the answers, while clients come and go.
-    fn publish(&mut self) -> Result<()> {
+    pub fn publish(&mut self) -> Result<()> {
         let args = self.args;
         let total = Duration::from_secs(args.seconds.into());
         let every = |per_second: u32| (per_second > 0).then(|| Duration::from_secs(1) / per_second);
@@ -143,6 +146,7 @@ impl<'a> Run<'a> {
         let mut publications = Ticks::new(every(args.rate));
         let mut victims = (0..args.clients as usize).cycle();
         self.progress.running(total);
+        self.start = Instant::now();
         loop {
             let now = self.start.elapsed();
             if now >= total {
@@ -281,11 +285,11 @@ impl<'a> Run<'a> {
     }
 
     /// Waits until everyone has everything, or nothing more comes.
-    fn drain(&mut self) -> Result<()> {
+    pub fn drain(&mut self) -> Result<()> {
         let stayed = self.outcome.cut == 0 && self.outcome.closed == 0;
-        let left = |run: &Self| {
-            let unacked: usize = run.unacked.iter().map(VecDeque::len).sum();
-            run.book.missing(stayed) + unacked as u64
+        let left = |session: &Self| {
+            let unacked: usize = session.unacked.iter().map(VecDeque::len).sum();
+            session.book.missing(stayed) + unacked as u64
         };
         let (mut before, mut deadline) = (left(self), Instant::now() + GRACE);
         while (before > 0 || !self.everyone_is_here()) && time_left(deadline).is_some() {

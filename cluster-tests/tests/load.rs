@@ -1,0 +1,120 @@
+//! `roomcast bench`: the load generator as its users have it, against real nodes.
+
+use std::process::{Command, Output, Stdio};
+
+use cluster_tests::cluster::Cluster;
+use cluster_tests::node::spawn_bound;
+use cluster_tests::paths;
+use cluster_tests::wait::ensure;
+use serde_json::Value;
+
+const CONFIG: &str = r#"
+[client]
+insecure = true
+[http_api]
+key = "test"
+[[channel.namespaces]]
+name = "kept"
+history_size = 1000
+history_ttl = "1h"
+force_recovery = true
+[[channel.namespaces]]
+name = "short"
+history_size = 1
+history_ttl = "1h"
+force_recovery = true
+"#;
+
+/// The exit code of a load that lost messages.
+const LOST: i32 = 3;
+
+/// Runs the load on every node of the cluster: its exit code, and the last line of what it prints.
+fn load(cluster: &mut Cluster, options: &[&str]) -> Result<(i32, Value, String), String> {
+    let mut command = Command::new(paths::server());
+    command.arg("bench").args(["--json", "--quiet"]).args(options);
+    for node in cluster.running() {
+        command.arg(cluster.node(node).ws_url());
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = spawn_bound(command).map_err(|error| format!("starting the load: {error}"))?;
+    let Output { status, stdout, stderr } =
+        child.wait_with_output().map_err(|error| format!("waiting for the load: {error}"))?;
+    let printed = String::from_utf8_lossy(&stdout).into_owned();
+    let errors = String::from_utf8_lossy(&stderr).into_owned();
+    let last = printed.lines().last().unwrap_or_default();
+    let json = serde_json::from_str(last).unwrap_or(Value::Null);
+    Ok((status.code().unwrap_or(-1), json, printed + &errors))
+}
+
+#[test]
+fn clients_on_three_nodes_miss_nothing_while_some_lose_their_connections() -> Result<(), String> {
+    let mut cluster = Cluster::start_with(3, CONFIG)?;
+    cluster.converged()?;
+    for protocol in ["json", "protobuf"] {
+        let (code, seen, text) = load(
+            &mut cluster,
+            &[
+                "--protocol",
+                protocol,
+                "--room-prefix",
+                "kept:",
+                "--clients",
+                "200",
+                "--rooms",
+                "10",
+                "--rooms-per-client",
+                "2",
+                "--rate",
+                "100",
+                "--publishers",
+                "3",
+                "--size",
+                "100..2000",
+                "--seconds",
+                "4",
+                "--churn",
+                "20",
+                "--storm-every",
+                "2",
+            ],
+        )?;
+        ensure(code == 0 && seen["lost"] == 0 && seen["told"] == 0, || format!("{code}\n{text}"))?;
+        let published = seen["published"].as_u64().unwrap_or(0);
+        // Each room has 40 of the clients.
+        let got = seen["delivered"].as_u64().unwrap_or(0) + seen["recovered"].as_u64().unwrap_or(0);
+        ensure(published >= 390 && got == published * 40, || text.clone())?;
+        let storms = seen["storm_seconds"].as_array().map_or(0, Vec::len);
+        ensure(storms == 1 && seen["recovered"].as_u64() > Some(0), || text)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_load_that_loses_messages_says_so_by_its_exit_code() -> Result<(), String> {
+    let mut cluster = Cluster::start_with(1, CONFIG)?;
+    let (code, seen, text) = load(
+        &mut cluster,
+        &[
+            "--room-prefix",
+            "short:",
+            "--clients",
+            "50",
+            "--rate",
+            "500",
+            "--seconds",
+            "3",
+            "--storm-every",
+            "1",
+            "--api-key",
+            "test",
+        ],
+    )?;
+    ensure(code == LOST && seen["told"].as_u64() > Some(0), || format!("{code}\n{text}"))
+}
+
+#[test]
+fn a_server_that_wants_a_token_is_named_as_the_reason_at_once() -> Result<(), String> {
+    let mut cluster = Cluster::start_with(1, "[http_api]\nkey = \"test\"\n")?;
+    let (code, _, text) = load(&mut cluster, &["--clients", "5"])?;
+    ensure(code == 1 && text.contains("--token"), || format!("{code}\n{text}"))
+}

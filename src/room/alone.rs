@@ -1,0 +1,85 @@
+//! Users that are to have one connection: the newest stays.
+//!
+//! In: who comes into the room of such a user. Out: what is done to that user's other connections. All of them are in
+//! that room, and its home sees them in one order, so one always stays.
+
+use std::sync::Arc;
+
+use super::{
+    node::{Node, Out},
+    presence::Presence,
+    room::Room,
+    types::{ClientId, ClientInfo},
+};
+use crate::{
+    access::control::{Action, Control},
+    cluster::node::NodeId,
+    mesh::wire::Message,
+    protocol::codes::Disconnect,
+    room::types::Survey,
+};
+
+impl Presence {
+    /// Of the clients that a node says it has: those that have to go, since their users have come elsewhere before
+    /// it said so.
+    pub(super) fn surplus(&self, clients: &[Arc<ClientInfo>]) -> Vec<Arc<ClientInfo>> {
+        let alone = clients.iter().filter(|it| it.is_alone() && !self.has(it.client));
+        alone.filter(|it| !self.others_of(it).is_empty()).cloned().collect()
+    }
+}
+
+impl Room {
+    /// A client has come, and is the newest.
+    pub(super) fn close_older_than(&mut self, newest: &ClientInfo, node: &mut Node) {
+        let Some(home) = self.home_mut().filter(|_| newest.is_alone()) else { return };
+        for (at, client) in home.attendance.presence.others_of(newest) {
+            close(at, newest, client, node);
+        }
+    }
+
+    /// A client that was elsewhere when the home did not hear of it has been replaced meanwhile.
+    pub(super) fn close_surplus(&self, at: NodeId, older: &ClientInfo, node: &mut Node) {
+        close(at, older, older.client, node);
+    }
+}
+
+/// Closes another connection of the user.
+fn close(at: NodeId, user: &ClientInfo, client: ClientId, node: &mut Node) {
+    let (code, reason) = Disconnect::ConnectionLimit.parts();
+    let control = Control {
+        user: user.user.to_string(),
+        client: client.to_string(),
+        session: String::new(),
+        action: Action::Disconnect { code, reason: reason.to_owned(), except: Vec::new() },
+    };
+    let out = if at == node.me {
+        Out::Control(Arc::new(control))
+    } else {
+        // Nobody waits for the answer.
+        let message = Message::Survey(node.next_id(), Survey::Control(control));
+        Out::Send { to: vec![at], message }
+    };
+    node.out.push(out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::room::types::Here;
+
+    fn alone(client: u128, user: &str) -> Arc<ClientInfo> {
+        let here = Some(Box::new(Here { alone: true, ..Here::default() }));
+        Arc::new(ClientInfo { here, ..ClientInfo::new(ClientId(client), user) })
+    }
+
+    #[test]
+    fn whoever_has_come_elsewhere_meanwhile_is_one_too_many() {
+        let mut presence = Presence::default();
+        presence.join(NodeId(1), alone(1, "ann"));
+        let said = [alone(1, "ann"), alone(2, "ann"), alone(3, "bob")];
+        assert_eq!(presence.surplus(&said), [alone(2, "ann")]);
+        let many = [Arc::new(ClientInfo::new(ClientId(4), "ann"))];
+        assert_eq!(presence.surplus(&many), [], "where users may have several");
+        assert_eq!(presence.others_of(&alone(2, "ann")), [(NodeId(1), ClientId(1))]);
+    }
+}
