@@ -136,20 +136,26 @@ fn death(nodes: &[usize]) {
 
 fn costs(nodes: &[usize]) {
     println!(
-        "\n| nodes | place the slots, µs | a tick, µs | a link up, µs | greeting, bytes | written, µs | read, µs |"
+        "\n| nodes | place the slots, ms | a tick, µs | a link up, µs | greeting, bytes | written, µs | read, µs | every second: heartbeats | gossip, Mbit | gossip, ms of CPU | ticks, ms of CPU |"
     );
-    println!("|---:|---:|---:|---:|---:|---:|---:|");
+    println!("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
     for it in nodes.iter().map(|nodes| costs::of_nodes(*nodes)) {
         let Some(greeting) = gossip::greeting(it.nodes) else { continue };
+        // Every greeting is answered by one of the same size, and each node greets as often as it is greeted.
+        let datagrams = 2.0 * gossip::GREETINGS;
         println!(
-            "| {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {:.1} | {} | {} | {} | {} | {} | {:.0} | {:.1} | {:.1} | {:.1} |",
             it.nodes,
-            micros(it.placement),
+            it.placement.as_secs_f64() * 1e3,
             micros(it.tick),
             micros(it.link_up),
             greeting.bytes,
             micros(greeting.written),
             micros(greeting.read),
+            (it.nodes - 1) as f64 * model::HEARTBEATS,
+            datagrams * greeting.bytes as f64 * 8e-6,
+            datagrams * (greeting.written + greeting.read).as_secs_f64() * 1e3,
+            it.tick.as_secs_f64() * 20e3,
         );
     }
     let most =
@@ -185,34 +191,51 @@ fn costs(nodes: &[usize]) {
 
 fn plan(nodes: &[usize]) {
     println!(
-        "\n| 10 million clients | history | nodes | deliveries/s | cores for them | Gbit/s to clients | rooms known | memory, MiB | frames/s to others | Mbit/s | cores for the mesh | a home sends, frames/s | … Mbit/s | a death: rooms moved | frames to a node | looking through rooms, s |"
+        "\n| 10 million clients | history | nodes | deliveries/s | cores for them | Gbit/s to clients | rooms known | memory, MiB | frames/s to others | Mbit/s | cores for the mesh | frames/s that a home sends |"
     );
-    println!("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
+    println!("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
+    for_all(nodes, |name, plan| {
+        let (load, delivery, mesh) = (plan.load(), plan.delivery_cores(), plan.mesh_cores());
+        println!(
+            "| {name} | {} | {} | {:.0} | {:.2}–{:.1} | {:.2} | {:.0} | {:.0} | {:.0} | {:.1} | {:.2}–{:.2} | {:.0} |",
+            yes(plan.history),
+            plan.nodes,
+            load.deliveries,
+            delivery.0,
+            delivery.1,
+            load.to_clients * 8e-9,
+            load.rooms,
+            load.memory / (1 << 20) as f64,
+            load.frames,
+            load.frames * model::DELIVER * 8e-6,
+            mesh.0,
+            mesh.1,
+            load.home,
+        );
+    });
+    println!(
+        "\n| a node dies | history | nodes | rooms that move | frames to each node | CPU for those, s | looking through rooms, s |"
+    );
+    println!("|---|---|---:|---:|---:|---:|---:|");
+    for_all(nodes, |name, plan| {
+        let load = plan.load();
+        println!(
+            "| {name} | {} | {} | {:.0} | {:.0} | {:.2} | {:.2} |",
+            yes(plan.history),
+            plan.nodes,
+            load.moved,
+            load.death_frames,
+            load.death_talk,
+            load.death_walks,
+        );
+    });
+}
+
+fn for_all(nodes: &[usize], row: impl Fn(&str, Plan)) {
     for (what, name) in USES {
         for history in [false, true] {
-            for nodes in nodes.iter().copied() {
-                let plan = Plan { nodes: nodes as f64, clients: 1e7, what, history };
-                let load = plan.load();
-                let (delivery, mesh) = (plan.delivery_cores(), plan.mesh_cores());
-                println!(
-                    "| {name} | {} | {nodes} | {:.0} | {:.1}–{:.1} | {:.2} | {:.0} | {:.0} | {:.0} | {:.1} | {:.2}–{:.2} | {:.0} | {:.1} | {:.0} | {:.0} | {:.3} |",
-                    yes(history),
-                    load.deliveries,
-                    delivery.0,
-                    delivery.1,
-                    load.to_clients * 8e-9,
-                    load.rooms,
-                    load.memory / (1 << 20) as f64,
-                    load.frames,
-                    load.frames * model::DELIVER * 8e-6,
-                    mesh.0,
-                    mesh.1,
-                    load.home,
-                    load.home * model::DELIVER * 8e-6,
-                    load.moved,
-                    load.death_frames,
-                    load.death_walks,
-                );
+            for nodes in nodes {
+                row(name, Plan { nodes: *nodes as f64, clients: 1e7, what, history });
             }
         }
     }

@@ -55,12 +55,18 @@ fn the_formulas_say_what_is_counted() {
 
 #[test]
 fn rooms_of_a_node_that_dies_are_published_into_again() {
-    for (what, rooms) in [(Use::Hot, 1), (Use::Chat, 50), (Use::Notices, 200)] {
+    for (what, rooms) in [(Use::Hot, 1), (Use::Chat, 500), (Use::Notices, 5_000)] {
         for history in [false, true] {
             let mut stage = stage(what, rooms, history);
             stage.play();
             let death = stage.kill_a_home();
-            assert!(death.moved > 0);
+            let frames = death.traffic.all().frames as f64;
+            let plan = Plan { nodes: NODES as f64, clients: 1e6, what, history };
+            let expected = death.moved as f64 * plan.move_frames();
+            assert!(
+                (frames - expected).abs() < 0.2 * expected,
+                "{frames}, by the formula {expected}"
+            );
             let (delivered, expected) = stage.publish_everywhere();
             assert_eq!(delivered, expected, "{what:?}, history: {history}");
         }

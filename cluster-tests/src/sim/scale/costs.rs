@@ -63,9 +63,9 @@ pub struct RoomCosts {
     pub gauges: Duration,
 }
 
-/// Measures them on one of ten nodes with `rooms` rooms of one client each.
+/// Measures them on one of three nodes with `rooms` rooms of one client each. A third of them moves.
 pub fn of_rooms(rooms: usize) -> RoomCosts {
-    let mut stage = Stage::new(Scenario { nodes: 10, what: Use::Notices, rooms, history: false });
+    let mut stage = Stage::new(Scenario { nodes: 3, what: Use::Notices, rooms, history: false });
     stage.play();
     let (known, gauges) = {
         let state = stage.cluster.state(0);
@@ -73,7 +73,7 @@ pub fn of_rooms(rooms: usize) -> RoomCosts {
         (known, timed(|| std::hint::black_box(state.map(|it| it.subscriptions()))).1)
     };
     // The last one, so that the first of the work is that of the node looked at.
-    let work = stage.cluster.kill(9).first().copied().unwrap_or_default();
+    let work = stage.cluster.kill(2).first().copied().unwrap_or_default();
     RoomCosts { rooms: known, link_down: work.link_down, rerouted: work.rerouted, gauges }
 }
 

@@ -19,17 +19,18 @@ pub const TO_CLIENT: f64 = SIZE as f64 + 60.0;
 /// Bytes of a publication on a sealed link: the simulation.
 pub const DELIVER: f64 = SIZE as f64 + 47.0;
 /// CPU seconds to send a frame on an otherwise idle link: a write (the floor of README's ratio, 8.4 µs), and
-/// to queue, encode and seal it ([`super::costs`]).
-pub const SEND_IDLE: f64 = 10e-6;
-/// The same where many frames leave in one write: to queue, encode and seal it.
-pub const SEND_BUSY: f64 = 2e-6;
-/// CPU seconds to receive one on an otherwise idle link: to wake, read, open and decode it, and what the core
-/// does with it.
-pub const RECEIVE_IDLE: f64 = 6e-6;
+/// to queue, encode and seal it ([`super::costs`], 2.5 µs).
+pub const SEND_IDLE: f64 = 11e-6;
+/// The same where many frames leave in one write and are sealed together: a guess of 0.5 µs to hand it to the
+/// link, and 0.4 µs to encode and seal it.
+pub const SEND_BUSY: f64 = 1e-6;
+/// CPU seconds to receive one on an otherwise idle link: to open and decode it, and what the core does with it
+/// ([`super::costs`] and the simulation, 4 µs), and a guess of 3 µs to wake and read.
+pub const RECEIVE_IDLE: f64 = 7e-6;
 /// The same where one read brings many.
-pub const RECEIVE_BUSY: f64 = 2e-6;
-/// CPU seconds to look through one room when a node comes or goes: [`super::costs::of_rooms`].
-pub const WALK: f64 = 0.5e-6;
+pub const RECEIVE_BUSY: f64 = 2.5e-6;
+/// CPU seconds to look through one room when a node comes or goes: [`super::costs::of_rooms`], with 556,000.
+pub const WALK: f64 = 1.8e-6;
 /// Frames that a link carries each way every second to show that it lives: a ping and a pong.
 pub const HEARTBEATS: f64 = 2.0;
 /// Bytes of memory of a link: one read buffer (`src/mesh/link.rs`).
@@ -69,6 +70,8 @@ pub struct Load {
     pub death_frames: f64,
     /// … and CPU seconds in which it does nothing else: it looks through its rooms twice.
     pub death_walks: f64,
+    /// … and CPU seconds for those frames, in and out.
+    pub death_talk: f64,
 }
 
 impl Plan {
@@ -115,9 +118,13 @@ impl Plan {
         2.0 * elsewhere + copies + if self.history { successor + 1.0 } else { 0.0 }
     }
 
-    /// Frames of claiming a room that has moved or is new: with history every other node is asked.
-    pub fn claims(self, others: f64) -> f64 {
-        if self.history { 2.0 * others } else { 0.0 }
+    /// Frames of a room that moves because its home has died: those that listen attach to the next one, and
+    /// with history it has asked every other node before. About as many rooms lose their successor; new ones
+    /// for both are invited, attach and say what they have.
+    pub fn move_frames(self) -> f64 {
+        let alive = self.nodes - 2.0;
+        let again = 2.0 * self.spread() * alive / self.nodes;
+        again + if self.history { 2.0 * alive + 9.0 } else { 0.0 }
     }
 
     /// What a node does.
@@ -126,7 +133,7 @@ impl Plan {
         let deliveries = self.clients / nodes * self.rate();
         let known = rooms * self.known_by() / nodes;
         let moved = rooms / nodes;
-        let again = 2.0 * (self.spread() - 1.0).max(0.0);
+        let death_frames = moved * self.move_frames() / (nodes - 1.0);
         let frames = rooms * self.rate() * self.frames() / nodes;
         Load {
             deliveries,
@@ -136,8 +143,9 @@ impl Plan {
             memory: self.clients / nodes * CLIENT + known * ROOM + (nodes - 1.0) * LINK,
             home: self.rate() * (self.spread() - 1.0).max(1.0),
             moved,
-            death_frames: moved * (self.claims(nodes - 2.0) + again) / (nodes - 1.0),
+            death_frames,
             death_walks: 2.0 * known * WALK,
+            death_talk: death_frames * (SEND_BUSY + RECEIVE_BUSY),
         }
     }
 
