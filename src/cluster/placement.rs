@@ -26,12 +26,18 @@ impl Placement {
             .collect();
         let ranks = (replicas + 1).min(nodes.len());
         let mut ranked = Vec::with_capacity(SLOTS * ranks);
-        let mut scores: Vec<(u64, NodeId)> = Vec::with_capacity(nodes.len());
+        // The best so far of one slot. Sorting all of them costs twenty times as much with 1,000 nodes.
+        let mut best: Vec<(u64, NodeId)> = Vec::with_capacity(ranks + 1);
         for slot in 0..SLOTS as u64 {
-            scores.clear();
-            scores.extend(nodes.iter().map(|(id, name)| (mix(name ^ mix(slot + 1)), *id)));
-            scores.sort_unstable_by(|a, b| b.cmp(a));
-            ranked.extend(scores.iter().take(ranks).map(|(_, id)| *id));
+            best.clear();
+            for (id, name) in &nodes {
+                let scored = (mix(name ^ mix(slot + 1)), *id);
+                if best.len() < ranks || best.last().is_some_and(|last| *last < scored) {
+                    best.insert(best.partition_point(|it| *it > scored), scored);
+                    best.truncate(ranks);
+                }
+            }
+            ranked.extend(best.iter().map(|(_, id)| *id));
         }
         Self { ranked, ranks }
     }
@@ -98,6 +104,21 @@ mod tests {
                 assert_eq!(successors.len(), expected);
                 assert!(!successors.contains(&placement.home(slot).expect("a node")));
             }
+        }
+    }
+
+    #[test]
+    fn ranks_are_those_of_a_sort_by_score() {
+        let nodes = nodes(&[1, 2, 3, 4, 5, 6, 7]);
+        let score = |node: &NodeInfo, slot: u16| {
+            mix(stable_hash(&[node.name.as_bytes()]) ^ mix(u64::from(slot) + 1))
+        };
+        let placement = Placement::new(&nodes, 2);
+        for slot in 0..SLOTS as u16 {
+            let mut sorted: Vec<&NodeInfo> = nodes.iter().collect();
+            sorted.sort_by_key(|node| std::cmp::Reverse(score(node, slot)));
+            let expected: Vec<NodeId> = sorted[..3].iter().map(|node| node.id()).collect();
+            assert_eq!(placement.of(slot), expected);
         }
     }
 

@@ -342,6 +342,7 @@ impl State {
             }
             self.awakening = None;
             self.node.routable.clear();
+            self.node.placed.clear();
         }
         let alive = self.alive();
         let node = &self.node;
@@ -362,9 +363,10 @@ impl State {
         if routable == node.routable && ids == node.placed {
             return;
         }
-        let placement = Placement::new(placed, node.settings.replicas);
         let gone: Vec<NodeId> = node.routable.difference(&routable).copied().collect();
-        self.node.placement = placement;
+        if ids != node.placed {
+            self.node.placement = Placement::new(placed, node.settings.replicas);
+        }
         self.node.routable = routable;
         self.node.placed = ids;
         self.for_all(|room, node| {

@@ -6,11 +6,12 @@
 //! Clients subscribe, are cut off, come back to any node and recover; publishers publish anywhere.
 //!
 //! [`network`] is the links, [`client`] a client and what it may never see, [`world`] the clock, the faults
-//! and the judgement, [`mutants`] what must be caught.
+//! and the judgement, [`mutants`] what must be caught. [`scale`] counts what large clusters say, without faults.
 
 pub mod client;
 pub mod mutants;
 pub mod network;
+pub mod scale;
 pub mod world;
 
 use std::fmt;
