@@ -2,11 +2,14 @@
 //!
 //! In: named lines of points. Out: SVG text.
 
+use crate::table::count;
 use anyhow::{Context, Result};
 use plotters::prelude::*;
 
 /// Colours that can be told apart by those who see few, on white.
 const COLOURS: [RGBColor; 3] = [RGBColor(0, 90, 181), RGBColor(220, 50, 32), RGBColor(26, 133, 26)];
+
+const GRID: RGBColor = RGBColor(220, 220, 220);
 
 /// A chart.
 #[derive(Clone, Debug)]
@@ -59,14 +62,28 @@ impl Plot {
             .y_label_area_size(56)
             .build_cartesian_2d((from..to * 1.05).log_scale(), 0.0..top.max(1.0))?;
         let (x, y) = (self.x, self.y);
-        chart.configure_mesh().x_desc(x).y_desc(y).light_line_style(WHITE).draw()?;
+        chart
+            .configure_mesh()
+            .x_desc(x)
+            .y_desc(y)
+            .x_labels(6)
+            .x_label_formatter(&|x| count(*x as u64))
+            .y_label_formatter(&|y| format!("{y:.0}"))
+            .bold_line_style(GRID)
+            .light_line_style(WHITE)
+            .draw()?;
         for (line, colour) in self.lines.iter().zip(COLOURS.iter().cycle()) {
             chart
                 .draw_series(LineSeries::new(line.points.iter().copied(), colour).point_size(3))?
                 .label(line.name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour));
         }
-        chart.configure_series_labels().background_style(WHITE).border_style(BLACK).draw()?;
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::LowerRight)
+            .background_style(WHITE)
+            .border_style(GRID)
+            .draw()?;
         area.present()?;
         Ok(())
     }
