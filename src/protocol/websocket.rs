@@ -1,7 +1,8 @@
 //! RFC 6455 frames, pure: bytes from a client in, whole messages out; and server frames back.
 //!
-//! A connection keeps a [`Decoder`] of a few words; bytes are buffered only while a frame or a message is
-//! unfinished, and never more of them than the message limit allows.
+//! A connection keeps a [`Decoder`] of a word; bytes are buffered only while a frame or a message is
+//! unfinished, and never more of them than the message limit allows. Text is checked as it comes, so what
+//! can't become UTF-8 any more is refused before its frame has ended.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -93,7 +94,7 @@ struct Header {
 /// The most fragments without content that one message may have: they cost work and get it nowhere.
 const EMPTY_FRAGMENTS: u8 = 100;
 
-/// A message of which some fragments are here.
+/// A message of which some is here: fragments, or a part of a frame.
 #[derive(Debug)]
 struct Partial {
     opcode: Opcode,
@@ -102,29 +103,60 @@ struct Partial {
     valid: usize,
     /// How many of the fragments were empty.
     empty: u8,
+    /// What is to come of the frame that has begun.
+    rest: Option<Rest>,
+}
+
+/// The end of a frame, yet to come.
+#[derive(Debug, Clone, Copy)]
+struct Rest {
+    fin: bool,
+    /// The mask, turned to where the next byte is.
+    mask: [u8; 4],
+    bytes: usize,
 }
 
 impl Partial {
     fn new(opcode: Opcode) -> Self {
-        Self { opcode, payload: BytesMut::new(), valid: 0, empty: 0 }
+        Self { opcode, payload: BytesMut::new(), valid: 0, empty: 0, rest: None }
     }
 
-    fn add(&mut self, fragment: BytesMut) -> Result<(), Violation> {
+    fn add_fragment(&mut self, fragment: BytesMut) -> Result<(), Violation> {
         if fragment.is_empty() {
             self.empty += 1;
             if self.empty > EMPTY_FRAGMENTS {
                 return Err(Violation::Protocol("too many fragments without content"));
             }
         }
+        self.add(fragment)
+    }
+
+    /// Takes what is here of the frame that has begun. Returns whether it was the last of the message, or none
+    /// if the frame has not ended.
+    fn go_on(&mut self, bytes: &mut BytesMut) -> Result<Option<bool>, Violation> {
+        let Some(mut rest) = self.rest.take() else { return Ok(Some(false)) };
+        let mut part = bytes.split_to(bytes.len().min(rest.bytes));
+        unmask(&mut part, rest.mask);
+        rest.mask.rotate_left(part.len() % 4);
+        rest.bytes -= part.len();
+        self.add(part)?;
+        if rest.bytes == 0 {
+            return Ok(Some(rest.fin));
+        }
+        self.rest = Some(rest);
+        Ok(None)
+    }
+
+    fn add(&mut self, bytes: BytesMut) -> Result<(), Violation> {
         if self.payload.is_empty() {
-            self.payload = fragment;
+            self.payload = bytes;
         } else {
-            self.payload.extend_from_slice(&fragment);
+            self.payload.extend_from_slice(&bytes);
         }
         self.check_text()
     }
 
-    /// Text that can't become UTF-8 any more is refused with the fragment that spoils it.
+    /// Text that can't become UTF-8 any more is refused with the bytes that spoil it.
     fn check_text(&mut self) -> Result<(), Violation> {
         if self.opcode != Opcode::Text {
             return Ok(());
@@ -160,7 +192,8 @@ pub enum Decoded {
 /// Assembles a client's messages. Feed it the connection's bytes in order.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    /// The message in fragments, while one is unfinished. Boxed: hardly any client sends them.
+    /// The message that is unfinished, if one is. Boxed: hardly any client sends fragments, or more than comes
+    /// in one piece.
     partial: Option<Box<Partial>>,
 }
 
@@ -170,16 +203,37 @@ impl Decoder {
     /// After a [`Violation`] the connection is of no more use. `limit` is the largest message allowed; a
     /// header that declares more is refused before anything of its payload is kept.
     pub fn decode(&mut self, bytes: &mut BytesMut, limit: usize) -> Result<Decoded, Violation> {
+        if self.partial.as_ref().is_some_and(|partial| partial.rest.is_some()) {
+            return self.go_on(bytes);
+        }
         let Some(header) = parse_header(bytes)? else { return Ok(Decoded::Incomplete) };
         self.check(&header, limit)?;
         if bytes.len() < header.size + header.payload {
-            return Ok(Decoded::Incomplete);
+            if bytes.len() <= header.size || header.opcode.is_control() {
+                return Ok(Decoded::Incomplete);
+            }
+            bytes.advance(header.size);
+            let Header { fin, opcode, mask, payload, .. } = header;
+            let partial = self.partial.get_or_insert_with(|| Box::new(Partial::new(opcode)));
+            partial.rest = Some(Rest { fin, mask, bytes: payload });
+            return self.go_on(bytes);
         }
         bytes.advance(header.size);
         let mut payload = bytes.split_to(header.payload);
         unmask(&mut payload, header.mask);
         let message = self.accept(&header, payload)?;
         Ok(message.map_or(Decoded::Fragment, Decoded::Message))
+    }
+
+    /// Goes on with the frame that has begun.
+    fn go_on(&mut self, bytes: &mut BytesMut) -> Result<Decoded, Violation> {
+        let Some(mut partial) = self.partial.take() else { return Ok(Decoded::Incomplete) };
+        let ended = partial.go_on(bytes)?;
+        if ended == Some(true) {
+            return partial.finish().map(Decoded::Message);
+        }
+        self.partial = Some(partial);
+        Ok(if ended.is_some() { Decoded::Fragment } else { Decoded::Incomplete })
     }
 
     fn check(&self, header: &Header, limit: usize) -> Result<(), Violation> {
@@ -215,7 +269,7 @@ impl Decoder {
             Opcode::Close => close_code(&payload).map(|code| Some(Message::Close(code))),
             Opcode::Continuation => {
                 let Some(mut partial) = self.partial.take() else { return Ok(None) };
-                partial.add(payload)?;
+                partial.add_fragment(payload)?;
                 if header.fin {
                     return partial.finish().map(Some);
                 }
@@ -224,7 +278,7 @@ impl Decoder {
             }
             opcode => {
                 let mut partial = Partial::new(opcode);
-                partial.add(payload)?;
+                partial.add_fragment(payload)?;
                 if header.fin {
                     return partial.finish().map(Some);
                 }
@@ -437,6 +491,20 @@ mod tests {
         assert_eq!(valid, [Some(2), Some(2), Some(6)]);
         let mut binary = BytesMut::from(&masked(0x02, b"\xff\xff")[..]);
         assert_eq!(Decoder::default().decode(&mut binary, LIMIT), Ok(Decoded::Fragment));
+    }
+
+    #[test]
+    fn text_that_cannot_become_utf_8_is_refused_before_its_frame_has_ended() {
+        let bytes = masked(0x81, b"\xce\xba\xf4\x90\x80\x80edited");
+        let refused = (1..bytes.len()).find(|end| decode_in_chunks(&bytes[..*end], 1).is_err());
+        // The header is of six bytes, and the fourth one of the payload spoils it.
+        assert_eq!(refused, Some(10));
+        // The same within a fragment.
+        let fragments =
+            [masked(0x01, b"\xce\xba"), masked(0x80, b"\xf4\x90\x80\x80edited")].concat();
+        let refused =
+            (1..fragments.len()).find(|end| decode_in_chunks(&fragments[..*end], 1).is_err());
+        assert_eq!(refused, Some(8 + 6 + 2));
     }
 
     #[test]
