@@ -6,21 +6,21 @@
 
 use super::scenario::{SIZE, Use};
 
-/// CPU seconds per delivery to a client that is idle between two of them: README, 10.3 µs.
-pub const DELIVERY_IDLE: f64 = 10.3e-6;
-/// The same when many leave in one write: README, 1,138,000 deliveries per CPU-second.
-pub const DELIVERY_BUSY: f64 = 0.9e-6;
-/// Bytes of memory per client: README, 2.87 KiB.
-pub const CLIENT: f64 = 2.87 * 1024.0;
-/// Bytes of memory per room and node that knows it: `roomcast-bench rooms`, 1.1 KiB.
-pub const ROOM: f64 = 1.1 * 1024.0;
+/// CPU seconds per delivery to a client that is idle between two of them: README, 8.0 µs.
+pub const DELIVERY_IDLE: f64 = 8.0e-6;
+/// The same when many leave in one write: README, 1,294,000 deliveries per CPU-second.
+pub const DELIVERY_BUSY: f64 = 1.0 / 1_294_000.0;
+/// Bytes of memory per client: README, 2.66 KiB.
+pub const CLIENT: f64 = 2.66 * 1024.0;
+/// Bytes of memory per room and node that knows it: README, 959.
+pub const ROOM: f64 = 959.0;
 /// Bytes to a client per publication: JSON, the room's name, WebSocket header; not TCP's and IP's.
 pub const TO_CLIENT: f64 = SIZE as f64 + 60.0;
 /// Bytes of a publication on a sealed link: the simulation.
 pub const DELIVER: f64 = SIZE as f64 + 47.0;
-/// CPU seconds to send a frame on an otherwise idle link: a write (the floor of README's ratio, 8.4 µs), and
+/// CPU seconds to send a frame on an otherwise idle link: a write (the floor of README's ratio, 6.7 µs), and
 /// to queue, encode and seal it ([`super::costs`], 2.5 µs).
-pub const SEND_IDLE: f64 = 11e-6;
+pub const SEND_IDLE: f64 = 9e-6;
 /// The same where many frames leave in one write and are sealed together: a guess of 0.5 µs to hand it to the
 /// link, and 0.4 µs to encode and seal it.
 pub const SEND_BUSY: f64 = 1e-6;
