@@ -1,7 +1,7 @@
 //! `roomcast bench`: load for a server that runs, and what its clients see of it.
 //!
 //! In: URLs, how many clients and rooms, how fast. Out: a [`Report`], and whether anything was lost. One thread
-//! and one epoll are all clients; [`book`] says what each should have had, [`outcome`] what is printed.
+//! and one epoll are all clients; [`book`] says what each should have had, `outcome` what is printed.
 
 pub mod book;
 mod outcome;
