@@ -4,10 +4,11 @@
 
 use crate::fleet::{Fleet, time_left};
 use crate::floor::Floor;
-use crate::publisher::{Publisher, Via, payload};
+use crate::publisher::{Publisher, SMALLEST_PAYLOAD, Via, payload};
 use crate::reading::Processes;
 use crate::target::{self, Node};
 use anyhow::{Result, ensure};
+use clap::Args;
 use std::time::{Duration, Instant};
 
 /// Without any progress for this long, what is missing counts as lost.
@@ -86,6 +87,34 @@ pub struct Traffic {
     pub subscribers: u64,
     /// Bytes of a publication's data.
     pub size: usize,
+}
+
+/// The options of measurements of one room with many subscribers.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct RoomLoad {
+    /// Clients subscribed to one room, spread over the nodes
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub subscribers: u64,
+    /// Publications a second
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: u32,
+    /// Bytes of a publication's data, JSON
+    #[arg(long, default_value_t = 128,
+          value_parser = clap::value_parser!(u32).range(SMALLEST_PAYLOAD as i64..=60_000))]
+    pub size: u32,
+}
+
+impl RoomLoad {
+    /// The settings that the README's figures are from.
+    pub fn of_readme() -> Self {
+        Self { subscribers: 1000, rate: 20, size: 128 }
+    }
+
+    /// What is published to `room`.
+    pub fn traffic(&self, room: &str) -> Traffic {
+        let (subscribers, size) = (self.subscribers, self.size as usize);
+        Traffic { room: room.to_owned(), subscribers, size }
+    }
 }
 
 /// Publications before anything is measured.

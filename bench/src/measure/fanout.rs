@@ -5,8 +5,8 @@
 
 use crate::floor::Floor;
 use crate::limits;
-use crate::publisher::{SMALLEST_PAYLOAD, Via};
-use crate::rounds::{Pace, Round, Served, Traffic, WARM_UP_MESSAGES, floor_round};
+use crate::publisher::Via;
+use crate::rounds::{Pace, RoomLoad, Round, Served, Traffic, WARM_UP_MESSAGES, floor_round};
 use crate::table::{Report, Table, count, median};
 use crate::target::{Node, TargetArgs};
 use anyhow::{Result, ensure};
@@ -21,16 +21,8 @@ const ROOM: &str = "fanout";
 pub struct FanoutArgs {
     #[command(flatten)]
     target: TargetArgs,
-    /// Clients subscribed to one room
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
-    subscribers: u64,
-    /// Publications a second
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
-    rate: u32,
-    /// Bytes of a publication's data, JSON
-    #[arg(long, default_value_t = 128,
-          value_parser = clap::value_parser!(u32).range(SMALLEST_PAYLOAD as i64..=60_000))]
-    size: u32,
+    #[command(flatten)]
+    load: RoomLoad,
     /// Seconds of publishing that are measured, all rounds together
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
@@ -53,9 +45,7 @@ impl FanoutArgs {
     pub fn of_readme(target: TargetArgs, saturate: bool) -> Self {
         Self {
             target,
-            subscribers: 1000,
-            rate: 20,
-            size: 128,
+            load: RoomLoad::of_readme(),
             seconds: 10,
             rounds: 5,
             via: Via::Ws,
@@ -65,8 +55,7 @@ impl FanoutArgs {
     }
 
     fn traffic(&self) -> Traffic {
-        let (room, size) = (ROOM.to_owned(), self.size as usize);
-        Traffic { room, subscribers: self.subscribers, size }
+        self.load.traffic(ROOM)
     }
 
     /// The pace of one round.
@@ -75,8 +64,8 @@ impl FanoutArgs {
             let time = Duration::from_secs(self.seconds.into()) / self.rounds;
             return Pace::Saturate { window: self.window, time };
         }
-        let messages = u64::from(self.rate) * u64::from(self.seconds) / u64::from(self.rounds);
-        Pace::Rate { per_second: self.rate, messages: messages.max(1) }
+        let messages = u64::from(self.load.rate) * u64::from(self.seconds) / u64::from(self.rounds);
+        Pace::Rate { per_second: self.load.rate, messages: messages.max(1) }
     }
 }
 
@@ -93,7 +82,7 @@ pub struct Fanout {
 /// Runs the measurement.
 pub fn run(args: &FanoutArgs) -> Result<Fanout> {
     // Each subscriber has a connection here to the server and one to the floor server.
-    limits::require_files(2 * args.subscribers)?;
+    limits::require_files(2 * args.load.subscribers)?;
     let node = args.target.node()?;
     let nodes = std::slice::from_ref(&node);
     let mut bench = Bench::set_up(args.traffic(), nodes, args.via, args.target.api_key())?;
@@ -188,7 +177,7 @@ impl Fanout {
     }
 
     fn title(&self) -> String {
-        let FanoutArgs { subscribers, rate, size, .. } = self.args;
+        let RoomLoad { subscribers, rate, size } = self.args.load;
         let subscribers = count(subscribers);
         match self.args.saturate {
             true => format!("Fan-out, saturated: {subscribers} subscribers, {size} B"),
@@ -264,9 +253,9 @@ impl Fanout {
         let rounds: Vec<Value> = self.rounds.iter().map(round_json).collect();
         json!({
             "bench": if self.args.saturate { "fanout-saturated" } else { "fanout" },
-            "subscribers": self.args.subscribers,
-            "rate": (!self.args.saturate).then_some(self.args.rate),
-            "size": self.args.size,
+            "subscribers": self.args.load.subscribers,
+            "rate": (!self.args.saturate).then_some(self.args.load.rate),
+            "size": self.args.load.size,
             "server_us_per_delivery": server,
             "floor_us_per_delivery": floor,
             "ratio": self.ratio(),

@@ -4,8 +4,8 @@
 //! the publisher being on the first node. CPU time is that of all nodes together.
 
 use crate::limits;
-use crate::publisher::{SMALLEST_PAYLOAD, Via};
-use crate::rounds::{Pace, Round, Served, Traffic};
+use crate::publisher::Via;
+use crate::rounds::{Pace, RoomLoad, Round, Served};
 use crate::table::{Report, Table, count, median};
 use crate::target::{Node, TargetArgs};
 use anyhow::{Result, ensure};
@@ -22,16 +22,8 @@ pub struct MeshArgs {
     /// Nodes of the mesh
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=16))]
     nodes: u8,
-    /// Clients subscribed to one room, spread evenly
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
-    subscribers: u64,
-    /// Publications a second
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
-    rate: u32,
-    /// Bytes of a publication's data, JSON
-    #[arg(long, default_value_t = 128,
-          value_parser = clap::value_parser!(u32).range(SMALLEST_PAYLOAD as i64..=60_000))]
-    size: u32,
+    #[command(flatten)]
+    load: RoomLoad,
     /// Publications of each round
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u64).range(1..))]
     messages: u64,
@@ -50,12 +42,12 @@ pub struct Mesh {
 /// Runs the measurement.
 pub fn run(args: &MeshArgs) -> Result<Mesh> {
     ensure!(!args.target.is_attached(), "one node and a mesh are compared, so both are started");
-    limits::require_files(2 * args.subscribers)?;
+    limits::require_files(2 * args.load.subscribers)?;
     // The nodes are held until the rounds are over.
     let (one, all) = (args.target.nodes(1)?, args.target.nodes(usize::from(args.nodes))?);
     let mut alone = args.served(&one)?;
     let mut mesh = args.served(&all)?;
-    let pace = Pace::Rate { per_second: args.rate, messages: args.messages };
+    let pace = Pace::Rate { per_second: args.load.rate, messages: args.messages };
     let mut rounds = Vec::new();
     for _ in 0..args.rounds {
         rounds.push((alone.round(pace)?, mesh.round(pace)?));
@@ -66,13 +58,11 @@ pub fn run(args: &MeshArgs) -> Result<Mesh> {
 impl MeshArgs {
     /// The settings that the README's figures are from.
     pub fn of_readme(target: TargetArgs) -> Self {
-        Self { target, nodes: 3, subscribers: 1000, rate: 20, size: 128, messages: 40, rounds: 5 }
+        Self { target, nodes: 3, load: RoomLoad::of_readme(), messages: 40, rounds: 5 }
     }
 
     fn served(&self, nodes: &[Node]) -> Result<Served> {
-        let (size, subscribers) = (self.size as usize, self.subscribers);
-        let traffic = Traffic { room: ROOM.to_owned(), subscribers, size };
-        Served::set_up(traffic, nodes, Via::Ws, self.target.api_key())
+        Served::set_up(self.load.traffic(ROOM), nodes, Via::Ws, self.target.api_key())
     }
 }
 
@@ -92,7 +82,7 @@ impl Mesh {
 
     /// Everything that can be said about it.
     pub fn report(&self) -> Report {
-        let MeshArgs { nodes, subscribers, rate, size, .. } = self.args;
+        let MeshArgs { nodes, load: RoomLoad { subscribers, rate, size }, .. } = self.args;
         let head = ["round", "one node µs/delivery", "mesh µs/delivery", "ratio", "lost"];
         let mut table = Table::new(head);
         for (index, (alone, mesh)) in self.rounds.iter().enumerate() {
