@@ -73,8 +73,10 @@ pub type Ear<'a> = &'a mut dyn FnMut(Heard<'_>);
 /// What a fleet has seen so far.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
-    /// Connections that finished their set-up.
+    /// Connections that are set up and open.
     pub live: usize,
+    /// Connections that have ever finished their set-up.
+    pub set_up: usize,
     /// Subscriptions that recovered all that they had missed.
     pub recovered: u64,
     /// Publications, on connections that count.
@@ -243,6 +245,7 @@ impl Conn {
     fn go_live(&mut self, counts: &mut Counts) {
         self.stage = Stage::Live;
         counts.live += 1;
+        counts.set_up += 1;
         if self.counts_only() {
             self.out.shrink_to_fit();
         }

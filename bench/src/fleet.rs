@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Connections in their set-up at any time; less than any listen backlog.
-const OPENING_AT_ONCE: usize = 100;
+pub const OPENING_AT_ONCE: usize = 100;
 /// Without a connection finishing its set-up for this long, opening has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Connections from one source address; Linux has some 28,000 ports to choose from by default.
@@ -70,11 +70,12 @@ impl Fleet {
         mut ear: impl FnMut(usize, Heard<'_>),
     ) -> Result<Range<usize>> {
         let (count, mut plans) = (plans.len(), plans);
-        let (first, live_before) = (self.conns.len(), self.counts.live);
+        let (first, before) = (self.conns.len(), self.counts.set_up);
         let closed_before = self.counts.closed;
         let (mut progress, mut progress_at) = (0, Instant::now());
         loop {
-            let done = self.counts.live - live_before;
+            // Not those that are live: one that was set up earlier may be closed meanwhile.
+            let done = self.counts.set_up - before;
             if done == count {
                 return Ok(first..first + count);
             }

@@ -16,7 +16,7 @@ use std::time::Instant;
 pub const SMALLEST_PAYLOAD: usize = 33;
 
 /// The ids of publications, clear of those of a connection's set-up.
-const FIRST_ID: u32 = 1 << 20;
+pub const FIRST_ID: u32 = 1 << 20;
 
 /// Which way a publication goes into the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

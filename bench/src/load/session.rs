@@ -5,8 +5,9 @@ use super::outcome::{Outcome, Progress};
 use super::{Load, LoadArgs, SMALLEST, Servers};
 use crate::conn::{Care, Heard};
 use crate::dialect::{self, Dialect, Meaning, Wanted, Who};
-use crate::fleet::{Fleet, time_left};
+use crate::fleet::{Fleet, OPENING_AT_ONCE, time_left};
 use crate::http;
+use crate::publisher::FIRST_ID;
 use anyhow::{Result, bail};
 use memchr::memmem;
 use std::collections::VecDeque;
@@ -17,10 +18,6 @@ use std::time::{Duration, Instant};
 const GRACE: Duration = Duration::from_secs(5);
 /// How long a client that the server has closed stays away.
 const BACKOFF: Duration = Duration::from_secs(1);
-/// Clients in their set-up at any time; less than any listen backlog.
-const OPENING_AT_ONCE: usize = 100;
-/// The ids of publications, clear of those of a connection's set-up.
-const FIRST_ID: u32 = 1 << 20;
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Clients and publishers that are connected.
@@ -237,7 +234,12 @@ impl<'a> Session<'a> {
         }
         let live = self.fleet.counts().live as u64;
         let (args, totals) = (self.args, self.book.totals());
-        self.progress.tick(self.start, live - u64::from(args.publishers), totals, &self.outcome);
+        self.progress.tick(
+            self.start,
+            live.saturating_sub(args.publishers.into()),
+            totals,
+            &self.outcome,
+        );
         Ok(())
     }
 
