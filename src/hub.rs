@@ -21,9 +21,10 @@ use crate::{
     },
     session::{alarms::Alarms, driver::ToSocket, reply, socket::Socket, state::In, stream::Stream},
     time::Time,
+    waking::{self, Due},
 };
 
-/// How precisely a socket's wishes to be woken are kept.
+/// How precisely a socket's wishes to be woken are kept, and how often some are told to go.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Where what is for a client goes, and how it is written. To the hub all connections are sockets.
@@ -247,10 +248,21 @@ impl Actor for Hub {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_interval(TICK, |hub, _| {
-            hub.wake_due();
-            hub.disconnect_some();
-        });
+        waking::keep(ctx);
+    }
+}
+
+impl Due for Hub {
+    const GRAIN: Duration = TICK;
+
+    fn due(&self) -> Option<Time> {
+        let telling = self.stopping.as_ref().filter(|it| it.told < self.slots.len());
+        telling.map(|_| Time::default()).or_else(|| self.alarms.first())
+    }
+
+    fn wake(&mut self) {
+        self.wake_due();
+        self.disconnect_some();
     }
 }
 

@@ -74,6 +74,7 @@ pub mod server;
 pub mod session;
 pub mod time;
 pub mod users;
+pub mod waking;
 pub mod webhooks;
 
 #[cfg(test)]

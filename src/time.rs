@@ -19,6 +19,12 @@ impl Time {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
+    /// The first moment from this one on that is a whole number of `grain`s after the clock's start.
+    pub fn round_up(self, grain: Duration) -> Self {
+        let grain = u64::try_from(grain.as_millis()).unwrap_or(u64::MAX).max(1);
+        Self(self.0.div_ceil(grain).saturating_mul(grain))
+    }
+
     /// The moment `age` ago, as far as the clock reaches back.
     pub fn ago(self, age: Duration) -> Self {
         Self(self.0.saturating_sub(age.as_millis() as u64))

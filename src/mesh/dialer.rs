@@ -11,7 +11,7 @@ use crate::cluster::{
     view::View,
 };
 
-/// How often missing links are dialled.
+/// How long after a link has failed it is dialled again.
 const REDIAL: Duration = Duration::from_millis(200);
 /// How long a connect may take.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -42,6 +42,14 @@ impl Dialer {
         }
     }
 
+    /// There is no link to `peer`, and for a moment none is dialled.
+    fn dial_later(&self, peer: NodeId, ctx: &mut Context<Self>) {
+        ctx.run_later(REDIAL, move |dialer, ctx| {
+            dialer.busy.remove(&peer);
+            dialer.dial_missing(ctx);
+        });
+    }
+
     fn dial(&self, peer: NodeInfo, ctx: &mut Context<Self>) {
         let settings = self.settings.clone();
         let id = peer.id();
@@ -55,7 +63,7 @@ impl Dialer {
             Err(error) => {
                 let address = dialer.view.nodes().get(&id).map(|peer| peer.mesh);
                 tracing::debug!(?address, %error, "no link");
-                dialer.busy.remove(&id);
+                dialer.dial_later(id, ctx);
             }
         }));
     }
@@ -88,10 +96,6 @@ impl Dialer {
 
 impl Actor for Dialer {
     type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_interval(REDIAL, Self::dial_missing);
-    }
 }
 
 /// Gossip has a new view.
@@ -116,8 +120,8 @@ pub struct Ended(pub NodeId);
 impl Handler<Ended> for Dialer {
     type Result = ();
 
-    fn handle(&mut self, Ended(peer): Ended, _: &mut Self::Context) {
-        self.busy.remove(&peer);
+    fn handle(&mut self, Ended(peer): Ended, ctx: &mut Self::Context) {
+        self.dial_later(peer, ctx);
     }
 }
 

@@ -35,17 +35,20 @@ use crate::{
         secret::Keys,
     },
     metrics::Metrics,
-    room::actor::{FromCluster, RoomRegistry},
+    room::actor::{CatchUp, FromCluster, RoomRegistry},
     session::sessions::Sessions,
     time::Time,
 };
 
-/// How often a link is asked whether it is alive.
-const PING: Duration = Duration::from_secs(1);
-/// How long a link may be silent. The kernel alone would take a quarter of an hour to notice.
+/// How often a link that has nothing to say says that it is there.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long nothing at all may come, not even a part of something long. The kernel alone would take a quarter
+/// of an hour to notice.
 const SILENCE: Duration = Duration::from_secs(4);
 /// How long the introduction may take.
 const HANDSHAKE: Duration = Duration::from_secs(3);
+/// Bytes that are read before the registry has dealt with those read before.
+const AHEAD: usize = 256 * 1024;
 /// Bytes that go into one write.
 const WRITE: usize = 64 * 1024;
 
@@ -105,8 +108,12 @@ struct Reader {
 }
 
 impl Reader {
-    /// The next messages, at least one.
-    async fn next(&mut self, metrics: &Metrics) -> Result<Vec<PeerMessage>, LinkError> {
+    /// The next messages, at least one. Counts in `read` what it reads for them.
+    async fn next(
+        &mut self,
+        heard: &Cell<Time>,
+        read: &mut usize,
+    ) -> Result<Vec<PeerMessage>, LinkError> {
         loop {
             let mut messages = Vec::new();
             while let Some(message) = wire::decode(&mut self.open)? {
@@ -120,7 +127,8 @@ impl Reader {
             if count == 0 {
                 return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
             }
-            metrics.mesh_bytes.with_label_values(&["in"]).inc_by(count as u64);
+            heard.set(clock::now());
+            *read += count;
             self.opener.open(&mut self.sealed, &mut self.open)?;
         }
     }
@@ -252,6 +260,8 @@ pub struct Link {
     peer: NodeInfo,
     outgoing: Rc<Outgoing>,
     heard: Rc<Cell<Time>>,
+    /// Whether there was something to say since the last heartbeat was due.
+    spoke: bool,
     halves: Option<(Reader, OwnedWriteHalf, Sealer)>,
     dialer: Addr<Dialer>,
     reason: &'static str,
@@ -266,6 +276,7 @@ impl Link {
             peer,
             outgoing: Rc::default(),
             heard: Rc::new(Cell::new(clock::now())),
+            spoke: false,
             halves: Some((reader, write, sealer)),
             dialer,
             reason: "lost",
@@ -296,7 +307,10 @@ impl Link {
             .mesh_queue_bytes
             .with_label_values(&[&self.peer.name])
             .set(self.outgoing.bytes.get() as i64);
-        if let Ok(frame) = wire::encode(&PeerMessage::Ping) {
+        // Both sides do, so neither has to ask the other.
+        if !std::mem::take(&mut self.spoke)
+            && let Ok(frame) = wire::encode(&PeerMessage::Alive)
+        {
             self.queue(frame, ctx);
         }
     }
@@ -311,7 +325,7 @@ impl Actor for Link {
         tracing::info!(peer = %self.peer.name, %id, "link up");
         self.settings.registry.do_send(FromCluster::LinkUp(id, ctx.address()));
         let metrics = self.settings.metrics.clone();
-        let reading = receive(reader, id, self.settings.clone(), self.heard.clone(), ctx.address());
+        let reading = receive(reader, id, self.settings.clone(), self.heard.clone());
         let writing = send(write, sealer, self.outgoing.clone(), metrics);
         for half in [
             Box::pin(reading) as std::pin::Pin<Box<dyn Future<Output = LinkError>>>,
@@ -322,7 +336,7 @@ impl Actor for Link {
                 ctx.stop();
             }));
         }
-        ctx.run_interval(PING, Self::check);
+        ctx.run_interval(HEARTBEAT, Self::check);
     }
 
     fn stopped(&mut self, ctx: &mut Self::Context) {
@@ -335,37 +349,42 @@ impl Actor for Link {
     }
 }
 
-/// Takes what the peer sends, one batch at a time: a busy registry slows the peer down by TCP.
+/// Takes what the peer sends, and not much more than the registry has dealt with: a busy one slows the peer
+/// down by TCP.
 async fn receive(
     mut reader: Reader,
     peer: NodeId,
     settings: Settings,
     heard: Rc<Cell<Time>>,
-    link: Addr<Link>,
 ) -> LinkError {
-    let counter = settings.metrics.mesh_messages.with_label_values(&["in"]);
+    let (counter, bytes) = (
+        settings.metrics.mesh_messages.with_label_values(&["in"]),
+        settings.metrics.mesh_bytes.with_label_values(&["in"]),
+    );
+    let mut ahead = 0;
     loop {
-        let messages = match reader.next(&settings.metrics).await {
+        let mut read = 0;
+        let messages = match reader.next(&heard, &mut read).await {
             Ok(messages) => messages,
             Err(error) => return error,
         };
-        heard.set(clock::now());
         counter.inc_by(messages.len() as u64);
-        let mut about_rooms = Vec::with_capacity(messages.len());
+        bytes.inc_by(read as u64);
+        ahead += read;
         for message in messages {
             match message {
-                PeerMessage::Ping => link.do_send(Answer),
-                PeerMessage::Pong => {}
+                PeerMessage::Alive => {}
                 PeerMessage::Emulation(session, commands) => {
                     settings.emulated.give(&session, commands);
                 }
-                message => about_rooms.push(FromCluster::Peer(peer, message)),
+                message => settings.registry.do_send(FromCluster::Peer(peer, message)),
             }
         }
-        let Some(last) = about_rooms.pop() else { continue };
-        about_rooms.into_iter().for_each(|message| settings.registry.do_send(message));
-        if settings.registry.send(last).await.is_err() {
-            return LinkError::Refused("the registry is gone".into());
+        if ahead >= AHEAD {
+            ahead = 0;
+            if settings.registry.send(CatchUp).await.is_err() {
+                return LinkError::Refused("the registry is gone".into());
+            }
         }
     }
 }
@@ -416,22 +435,8 @@ impl Handler<Queue> for Link {
     type Result = ();
 
     fn handle(&mut self, Queue(frame): Queue, ctx: &mut Self::Context) {
+        self.spoke = true;
         self.queue(frame, ctx);
-    }
-}
-
-/// Answer a ping.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Answer;
-
-impl Handler<Answer> for Link {
-    type Result = ();
-
-    fn handle(&mut self, _: Answer, ctx: &mut Self::Context) {
-        if let Ok(frame) = wire::encode(&PeerMessage::Pong) {
-            self.queue(frame, ctx);
-        }
     }
 }
 
@@ -503,6 +508,6 @@ mod tests {
             assert!(refused.contains(why), "{refused}");
         }
         let me = node("a", 1);
-        assert!(check_hello(PeerMessage::Ping, None, &me, "c").is_err());
+        assert!(check_hello(PeerMessage::Alive, None, &me, "c").is_err());
     }
 }

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Version of everything in this module. Nodes of different versions refuse each other.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// The largest frame that a peer may send.
 pub const MAX_FRAME: usize = 16 << 20;
 /// The most bytes of publications that one message carries; well below [`MAX_FRAME`].
@@ -35,10 +35,8 @@ pub const MAX_PUBLICATIONS: usize = 8 << 20;
 pub enum Message {
     /// The first frame in either direction.
     Hello(Hello),
-    /// Is the link alive?
-    Ping,
-    /// It is.
-    Pong,
+    /// I am here, and have nothing to say.
+    Alive,
     /// About one room.
     Room(RoomName, RoomMessage),
     /// A question to every node.
@@ -268,7 +266,7 @@ mod tests {
         assert!(matches!(decode(&mut huge), Err(FrameError::Length(_))));
         let mut empty = BytesMut::from(&[0; 4][..]);
         assert!(matches!(decode(&mut empty), Err(FrameError::Length(0))));
-        let mut trailing = BytesMut::from(&encode(&Message::Ping).expect("small")[..]);
+        let mut trailing = BytesMut::from(&encode(&Message::Alive).expect("small")[..]);
         trailing[3] += 1;
         trailing.put_u8(0);
         assert!(matches!(decode(&mut trailing), Err(FrameError::Trailing(1))));
@@ -277,7 +275,7 @@ mod tests {
     proptest! {
         #[test]
         fn messages_survive_any_chunking(data in prop::collection::vec(any::<u8>(), 0..200), chunk in 1usize..50) {
-            let sent = [publish(data), Message::Ping, Message::Survey(1, Survey::Info)];
+            let sent = [publish(data), Message::Alive, Message::Survey(1, Survey::Info)];
             let bytes: Vec<u8> = sent.iter().flat_map(|message| encode(message).expect("small")).collect();
             let (mut buffer, mut received) = (BytesMut::new(), Vec::new());
             for piece in bytes.chunks(chunk) {

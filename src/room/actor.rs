@@ -26,11 +26,15 @@ use crate::{
     session::state::In as SocketIn,
     time::Time,
     users::Users,
+    waking::{self, Due},
     webhooks::sender::Webhooks,
 };
 
-/// How often the core is told that time has passed.
+/// How precisely what is due in the core comes up.
 const TICK: Duration = Duration::from_millis(50);
+/// How long the core goes without being told that time has passed. One that was told nothing for much longer
+/// takes it that the process stood still.
+const LULL: Duration = Duration::from_millis(500);
 /// How often gauges and the facts about this node are brought up to date.
 const FACTS: Duration = Duration::from_secs(1);
 
@@ -82,10 +86,9 @@ impl RoomRegistry {
         for out in self.state.handle(input, now) {
             self.perform(out);
         }
-        // A busy mailbox is emptied before any timer of the actor runs.
+        // A busy mailbox is emptied before anything else of the actor runs.
         if now.since(self.ticked) >= TICK {
-            self.ticked = now;
-            self.handle(In::Tick);
+            self.wake();
         }
     }
 
@@ -167,11 +170,6 @@ impl RoomRegistry {
         }
     }
 
-    fn tick(&mut self) {
-        self.ticked = clock::now();
-        self.handle(In::Tick);
-    }
-
     fn call(&mut self, call: Call) -> u64 {
         self.next_call += 1;
         self.calls.insert(self.next_call, call);
@@ -198,9 +196,22 @@ impl Actor for RoomRegistry {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.refresh_facts();
-        // Anything that is handled may bring a tick with it, and so does this.
-        ctx.run_interval(TICK, |registry, _| registry.tick());
+        waking::keep(ctx);
         ctx.run_interval(FACTS, |registry, _| registry.refresh_facts());
+    }
+}
+
+impl Due for RoomRegistry {
+    const GRAIN: Duration = TICK;
+
+    fn due(&self) -> Option<Time> {
+        let lull = self.ticked + LULL;
+        Some(self.state.next_due().map_or(lull, |due| due.min(lull)))
+    }
+
+    fn wake(&mut self) {
+        self.ticked = clock::now();
+        self.handle(In::Tick);
     }
 }
 
@@ -303,6 +314,17 @@ impl Handler<Forward> for RoomRegistry {
         self.send(&[to], message);
         reached
     }
+}
+
+/// Answered when all is dealt with that came before.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct CatchUp;
+
+impl Handler<CatchUp> for RoomRegistry {
+    type Result = ();
+
+    fn handle(&mut self, _: CatchUp, _: &mut Self::Context) {}
 }
 
 /// What links and membership tell.

@@ -17,13 +17,15 @@ pub struct Local {
 }
 
 impl Local {
-    /// Adds a subscriber.
-    pub fn add(&mut self, socket: SocketRef) {
-        if self.sockets.insert(socket) {
+    /// Adds a subscriber. Returns whether it is new.
+    pub fn add(&mut self, socket: SocketRef) -> bool {
+        let new = self.sockets.insert(socket);
+        if new {
             let worker = usize::from(socket.worker);
             self.per_worker.resize(self.per_worker.len().max(worker + 1), 0);
             self.per_worker[worker] += 1;
         }
+        new
     }
 
     /// Removes one. Returns whether it was there.

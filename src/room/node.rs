@@ -168,6 +168,8 @@ pub struct Node {
     /// Those of them that rooms are placed on.
     pub(super) placed: BTreeSet<NodeId>,
     pub(super) links: BTreeMap<NodeId, LinkState>,
+    /// Subscriptions of this node's clients, over all rooms.
+    pub(super) subscriptions: usize,
     ids: u64,
     randomness: u64,
 }
@@ -186,6 +188,7 @@ impl Node {
             routable: BTreeSet::new(),
             placed: BTreeSet::new(),
             links: BTreeMap::new(),
+            subscriptions: 0,
             ids: 0,
             randomness: seed,
         }

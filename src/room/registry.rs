@@ -74,6 +74,8 @@ pub struct State {
     facts: NodeFacts,
     /// The nodes that are or were in the view, as long as their links live.
     known: BTreeMap<NodeId, NodeInfo>,
+    /// When nodes whose links are down are to be given up, or waited for no longer.
+    route_at: Option<Time>,
     /// After a standstill: until when, and the nodes whose links should come back before.
     awakening: Option<(Time, BTreeSet<NodeId>)>,
 }
@@ -90,6 +92,7 @@ impl State {
             surveys: Surveys::default(),
             facts: NodeFacts::default(),
             known: BTreeMap::new(),
+            route_at: None,
             awakening: None,
         }
     }
@@ -119,6 +122,12 @@ impl State {
         std::mem::take(&mut self.node.out)
     }
 
+    /// When it has to be told that time has passed; none: not before another input.
+    pub fn next_due(&self) -> Option<Time> {
+        let room = self.agenda.first().map(|(due, _)| *due);
+        room.into_iter().chain(self.surveys.next_due()).chain(self.route_at).min()
+    }
+
     /// A room, if this node has anything to do with it.
     pub fn room(&self, name: &str) -> Option<&Room> {
         self.rooms.get(name).map(Box::as_ref)
@@ -136,7 +145,7 @@ impl State {
 
     /// Subscriptions of this node's clients.
     pub fn subscriptions(&self) -> usize {
-        self.rooms.values().map(|room| room.local().len()).sum()
+        self.node.subscriptions
     }
 
     /// Rooms that would lose something if the node left now, because no other has taken them over yet.
@@ -219,7 +228,7 @@ impl State {
                 self.surveys.answered(id, from, finding);
                 self.close_surveys();
             }
-            Message::Hello(_) | Message::Ping | Message::Pong | Message::Emulation(..) => {}
+            Message::Hello(_) | Message::Alive | Message::Emulation(..) => {}
         }
     }
 
@@ -289,7 +298,9 @@ impl State {
                 self.leave_until(&name, now);
             }
         }
-        self.route();
+        if self.route_at.is_some_and(|at| at <= now) {
+            self.route();
+        }
         self.close_surveys();
     }
 
@@ -318,6 +329,7 @@ impl State {
     fn link_down(&mut self, peer: NodeId) {
         self.node.links.insert(peer, LinkState::Down(self.node.now));
         self.for_all(|room, node| room.link_down(peer, node));
+        self.route();
         self.close_surveys();
     }
 
@@ -328,7 +340,9 @@ impl State {
         if others.is_empty() {
             return;
         }
-        self.awakening = Some((self.node.now + AWAKENING, others));
+        let until = self.node.now + AWAKENING;
+        self.awakening = Some((until, others));
+        self.route_at = Some(until);
         self.node.placement = Placement::default();
         self.for_all(Room::stop_being_home);
     }
@@ -338,6 +352,7 @@ impl State {
     fn route(&mut self) {
         if let Some((until, expected)) = &self.awakening {
             if self.node.now < *until && !expected.is_empty() {
+                self.route_at = Some(*until);
                 return;
             }
             self.awakening = None;
@@ -346,11 +361,17 @@ impl State {
         }
         let alive = self.alive();
         let node = &self.node;
+        let grace = |since: &Time| *since + node.settings.link_grace;
         let reachable = |peer: NodeId| match node.links.get(&peer) {
             Some(LinkState::Up) => true,
-            Some(LinkState::Down(since)) => node.now.since(*since) < node.settings.link_grace,
+            Some(LinkState::Down(since)) => node.now < grace(since),
             None => peer == node.me,
         };
+        let graces = node.links.values().filter_map(|link| match link {
+            LinkState::Up => None,
+            LinkState::Down(since) => Some(grace(since)).filter(|until| node.now < *until),
+        });
+        self.route_at = graces.min();
         let here = alive.nodes().iter().filter(|(id, _)| reachable(**id));
         let routable: BTreeSet<NodeId> = here.clone().map(|(id, _)| *id).collect();
         // Those that are leaving take rooms only if there is no one else.

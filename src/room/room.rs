@@ -131,7 +131,7 @@ impl Room {
         self.last_used = node.now;
         match request {
             Request::Subscribe(subscribe) => {
-                self.local.add(subscribe.socket);
+                node.subscriptions += usize::from(self.local.add(subscribe.socket));
                 let until = node.now + node.settings.publish_timeout;
                 self.waiting.push_back((subscribe, until));
             }
@@ -162,6 +162,7 @@ impl Room {
         if !self.local.remove(socket) {
             return;
         }
+        node.subscriptions -= 1;
         self.waiting.retain(|(waiting, _)| waiting.socket != socket);
         self.requests.forget(socket);
         if self.local.clients.remove(&client).is_some() {
@@ -386,7 +387,7 @@ impl Room {
     }
 
     pub(super) fn refuse(&mut self, subscribe: Subscribe, error: ErrorCode, node: &mut Node) {
-        self.local.remove(subscribe.socket);
+        node.subscriptions -= usize::from(self.local.remove(subscribe.socket));
         self.local.clients.remove(&subscribe.info.client);
         self.subscribed(subscribe, Err(error), node);
     }

@@ -38,6 +38,11 @@ impl Surveys {
         self.0.insert(id, Asked { to, waiting, found, deadline: now + TIMEOUT });
     }
 
+    /// When time is up for the first of them.
+    pub fn next_due(&self) -> Option<Time> {
+        self.0.values().map(|it| it.deadline).min()
+    }
+
     /// A node answers.
     pub fn answered(&mut self, id: u64, from: NodeId, finding: Finding) {
         if let Some(asked) = self.0.get_mut(&id)

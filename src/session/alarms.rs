@@ -27,6 +27,12 @@ impl Alarms {
         }
     }
 
+    /// When to ask for the next that is due; none: not before another alarm is set. A withdrawn alarm may be
+    /// asked for in vain.
+    pub fn first(&self) -> Option<Time> {
+        self.heap.peek().map(|Reverse((at, _))| *at)
+    }
+
     /// Withdraws the alarm of `slot`.
     pub fn clear(&mut self, slot: u32) {
         if let Some(due) = self.due.get_mut(slot as usize) {
@@ -74,13 +80,14 @@ mod tests {
         alarms.set(1, at(20));
         alarms.set(2, at(6));
         alarms.clear(2);
-        assert_eq!(alarms.next_due(at(4)), None);
+        assert_eq!((alarms.first(), alarms.next_due(at(4))), (Some(at(5)), None));
         assert_eq!((alarms.next_due(at(15)), alarms.next_due(at(15))), (Some(0), None));
         assert_eq!((alarms.next_due(at(20)), alarms.next_due(at(20))), (Some(1), None));
         alarms.set(1, at(30));
         alarms.set(1, at(20));
         alarms.set(1, at(30));
         assert_eq!((alarms.next_due(at(99)), alarms.next_due(at(99))), (Some(1), None));
+        assert_eq!(alarms.first(), None);
     }
 
     #[test]
