@@ -50,7 +50,7 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often a stopping node looks whether it is done.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long the view of a starting node has to stay the same before it takes part.
-const SETTLED: Duration = Duration::from_millis(500);
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// Sockets that are bound, so that their addresses are known before anyone is told of them.
 struct Bound {

@@ -7,6 +7,7 @@
 //! client says is a [`dialect`].
 
 pub mod conn;
+pub mod cores;
 pub mod dialect;
 pub mod fleet;
 pub mod floor;

@@ -15,7 +15,9 @@ use tokio::net::UdpSocket;
 
 use super::{
     datagram::{Codec, NONCE},
+    membership::INTERVAL,
     secret::Keys,
+    sparing::Sparing,
 };
 use crate::{clock, metrics::Metrics};
 
@@ -45,6 +47,7 @@ impl Transport for Gossip {
         Ok(Box::new(GossipSocket {
             socket,
             codec: Codec::new(&self.keys, u64::from_be_bytes(boot)),
+            sparing: Sparing::new(INTERVAL),
             metrics: self.metrics.clone(),
             buffer: vec![0; MAX_DATAGRAM],
         }))
@@ -54,6 +57,7 @@ impl Transport for Gossip {
 struct GossipSocket {
     socket: UdpSocket,
     codec: Codec,
+    sparing: Sparing,
     metrics: Metrics,
     buffer: Vec<u8>,
 }
@@ -61,6 +65,9 @@ struct GossipSocket {
 #[async_trait]
 impl Socket for GossipSocket {
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
+        if self.sparing.spares(to, &message, clock::now()) {
+            return Ok(());
+        }
         let mut nonce = [0; NONCE];
         getrandom::fill(&mut nonce)?;
         let datagram = self.codec.encode(&message, nonce, clock::unix_millis());
@@ -83,7 +90,10 @@ impl Socket for GossipSocket {
                 }
             };
             match self.codec.decode(&self.buffer[..length], clock::unix_millis()) {
-                Ok(message) => return Ok((from, message)),
+                Ok(message) => {
+                    self.sparing.received(from, &message, clock::now());
+                    return Ok((from, message));
+                }
                 Err(why) => {
                     self.metrics.gossip_dropped.with_label_values(&[why.label()]).inc();
                     tracing::debug!(%from, reason = why.label(), "a gossip datagram was dropped");

@@ -28,10 +28,10 @@ use crate::{
 };
 
 /// How often each node gossips.
-const INTERVAL: Duration = Duration::from_millis(200);
+pub const INTERVAL: Duration = Duration::from_millis(400);
 /// How many usual intervals between heartbeats a node may be silent before it is taken for dead: some
 /// seconds. A node that crashes is noticed long before, by its closed links.
-const PATIENCE: f64 = 40.0;
+const PATIENCE: f64 = 20.0;
 /// How long a dead node is remembered. Many restarts must not fill the datagrams with the dead.
 const REMEMBRANCE: Duration = Duration::from_secs(600);
 const PHASE: &str = "phase";

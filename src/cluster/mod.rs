@@ -9,4 +9,5 @@ pub mod membership;
 pub mod node;
 pub mod placement;
 pub mod secret;
+pub mod sparing;
 pub mod view;

@@ -3,6 +3,7 @@
 //! In: how many subscribers, how fast, how large. Out: [`Fanout`], the figures of rounds that
 //! alternate between the server and the floor, so that both see the same machine.
 
+use crate::cores::Apart;
 use crate::floor::Floor;
 use crate::limits;
 use crate::publisher::Via;
@@ -83,9 +84,11 @@ pub struct Fanout {
 pub fn run(args: &FanoutArgs) -> Result<Fanout> {
     // Each subscriber has a connection here to the server and one to the floor server.
     limits::require_files(2 * args.load.subscribers)?;
+    let cores = Apart::servers()?;
     let node = args.target.node()?;
     let nodes = std::slice::from_ref(&node);
     let mut bench = Bench::set_up(args.traffic(), nodes, args.via, args.target.api_key())?;
+    cores.as_ref().map(Apart::load).transpose()?;
     let mut rounds = Vec::new();
     for _ in 0..args.rounds {
         rounds.push(bench.pair_of_rounds(args.pace())?);

@@ -3,6 +3,7 @@
 //! In: how many nodes and subscribers. Out: [`Mesh`], rounds that alternate between one node and the mesh,
 //! the publisher being on the first node. CPU time is that of all nodes together.
 
+use crate::cores::Apart;
 use crate::limits;
 use crate::publisher::Via;
 use crate::rounds::{Pace, RoomLoad, Round, Served};
@@ -43,10 +44,12 @@ pub struct Mesh {
 pub fn run(args: &MeshArgs) -> Result<Mesh> {
     ensure!(!args.target.is_attached(), "one node and a mesh are compared, so both are started");
     limits::require_files(2 * args.load.subscribers)?;
+    let cores = Apart::servers()?;
     // The nodes are held until the rounds are over.
     let (one, all) = (args.target.nodes(1)?, args.target.nodes(usize::from(args.nodes))?);
     let mut alone = args.served(&one)?;
     let mut mesh = args.served(&all)?;
+    cores.as_ref().map(Apart::load).transpose()?;
     let pace = Pace::Rate { per_second: args.load.rate, messages: args.messages };
     let mut rounds = Vec::new();
     for _ in 0..args.rounds {
