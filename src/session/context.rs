@@ -5,7 +5,6 @@
 //! the WebSocket protocol itself asks for it does itself, so the actor sees messages only.
 
 use std::{
-    cell::Cell,
     future::Future,
     io::{self, IoSlice},
     pin::Pin,
@@ -38,6 +37,8 @@ use crate::{
 
 /// The most buffers that one write takes.
 const WRITE_BATCH: usize = 16;
+/// Frames of one client that are dealt with before the thread's others get their turn.
+const FRAMES_PER_TURN: usize = 16;
 
 /// What all connections of a thread go by.
 pub struct Wire {
@@ -72,13 +73,12 @@ pub enum Data {
 /// The context of an actor that is one end of a WebSocket connection.
 pub struct SocketContext<A: Actor<Context = Self>> {
     parts: ContextParts<A>,
-    io: Rc<Io>,
+    io: Io,
     wire: Rc<Wire>,
     handshake: Handshake,
+    incoming: Incoming,
     /// Set while no more is to be taken from the client.
-    hold: Rc<Cell<bool>>,
-    /// Set when that has ended, until the client's frames were looked at again.
-    released: bool,
+    hold: bool,
     /// The client broke the protocol: once it is told so, nothing more is sent.
     broken: bool,
     drain_mark: Option<usize>,
@@ -90,27 +90,24 @@ pub struct SocketContext<A: Actor<Context = Self>> {
 
 impl<A> SocketContext<A>
 where
-    A: Actor<Context = Self> + StreamHandler<FromClient> + Handler<Progress>,
+    A: Actor<Context = Self> + Handler<FromClient> + Handler<Progress>,
 {
     /// A context on `io`, of which `rest` was read already, and the mailbox that belongs to it.
     pub fn new(io: Io, rest: BytesMut, encoding: Encoding, wire: Rc<Wire>) -> (Self, Mailbox<A>) {
         let mailbox = Mailbox::default();
         let parts = ContextParts::new(mailbox.sender_producer());
-        let mut context = Self {
+        let context = Self {
             parts,
-            io: Rc::new(io),
+            io,
             wire,
             handshake: Handshake::default(),
-            hold: Rc::default(),
-            released: false,
+            incoming: Incoming::new(rest),
+            hold: false,
             broken: false,
             drain_mark: None,
             progress: false,
             outbox: Outbox::new(encoding),
         };
-        let limit = context.wire.message_limit;
-        let incoming = Incoming::new(context.io.clone(), rest, limit, context.hold.clone());
-        context.add_stream(incoming);
         (context, mailbox)
     }
 
@@ -128,7 +125,7 @@ impl<A: Actor<Context = Self>> SocketContext<A> {
     /// Takes what the client sent, and gives what the actor has to deal with: a message, or a violation to
     /// close the connection for. Pings and the close handshake are seen to.
     pub fn receive(&mut self, frame: FromClient) -> Option<Result<Data, Violation>> {
-        match self.handshake.receive(frame) {
+        match self.handshake.receive(frame.0) {
             Received::Text(payload) => return Some(Ok(Data::Text(payload))),
             Received::Binary(payload) => return Some(Ok(Data::Binary(payload))),
             Received::Violation(violation) => {
@@ -186,7 +183,16 @@ impl<A: Actor<Context = Self>> SocketContext<A> {
 
     /// Whether to take no more from the client for now.
     pub fn hold(&mut self, hold: bool) {
-        self.released |= self.hold.replace(hold) && !hold;
+        self.hold = hold;
+    }
+
+    /// What the client sent next, unless no more is to be taken from it. That ends by something that the actor
+    /// handles, and then this is asked again.
+    fn poll_incoming(&mut self, cx: &mut TaskContext<'_>) -> Poll<Option<FromClient>> {
+        if self.hold {
+            return Poll::Pending;
+        }
+        self.incoming.poll_next(&self.io, self.wire.message_limit, cx)
     }
 
     /// Sends [`Progress::Drained`] once no more than this waits in the outbox.
@@ -206,12 +212,15 @@ impl<A: Actor<Context = Self>> SocketContext<A> {
 
     /// One write; none if nothing waits.
     fn write_some(&mut self, direct: bool) -> Option<io::Result<usize>> {
-        let mut slices = [IoSlice::new(&[]); WRITE_BATCH];
-        let count = self.outbox.slices(&mut slices);
-        if count == 0 {
-            return None;
-        }
-        let result = self.io.write(&slices[..count], direct);
+        let result = match self.outbox.only() {
+            Some(frame) => self.io.write(&[IoSlice::new(frame)], direct),
+            None if self.outbox.is_empty() => return None,
+            None => {
+                let mut slices = [IoSlice::new(&[]); WRITE_BATCH];
+                let count = self.outbox.slices(&mut slices);
+                self.io.write(&slices[..count], direct)
+            }
+        };
         if let Ok(written) = result {
             self.progress = true;
             self.wire.bytes_sent.inc_by(written as u64);
@@ -371,17 +380,29 @@ where
 
 impl<A> Future for Run<A>
 where
-    A: Actor<Context = SocketContext<A>> + Handler<Progress>,
+    A: Actor<Context = SocketContext<A>> + Handler<FromClient> + Handler<Progress>,
 {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
         let this = self.get_mut();
+        let mut frames = 0;
         loop {
             if !this.done {
                 this.done = Pin::new(&mut this.actor).poll(cx).is_ready();
             }
             let ctx = this.actor.ctx();
+            // Before anything is written, so that what is answered leaves together.
+            if !this.done && frames < FRAMES_PER_TURN {
+                if let Poll::Ready(frame) = ctx.poll_incoming(cx) {
+                    frames += 1;
+                    match frame {
+                        Some(frame) => ctx.notify(frame),
+                        None => ctx.end(),
+                    }
+                    continue;
+                }
+            }
             let written = ctx.poll_write(cx);
             // A client that takes nothing must not keep a stopped actor.
             if this.done {
@@ -398,10 +419,10 @@ where
                 ctx.notify(Progress::Drained);
                 continue;
             }
-            if std::mem::take(&mut ctx.released) {
-                continue;
-            }
             if !this.is_stalled(written.is_pending(), cx) {
+                if frames == FRAMES_PER_TURN {
+                    cx.waker().wake_by_ref();
+                }
                 return Poll::Pending;
             }
             this.actor.ctx().notify(Progress::Stalled);

@@ -1,15 +1,13 @@
 //! SHELL. What comes in on a bare connection, as WebSocket frames.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     io,
-    pin::Pin,
-    rc::Rc,
     task::{Context, Poll},
 };
 
+use actix::Message as ActixMessage;
 use bytes::BytesMut;
-use futures_core::Stream;
 
 use super::io::Io;
 use crate::protocol::websocket::{Decoded, Decoder, Message, Violation};
@@ -24,16 +22,17 @@ thread_local! {
 }
 
 /// A frame of the client, or how it broke the protocol.
-pub type FromClient = Result<Message, Violation>;
+#[derive(ActixMessage)]
+#[rtype(result = "()")]
+pub struct FromClient(pub Result<Message, Violation>);
 
 /// The client's frames, as they come in. Ends with the connection.
 pub struct Incoming {
-    io: Rc<Io>,
     /// Bytes of an unfinished frame.
     rest: BytesMut,
     decoder: Decoder,
-    limit: usize,
-    hold: Rc<Cell<bool>>,
+    /// See [`Io::poll_read`].
+    awaited: bool,
     /// The client broke the protocol: what else it sends is read and thrown away, since a socket that is
     /// closed with bytes unread is reset, and then the client never sees the close frame.
     broken: bool,
@@ -41,20 +40,19 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Reads from `io`, after what was read of it already, while `hold` is not set. `limit` is the largest
-    /// message allowed.
-    pub fn new(io: Rc<Io>, rest: BytesMut, limit: usize, hold: Rc<Cell<bool>>) -> Self {
-        Self { io, rest, decoder: Decoder::default(), limit, hold, broken: false, ended: false }
+    /// What comes after `rest`, which was read already.
+    pub fn new(rest: BytesMut) -> Self {
+        Self { rest, decoder: Decoder::default(), awaited: false, broken: false, ended: false }
     }
 
-    fn decode(&mut self) -> Result<Decoded, Violation> {
+    fn decode(&mut self, limit: usize) -> Result<Decoded, Violation> {
         if self.broken {
             self.rest.clear();
         }
         if self.rest.is_empty() {
             return Ok(Decoded::Incomplete);
         }
-        let decoded = self.decoder.decode(&mut self.rest, self.limit);
+        let decoded = self.decoder.decode(&mut self.rest, limit);
         self.broken = decoded.is_err();
         if self.rest.is_empty() {
             self.rest = BytesMut::new();
@@ -62,32 +60,30 @@ impl Incoming {
         decoded
     }
 
-    fn read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn read(&mut self, io: &Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         BUFFER.with_borrow_mut(|buffer| {
-            let count = std::task::ready!(self.io.poll_read(cx, buffer))?;
+            let count = std::task::ready!(io.poll_read(cx, buffer, &mut self.awaited))?;
             self.ended = count == 0;
             self.rest.extend_from_slice(&buffer[..count]);
             Poll::Ready(Ok(()))
         })
     }
-}
 
-impl Stream for Incoming {
-    type Item = FromClient;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    /// The next of them, read from `io`; none after the last. `limit` is the largest message allowed.
+    pub fn poll_next(
+        &mut self,
+        io: &Io,
+        limit: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<FromClient>> {
         let mut fragments = 0;
         loop {
             if self.ended {
                 return Poll::Ready(None);
             }
-            // What ends it comes through the actor's mailbox, and that polls this again.
-            if self.hold.get() {
-                return Poll::Pending;
-            }
-            match self.decode() {
-                Ok(Decoded::Message(frame)) => return Poll::Ready(Some(Ok(frame))),
-                Err(violation) => return Poll::Ready(Some(Err(violation))),
+            match self.decode(limit) {
+                Ok(Decoded::Message(frame)) => return Poll::Ready(Some(FromClient(Ok(frame)))),
+                Err(violation) => return Poll::Ready(Some(FromClient(Err(violation)))),
                 Ok(Decoded::Fragment) if fragments < FRAGMENTS_PER_TURN => {
                     fragments += 1;
                     continue;
@@ -98,7 +94,7 @@ impl Stream for Incoming {
                 }
                 Ok(Decoded::Incomplete) => {}
             }
-            if std::task::ready!(self.read(cx)).is_err() {
+            if std::task::ready!(self.read(io, cx)).is_err() {
                 return Poll::Ready(None);
             }
         }

@@ -4,7 +4,7 @@
 //! here, so that reads go through the thread's one buffer and writes don't wait in another outbox.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io::{self, IoSlice, Read, Write},
     net::Shutdown,
     task::{Context, Poll, ready},
@@ -13,7 +13,7 @@ use std::{
 use actix_tls::accept::rustls_0_23::TlsStream;
 use rustls::ServerConnection;
 use socket2::SockRef;
-use tokio::net::TcpStream;
+use tokio::{io::Interest, net::TcpStream};
 
 /// The most bytes that TLS may hold which the client has yet to take. They come on top of the outbox.
 const TLS_BUFFER: usize = 16 * 1024;
@@ -85,15 +85,39 @@ impl Io {
     }
 
     /// Reads what is there, or arranges to be called when there is something. Nothing read is the end.
-    pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    ///
+    /// `awaited` says from one call to the next whether that is arranged already, so it has to be one task that
+    /// calls. A socket is looked at for every frame that goes out, and hardly ever has something come in.
+    pub fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+        awaited: &mut bool,
+    ) -> Poll<io::Result<usize>> {
         loop {
             let read = match self {
-                Self::Plain(tcp) => tcp.try_read(buffer),
-                Self::Tls(_) => self.read_tls(buffer),
+                Self::Plain(tcp) => {
+                    let asked = Cell::new(false);
+                    let read = tcp.try_io(Interest::READABLE, || {
+                        asked.set(true);
+                        (&*SockRef::from(tcp)).read(buffer)
+                    });
+                    *awaited &= !asked.get();
+                    read
+                }
+                Self::Tls(_) => {
+                    *awaited = false;
+                    self.read_tls(buffer)
+                }
             };
             match read {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.with_tcp(|tcp| tcp.poll_read_ready(cx)))?;
+                    if *awaited {
+                        return Poll::Pending;
+                    }
+                    let ready = self.with_tcp(|tcp| tcp.poll_read_ready(cx));
+                    *awaited = ready.is_pending();
+                    ready!(ready)?;
                 }
                 read => return Poll::Ready(read),
             }

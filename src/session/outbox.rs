@@ -121,6 +121,11 @@ impl Outbox {
         self.first.is_none() && self.replies.is_empty()
     }
 
+    /// The frame that waits, if it is the only one.
+    pub fn only(&self) -> Option<&Bytes> {
+        self.first.as_ref().filter(|_| self.pong.is_none() && self.rest.is_empty())
+    }
+
     /// The buffers to write next, as many as fit. Returns how many there are.
     pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let mut count = 0;

@@ -65,17 +65,15 @@ impl Actor for Socket {
     }
 }
 
-impl StreamHandler<FromClient> for Socket {
+impl Handler<FromClient> for Socket {
+    type Result = ();
+
     fn handle(&mut self, frame: FromClient, ctx: &mut Context) {
         match ctx.receive(frame) {
             Some(Ok(data)) => self.data(data, ctx),
             Some(Err(violation)) => self.violation(violation, ctx),
             None => self.0.regulate(ctx),
         }
-    }
-
-    fn finished(&mut self, ctx: &mut Context) {
-        ctx.end();
     }
 }
 
