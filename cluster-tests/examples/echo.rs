@@ -28,13 +28,16 @@ use roomcast::{
 /// The suite sends messages of up to 16 MiB.
 const MESSAGE_LIMIT: usize = 20 << 20;
 
-struct Echo;
+/// Has its own address, since an actor that nobody can reach ends.
+struct Echo(#[expect(dead_code, reason = "to be reachable")] Addr<Self>);
 
 impl Actor for Echo {
     type Context = SocketContext<Self>;
 }
 
-impl StreamHandler<FromClient> for Echo {
+impl Handler<FromClient> for Echo {
+    type Result = ();
+
     fn handle(&mut self, frame: FromClient, ctx: &mut Self::Context) {
         match ctx.receive(frame) {
             Some(Ok(Data::Text(payload))) => {
@@ -76,7 +79,8 @@ async fn upgrade(request: Request, mut io: Framed<TcpStream, h1::Codec>) -> std:
     let rest = BytesMut::from(&parts.read_buf[..]);
     let (context, mailbox) =
         SocketContext::new(parts.io.into(), rest, Encoding::SocketJson, Rc::new(wire));
-    context.run(Echo, mailbox);
+    let echo = Echo(context.address());
+    context.run(echo, mailbox);
     Ok(())
 }
 

@@ -1,7 +1,8 @@
 //! Who is here, and who is home to what.
 //!
-//! In: gossip. Out: a [`view::View`] of the routable nodes, and from it the [`placement::Placement`] of
-//! rooms. Pure but for [`membership`] (the actor around chitchat) and [`gossip`] (its sealed transport).
+//! In: gossip, from which [`sparing`] leaves out what nobody misses. Out: a [`view::View`] of the routable
+//! nodes, and from it the [`placement::Placement`] of rooms. Pure but for [`membership`] (the actor around
+//! chitchat) and [`gossip`] (its sealed transport).
 
 pub mod datagram;
 pub mod gossip;

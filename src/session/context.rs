@@ -111,7 +111,8 @@ where
         (context, mailbox)
     }
 
-    /// Runs `actor` on this thread until it stops and its last frames are written.
+    /// Runs `actor` on this thread until it stops and its last frames are written. As any actor, it stops when
+    /// nobody has its address any more.
     pub fn run(self, actor: A, mailbox: Mailbox<A>) {
         actix_rt::spawn(Run {
             actor: ContextFut::new(self, actor, mailbox),
@@ -393,15 +394,16 @@ where
             }
             let ctx = this.actor.ctx();
             // Before anything is written, so that what is answered leaves together.
-            if !this.done && frames < FRAMES_PER_TURN {
-                if let Poll::Ready(frame) = ctx.poll_incoming(cx) {
-                    frames += 1;
-                    match frame {
-                        Some(frame) => ctx.notify(frame),
-                        None => ctx.end(),
-                    }
-                    continue;
+            if !this.done
+                && frames < FRAMES_PER_TURN
+                && let Poll::Ready(frame) = ctx.poll_incoming(cx)
+            {
+                frames += 1;
+                match frame {
+                    Some(frame) => ctx.notify(frame),
+                    None => ctx.end(),
                 }
+                continue;
             }
             let written = ctx.poll_write(cx);
             // A client that takes nothing must not keep a stopped actor.
