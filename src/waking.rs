@@ -27,7 +27,7 @@ pub trait Due: Actor<Context = Context<Self>> {
 pub fn keep<A: Due>(ctx: &mut Context<A>) {
     ctx.spawn(Waking {
         sleep: Box::pin(sleep_until(Instant::now())),
-        at: None,
+        due: None,
         woken: Time::default(),
     });
 }
@@ -36,8 +36,8 @@ pub fn keep<A: Due>(ctx: &mut Context<A>) {
 /// is due.
 struct Waking {
     sleep: Pin<Box<Sleep>>,
-    /// When the actor is to be woken, if it is.
-    at: Option<Time>,
+    /// What `sleep` was set for, while it runs.
+    due: Option<Time>,
     /// When it was woken last.
     woken: Time,
 }
@@ -52,17 +52,18 @@ impl<A: Due> ActorFuture<A> for Waking {
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
         loop {
-            let Some(due) = actor.due() else {
-                self.at = None;
+            let due = actor.due();
+            let same = self.due == due;
+            self.due = due;
+            let Some(due) = due else { return Poll::Pending };
+            if !same {
+                let at = due.max(self.woken + Duration::from_millis(1)).round_up(A::GRAIN);
+                self.sleep.as_mut().reset(Instant::now() + at.since(clock::now()));
+            } else if !self.sleep.is_elapsed() {
                 return Poll::Pending;
-            };
-            let at = due.max(self.woken + Duration::from_millis(1)).round_up(A::GRAIN);
-            if self.at.replace(at) != Some(at) {
-                let later = at.since(clock::now());
-                self.sleep.as_mut().reset(Instant::now() + later);
             }
             ready!(self.sleep.as_mut().poll(task));
-            self.at = None;
+            self.due = None;
             self.woken = clock::now();
             actor.wake();
         }

@@ -191,7 +191,9 @@ impl World {
     fn happen(&mut self, happening: Happening) -> Result<(), String> {
         match happening {
             Happening::Tick(node) => {
-                self.input(node, In::Tick)?;
+                if self.nodes[node].is_due(self.now) {
+                    self.input(node, In::Tick)?;
+                }
                 self.later(TICK, Happening::Tick(node));
             }
             Happening::Arrive(frame) => {

@@ -23,6 +23,9 @@ use roomcast::{
 use super::{Happening, TICK, World};
 use crate::sim::{Faults, mutants::Mutant};
 
+/// How long a core goes without being told that time has passed, in milliseconds.
+const LULL: u64 = 500;
+
 /// How long a node can stand still before gossip takes it for dead.
 pub(super) const UNHEARD: u64 = 3_000;
 
@@ -51,6 +54,13 @@ impl Node {
 
     pub(super) fn id(&self) -> NodeId {
         self.info().id()
+    }
+
+    /// Whether the actor would tell the core now that time has passed: it does so when the core says that
+    /// something is due, and after a lull.
+    pub(super) fn is_due(&self, now: u64) -> bool {
+        let due = self.state.as_ref().and_then(State::next_due);
+        due.is_some_and(|due| due <= Time::from_millis(now)) || now / TICK * TICK % LULL == 0
     }
 }
 
