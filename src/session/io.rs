@@ -13,7 +13,7 @@ use std::{
 use actix_tls::accept::rustls_0_23::TlsStream;
 use rustls::ServerConnection;
 use socket2::SockRef;
-use tokio::{io::Interest, net::TcpStream};
+use tokio::{io::Interest, net::TcpStream, task::coop};
 
 /// The most bytes that TLS may hold which the client has yet to take. They come on top of the outbox.
 const TLS_BUFFER: usize = 16 * 1024;
@@ -116,7 +116,8 @@ impl Io {
                         return Poll::Pending;
                     }
                     let ready = self.with_tcp(|tcp| tcp.poll_read_ready(cx));
-                    *awaited = ready.is_pending();
+                    // A task whose budget is used up is called again without that anything was arranged.
+                    *awaited = ready.is_pending() && coop::has_budget_remaining();
                     ready!(ready)?;
                 }
                 read => return Poll::Ready(read),
