@@ -31,10 +31,7 @@ use crate::{
 };
 
 /// How precisely what is due in the core comes up.
-const TICK: Duration = Duration::from_millis(50);
-/// How long the core goes without being told that time has passed. One that was told nothing for much longer
-/// takes it that the process stood still.
-const LULL: Duration = Duration::from_millis(500);
+pub const TICK: Duration = Duration::from_millis(50);
 /// How often gauges and the facts about this node are brought up to date.
 const FACTS: Duration = Duration::from_secs(1);
 
@@ -47,8 +44,6 @@ pub struct RoomRegistry {
     webhooks: Option<Arc<Webhooks>>,
     hubs: FxHashMap<u16, Addr<Hub>>,
     links: FxHashMap<NodeId, Addr<Link>>,
-    /// When the core was last told that time has passed.
-    ticked: Time,
     next_call: u64,
     calls: HashMap<u64, Call>,
 }
@@ -75,7 +70,6 @@ impl RoomRegistry {
             webhooks,
             hubs: FxHashMap::default(),
             links: FxHashMap::default(),
-            ticked: Time::default(),
             next_call: 0,
             calls: HashMap::new(),
         }
@@ -87,7 +81,7 @@ impl RoomRegistry {
             self.perform(out);
         }
         // A busy mailbox is emptied before anything else of the actor runs.
-        if now.since(self.ticked) >= TICK {
+        if now.since(self.state.ticked()) >= TICK {
             self.wake();
         }
     }
@@ -205,12 +199,10 @@ impl Due for RoomRegistry {
     const GRAIN: Duration = TICK;
 
     fn due(&self) -> Option<Time> {
-        let lull = self.ticked + LULL;
-        Some(self.state.next_due().map_or(lull, |due| due.min(lull)))
+        Some(self.state.next_due())
     }
 
     fn wake(&mut self) {
-        self.ticked = clock::now();
         self.handle(In::Tick);
     }
 }

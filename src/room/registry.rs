@@ -31,7 +31,9 @@ use crate::{
     time::Time,
 };
 
-/// A node that was told nothing for so long stood still: it is told that time passes many times a second.
+/// How long the core goes without being told that time has passed.
+const LULL: Duration = Duration::from_millis(500);
+/// A node that was told nothing for so long, and so much longer than [`LULL`], stood still.
 const STANDSTILL: Duration = Duration::from_secs(2);
 /// How long a node that stood still waits for the others before it goes on as home.
 const AWAKENING: Duration = Duration::from_secs(2);
@@ -72,6 +74,8 @@ pub struct State {
     idle: BTreeSet<(Time, RoomName)>,
     surveys: Surveys,
     facts: NodeFacts,
+    /// When it was last told that time has passed.
+    ticked: Time,
     /// The nodes that are or were in the view, as long as their links live.
     known: BTreeMap<NodeId, NodeInfo>,
     /// When nodes whose links are down are to be given up, or waited for no longer.
@@ -91,6 +95,7 @@ impl State {
             idle: BTreeSet::new(),
             surveys: Surveys::default(),
             facts: NodeFacts::default(),
+            ticked: Time::default(),
             known: BTreeMap::new(),
             route_at: None,
             awakening: None,
@@ -122,10 +127,16 @@ impl State {
         std::mem::take(&mut self.node.out)
     }
 
-    /// When it has to be told that time has passed; none: not before another input.
-    pub fn next_due(&self) -> Option<Time> {
+    /// When it has to be told that time has passed.
+    pub fn next_due(&self) -> Time {
         let room = self.agenda.first().map(|(due, _)| *due);
-        room.into_iter().chain(self.surveys.next_due()).chain(self.route_at).min()
+        let due = room.into_iter().chain(self.surveys.next_due()).chain(self.route_at);
+        due.fold(self.ticked + LULL, Time::min)
+    }
+
+    /// When it was last told so.
+    pub fn ticked(&self) -> Time {
+        self.ticked
     }
 
     /// A room, if this node has anything to do with it.

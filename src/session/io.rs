@@ -202,3 +202,35 @@ impl Io {
         let _ = self.with_tcp(|tcp| SockRef::from(tcp).shutdown(Shutdown::Write));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, time::Duration};
+
+    use tokio::{io::AsyncWriteExt as _, net::TcpListener, task::yield_now, time::timeout};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_whose_budget_was_used_up_learns_of_what_comes_later() -> io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let mut client = TcpStream::connect(listener.local_addr()?).await?;
+        let io = Io::from(listener.accept().await?.0);
+        let (mut buffer, mut awaited, mut used_up) = ([0; 8], false, false);
+        let reading = tokio::spawn(poll_fn(move |cx| {
+            while !used_up && coop::has_budget_remaining() {
+                ready!(coop::poll_proceed(cx)).made_progress();
+            }
+            used_up = true;
+            io.poll_read(cx, &mut buffer, &mut awaited)
+        }));
+        // It has looked before anything is there, once without a budget and once with one.
+        for _ in 0..3 {
+            yield_now().await;
+        }
+        client.write_all(b"x").await?;
+        let read = timeout(Duration::from_secs(10), reading).await.expect("it was never told");
+        assert_eq!(read.expect("no panic")?, 1);
+        Ok(())
+    }
+}

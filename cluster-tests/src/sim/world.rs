@@ -34,7 +34,8 @@ use super::{
 const TROUBLE: u64 = 6_000;
 /// How long the cluster then has to come to rest.
 const REST: u64 = 10_000;
-const TICK: u64 = 50;
+/// How often it is seen whether a core wants to be told that time has passed, in milliseconds.
+const TICK: u64 = roomcast::room::actor::TICK.as_millis() as u64;
 
 /// Something that will happen.
 #[derive(Debug)]

@@ -23,9 +23,6 @@ use roomcast::{
 use super::{Happening, TICK, World};
 use crate::sim::{Faults, mutants::Mutant};
 
-/// How long a core goes without being told that time has passed, in milliseconds.
-const LULL: u64 = 500;
-
 /// How long a node can stand still before gossip takes it for dead.
 pub(super) const UNHEARD: u64 = 3_000;
 
@@ -56,11 +53,9 @@ impl Node {
         self.info().id()
     }
 
-    /// Whether the actor would tell the core now that time has passed: it does so when the core says that
-    /// something is due, and after a lull.
+    /// Whether the actor would tell the core now that time has passed.
     pub(super) fn is_due(&self, now: u64) -> bool {
-        let due = self.state.as_ref().and_then(State::next_due);
-        due.is_some_and(|due| due <= Time::from_millis(now)) || now / TICK * TICK % LULL == 0
+        self.state.as_ref().is_some_and(|state| state.next_due() <= Time::from_millis(now))
     }
 }
 
