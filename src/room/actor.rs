@@ -77,12 +77,16 @@ impl RoomRegistry {
 
     fn handle(&mut self, input: In) {
         let now = clock::now();
-        for out in self.state.handle(input, now) {
-            self.perform(out);
-        }
+        self.handle_at(input, now);
         // A busy mailbox is emptied before anything else of the actor runs.
         if now.since(self.state.ticked()) >= TICK {
-            self.wake();
+            self.handle_at(In::Tick, now);
+        }
+    }
+
+    fn handle_at(&mut self, input: In, now: Time) {
+        for out in self.state.handle(input, now) {
+            self.perform(out);
         }
     }
 
@@ -203,7 +207,7 @@ impl Due for RoomRegistry {
     }
 
     fn wake(&mut self) {
-        self.handle(In::Tick);
+        self.handle_at(In::Tick, clock::now());
     }
 }
 

@@ -299,6 +299,7 @@ impl State {
 
     fn tick(&mut self) {
         let now = self.node.now;
+        self.ticked = now;
         while let Some((due, _)) = self.agenda.first()
             && *due <= now
         {
@@ -568,6 +569,24 @@ mod tests {
         }
         assert_eq!((state.rooms(), state.history_bytes()), (0, 0));
         assert!(state.agenda.is_empty() && state.idle.is_empty());
+    }
+
+    #[test]
+    fn a_core_that_was_told_of_time_waits_for_what_is_due_or_a_lull() {
+        let mut state = alone(Settings::default());
+        let at = Time::from_millis(5_000);
+        state.handle(In::Tick, at);
+        assert_eq!((state.ticked(), state.next_due()), (at, at + LULL));
+        let short = RoomOptions {
+            history_size: 10,
+            history_ttl: LULL / 5,
+            history_meta_ttl: LULL / 5,
+            ..Default::default()
+        };
+        let namespaces = Namespaces { default: Arc::new(short), named: BTreeMap::new() };
+        state.namespaces = Arc::new(namespaces);
+        publish(&mut state, "a", 10, 4_100);
+        assert_eq!(state.next_due(), at + LULL / 5 * 2);
     }
 
     #[test]
