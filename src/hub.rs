@@ -12,6 +12,8 @@ use rustc_hash::FxHashMap;
 
 use crate::{
     clock,
+    ebb::Ebb,
+    memory,
     metrics::Metrics,
     protocol::{codec::Format, codes::Disconnect, encoding::Encoding, message::Reply},
     room::{
@@ -76,6 +78,8 @@ pub struct Hub {
     /// Of the rooms where some members want something otherwise than the rest.
     wishes: FxHashMap<RoomName, Wishes>,
     alarms: Alarms,
+    /// Of the sockets.
+    ebb: Ebb,
     stopping: Option<Stopping>,
 }
 
@@ -99,6 +103,7 @@ impl Hub {
             rooms: FxHashMap::default(),
             wishes: FxHashMap::default(),
             alarms: Alarms::default(),
+            ebb: Ebb::default(),
             stopping: None,
         }
     }
@@ -168,6 +173,10 @@ impl Hub {
             slot.generation = slot.generation.wrapping_add(1);
             self.free.push(index as u32);
         }
+    }
+
+    fn watch(&mut self) {
+        self.ebb.level(self.slots.len() - self.free.len(), clock::now());
     }
 
     fn event(&mut self, room: &RoomName, event: &Event) {
@@ -257,12 +266,16 @@ impl Due for Hub {
 
     fn due(&self) -> Option<Time> {
         let telling = self.stopping.as_ref().filter(|it| it.told < self.slots.len());
-        telling.map(|_| Time::default()).or_else(|| self.alarms.first())
+        let telling = telling.map(|_| Time::default());
+        telling.into_iter().chain(self.alarms.first()).chain(self.ebb.due()).min()
     }
 
     fn wake(&mut self) {
         self.wake_due();
         self.disconnect_some();
+        if self.ebb.is_over(clock::now()) {
+            memory::give_back();
+        }
     }
 }
 
@@ -321,9 +334,11 @@ impl Handler<Register> for Hub {
         }
         let place = &mut self.slots[slot as usize];
         place.socket = Some(socket);
+        let socket = SocketRef { worker: self.worker, slot, generation: place.generation };
         self.metrics.connections.inc();
         self.metrics.connections_opened.inc();
-        MessageResult(SocketRef { worker: self.worker, slot, generation: place.generation })
+        self.watch();
+        MessageResult(socket)
     }
 }
 
@@ -354,6 +369,7 @@ impl Handler<FromSocket> for Hub {
                     self.metrics.connections.dec();
                     self.alarms.clear(socket.slot);
                     self.release(index);
+                    self.watch();
                 }
             }
         }

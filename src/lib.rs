@@ -53,7 +53,8 @@
 //! files that say `SHELL` in their first line are the rest, and thin: they translate, call `handle`, and
 //! perform the outputs. The test `layering` keeps them apart. Pure code knows: [protocol], [room] (but its
 //! actor), [cluster] (but membership and gossip), [mesh::wire] and [mesh::noise], [session::state] and what
-//! it needs, [access] (but [access::jwks]), [backend] (but its caller), [webhooks] (but its sender), [time], [pattern], [config].
+//! it needs, [access] (but [access::jwks]), [backend] (but its caller), [webhooks] (but its sender), [ebb], [time],
+//! [pattern], [config].
 //!
 //! [placement]: cluster::placement
 
@@ -63,7 +64,9 @@ pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod demo;
+pub mod ebb;
 pub mod hub;
+pub mod memory;
 pub mod mesh;
 pub mod metrics;
 pub mod node;

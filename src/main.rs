@@ -5,7 +5,10 @@ mod tokens;
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use roomcast::config::{Config, Invalid, load};
+use roomcast::{
+    config::{Config, Invalid, load},
+    memory,
+};
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
@@ -141,6 +144,7 @@ fn abort_on_panic() {
 }
 
 fn run(config: Config) -> anyhow::Result<()> {
+    memory::use_small_pages();
     let filter = EnvFilter::try_new(&config.log.level)?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if config.log.format.eq_ignore_ascii_case("json") {

@@ -16,7 +16,9 @@ use super::{
 use crate::{
     clock,
     cluster::{node::NodeId, view::View},
+    ebb::Ebb,
     hub::{FromRegistry, Hub, Tell},
+    memory,
     mesh::{
         link::{Link, Queue},
         wire::{self, Message as PeerMessage, RoomMessage},
@@ -46,6 +48,8 @@ pub struct RoomRegistry {
     links: FxHashMap<NodeId, Addr<Link>>,
     next_call: u64,
     calls: HashMap<u64, Call>,
+    /// Of the rooms and subscriptions.
+    ebb: Ebb,
 }
 
 enum Call {
@@ -72,6 +76,7 @@ impl RoomRegistry {
             links: FxHashMap::default(),
             next_call: 0,
             calls: HashMap::new(),
+            ebb: Ebb::default(),
         }
     }
 
@@ -186,6 +191,10 @@ impl RoomRegistry {
         self.metrics.subscriptions.set(self.state.subscriptions() as i64);
         self.metrics.mesh_links.set(self.links.len() as i64);
         self.handle(In::Facts(facts));
+        self.ebb.level(self.state.rooms() + self.state.subscriptions(), clock::now());
+        if self.ebb.is_over(clock::now()) {
+            memory::give_back();
+        }
     }
 }
 

@@ -99,6 +99,12 @@ fn nodes(target: &TargetArgs, summary: &mut Summary) -> Result<()> {
     let (seconds, missing) = storm.outcome();
     let what = "10,000 clients of a killed node live again, 100 messages recovered each";
     summary.row(what, format!("{seconds:.2} s"), "≤ 5 s");
+    let left = storm.memory_left();
+    summary.row(
+        "… the other nodes' memory once they have gone, against before",
+        format!("{left:.2} ×"),
+        "≤ 1.2 ×",
+    );
     summary.done(storm.report(), missing);
     Ok(())
 }

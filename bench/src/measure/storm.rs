@@ -5,12 +5,19 @@
 use crate::dialect::Since;
 use crate::fleet::Fleet;
 use crate::limits;
+use crate::reading::Processes;
 use crate::table::{Report, Table, count};
 use crate::target::{self, Node, TargetArgs};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::json;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
+
+/// Memory is back when it is this many times what it was before, or less.
+const BACK: f64 = 1.2;
+const BACK_DEADLINE: Duration = Duration::from_secs(30);
+const BETWEEN_READINGS: Duration = Duration::from_millis(100);
 
 /// The options of `storm`.
 #[derive(Args, Clone, Debug)]
@@ -46,6 +53,8 @@ pub struct Storm {
     recovered: u64,
     /// Memory of the other two in KiB: before, with the clients, and once they are gone again.
     memory: [u64; 3],
+    /// How long after the clients went it was [`BACK`]; none: it was not in time.
+    back: Option<Duration>,
 }
 
 /// Runs the measurement.
@@ -55,6 +64,13 @@ pub fn run(args: &StormArgs) -> Result<Storm> {
     let mut nodes = args.target.nodes(3)?;
     let killed = nodes.remove(0);
     let rooms: Vec<String> = (0..args.rooms).map(|room| format!("kept:{room}")).collect();
+    // They have had as many clients, so that what a server takes to start is not in its memory before.
+    let mut fleet = Fleet::new()?;
+    for (room, node, share) in shares(args, &rooms, &nodes) {
+        fleet.open(node.client_plan(std::slice::from_ref(room), false), share)?;
+    }
+    drop(fleet);
+    target::wait_until_empty(&nodes)?;
     let mut fleet = Fleet::new()?;
     for room in &rooms {
         let share = (args.clients / args.rooms) as usize;
@@ -62,16 +78,14 @@ pub fn run(args: &StormArgs) -> Result<Storm> {
     }
     let epochs = publish(args, &nodes[0], &rooms)?;
     let others = target::processes(&nodes)?;
-    let (before, cpu_before) = (others.memory()?.private, others.cpu_time()?);
+    let before = others.settled_memory(&mut fleet)?.memory.private;
+    let cpu_before = others.cpu_time()?;
     let start = Instant::now();
     drop((killed, fleet));
     let mut fleet = Fleet::new()?;
-    let share = args.clients / args.rooms;
-    for (room, epoch) in rooms.iter().zip(epochs) {
-        for (node, share) in nodes.iter().zip([share / 2, share - share / 2]) {
-            let since = Since { epoch: epoch.clone(), offset: 0 };
-            fleet.open(node.returning_plan(room, since), share as usize)?;
-        }
+    for (room, node, share) in shares(args, &rooms, &nodes) {
+        let since = Since { epoch: epochs[room].clone(), offset: 0 };
+        fleet.open(node.returning_plan(room, since), share)?;
     }
     let wall = start.elapsed();
     let cpu = others.cpu_time()? - cpu_before;
@@ -79,21 +93,55 @@ pub fn run(args: &StormArgs) -> Result<Storm> {
     let after = others.settled_memory(&mut fleet)?.memory.private;
     drop(fleet);
     target::wait_until_empty(&nodes)?;
-    let gone = others.settled_memory(&mut Fleet::new()?)?.memory.private;
-    Ok(Storm { args: args.clone(), wall, cpu, recovered, memory: [before, after, gone] })
+    let mut nobody = Fleet::new()?;
+    let back = wait_until_back(before, &others, &mut nobody)?;
+    let gone = others.settled_memory(&mut nobody)?.memory.private;
+    Ok(Storm { args: args.clone(), wall, cpu, recovered, memory: [before, after, gone], back })
+}
+
+/// How many clients of each room go to each of the nodes.
+fn shares<'a>(
+    args: &StormArgs,
+    rooms: &'a [String],
+    nodes: &'a [Node],
+) -> impl Iterator<Item = (&'a String, &'a Node, usize)> {
+    let share = (args.clients / args.rooms) as usize;
+    rooms.iter().flat_map(move |room| {
+        let shares = nodes.iter().zip([share / 2, share - share / 2]);
+        shares.map(move |(node, share)| (room, node, share))
+    })
+}
+
+fn wait_until_back(
+    before: u64,
+    processes: &Processes,
+    fleet: &mut Fleet,
+) -> Result<Option<Duration>> {
+    let start = Instant::now();
+    while start.elapsed() < BACK_DEADLINE {
+        if processes.memory()?.private as f64 <= before as f64 * BACK {
+            return Ok(Some(start.elapsed()));
+        }
+        fleet.idle(BETWEEN_READINGS)?;
+    }
+    Ok(None)
 }
 
 /// Publishes what is to be recovered. Returns the rooms' epochs.
-fn publish(args: &StormArgs, node: &Node, rooms: &[String]) -> Result<Vec<String>> {
+fn publish<'a>(
+    args: &StormArgs,
+    node: &Node,
+    rooms: &'a [String],
+) -> Result<HashMap<&'a String, String>> {
     let data = "x".repeat(128);
     let key = args.target.api_key();
-    let publish = |room: &String| {
+    let publish = |room: &'a String| {
         let mut epoch = String::new();
         for _ in 0..args.messages {
             let answer = node.call("publish", key, &json!({"channel": room, "data": data}))?;
             epoch = answer["epoch"].as_str().context("a publish without an epoch")?.to_owned();
         }
-        Ok(epoch)
+        Ok((room, epoch))
     };
     rooms.iter().map(publish).collect()
 }
@@ -103,6 +151,12 @@ impl Storm {
     pub fn outcome(&self) -> (f64, u64) {
         let clients = self.args.clients / self.args.rooms * self.args.rooms;
         (self.wall.as_secs_f64(), clients.saturating_sub(self.recovered))
+    }
+
+    /// The memory of the other two once the clients are gone, as a ratio to that of before.
+    pub fn memory_left(&self) -> f64 {
+        let [before, _, gone] = self.memory;
+        gone as f64 / before as f64
     }
 
     /// Everything that can be said about it.
@@ -122,6 +176,11 @@ impl Storm {
             "their memory before, with the clients, and once they are gone",
             format!("{}, {}, {} KiB", count(before), count(after), count(gone)),
         );
+        let back = self.back.map_or_else(
+            || format!("not within {} s", BACK_DEADLINE.as_secs()),
+            |it| format!("{:.1} s", it.as_secs_f64()),
+        );
+        row("within 20 % of before, after the clients had gone for", back);
         let title = format!(
             "Storm: {} clients in {rooms} rooms lose their node and recover {messages} messages each",
             count(clients)
@@ -130,7 +189,13 @@ impl Storm {
             "bench": "storm", "clients": clients, "rooms": rooms, "messages": messages,
             "seconds": self.wall.as_secs_f64(), "recovered": self.recovered,
             "cpu_us_per_client": micros, "memory_kib": {"before": before, "after": after, "gone": gone},
+            "memory_back_seconds": self.back.map(|it| it.as_secs_f64()),
         });
-        Report { title, table, notes: Vec::new(), json }
+        let notes = vec![
+            "Before, as many clients had come to the two and gone again, so what a server takes to start is not \
+             in its memory."
+                .to_owned(),
+        ];
+        Report { title, table, notes, json }
     }
 }
