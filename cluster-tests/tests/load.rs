@@ -1,11 +1,13 @@
 //! `roomcast bench`: the load generator as its users have it, against real nodes.
 
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use cluster_tests::cluster::Cluster;
 use cluster_tests::node::spawn_bound;
 use cluster_tests::paths;
-use cluster_tests::wait::ensure;
+use cluster_tests::wait::{ensure, hold, until};
+use roomcast_bench::reading::Processes;
 use serde_json::Value;
 
 const CONFIG: &str = r#"
@@ -25,18 +27,24 @@ history_ttl = "1h"
 force_recovery = true
 "#;
 
+const SOON: Duration = Duration::from_secs(30);
+
 /// The exit code of a load that lost messages.
 const LOST: i32 = 3;
 
-/// Runs the load on every node of the cluster: its exit code, and the last line of what it prints.
-fn load(cluster: &mut Cluster, options: &[&str]) -> Result<(i32, Value, String), String> {
+/// Starts the load on every node of the cluster.
+fn start(cluster: &mut Cluster, options: &[&str]) -> Result<Child, String> {
     let mut command = Command::new(paths::server());
     command.arg("bench").args(["--json", "--quiet"]).args(options);
     for node in cluster.running() {
         command.arg(cluster.node(node).ws_url());
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = spawn_bound(command).map_err(|error| format!("starting the load: {error}"))?;
+    spawn_bound(command).map_err(|error| format!("starting the load: {error}"))
+}
+
+/// Waits for its end: its exit code, and the last line of what it prints.
+fn end(child: Child) -> Result<(i32, Value, String), String> {
     let Output { status, stdout, stderr } =
         child.wait_with_output().map_err(|error| format!("waiting for the load: {error}"))?;
     let printed = String::from_utf8_lossy(&stdout).into_owned();
@@ -44,6 +52,16 @@ fn load(cluster: &mut Cluster, options: &[&str]) -> Result<(i32, Value, String),
     let last = printed.lines().last().unwrap_or_default();
     let json = serde_json::from_str(last).unwrap_or(Value::Null);
     Ok((status.code().unwrap_or(-1), json, printed + &errors))
+}
+
+fn load(cluster: &mut Cluster, options: &[&str]) -> Result<(i32, Value, String), String> {
+    end(start(cluster, options)?)
+}
+
+/// Memory that only the node has, in KiB.
+fn memory(cluster: &Cluster) -> Result<u64, String> {
+    let memory = Processes::new(vec![cluster.node(0).pid()]).memory();
+    Ok(memory.map_err(|error| error.to_string())?.private)
 }
 
 #[test]
@@ -87,6 +105,34 @@ fn clients_on_three_nodes_miss_nothing_while_some_lose_their_connections() -> Re
         ensure(storms == 1 && seen["recovered"].as_u64() > Some(0), || text)?;
     }
     Ok(())
+}
+
+#[test]
+fn clients_that_have_gone_leave_their_memory_to_the_system() -> Result<(), String> {
+    const CLIENTS: u64 = 8_000;
+    let mut cluster = Cluster::start_with(1, CONFIG)?;
+    let clients = CLIENTS.to_string();
+    let options = ["--clients", &clients, "--rate", "1", "--seconds", "2"];
+    // A server that has had clients holds more than a new one: its tables, and code that was run.
+    let (code, _, text) = load(&mut cluster, &options)?;
+    ensure(code == 0, || text)?;
+    let before = until(SOON, || {
+        let before = memory(&cluster)?;
+        hold(Duration::from_secs(3));
+        ensure(memory(&cluster)? == before, || "memory moves".into()).map(|()| before)
+    })?;
+    let child = start(&mut cluster, &options)?;
+    let with = until(SOON, || {
+        let connected = cluster.metric(0, "roomcast_connections")?;
+        ensure(connected >= CLIENTS as f64, || format!("{connected} clients"))?;
+        memory(&cluster)
+    })?;
+    let (code, _, text) = end(child)?;
+    ensure(code == 0 && with > before + CLIENTS / 2, || format!("{before}, {with} KiB\n{text}"))?;
+    until(SOON, || {
+        let left = memory(&cluster)?;
+        ensure(left < (before + with) / 2, || format!("{before}, {with}, {left} KiB"))
+    })
 }
 
 #[test]
