@@ -155,7 +155,7 @@ fn costs(nodes: &[usize]) {
             (it.nodes - 1) as f64 * model::HEARTBEATS,
             datagrams * greeting.bytes as f64 * 8e-6,
             datagrams * (greeting.written + greeting.read).as_secs_f64() * 1e3,
-            it.tick.as_secs_f64() * 20e3,
+            it.tick.as_secs_f64() * model::TICKS * 1e3,
         );
     }
     let most =

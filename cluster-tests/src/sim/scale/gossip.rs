@@ -12,8 +12,9 @@ use super::{cluster::info, timed};
 
 /// The largest datagram that UDP carries over IPv4.
 pub const MAX_DATAGRAM: usize = 65_507;
-/// Greetings a second: three nodes every 200 ms. A seed node is greeted besides, now and then.
-pub const GREETINGS: f64 = 15.0;
+/// Greetings a second: three nodes every 400 ms. A seed node is greeted besides, now and then; one that has just
+/// greeted this node is not, which hardly ever happens where there are many.
+pub const GREETINGS: f64 = 7.5;
 
 /// A greeting and its answer are of this size, and cost this much to read and to write.
 #[derive(Debug, Clone, Copy)]

@@ -6,20 +6,20 @@
 
 use super::scenario::{SIZE, Use};
 
-/// CPU seconds per delivery to a client that is idle between two of them: README, 8.0 µs.
-pub const DELIVERY_IDLE: f64 = 8.0e-6;
-/// The same when many leave in one write: README, 1,294,000 deliveries per CPU-second.
-pub const DELIVERY_BUSY: f64 = 1.0 / 1_294_000.0;
-/// Bytes of memory per client: README, 2.66 KiB.
-pub const CLIENT: f64 = 2.66 * 1024.0;
-/// Bytes of memory per room and node that knows it: README, 959.
-pub const ROOM: f64 = 959.0;
+/// CPU seconds per delivery to a client that is idle between two of them: README, 7.0 µs.
+pub const DELIVERY_IDLE: f64 = 7.0e-6;
+/// The same when many leave in one write: README, 1,939,000 deliveries per CPU-second.
+pub const DELIVERY_BUSY: f64 = 1.0 / 1_939_000.0;
+/// Bytes of memory per client: README, 1.72 KiB.
+pub const CLIENT: f64 = 1.72 * 1024.0;
+/// Bytes of memory per room and node that knows it: README, 977.
+pub const ROOM: f64 = 977.0;
 /// Bytes to a client per publication: JSON, the room's name, WebSocket header; not TCP's and IP's.
 pub const TO_CLIENT: f64 = SIZE as f64 + 60.0;
 /// Bytes of a publication on a sealed link: the simulation.
 pub const DELIVER: f64 = SIZE as f64 + 47.0;
-/// CPU seconds to send a frame on an otherwise idle link: a write (the floor of README's ratio, 6.7 µs), and
-/// to queue, encode and seal it ([`super::costs`], 2.5 µs).
+/// CPU seconds to send a frame on an otherwise idle link: a write (the floor of README's ratio, 6.0 µs), and
+/// to queue, encode and seal it ([`super::costs`], 2.2 µs); rounded up.
 pub const SEND_IDLE: f64 = 9e-6;
 /// The same where many frames leave in one write and are sealed together: a guess of 0.5 µs to hand it to the
 /// link, and 0.4 µs to encode and seal it.
@@ -30,9 +30,11 @@ pub const RECEIVE_IDLE: f64 = 7e-6;
 /// The same where one read brings many.
 pub const RECEIVE_BUSY: f64 = 2.5e-6;
 /// CPU seconds to look through one room when a node comes or goes: [`super::costs::of_rooms`], with 556,000.
-pub const WALK: f64 = 1.8e-6;
-/// Frames that a link carries each way every second to show that it lives: a ping and a pong.
-pub const HEARTBEATS: f64 = 2.0;
+pub const WALK: f64 = 2.1e-6;
+/// Frames that a link carries each way every second to show that it lives.
+pub const HEARTBEATS: f64 = 1.0;
+/// Times a second that a node for which nothing is due is told of time.
+pub const TICKS: f64 = 2.0;
 /// Bytes of memory of a link: one read buffer (`src/mesh/link.rs`).
 pub const LINK: f64 = 64.0 * 1024.0;
 
