@@ -17,7 +17,10 @@ use roomcast::{
     mesh::wire,
     room::{
         registry::{In, Out, Settings, State},
-        types::{Answer, Event, MemberFlags, ReplyTo, Request, RoomName, SocketRef, Subscribe},
+        types::{
+            Answer, Event, MemberFlags, NewPublication, ReplyTo, Request, RoomName, SocketRef,
+            Subscribe,
+        },
     },
     time::Time,
 };
@@ -33,6 +36,8 @@ pub struct Mesh {
     room: RoomName,
     /// The node that the publications come from.
     publisher: NodeId,
+    /// Made once: what it takes to make one is not counted.
+    publication: NewPublication,
 }
 
 /// What has come of a publication.
@@ -62,7 +67,8 @@ impl Mesh {
         let room = rooms.find(placed).context("no room is placed that way")?;
         let state = |(seed, id)| (id, State::new(id, namespaces(), settings.clone(), seed));
         let nodes = (1..).zip(infos.iter().map(|it| it.id())).map(state).collect();
-        let mut mesh = Self { nodes, now: Time::from_millis(1_000_000), room, publisher };
+        let now = Time::from_millis(1_000_000);
+        let mut mesh = Self { nodes, now, room, publisher, publication: new_publication() };
         let ids = [home, mirror, publisher];
         for id in ids {
             mesh.play(id, In::View(View::new(infos.clone())));
@@ -81,7 +87,7 @@ impl Mesh {
     /// A publication, and all that it leads to.
     pub fn publish(&mut self) -> Outcome {
         self.now = self.now + std::time::Duration::from_millis(1);
-        let request = Request::Publish(new_publication(), ReplyTo::Api(1));
+        let request = Request::Publish(self.publication.clone(), ReplyTo::Api(1));
         self.play(self.publisher, In::Request(self.room.clone(), request))
     }
 
