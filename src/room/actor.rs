@@ -191,8 +191,9 @@ impl RoomRegistry {
         self.metrics.subscriptions.set(self.state.subscriptions() as i64);
         self.metrics.mesh_links.set(self.links.len() as i64);
         self.handle(In::Facts(facts));
-        self.ebb.level(self.state.rooms() + self.state.subscriptions(), clock::now());
-        if self.ebb.is_over(clock::now()) {
+        let now = clock::now();
+        self.ebb.level(self.state.rooms() + self.state.subscriptions(), now);
+        if self.ebb.is_over(now) {
             memory::give_back();
         }
     }

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// How long the core goes without being told that time has passed.
-const LULL: Duration = Duration::from_millis(500);
+pub const LULL: Duration = Duration::from_millis(500);
 /// A node that was told nothing for so long, and so much longer than [`LULL`], stood still.
 const STANDSTILL: Duration = Duration::from_secs(2);
 /// How long a node that stood still waits for the others before it goes on as home.

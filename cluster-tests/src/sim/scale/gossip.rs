@@ -6,15 +6,15 @@
 
 use std::time::Duration;
 
-use roomcast::cluster::datagram::Codec;
+use roomcast::cluster::{datagram::Codec, membership::INTERVAL};
 
 use super::{cluster::info, timed};
 
 /// The largest datagram that UDP carries over IPv4.
 pub const MAX_DATAGRAM: usize = 65_507;
-/// Greetings a second: three nodes every 400 ms. A seed node is greeted besides, now and then; one that has just
+/// Greetings a second: three nodes every [`INTERVAL`]. A seed node is greeted besides, now and then; one that has just
 /// greeted this node is not, which hardly ever happens where there are many.
-pub const GREETINGS: f64 = 7.5;
+pub const GREETINGS: f64 = 3e3 / INTERVAL.as_millis() as f64;
 
 /// A greeting and its answer are of this size, and cost this much to read and to write.
 #[derive(Debug, Clone, Copy)]

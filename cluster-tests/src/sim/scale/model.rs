@@ -4,6 +4,8 @@
 //! it does when another dies. Frames are by formulas that the simulation confirms (`tests/scale.rs`); costs of
 //! one step are the constants here, each with its source.
 
+use roomcast::room::registry::LULL;
+
 use super::scenario::{SIZE, Use};
 
 /// CPU seconds per delivery to a client that is idle between two of them: README, 7.0 µs.
@@ -34,7 +36,7 @@ pub const WALK: f64 = 2.1e-6;
 /// Frames that a link carries each way every second to show that it lives.
 pub const HEARTBEATS: f64 = 1.0;
 /// Times a second that a node for which nothing is due is told of time.
-pub const TICKS: f64 = 2.0;
+pub const TICKS: f64 = 1e3 / LULL.as_millis() as f64;
 /// Bytes of memory of a link: one read buffer (`src/mesh/link.rs`).
 pub const LINK: f64 = 64.0 * 1024.0;
 
