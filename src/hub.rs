@@ -11,9 +11,6 @@ use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
 use crate::{
-    clock,
-    ebb::Ebb,
-    memory,
     metrics::Metrics,
     protocol::{codec::Format, codes::Disconnect, encoding::Encoding, message::Reply},
     room::{
@@ -21,9 +18,13 @@ use crate::{
         types::{Event, MemberFlags, Publication, ReplyTo, RoomName, SocketRef},
         wishes::{Form, Wish, Wishes},
     },
+    runtime::{
+        clock, memory,
+        reclaim::Reclaim,
+        time::Time,
+        timers::{self, Timed},
+    },
     session::{alarms::Alarms, driver::ToSocket, reply, socket::Socket, state::In, stream::Stream},
-    time::Time,
-    waking::{self, Due},
 };
 
 /// How precisely a socket's wishes to be woken are kept, and how often some are told to go.
@@ -79,7 +80,7 @@ pub struct Hub {
     wishes: FxHashMap<RoomName, Wishes>,
     alarms: Alarms,
     /// Of the sockets.
-    ebb: Ebb,
+    reclaim: Reclaim,
     stopping: Option<Stopping>,
 }
 
@@ -103,7 +104,7 @@ impl Hub {
             rooms: FxHashMap::default(),
             wishes: FxHashMap::default(),
             alarms: Alarms::default(),
-            ebb: Ebb::default(),
+            reclaim: Reclaim::default(),
             stopping: None,
         }
     }
@@ -176,7 +177,7 @@ impl Hub {
     }
 
     fn watch(&mut self) {
-        self.ebb.level(self.slots.len() - self.free.len(), clock::now());
+        self.reclaim.update(self.slots.len() - self.free.len(), clock::now());
     }
 
     fn event(&mut self, room: &RoomName, event: &Event) {
@@ -257,23 +258,23 @@ impl Actor for Hub {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        waking::keep(ctx);
+        timers::run(ctx);
     }
 }
 
-impl Due for Hub {
+impl Timed for Hub {
     const GRAIN: Duration = TICK;
 
     fn due(&self) -> Option<Time> {
         let telling = self.stopping.as_ref().filter(|it| it.told < self.slots.len());
         let telling = telling.map(|_| Time::default());
-        telling.into_iter().chain(self.alarms.first()).chain(self.ebb.due()).min()
+        telling.into_iter().chain(self.alarms.first()).chain(self.reclaim.due()).min()
     }
 
-    fn wake(&mut self) {
+    fn run_due(&mut self) {
         self.wake_due();
         self.disconnect_some();
-        if self.ebb.is_over(clock::now()) {
+        if self.reclaim.take_due(clock::now()) {
             memory::give_back();
         }
     }

@@ -53,31 +53,27 @@
 //! files that say `SHELL` in their first line are the rest, and thin: they translate, call `handle`, and
 //! perform the outputs. The test `layering` keeps them apart. Pure code knows: [protocol], [room] (but its
 //! actor), [cluster] (but membership and gossip), [mesh::wire] and [mesh::noise], [session::state] and what
-//! it needs, [access] (but [access::jwks]), [backend] (but its caller), [webhooks] (but its sender), [ebb], [time],
-//! [pattern], [config].
+//! it needs, [access] (but [access::jwks]), [backend] (but its caller), [webhooks] (but its sender),
+//! [runtime::time], [runtime::reclaim], [pattern], [config].
 //!
 //! [placement]: cluster::placement
 
 pub mod access;
 pub mod backend;
-pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod demo;
-pub mod ebb;
 pub mod hub;
-pub mod memory;
 pub mod mesh;
 pub mod metrics;
 pub mod node;
 pub mod pattern;
 pub mod protocol;
 pub mod room;
+pub mod runtime;
 pub mod server;
 pub mod session;
-pub mod time;
 pub mod users;
-pub mod waking;
 pub mod webhooks;
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 use roomcast::{
     config::{Config, Invalid, load},
-    memory,
+    runtime::memory,
 };
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;

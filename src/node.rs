@@ -12,7 +12,6 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     backend::caller::Callers,
-    clock,
     cluster::{
         gossip::Gossip,
         membership::{self, Enter, Membership},
@@ -32,6 +31,7 @@ use crate::{
         registry::State,
         types::NodeFacts,
     },
+    runtime::clock,
     server::{
         admission::Counter,
         http,

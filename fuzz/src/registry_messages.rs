@@ -23,7 +23,7 @@ use roomcast::{
             Request, RoomName, Since, SocketRef, Subscribe, Survey, Version,
         },
     },
-    time::Time,
+    runtime::time::Time,
 };
 
 const ROOMS: [&str; 3] = ["r", "s", "plain:t"];

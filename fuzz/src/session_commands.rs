@@ -15,9 +15,9 @@ use roomcast::{
         Answer, ClientId, Epoch, Position, Query, Recovery, ReplyTo, Request, RoomName, SocketRef,
         Subscribed,
     },
+    runtime::time::Time,
     server::parts::session_settings,
     session::state::{CallFailed, Env, In, Out, Settings, State},
-    time::Time,
 };
 use serde_json::json;
 

@@ -22,7 +22,7 @@ use roomcast::{
             Subscribe,
         },
     },
-    time::Time,
+    runtime::time::Time,
 };
 
 use crate::operations::{client, namespaces, new_publication, node};

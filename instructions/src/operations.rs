@@ -21,8 +21,8 @@ use roomcast::{
             ReplyTo, Request, RoomName,
         },
     },
+    runtime::time::Time,
     session::reply,
-    time::Time,
 };
 
 use crate::{fan_out::FanOut, mesh::Mesh};

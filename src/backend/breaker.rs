@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::time::Time;
+use crate::runtime::time::Time;
 
 /// So many calls in a row without an answer, and no more are made for a while.
 const PATIENCE: u32 = 5;

@@ -25,7 +25,7 @@ use super::{
     reply::{self, Reply, Unusable},
     request::{Kind, Question, Via},
 };
-use crate::{clock, metrics::Metrics};
+use crate::{metrics::Metrics, runtime::clock};
 
 /// The largest answer.
 const ANSWER_LIMIT: usize = 1 << 20;

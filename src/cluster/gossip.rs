@@ -19,7 +19,7 @@ use super::{
     secret::Keys,
     sparing::Sparing,
 };
-use crate::{clock, metrics::Metrics};
+use crate::{metrics::Metrics, runtime::clock};
 
 const MAX_DATAGRAM: usize = 65_507;
 

@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use chitchat::ChitchatMessage;
 
-use crate::time::Time;
+use crate::runtime::time::Time;
 
 /// The most nodes that are remembered; with the rest, everything is sent.
 const MAX_REMEMBERED: usize = 4096;

@@ -29,15 +29,14 @@ use super::{
     wire::{self, Hello, Message as PeerMessage},
 };
 use crate::{
-    clock,
     cluster::{
         node::{NodeId, NodeInfo},
         secret::Keys,
     },
     metrics::Metrics,
     room::actor::{CatchUp, FromCluster, RoomRegistry},
+    runtime::{clock, time::Time},
     session::sessions::Sessions,
-    time::Time,
 };
 
 /// How often a link that has nothing to say says that it is there.

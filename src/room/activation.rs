@@ -21,7 +21,7 @@ use super::{
 use crate::{
     cluster::node::NodeId,
     mesh::wire::{MAX_PUBLICATIONS, RoomMessage},
-    time::Time,
+    runtime::time::Time,
 };
 
 /// The most requests of peers that wait for an activation; more are refused, and come again.

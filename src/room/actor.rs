@@ -14,21 +14,22 @@ use super::{
     types::{Answer, Findings, NodeFacts, ReplyTo, Request, RoomName, Survey},
 };
 use crate::{
-    clock,
     cluster::{node::NodeId, view::View},
-    ebb::Ebb,
     hub::{FromRegistry, Hub, Tell},
-    memory,
     mesh::{
         link::{Link, Queue},
         wire::{self, Message as PeerMessage, RoomMessage},
     },
     metrics::Metrics,
     protocol::codes::ErrorCode,
+    runtime::{
+        clock, memory,
+        reclaim::Reclaim,
+        time::Time,
+        timers::{self, Timed},
+    },
     session::state::In as SocketIn,
-    time::Time,
     users::Users,
-    waking::{self, Due},
     webhooks::sender::Webhooks,
 };
 
@@ -49,7 +50,7 @@ pub struct RoomRegistry {
     next_call: u64,
     calls: HashMap<u64, Call>,
     /// Of the rooms and subscriptions.
-    ebb: Ebb,
+    reclaim: Reclaim,
 }
 
 enum Call {
@@ -76,7 +77,7 @@ impl RoomRegistry {
             links: FxHashMap::default(),
             next_call: 0,
             calls: HashMap::new(),
-            ebb: Ebb::default(),
+            reclaim: Reclaim::default(),
         }
     }
 
@@ -192,8 +193,8 @@ impl RoomRegistry {
         self.metrics.mesh_links.set(self.links.len() as i64);
         self.handle(In::Facts(facts));
         let now = clock::now();
-        self.ebb.level(self.state.rooms() + self.state.subscriptions(), now);
-        if self.ebb.is_over(now) {
+        self.reclaim.update(self.state.rooms() + self.state.subscriptions(), now);
+        if self.reclaim.take_due(now) {
             memory::give_back();
         }
     }
@@ -204,19 +205,19 @@ impl Actor for RoomRegistry {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.refresh_facts();
-        waking::keep(ctx);
+        timers::run(ctx);
         ctx.run_interval(FACTS, |registry, _| registry.refresh_facts());
     }
 }
 
-impl Due for RoomRegistry {
+impl Timed for RoomRegistry {
     const GRAIN: Duration = TICK;
 
     fn due(&self) -> Option<Time> {
         Some(self.state.next_due())
     }
 
-    fn wake(&mut self) {
+    fn run_due(&mut self) {
         self.handle_at(In::Tick, clock::now());
     }
 }

@@ -10,7 +10,7 @@ use super::{
     presence::Presence,
     types::{ClientId, ClientInfo},
 };
-use crate::{cluster::node::NodeId, time::Time};
+use crate::{cluster::node::NodeId, runtime::time::Time};
 
 /// Clients by their ids.
 pub type Clients = BTreeMap<ClientId, Arc<ClientInfo>>;

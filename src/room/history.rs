@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::types::Publication;
-use crate::time::Time;
+use crate::runtime::time::Time;
 
 /// A publication and when this node first had it.
 #[derive(Debug, Clone)]

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     cluster::node::NodeId,
     mesh::wire::{Refused, RoomMessage},
-    time::Time,
+    runtime::time::Time,
 };
 
 /// What only the home knows of a room.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::time::Time;
+use crate::runtime::time::Time;
 
 /// How long a key is remembered.
 pub const WINDOW: Duration = Duration::from_secs(300);

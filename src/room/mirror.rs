@@ -17,7 +17,7 @@ use super::{
 use crate::{
     cluster::node::NodeId,
     mesh::wire::{Catchup, RoomMessage},
-    time::Time,
+    runtime::time::Time,
 };
 
 /// How long after a refusal the same home is not asked again: its view may be about to change.

@@ -22,7 +22,7 @@ use crate::{
     },
     mesh::wire::Message,
     protocol::codes::ErrorCode,
-    time::Time,
+    runtime::time::Time,
     webhooks::event::Happening,
 };
 

@@ -139,7 +139,7 @@ mod tests {
             registry::{In, Settings, State},
             types::{MemberFlags, ReplyTo, Request, SocketRef, Subscribe, Version},
         },
-        time::Time,
+        runtime::time::Time,
     };
 
     /// Two nodes with a link between them.

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     mesh::wire::{Catchup, MAX_PUBLICATIONS, RoomMessage},
     protocol::codes::ErrorCode,
-    time::Time,
+    runtime::time::Time,
 };
 
 impl Room {

@@ -28,7 +28,7 @@ use crate::{
     mesh::wire::{Message, RoomMessage},
     pattern,
     protocol::codes::ErrorCode,
-    time::Time,
+    runtime::time::Time,
 };
 
 /// How long the core goes without being told that time has passed.

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 use litemap::LiteMap;
 
 use super::{requests::Pending, types::Answer};
-use crate::{cluster::node::NodeId, time::Time};
+use crate::{cluster::node::NodeId, runtime::time::Time};
 
 /// How often a successor is asked to attach: it may not agree yet who is home.
 const INVITE_AGAIN: Duration = Duration::from_millis(200);

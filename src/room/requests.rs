@@ -8,7 +8,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use super::types::{Ask, ReplyTo, SocketRef, Subscribe};
-use crate::{cluster::node::NodeId, time::Time};
+use crate::{cluster::node::NodeId, runtime::time::Time};
 
 /// The most requests of one room that wait on one node.
 const MAX_WAITING: usize = 20_000;

@@ -23,7 +23,7 @@ use crate::{
     cluster::{node::NodeId, placement},
     mesh::wire::{Message, Refused, RoomMessage},
     protocol::codes::ErrorCode,
-    time::Time,
+    runtime::time::Time,
 };
 
 /// How long a room that nobody uses and in which nothing was ever said keeps its epoch, and how long a copy

@@ -18,7 +18,7 @@ use super::{
     options::RoomOptions,
     types::{Epoch, Position, Publication, Recovery, Since, Version},
 };
-use crate::{cluster::node::NodeId, time::Time};
+use crate::{cluster::node::NodeId, runtime::time::Time};
 
 /// The most forwarded publications that a room remembers the offsets of.
 const MAX_FORWARDS: usize = 256;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::types::{Finding, Findings};
-use crate::{cluster::node::NodeId, time::Time};
+use crate::{cluster::node::NodeId, runtime::time::Time};
 
 /// How long the nodes have to answer.
 const TIMEOUT: Duration = Duration::from_secs(1);

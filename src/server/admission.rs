@@ -13,7 +13,7 @@ use super::{
     parts::Parts,
     visitors::{Full, Visitors},
 };
-use crate::{backend::headers::Headers, clock, pattern};
+use crate::{backend::headers::Headers, pattern, runtime::clock};
 
 /// Why a client is not let in.
 #[derive(Debug)]

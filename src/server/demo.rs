@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::parts::Parts;
-use crate::{access::sign::sign as signed, clock};
+use crate::{access::sign::sign as signed, runtime::clock};
 
 /// How long a demo token is good for, in seconds.
 const TOKEN_LIFE: i64 = 24 * 3600;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::time::Time;
+use crate::runtime::time::Time;
 
 /// The least number of addresses that is worth a look for those that can be forgotten.
 const FEW: usize = 1024;

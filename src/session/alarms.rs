@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
-use crate::time::Time;
+use crate::runtime::time::Time;
 
 /// Alarms of many sockets.
 #[derive(Debug, Default)]

@@ -31,8 +31,8 @@ use super::{
     outbox::Outbox,
 };
 use crate::{
-    clock,
     protocol::{encoding::Encoding, websocket::Violation},
+    runtime::clock,
 };
 
 /// The most buffers that one write takes.
@@ -160,7 +160,7 @@ impl<A: Actor<Context = Self>> SocketContext<A> {
 
     /// Sends a close frame, and gives the client time to send its own. Says until when; whoever runs the
     /// actor has to call [`SocketContext::give_up`] then.
-    pub fn close(&mut self, code: u16, reason: &str) -> Option<crate::time::Time> {
+    pub fn close(&mut self, code: u16, reason: &str) -> Option<crate::runtime::time::Time> {
         let frame = self.handshake.close(code, reason, clock::now())?;
         self.outbox.push_frame(frame);
         self.handshake.closing_until()
@@ -168,7 +168,7 @@ impl<A: Actor<Context = Self>> SocketContext<A> {
 
     /// Ends a connection whose client has not answered the close frame in time. If there is time left, it
     /// says until when.
-    pub fn give_up(&mut self) -> Option<crate::time::Time> {
+    pub fn give_up(&mut self) -> Option<crate::runtime::time::Time> {
         let until = self.handshake.closing_until().filter(|until| *until > clock::now());
         if until.is_none() {
             self.end();

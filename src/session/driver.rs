@@ -19,7 +19,6 @@ use crate::{
         caller::Callers,
         request::{Question, Via},
     },
-    clock,
     hub::{Door, FromSocket, Hub, Register, Tell},
     metrics::Metrics,
     protocol::{codec::Format, codes::Disconnect, encoding::Encoding, message::Reply},
@@ -27,8 +26,8 @@ use crate::{
         actor::{Ask, RoomRegistry},
         types::{ClientId, ClientInfo, SocketRef},
     },
+    runtime::{clock, time::Time},
     server::admission::{Admitted, Pass},
-    time::Time,
     users::Users,
     webhooks::{event::Happening, sender::Webhooks},
 };

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::{
     protocol::websocket::{self, Message, Violation},
-    time::Time,
+    runtime::time::Time,
 };
 
 /// How long a client may take to answer a close frame.

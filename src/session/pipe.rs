@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     protocol::{codes::Disconnect, encoding::Encoding, message::Reply},
-    time::Time,
+    runtime::time::Time,
 };
 
 /// Bytes that one chunk of a response takes at most, unless one message is longer.

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     protocol::{codec::Format, codes::Disconnect, message::Reply, websocket::Violation},
-    time::Time,
+    runtime::time::Time,
 };
 
 /// One client connection.

@@ -37,7 +37,7 @@ use crate::{
             RoomName, Since, SocketRef, Subscribed,
         },
     },
-    time::Time,
+    runtime::time::Time,
 };
 
 /// The most commands that one call takes on, so that the answers can be sent before more are made.

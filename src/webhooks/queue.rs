@@ -4,7 +4,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use super::event::Event;
-use crate::time::Time;
+use crate::runtime::time::Time;
 
 /// How long to wait after the first failure; twice as long after each more.
 const BACKOFF: Duration = Duration::from_millis(500);

@@ -18,9 +18,9 @@ use super::{
     sign,
 };
 use crate::{
-    clock,
     cluster::{node::NodeId, view::View},
     metrics::Metrics,
+    runtime::clock,
 };
 
 /// What is told, where and how.

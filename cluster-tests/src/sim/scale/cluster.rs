@@ -21,7 +21,7 @@ use roomcast::{
             RoomName, SocketRef, Subscribe,
         },
     },
-    time::Time,
+    runtime::time::Time,
 };
 
 use super::{Tally, Traffic, timed};

@@ -17,7 +17,7 @@ use roomcast::{
         registry::{In, Out, Settings, State},
         types::{ReplyTo, RoomName, SocketRef},
     },
-    time::Time,
+    runtime::time::Time,
 };
 
 use super::{Happening, TICK, World};

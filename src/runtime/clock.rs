@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use crate::time::Time;
+use crate::runtime::time::Time;
 
 /// What the clock reads first: ten years, so that the ages of what other nodes kept reach back before it.
 const FIRST: Time = Time::from_millis(10 * 365 * 24 * 3_600_000);

@@ -1,4 +1,5 @@
-//! SHELL. Wakes an actor when something of it is due, and not before: a node that only waits costs nothing.
+//! SHELL. An actor's timer: it fires when something of the actor is due, and not before, so that a node that
+//! only waits costs nothing.
 
 use std::{
     pin::Pin,
@@ -9,40 +10,40 @@ use std::{
 use actix::{Actor, ActorFuture, AsyncContext as _, Context};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::{clock, time::Time};
+use super::{clock, time::Time};
 
 /// An actor that has something to do at times that it knows.
-pub trait Due: Actor<Context = Context<Self>> {
-    /// How precisely it is woken. What is due within the same grain comes up together.
+pub trait Timed: Actor<Context = Context<Self>> {
+    /// How precisely its timer fires. What is due within the same grain is done together.
     const GRAIN: Duration;
 
     /// When it has something to do; none: not before it has handled another message.
     fn due(&self) -> Option<Time>;
 
     /// Does what is due.
-    fn wake(&mut self);
+    fn run_due(&mut self);
 }
 
-/// Wakes the actor of `ctx` for as long as it lives.
-pub fn keep<A: Due>(ctx: &mut Context<A>) {
-    ctx.spawn(Waking {
+/// Runs the timer of the actor of `ctx` for as long as it lives.
+pub fn run<A: Timed>(ctx: &mut Context<A>) {
+    ctx.spawn(Timer {
         sleep: Box::pin(sleep_until(Instant::now())),
         due: None,
-        woken: Time::default(),
+        fired: Time::default(),
     });
 }
 
 /// An actor's context polls what it has spawned after all that it handles, so this sees each change of what
 /// is due.
-struct Waking {
+struct Timer {
     sleep: Pin<Box<Sleep>>,
     /// What `sleep` was set for, while it runs.
     due: Option<Time>,
-    /// When it was woken last.
-    woken: Time,
+    /// When it fired last.
+    fired: Time,
 }
 
-impl<A: Due> ActorFuture<A> for Waking {
+impl<A: Timed> ActorFuture<A> for Timer {
     type Output = ();
 
     fn poll(
@@ -57,15 +58,15 @@ impl<A: Due> ActorFuture<A> for Waking {
             self.due = due;
             let Some(due) = due else { return Poll::Pending };
             if !same {
-                let at = due.max(self.woken + Duration::from_millis(1)).round_up(A::GRAIN);
+                let at = due.max(self.fired + Duration::from_millis(1)).round_up(A::GRAIN);
                 self.sleep.as_mut().reset(Instant::now() + at.since(clock::now()));
             } else if !self.sleep.is_elapsed() {
                 return Poll::Pending;
             }
             ready!(self.sleep.as_mut().poll(task));
             self.due = None;
-            self.woken = clock::now();
-            actor.wake();
+            self.fired = clock::now();
+            actor.run_due();
         }
     }
 }

@@ -1,0 +1,10 @@
+//! What every shell needs of the process: the clock, timers, and memory given back.
+//!
+//! [`clock`], [`timers`] and [`memory`] are shells. [`time`] is time as pure code knows it, and [`reclaim`]
+//! decides when memory is to be given back: both pure.
+
+pub mod clock;
+pub mod memory;
+pub mod reclaim;
+pub mod time;
+pub mod timers;
