@@ -62,7 +62,6 @@ pub mod access;
 pub mod backend;
 pub mod cluster;
 pub mod config;
-pub mod demo;
 pub mod hub;
 pub mod mesh;
 pub mod metrics;

@@ -1,15 +1,15 @@
 //! The `roomcast` program: arguments → [`Config`] → [`roomcast::node::run`] → exit code.
 
-mod tokens;
+mod cli;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::Parser as _;
+use cli::{Arguments, Command};
 use roomcast::{
-    config::{Config, Invalid, load},
+    config::{Config, Invalid},
     runtime::memory,
 };
-use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
@@ -17,85 +17,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The exit code of a load that lost messages.
 const LOST: u8 = 3;
-
-/// Real-time messages to WebSocket clients, from a cluster that needs nothing else.
-#[derive(Parser)]
-#[command(version, about)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Run a node.
-    Serve(Serve),
-    /// Run three nodes on loopback with a chat page on each.
-    Demo {
-        /// Port of the first node, the others follow; 0: any free ports.
-        #[arg(long, default_value_t = 8000)]
-        port: u16,
-    },
-    /// Put load on a server that runs: clients, rooms, rates, storms. Exits with 3 if a message was lost.
-    Bench(roomcast_bench::load::LoadArgs),
-    /// Check a configuration and say what is wrong with it.
-    Checkconfig(Serve),
-    /// Print a configuration file with every option, its default and what it means.
-    Defaultconfig,
-    /// Sign a connection token with client.token.hmac_secret_key, to try things with.
-    Gentoken(tokens::Connection),
-    /// Sign a subscription token.
-    Gensubtoken(tokens::Subscription),
-    /// Check a connection token as a node would, and print what it says.
-    Checktoken(tokens::Check),
-    /// Check a subscription token as a node would, and print what it says.
-    Checksubtoken(tokens::Check),
-}
-
-#[derive(Args)]
-struct Serve {
-    /// Configuration file: .toml, .json, .yaml or .yml.
-    #[arg(long, short)]
-    config: Option<PathBuf>,
-    /// Where clients connect, as IP:PORT.
-    #[arg(long)]
-    listen: Option<SocketAddr>,
-    /// Name of the node, different from all others of the cluster.
-    #[arg(long)]
-    node_name: Option<String>,
-    /// Where gossip arrives (UDP), as IP:PORT.
-    #[arg(long)]
-    gossip: Option<SocketAddr>,
-    /// Where links of other nodes arrive (TCP), as IP:PORT.
-    #[arg(long)]
-    mesh: Option<SocketAddr>,
-    /// Gossip address of a node to join; may be given more than once.
-    #[arg(long)]
-    join: Vec<String>,
-}
-
-impl Serve {
-    fn with(&self, action: impl FnOnce(Config) -> anyhow::Result<()>) -> anyhow::Result<()> {
-        action(self.load()?)
-    }
-
-    fn load(&self) -> anyhow::Result<Config> {
-        let mut flags: Vec<(&'static str, Value)> = Vec::new();
-        if let Some(listen) = self.listen {
-            flags.push(("http_server.address", listen.ip().to_string().into()));
-            flags.push(("http_server.port", listen.port().into()));
-        }
-        let addresses = [("cluster.gossip", self.gossip), ("cluster.mesh", self.mesh)];
-        for (key, address) in addresses {
-            flags.extend(address.map(|address| (key, address.to_string().into())));
-        }
-        flags.extend(self.node_name.as_ref().map(|name| ("node.name", name.as_str().into())));
-        if !self.join.is_empty() {
-            flags.push(("cluster.join", self.join.clone().into()));
-        }
-        Ok(load::load(self.config.as_deref(), std::env::vars(), flags)?)
-    }
-}
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
@@ -112,7 +33,7 @@ fn main() -> ExitCode {
             print!("{}", roomcast::config::reference::reference());
             Ok(())
         }
-        Command::Demo { port } => roomcast::demo::run(port),
+        Command::Demo { port } => cli::demo::run(port),
         Command::Gentoken(it) => it.serve.load().and_then(|config| it.make(&config)),
         Command::Gensubtoken(it) => it.connection.serve.load().and_then(|config| it.make(&config)),
         Command::Checktoken(it) => it.serve.load().and_then(|config| it.connection(&config)),
