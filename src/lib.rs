@@ -51,10 +51,10 @@
 //!
 //! What decides is pure: no actor, no socket, no clock, no randomness; `handle(input, now) → outputs`. The
 //! files that say `SHELL` in their first line are the rest, and thin: they translate, call `handle`, and
-//! perform the outputs. The test `layering` keeps them apart. Pure code knows: [protocol], [room] (but its
+//! perform the outputs. `tests/layering.rs` keeps them apart. Pure code knows: [protocol], [room] (but its
 //! actor), [cluster] (but membership and gossip), [mesh::wire] and [mesh::noise], [session::state] and what
 //! it needs, [access] (but [access::jwks]), [backend] (but its caller), [webhooks] (but its sender),
-//! [runtime::time], [runtime::reclaim], [pattern], [config].
+//! [runtime::time], [runtime::reclaim], [config].
 //!
 //! [placement]: cluster::placement
 
@@ -66,14 +66,9 @@ pub mod hub;
 pub mod mesh;
 pub mod metrics;
 pub mod node;
-pub mod pattern;
 pub mod protocol;
 pub mod room;
 pub mod runtime;
 pub mod server;
 pub mod session;
-pub mod users;
 pub mod webhooks;
-
-#[cfg(test)]
-mod layering;

@@ -40,8 +40,7 @@ use crate::{
         tls::Certificate,
         visitors::{Limits, Visitors},
     },
-    session::sessions::Sessions,
-    users::Users,
+    session::{sessions::Sessions, users::Users},
     webhooks::sender::Webhooks,
 };
 

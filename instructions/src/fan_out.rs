@@ -26,8 +26,8 @@ use roomcast::{
         context::{SocketContext, Wire},
         driver::{Driver, Shared},
         socket::Socket,
+        users::Users,
     },
-    users::Users,
 };
 use tokio::{
     io::AsyncReadExt as _,

@@ -28,8 +28,7 @@ use crate::{
         time::Time,
         timers::{self, Timed},
     },
-    session::state::In as SocketIn,
-    users::Users,
+    session::{state::In as SocketIn, users::Users},
     webhooks::sender::Webhooks,
 };
 

@@ -17,6 +17,7 @@
 //!   [`home`], [`mirror`] and [`activation`] are the roles; [`publishing`] is how a home gives a publication
 //!   its place, [`queries`] what it reads out, [`replication`] who has a copy of what it has.
 //! - [`node`]: what every room needs of its node, and what comes out of them.
+//! - [`pattern`]: names with `*` in them.
 //! - [`survey`]: questions to every node at once.
 //! - [`registry`]: all of the node's rooms, and what they need of the cluster.
 
@@ -34,6 +35,7 @@ pub mod local;
 pub mod mirror;
 pub mod node;
 pub mod options;
+pub mod pattern;
 pub mod presence;
 pub mod publishing;
 pub mod queries;

@@ -15,6 +15,7 @@ pub use super::node::{Out, Settings};
 use super::{
     node::{LinkState, Node},
     options::Namespaces,
+    pattern,
     room::Room,
     survey::Surveys,
     types::{Answer, Finding, NodeFacts, Request, RoomName, Survey},
@@ -26,7 +27,6 @@ use crate::{
         view::View,
     },
     mesh::wire::{Message, RoomMessage},
-    pattern,
     protocol::codes::ErrorCode,
     runtime::time::Time,
 };

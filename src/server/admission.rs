@@ -13,7 +13,7 @@ use super::{
     parts::Parts,
     visitors::{Full, Visitors},
 };
-use crate::{backend::headers::Headers, pattern, runtime::clock};
+use crate::{backend::headers::Headers, room::pattern, runtime::clock};
 
 /// Why a client is not let in.
 #[derive(Debug)]

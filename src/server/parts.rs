@@ -28,8 +28,7 @@ use crate::{
     hub::Hub,
     metrics::Metrics,
     room::actor::{AddHub, RoomRegistry},
-    session::{context::Wire, driver::Shared, sessions::Sessions, state},
-    users::Users,
+    session::{context::Wire, driver::Shared, sessions::Sessions, state, users::Users},
     webhooks::sender::Webhooks,
 };
 

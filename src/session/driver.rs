@@ -28,7 +28,7 @@ use crate::{
     },
     runtime::{clock, time::Time},
     server::admission::{Admitted, Pass},
-    users::Users,
+    session::users::Users,
     webhooks::{event::Happening, sender::Webhooks},
 };
 

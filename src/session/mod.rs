@@ -7,7 +7,8 @@
 //! yet, [`alarms`] when whom to wake: all pure. The rest is the shell. [`driver`] performs what a session says.
 //! [`socket`], [`context`] and [`incoming`] are its actor on a WebSocket, the actix context that runs it on a
 //! bare connection ([`io`]), and what it reads of that. [`stream`] and [`pipe`] are its actor over a streamed
-//! response, and the way to that; [`sessions`] is where requests find it.
+//! response, and the way to that; [`sessions`] finds a session by its id,
+//! [`users`] finds the connections of a user.
 
 pub mod alarms;
 mod asking;
@@ -26,3 +27,4 @@ pub mod socket;
 pub mod state;
 pub mod stream;
 mod subscribing;
+pub mod users;
