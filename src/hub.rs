@@ -24,21 +24,21 @@ use crate::{
         time::Time,
         timers::{self, Timed},
     },
-    session::{alarms::Alarms, driver::ToSocket, reply, socket::Socket, state::In, stream::Stream},
+    session::{driver::ToSocket, reply, socket::Socket, state::In, stream::Stream, timers::Timers},
 };
 
-/// How precisely a socket's wishes to be woken are kept, and how often some are told to go.
+/// How precisely the sockets' timers fire, and how often some sockets are told to go.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Where what is for a client goes, and how it is written. To the hub all connections are sockets.
-pub enum Door {
+/// How a client is reached, and in which encoding. To the hub all connections are sockets.
+pub enum Transport {
     /// A WebSocket.
     Socket(Encoding, Addr<Socket>),
     /// A streamed response.
     Stream(Encoding, Addr<Stream>),
 }
 
-impl Door {
+impl Transport {
     fn do_send(&self, message: ToSocket) {
         match self {
             Self::Socket(_, addr) => addr.do_send(message),
@@ -58,7 +58,7 @@ impl Door {
 struct Slot {
     generation: u32,
     /// None once the socket is closed; then the slot waits for its memberships to end.
-    socket: Option<Door>,
+    socket: Option<Transport>,
     memberships: u32,
 }
 
@@ -78,7 +78,7 @@ pub struct Hub {
     rooms: FxHashMap<RoomName, Vec<Member>>,
     /// Of the rooms where some members want something otherwise than the rest.
     wishes: FxHashMap<RoomName, Wishes>,
-    alarms: Alarms,
+    timers: Timers,
     /// Of the sockets.
     reclaim: Reclaim,
     stopping: Option<Stopping>,
@@ -103,7 +103,7 @@ impl Hub {
             free: Vec::new(),
             rooms: FxHashMap::default(),
             wishes: FxHashMap::default(),
-            alarms: Alarms::default(),
+            timers: Timers::default(),
             reclaim: Reclaim::default(),
             stopping: None,
         }
@@ -115,7 +115,7 @@ impl Hub {
         }
     }
 
-    fn socket(&self, socket: SocketRef) -> Option<&Door> {
+    fn socket(&self, socket: SocketRef) -> Option<&Transport> {
         let slot = self.slots.get(socket.slot as usize)?;
         slot.socket.as_ref().filter(|_| slot.generation == socket.generation)
     }
@@ -228,7 +228,7 @@ impl Hub {
 
     fn wake_due(&mut self) {
         let now = clock::now();
-        while let Some(slot) = self.alarms.next_due(now) {
+        while let Some(slot) = self.timers.next_due(now) {
             if let Some(socket) = &self.slots[slot as usize].socket {
                 socket.do_send(ToSocket::Input(Box::new(In::Wake)));
             }
@@ -268,7 +268,7 @@ impl Timed for Hub {
     fn due(&self) -> Option<Time> {
         let telling = self.stopping.as_ref().filter(|it| it.told < self.slots.len());
         let telling = telling.map(|_| Time::default());
-        telling.into_iter().chain(self.alarms.first()).chain(self.reclaim.due()).min()
+        telling.into_iter().chain(self.timers.first()).chain(self.reclaim.due()).min()
     }
 
     fn run_due(&mut self) {
@@ -319,7 +319,7 @@ fn disconnect(why: Disconnect) -> ToSocket {
 /// A new socket; the answer is its place.
 #[derive(Message)]
 #[rtype(result = "SocketRef")]
-pub struct Register(pub Door);
+pub struct Register(pub Transport);
 
 impl Handler<Register> for Hub {
     type Result = MessageResult<Register>;
@@ -360,7 +360,7 @@ impl Handler<FromSocket> for Hub {
         match message {
             FromSocket::WakeAt(socket, at) => {
                 if self.socket(socket).is_some() {
-                    self.alarms.set(socket.slot, at);
+                    self.timers.set(socket.slot, at);
                 }
             }
             FromSocket::Closed(socket) => {
@@ -368,7 +368,7 @@ impl Handler<FromSocket> for Hub {
                 let Some(slot) = self.slots.get_mut(index) else { return };
                 if slot.generation == socket.generation && slot.socket.take().is_some() {
                     self.metrics.connections.dec();
-                    self.alarms.clear(socket.slot);
+                    self.timers.clear(socket.slot);
                     self.release(index);
                     self.watch();
                 }

@@ -34,11 +34,11 @@ use crate::{
     runtime::clock,
     server::{
         admission::Counter,
+        connection_limits::{ConnectionLimits, Limits},
         http,
         leaving::Leaving,
         parts::{Parts, session_settings},
         tls::Certificate,
-        visitors::{Limits, Visitors},
     },
     session::{sessions::Sessions, users::Users},
     webhooks::sender::Webhooks,
@@ -170,8 +170,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
 /// Counts clients, if their number is limited in a way that needs it.
 fn counter(config: &Config) -> Option<Counter> {
-    let limits = config.visitors;
-    (limits != Limits::default()).then(|| Counter::new(Visitors::new(limits)))
+    let limits = config.connection_limits;
+    (limits != Limits::default()).then(|| Counter::new(ConnectionLimits::new(limits)))
 }
 
 /// How many others there are that take rooms and clients.

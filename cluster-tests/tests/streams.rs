@@ -193,9 +193,9 @@ fn a_filter_holds_live_and_for_what_was_missed() {
 fn a_filter_that_is_not_allowed_is_a_bad_request() {
     let mut world = world_of_four(1);
     let filter = json!({"key": "a", "cmp": "ex"});
-    let nonsense = json!({"key": "a", "cmp": "eq"});
+    let invalid = json!({"key": "a", "cmp": "eq"});
     for (client, ..) in FOUR {
-        for (room, filter) in [("object:a", &filter), ("a", &nonsense)] {
+        for (room, filter) in [("object:a", &filter), ("a", &invalid)] {
             world.check(&format!("{client} gets 107 for {filter} in {room}"), |world| {
                 let options = json!({"tagsFilter": filter});
                 match world.clients.subscribe_with(client, room, options) {

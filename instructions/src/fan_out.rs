@@ -13,7 +13,7 @@ use roomcast::{
     backend::caller::Callers,
     cluster::view::View,
     config::load,
-    hub::{Door, Hub},
+    hub::{Hub, Transport},
     metrics::Metrics,
     protocol::encoding::Encoding,
     room::{
@@ -138,9 +138,9 @@ async fn open(shared: &Rc<Shared>, server: TcpStream) -> anyhow::Result<()> {
     let head = [0x81, 0x80 | COMMANDS.len() as u8, 0, 0, 0, 0];
     let sent = BytesMut::from(&[&head[..], COMMANDS].concat()[..]);
     let (context, mailbox) = SocketContext::new(server.into(), sent, encoding, shared.wire.clone());
-    let door = Door::Socket(encoding, context.address());
+    let transport = Transport::Socket(encoding, context.address());
     let admitted = Admitted { pass: None, user: None, headers: None };
-    let driver = Driver::begin(shared.clone(), door, None, admitted).await?;
+    let driver = Driver::begin(shared.clone(), transport, None, admitted).await?;
     context.run(Socket::new(driver, None), mailbox);
     Ok(())
 }

@@ -15,9 +15,9 @@ use tokio::net::UdpSocket;
 
 use super::{
     datagram::{Codec, NONCE},
+    dedup::Deduplicator,
     membership::INTERVAL,
     secret::Keys,
-    sparing::Sparing,
 };
 use crate::{metrics::Metrics, runtime::clock};
 
@@ -47,7 +47,7 @@ impl Transport for Gossip {
         Ok(Box::new(GossipSocket {
             socket,
             codec: Codec::new(&self.keys, u64::from_be_bytes(boot)),
-            sparing: Sparing::new(INTERVAL),
+            dedup: Deduplicator::new(INTERVAL),
             metrics: self.metrics.clone(),
             buffer: vec![0; MAX_DATAGRAM],
         }))
@@ -57,7 +57,7 @@ impl Transport for Gossip {
 struct GossipSocket {
     socket: UdpSocket,
     codec: Codec,
-    sparing: Sparing,
+    dedup: Deduplicator,
     metrics: Metrics,
     buffer: Vec<u8>,
 }
@@ -65,7 +65,7 @@ struct GossipSocket {
 #[async_trait]
 impl Socket for GossipSocket {
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
-        if self.sparing.spares(to, &message, clock::now()) {
+        if self.dedup.is_redundant(to, &message, clock::now()) {
             return Ok(());
         }
         let mut nonce = [0; NONCE];
@@ -91,7 +91,7 @@ impl Socket for GossipSocket {
             };
             match self.codec.decode(&self.buffer[..length], clock::unix_millis()) {
                 Ok(message) => {
-                    self.sparing.received(from, &message, clock::now());
+                    self.dedup.received(from, &message, clock::now());
                     return Ok((from, message));
                 }
                 Err(why) => {

@@ -25,7 +25,7 @@ use crate::{
         options::{Audience, DataFormat, NamePattern, Namespaces, Permissions, RoomOptions},
         registry,
     },
-    server::visitors::Limits,
+    server::connection_limits::Limits,
     webhooks::sender,
 };
 
@@ -67,8 +67,8 @@ pub struct Config {
     pub workers: usize,
     /// Proxies whose word about a client's address is taken.
     pub trusted_proxies: Vec<IpNet>,
-    /// How many clients may come.
-    pub visitors: Limits,
+    /// How many connections clients may open.
+    pub connection_limits: Limits,
     /// TLS for clients, if it is on.
     pub tls: Option<raw::Tls>,
     /// Sessions.
@@ -181,7 +181,7 @@ impl TryFrom<Raw> for Config {
             listen,
             workers: raw.http_server.workers,
             trusted_proxies: raw.http_server.proxies()?,
-            visitors: Limits {
+            connection_limits: Limits {
                 rate: raw.client.connection_rate_limit,
                 of_address: raw.client.ip_connection_limit,
                 rate_of_address: raw.client.ip_connection_rate_limit,

@@ -9,9 +9,9 @@ use std::{
 use actix_http::{RequestHead, StatusCode, header};
 
 use super::{
+    connection_limits::{ConnectionLimits, Full},
     origin,
     parts::Parts,
-    visitors::{Full, Visitors},
 };
 use crate::{backend::headers::Headers, room::pattern, runtime::clock};
 
@@ -43,15 +43,15 @@ pub struct Admitted {
 
 /// The clients of a node, as far as they are limited.
 #[derive(Clone)]
-pub struct Counter(Arc<Mutex<Visitors>>);
+pub struct Counter(Arc<Mutex<ConnectionLimits>>);
 
 impl Counter {
     /// Counts them.
-    pub fn new(visitors: Visitors) -> Self {
-        Self(Arc::new(Mutex::new(visitors)))
+    pub fn new(limits: ConnectionLimits) -> Self {
+        Self(Arc::new(Mutex::new(limits)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Visitors> {
+    fn lock(&self) -> MutexGuard<'_, ConnectionLimits> {
         // Counting can't panic half way.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -114,7 +114,7 @@ fn count(parts: &Parts, address: IpAddr) -> Result<Option<Pass>, Full> {
 
 fn turn_away(parts: &Parts, address: IpAddr, full: Full) -> Refusal {
     parts.metrics.connections_refused.inc();
-    if parts.counter.as_ref().is_none_or(|it| it.lock().tell(clock::now())) {
+    if parts.counter.as_ref().is_none_or(|it| it.lock().take_report(clock::now())) {
         tracing::warn!(%address, "a client is turned away: {full}");
     }
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too many connections")

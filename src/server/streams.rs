@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    hub::Door,
+    hub::Transport,
     protocol::{
         codec::{self, Format},
         encoding::Encoding,
@@ -148,8 +148,8 @@ async fn start(
     let context = Context::<Stream>::new();
     let address = context.address();
     let session = SessionId::new(driver::random().ok()?);
-    let door = Door::Stream(encoding, address.clone());
-    let driver = Driver::begin(shared.clone(), door, Some(session), admitted).await.ok()?;
+    let transport = Transport::Stream(encoding, address.clone());
+    let driver = Driver::begin(shared.clone(), transport, Some(session), admitted).await.ok()?;
     let listens = encoding.is_one_way();
     let entry = (!listens).then(|| (worker.parts.emulated.clone(), session));
     let (tap, body) = pipe::pipe(encoding, shared.wire.clone(), address);

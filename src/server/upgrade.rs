@@ -18,7 +18,7 @@ use super::{
     streams,
 };
 use crate::{
-    hub::Door,
+    hub::Transport,
     protocol::{
         codec::{self, Format},
         encoding::Encoding,
@@ -142,9 +142,9 @@ where
     let rest = BytesMut::from(&parts.read_buf[..]);
     drop((parts.read_buf, parts.write_buf));
     let (context, mailbox) = SocketContext::new(io, rest, encoding, shared.wire.clone());
-    let door = Door::Socket(encoding, context.address());
+    let transport = Transport::Socket(encoding, context.address());
     let session = encoding.is_one_way().then(driver::random).transpose()?.map(SessionId::new);
-    let driver = Driver::begin(shared, door, session, admitted).await?;
+    let driver = Driver::begin(shared, transport, session, admitted).await?;
     context.run(Socket::new(driver, first.map(Bytes::from)), mailbox);
     Ok(())
 }

@@ -22,7 +22,7 @@ use crate::{
         codes::{Disconnect, ErrorCode},
         message::{
             Body, ConnectRequest, ConnectResult, Event, Refresh, RefreshRequest, RefreshResult,
-            Request as Asked, Sub, SubscribeRequest, SubscribeResult,
+            Request as ClientRequest, Sub, SubscribeRequest, SubscribeResult,
         },
     },
     room::{
@@ -74,7 +74,7 @@ impl State {
                 // What it says is not needed twice.
                 let request =
                     ConnectRequest { data: Bytes::new(), headers: HashMap::new(), ..request };
-                self.call(id, Asked::Connect(request), call, out);
+                self.call(id, ClientRequest::Connect(request), call, out);
             }
             Err(why) => self.refuse_connect(id, why, out),
         }
@@ -307,7 +307,7 @@ impl State {
             }
             Err(TokenError::Expired) => Err(Disconnect::ConnectionExpired.into()),
             Err(TokenError::UnknownKey) if !retried => {
-                self.call(id, Asked::Refresh(request), Call::TokenKeys, out);
+                self.call(id, ClientRequest::Refresh(request), Call::TokenKeys, out);
                 Ok(None)
             }
             Ok(_) | Err(_) => Err(Disconnect::InvalidToken.into()),

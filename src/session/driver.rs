@@ -19,7 +19,7 @@ use crate::{
         caller::Callers,
         request::{Question, Via},
     },
-    hub::{Door, FromSocket, Hub, Register, Tell},
+    hub::{FromSocket, Hub, Register, Tell, Transport},
     metrics::Metrics,
     protocol::{codec::Format, codes::Disconnect, encoding::Encoding, message::Reply},
     room::{
@@ -115,13 +115,13 @@ impl Driver {
     /// If there is no randomness, or the hub is gone.
     pub async fn begin(
         shared: Rc<Shared>,
-        door: Door,
+        transport: Transport,
         session: Option<SessionId>,
         admitted: Admitted,
     ) -> io::Result<Self> {
-        let encoding = door.encoding();
+        let encoding = transport.encoding();
         let client = ClientId(u128::from_be_bytes(random()?));
-        let place = shared.hub.send(Register(door)).await.map_err(io::Error::other)?;
+        let place = shared.hub.send(Register(transport)).await.map_err(io::Error::other)?;
         let mut state = State::new(place, encoding.format(), client);
         if let Some(session) = session {
             state = state.over(session, encoding.is_one_way());

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use super::{
-    asking::Calls,
+    calls::Calls,
     connecting::Connecting,
     id::SessionId,
     reply,
@@ -27,7 +27,7 @@ use crate::{
         codes::{Disconnect, ErrorCode},
         message::{
             self, Body, ChannelRequest, Command, Empty, HistoryRequest, PublishRequest, Reply,
-            Request as Asked,
+            Request as ClientRequest,
         },
     },
     room::{
@@ -540,10 +540,12 @@ impl State {
     fn command(&mut self, command: Command, env: Env<'_>, out: &mut Vec<Out>) {
         let (id, request) = command.into_request();
         match (self.phase, request) {
-            (Phase::New, Some(Asked::Connect(request))) if id > 0 => {
+            (Phase::New, Some(ClientRequest::Connect(request))) if id > 0 => {
                 self.connect(id, request, false, env, out);
             }
-            (Phase::Open, Some(Asked::Send(_))) => self.close(Disconnect::NotAvailable, out),
+            (Phase::Open, Some(ClientRequest::Send(_))) => {
+                self.close(Disconnect::NotAvailable, out)
+            }
             (Phase::Open, _) if id == 0 => self.pong(env, out),
             (Phase::Open, Some(request)) => self.request(id, request, env, out),
             _ => self.close(Disconnect::BadRequest, out),
@@ -616,21 +618,25 @@ impl State {
         self.next_ping = env.now + wait;
     }
 
-    fn request(&mut self, id: u32, request: Asked, env: Env<'_>, out: &mut Vec<Out>) {
+    fn request(&mut self, id: u32, request: ClientRequest, env: Env<'_>, out: &mut Vec<Out>) {
         let to = ReplyTo::Command { socket: self.socket, id };
         let asked = match request {
-            Asked::Subscribe(request) => self.subscribe(id, request, false, env, out),
-            Asked::Publish(request) => self.publish(id, request, to, env, out),
-            Asked::Presence(request) => self.presence(request, Query::Presence, to, env).map(Some),
-            Asked::PresenceStats(request) => {
+            ClientRequest::Subscribe(request) => self.subscribe(id, request, false, env, out),
+            ClientRequest::Publish(request) => self.publish(id, request, to, env, out),
+            ClientRequest::Presence(request) => {
+                self.presence(request, Query::Presence, to, env).map(Some)
+            }
+            ClientRequest::PresenceStats(request) => {
                 self.presence(request, Query::PresenceStats, to, env).map(Some)
             }
-            Asked::History(request) => self.history(request, to, env).map(Some),
-            Asked::Unsubscribe(request) => self.unsubscribe(id, &request, to, env, out),
-            Asked::Refresh(request) => self.refresh(id, request, false, env, out),
-            Asked::SubRefresh(request) => self.sub_refresh(id, request, false, env, out),
-            Asked::Rpc(request) => self.rpc(id, request, env, out),
-            Asked::Connect(_) | Asked::Ping | Asked::Send(_) => Err(Disconnect::BadRequest.into()),
+            ClientRequest::History(request) => self.history(request, to, env).map(Some),
+            ClientRequest::Unsubscribe(request) => self.unsubscribe(id, &request, to, env, out),
+            ClientRequest::Refresh(request) => self.refresh(id, request, false, env, out),
+            ClientRequest::SubRefresh(request) => self.sub_refresh(id, request, false, env, out),
+            ClientRequest::Rpc(request) => self.rpc(id, request, env, out),
+            ClientRequest::Connect(_) | ClientRequest::Ping | ClientRequest::Send(_) => {
+                Err(Disconnect::BadRequest.into())
+            }
         };
         self.outcome(id, asked, out);
     }

@@ -784,7 +784,7 @@ fn a_filter_holds_for_what_was_missed_too() {
 }
 
 #[test]
-fn a_filter_that_is_not_allowed_or_nonsense_is_a_bad_request() {
+fn a_filter_that_is_not_allowed_or_invalid_is_a_bad_request() {
     for (allowed, tf) in [(false, json!({"key": "t", "cmp": "ex"})), (true, json!({}))] {
         let mut talk = wishing(allowed, json!({"channel": "chat:a", "tf": tf}));
         assert_eq!(talk.replies()[0]["error"]["code"], 107);
@@ -823,5 +823,5 @@ fn a_filter_goes_before_deltas_and_an_unknown_format_ends_the_connection() {
     assert!(talk.out.contains(&Out::Close(Disconnect::BadRequest)), "{:?}", talk.out);
 }
 
-#[path = "asking_tests.rs"]
-mod asking;
+#[path = "calls_tests.rs"]
+mod calls;

@@ -18,7 +18,7 @@ use crate::{
         codec::Format,
         codes::{Disconnect, ErrorCode, Unsubscribed},
         message::{
-            Body, ChannelRequest, Empty, Refresh, Request as Asked, SubRefreshRequest,
+            Body, ChannelRequest, Empty, Refresh, Request as ClientRequest, SubRefreshRequest,
             SubscribeRequest, SubscribeResult,
         },
     },
@@ -206,7 +206,7 @@ impl State {
                 Ok(Some(self.enter_as_asked(id, request, wish, &grant, env)?))
             }
             Decided::Ask(call) => {
-                self.call(id, Asked::Subscribe(request), call, out);
+                self.call(id, ClientRequest::Subscribe(request), call, out);
                 Ok(None)
             }
         }
@@ -605,7 +605,7 @@ impl State {
             }
             Err(TokenError::Expired) => Err(ErrorCode::Expired.into()),
             Err(TokenError::UnknownKey) if !retried => {
-                self.call(id, Asked::SubRefresh(request), Call::SubscriptionTokenKeys, out);
+                self.call(id, ClientRequest::SubRefresh(request), Call::SubscriptionTokenKeys, out);
                 Ok(None)
             }
             Ok(_) | Err(_) => Err(Disconnect::InvalidToken.into()),

@@ -15,7 +15,7 @@ pub enum Place {
     /// Nowhere; it will come back.
     Away,
     /// It has asked to enter its room.
-    Asking,
+    Subscribing,
     /// It is in.
     In,
 }

@@ -101,7 +101,7 @@ impl World {
 
     pub(super) fn subscribe(&mut self, index: usize) -> Result<(), String> {
         let client = &mut self.clients[index];
-        client.place = Place::Asking;
+        client.place = Place::Subscribing;
         let info = ClientInfo::new(client.id, &format!("user {index}"));
         let subscribe = Subscribe {
             socket: client.socket,
@@ -150,7 +150,7 @@ impl World {
                 }
                 Event::InsufficientState => {
                     self.tell(|| format!("client {client} has to subscribe again"));
-                    self.clients[client].place = Place::Asking;
+                    self.clients[client].place = Place::Subscribing;
                     let delay = self.rng.u64(0..20);
                     self.later(delay, Happening::Again(client, socket));
                 }

@@ -21,7 +21,7 @@ const SUB_REFRESH: BackendId = BackendId(4);
 const RPC: BackendId = BackendId(5);
 
 /// Everything is for backends to decide: in `chat:` rooms, and beside them.
-fn asking() -> Settings {
+fn with_backends() -> Settings {
     let all = RoomProxies {
         subscribe: Some(SUBSCRIBE),
         publish: Some(PUBLISH),
@@ -81,8 +81,8 @@ fn connected_as_ann(settings: Settings, expires_at: Option<i64>) -> Talk {
     talk
 }
 
-fn asking_ann() -> Talk {
-    let mut talk = connected_as_ann(asking(), None);
+fn ann_with_backends() -> Talk {
+    let mut talk = connected_as_ann(with_backends(), None);
     talk.out.clear();
     talk
 }
@@ -110,7 +110,7 @@ fn goes_on(until: Option<i64>) -> Refreshed {
 
 #[test]
 fn who_has_no_token_is_who_the_backend_says() {
-    let mut talk = Talk::new(asking());
+    let mut talk = Talk::new(with_backends());
     talk.say(&json!({"id": 1, "connect": {"data": {"a": 1}, "name": "js"}}));
     let (number, question) = talk.question();
     let data = Bytes::from_static(b"{\"a\":1}");
@@ -128,17 +128,20 @@ fn who_has_no_token_is_who_the_backend_says() {
 
 #[test]
 fn a_client_is_not_told_of_an_end_that_it_can_not_put_off() {
-    let mut talk = connected_as_ann(asking(), Some(WALL + 100));
+    let mut talk = connected_as_ann(with_backends(), Some(WALL + 100));
     let connected = talk.replies().remove(0);
     assert_eq!(connected["connect"].get("expires"), None);
-    let settings = Settings { proxies: Proxies { refresh: None, ..asking().proxies }, ..asking() };
+    let settings = Settings {
+        proxies: Proxies { refresh: None, ..with_backends().proxies },
+        ..with_backends()
+    };
     let mut talk = connected_as_ann(settings, Some(WALL + 100));
     assert_eq!(talk.replies().remove(0)["connect"]["ttl"], 100);
 }
 
 #[test]
 fn a_token_is_not_for_the_backend() {
-    let mut talk = Talk::new(asking());
+    let mut talk = Talk::new(with_backends());
     talk.say(&json!({"id": 1, "connect": {"token": token(json!({"sub": "ann"}))}}));
     assert!(talk.replies().remove(0)["connect"].is_object());
 }
@@ -152,7 +155,7 @@ fn a_backend_refuses_a_connect_in_its_own_words() {
         (ann(Some(WALL)), Ok(110)),
         (Decision::Rpc(Bytes::new()), Ok(100)),
     ] {
-        let mut talk = Talk::new(asking());
+        let mut talk = Talk::new(with_backends());
         let number = talk.asks(json!({"id": 1, "connect": {}}));
         talk.decide(number, decision);
         match code {
@@ -164,7 +167,7 @@ fn a_backend_refuses_a_connect_in_its_own_words() {
             Err(code) => assert_eq!(talk.closed(), Some(code)),
         }
     }
-    let mut talk = Talk::new(asking());
+    let mut talk = Talk::new(with_backends());
     let number = talk.asks(json!({"id": 1, "connect": {}}));
     talk.input(In::Called(number, Err(CallFailed)));
     let error = talk.replies().remove(0)["error"].clone();
@@ -173,7 +176,7 @@ fn a_backend_refuses_a_connect_in_its_own_words() {
 
 #[test]
 fn a_backend_that_says_nothing_leaves_it_to_the_configuration() {
-    let mut talk = Talk::new(Settings { allow_anonymous: true, ..asking() });
+    let mut talk = Talk::new(Settings { allow_anonymous: true, ..with_backends() });
     let number = talk.asks(json!({"id": 1, "connect": {}}));
     talk.decide(number, Decision::Connect(None));
     assert!(talk.out.contains(&Out::Authenticated("".into())));
@@ -181,7 +184,7 @@ fn a_backend_that_says_nothing_leaves_it_to_the_configuration() {
 
 #[test]
 fn a_backend_lets_into_a_room() {
-    let mut talk = asking_ann();
+    let mut talk = ann_with_backends();
     talk.say(&subscribe(2, "chat:a"));
     let (number, question) = talk.question();
     let data = Bytes::from_static(b"{\"n\":2}");
@@ -198,7 +201,7 @@ fn a_backend_lets_into_a_room() {
 
 #[test]
 fn a_backend_is_asked_only_about_rooms_that_it_decides_about() {
-    let mut talk = asking_ann();
+    let mut talk = ann_with_backends();
     assert_eq!(talk.error(&subscribe(2, "$chat:a")), 103, "a private room");
     assert_eq!(talk.error(&subscribe(3, "chat:a#bob")), 103, "a room of another user");
     assert_eq!(talk.error(&subscribe(4, "lobby")), 103, "a room of another namespace");
@@ -208,7 +211,7 @@ fn a_backend_is_asked_only_about_rooms_that_it_decides_about() {
 
 #[test]
 fn what_is_asked_counts_as_a_room() {
-    let mut talk = asking_ann();
+    let mut talk = ann_with_backends();
     let first = talk.asks(subscribe(2, "chat:a"));
     talk.asks(subscribe(3, "chat:b"));
     assert_eq!(talk.error(&subscribe(4, "chat:c")), 106);
@@ -219,7 +222,7 @@ fn what_is_asked_counts_as_a_room() {
 
 #[test]
 fn a_grant_that_is_over_is_none() {
-    let mut talk = asking_ann();
+    let mut talk = ann_with_backends();
     let number = talk.asks(subscribe(2, "chat:a"));
     talk.decide(number, granted(Grant { expires_at: Some(WALL), ..Grant::default() }));
     assert_eq!(talk.replies()[0]["error"]["code"], 110);
@@ -227,7 +230,7 @@ fn a_grant_that_is_over_is_none() {
 
 #[test]
 fn an_answer_is_for_the_question_and_not_for_whoever_has_its_number() {
-    let mut talk = asking_ann();
+    let mut talk = ann_with_backends();
     let first = talk.asks(subscribe(2, "chat:a"));
     talk.say(&json!({"id": 3, "unsubscribe": {"channel": "chat:a"}}));
     let replies = talk.replies();
@@ -243,7 +246,7 @@ fn an_answer_is_for_the_question_and_not_for_whoever_has_its_number() {
 
 #[test]
 fn a_question_that_nobody_waits_for_still_counts() {
-    let mut talk = asking_ann();
+    let mut talk = ann_with_backends();
     let numbers: Vec<u32> = (0..4)
         .map(|n| {
             let number = talk.asks(subscribe(n * 2 + 2, "chat:a"));
@@ -279,7 +282,7 @@ fn publish_as(data: Option<&'static str>) -> Decision {
 
 #[test]
 fn a_backend_says_what_is_published() {
-    let mut talk = asking_ann();
+    let mut talk = ann_with_backends();
     let number = talk.asks(publish(2, 1));
     talk.decide(number, publish_as(Some("9")));
     let publication = published(&mut talk).remove(0);
@@ -295,7 +298,7 @@ fn a_backend_says_what_is_published() {
 
 #[test]
 fn publishes_stay_in_order_whatever_the_answers_do() {
-    let mut talk = asking_ann();
+    let mut talk = ann_with_backends();
     let numbers: Vec<u32> = (1..=3).map(|n| talk.asks(publish(n + 1, n))).collect();
     talk.decide(numbers[2], publish_as(None));
     talk.decide(numbers[1], error(1000));
@@ -317,7 +320,7 @@ fn publishes_stay_in_order_whatever_the_answers_do() {
 
 #[test]
 fn a_call_is_answered_by_the_backend() {
-    let mut talk = asking_ann();
+    let mut talk = ann_with_backends();
     talk.say(&json!({"id": 2, "rpc": {"method": "time", "data": {}}}));
     let (number, question) = talk.question();
     assert_eq!(question.ask, Ask::Rpc { method: "time".into(), data: "{}".into() });
@@ -330,7 +333,7 @@ fn a_call_is_answered_by_the_backend() {
 
 #[test]
 fn the_node_asks_whether_a_connection_goes_on() {
-    let mut talk = connected_as_ann(asking(), Some(WALL + 20));
+    let mut talk = connected_as_ann(with_backends(), Some(WALL + 20));
     talk.out.clear();
     talk.wall += 20;
     talk.later(20);
@@ -359,7 +362,7 @@ fn a_connection_ends_if_the_backend_does_not_prolong_it() {
         (error(1000), 3005),
         (disconnect(), 4500),
     ] {
-        let mut talk = connected_as_ann(asking(), Some(WALL + 1));
+        let mut talk = connected_as_ann(with_backends(), Some(WALL + 1));
         talk.out.clear();
         talk.wall += 1;
         talk.later(1);
@@ -371,7 +374,7 @@ fn a_connection_ends_if_the_backend_does_not_prolong_it() {
 
 #[test]
 fn a_backend_that_is_down_does_not_end_connections() {
-    let mut talk = connected_as_ann(asking(), Some(WALL + 1));
+    let mut talk = connected_as_ann(with_backends(), Some(WALL + 1));
     talk.out.clear();
     talk.wall += 1;
     talk.later(1);
@@ -388,7 +391,7 @@ fn a_backend_that_is_down_does_not_end_connections() {
 
 #[test]
 fn refreshing_is_not_the_clients_business() {
-    let mut talk = asking_ann();
+    let mut talk = ann_with_backends();
     talk.say(&json!({"id": 2, "refresh": {"token": token(json!({"sub": "ann"}))}}));
     assert_eq!(talk.closed(), Some(3501));
     let mut talk = in_for(WALL + 5);
@@ -400,7 +403,7 @@ fn refreshing_is_not_the_clients_business() {
 
 /// A client that a backend has let into chat:a until then.
 fn in_for(until: i64) -> Talk {
-    let mut talk = asking_ann();
+    let mut talk = ann_with_backends();
     let number = talk.asks(subscribe(2, "chat:a"));
     talk.decide(number, granted(Grant { expires_at: Some(until), ..Grant::default() }));
     talk.let_in("chat:a", 2, Recovery::NotAsked);
@@ -460,8 +463,8 @@ fn headers_go_along_as_long_as_someone_wants_them() {
     let header = |name: &str| (name.into(), (*b"v").into());
     for keeps_headers in [true, false] {
         let emulated_headers = vec!["authorization".to_owned()];
-        let proxies = Proxies { keeps_headers, emulated_headers, ..asking().proxies };
-        let mut talk = Talk::new(Settings { proxies, ..asking() });
+        let proxies = Proxies { keeps_headers, emulated_headers, ..with_backends().proxies };
+        let mut talk = Talk::new(Settings { proxies, ..with_backends() });
         talk.session.came_with(Headers { sent: vec![header("cookie")], said: Vec::new() });
         let said = json!({"Authorization": "v", "X-Other": "v"});
         talk.say(&json!({"id": 1, "connect": {"headers": said}}));

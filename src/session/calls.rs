@@ -17,7 +17,7 @@ use crate::{
     },
     protocol::{
         codes::{Disconnect, ErrorCode},
-        message::{Body, PublishRequest, Request as Asked, RpcRequest, RpcResult},
+        message::{Body, PublishRequest, Request as ClientRequest, RpcRequest, RpcResult},
     },
     room::types::{ClientInfo, NewPublication, ReplyTo, Request, RoomName},
 };
@@ -49,7 +49,7 @@ struct Parked {
 #[derive(Debug)]
 enum Waits {
     /// This command, which has this number.
-    Command(u32, Asked),
+    Command(u32, ClientRequest),
     /// Nothing any more: the client was told otherwise meanwhile. It counts until the call is over, or
     /// clients could make more of them than they may.
     Nobody,
@@ -73,7 +73,7 @@ impl Calls {
     /// The subscribe commands that wait.
     fn subscribes(&self) -> impl Iterator<Item = &str> {
         self.parked.iter().filter_map(|it| match &it.waits {
-            Waits::Command(_, Asked::Subscribe(it)) => Some(it.channel.as_str()),
+            Waits::Command(_, ClientRequest::Subscribe(it)) => Some(it.channel.as_str()),
             _ => None,
         })
     }
@@ -81,7 +81,7 @@ impl Calls {
     /// The room of a publish command that waits at this place.
     fn publish_at(&self, index: usize) -> Option<&str> {
         match &self.parked.get(index)?.waits {
-            Waits::Command(_, Asked::Publish(it)) => Some(&it.channel),
+            Waits::Command(_, ClientRequest::Publish(it)) => Some(&it.channel),
             _ => None,
         }
     }
@@ -106,7 +106,7 @@ impl Calls {
 
 impl State {
     /// A command waits for something that neither the session nor a room knows.
-    pub(super) fn call(&mut self, id: u32, command: Asked, call: Call, out: &mut Vec<Out>) {
+    pub(super) fn call(&mut self, id: u32, command: ClientRequest, call: Call, out: &mut Vec<Out>) {
         self.in_flight += 1;
         let number = self.rare_mut().calls.park(Waits::Command(id, command));
         out.push(Out::Call(number, call));
@@ -141,7 +141,7 @@ impl State {
         }
         for parked in &mut self.rare_mut().calls.parked {
             match &parked.waits {
-                Waits::Command(id, Asked::Subscribe(it)) if it.channel == room => {
+                Waits::Command(id, ClientRequest::Subscribe(it)) if it.channel == room => {
                     out.push(Out::Reply(reply::failure(*id, ErrorCode::Internal)));
                     parked.waits = Waits::Nobody;
                 }
@@ -197,7 +197,9 @@ impl State {
             Waits::Command(id, command) => {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 match command {
-                    Asked::Connect(request) => self.connect_decided(id, request, result, env, out),
+                    ClientRequest::Connect(request) => {
+                        self.connect_decided(id, request, result, env, out)
+                    }
                     command => {
                         let asked = self.decided(id, command, result, env, out);
                         self.outcome(id, asked, out);
@@ -210,25 +212,27 @@ impl State {
     fn decided(
         &mut self,
         id: u32,
-        command: Asked,
+        command: ClientRequest,
         result: Result<Called, CallFailed>,
         env: Env<'_>,
         out: &mut Vec<Out>,
     ) -> Outcome {
         let Ok(called) = result else { return Err(ErrorCode::Internal.into()) };
         match (called, command) {
-            (Called::Keys, Asked::Subscribe(it)) => self.subscribe(id, it, true, env, out),
-            (Called::Keys, Asked::Refresh(it)) => self.refresh(id, it, true, env, out),
-            (Called::Keys, Asked::SubRefresh(it)) => self.sub_refresh(id, it, true, env, out),
+            (Called::Keys, ClientRequest::Subscribe(it)) => self.subscribe(id, it, true, env, out),
+            (Called::Keys, ClientRequest::Refresh(it)) => self.refresh(id, it, true, env, out),
+            (Called::Keys, ClientRequest::SubRefresh(it)) => {
+                self.sub_refresh(id, it, true, env, out)
+            }
             (Called::Backend(Answer::Refused(verdict)), _) => Err(verdict.into()),
-            (Called::Backend(Answer::Subscribe(grant)), Asked::Subscribe(it)) => {
+            (Called::Backend(Answer::Subscribe(grant)), ClientRequest::Subscribe(it)) => {
                 self.subscribe_granted(id, it, &grant, env)
             }
-            (Called::Backend(Answer::Publish(changes)), Asked::Publish(it)) => {
+            (Called::Backend(Answer::Publish(changes)), ClientRequest::Publish(it)) => {
                 let to = ReplyTo::Command { socket: self.socket, id };
                 self.publish_as(it, *changes, to, env).map(Some)
             }
-            (Called::Backend(Answer::Rpc(data)), Asked::Rpc(_)) => {
+            (Called::Backend(Answer::Rpc(data)), ClientRequest::Rpc(_)) => {
                 out.push(Out::Reply(reply::result(id, Body::Rpc(RpcResult { data }))));
                 Ok(None)
             }
@@ -246,7 +250,7 @@ impl State {
     ) {
         let (room, data) = (request.channel.clone(), request.data.clone());
         let call = self.question(to, Ask::Publish { room, data });
-        self.call(id, Asked::Publish(request), call, out);
+        self.call(id, ClientRequest::Publish(request), call, out);
     }
 
     fn publish_as(
@@ -290,7 +294,7 @@ impl State {
         let RpcRequest { method, data } = request;
         let call = self.question(to, Ask::Rpc { method, data });
         // What it says is not needed twice.
-        self.call(id, Asked::Rpc(RpcRequest::default()), call, out);
+        self.call(id, ClientRequest::Rpc(RpcRequest::default()), call, out);
         Ok(None)
     }
 

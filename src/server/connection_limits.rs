@@ -1,6 +1,7 @@
-//! How many clients may be connected, and how many may come in a second: over all, and from one address. Pure.
+//! Limits on connections: how many may be open from one address, and how many may be opened in a second, over all
+//! and from one address. Pure.
 //!
-//! In: an address and the moment. Out: whether the client may come.
+//! In: an address and the moment. Out: whether the client may connect.
 
 use std::{
     collections::HashMap,
@@ -13,7 +14,7 @@ use crate::runtime::time::Time;
 /// The least number of addresses that is worth a look for those that can be forgotten.
 const FEW: usize = 1024;
 /// How often to say that clients are turned away.
-const TELL_EVERY: Duration = Duration::from_secs(3);
+const REPORT_EVERY: Duration = Duration::from_secs(3);
 
 /// The limits; 0: none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -56,30 +57,30 @@ impl Bucket {
 }
 
 #[derive(Debug)]
-struct Visitor {
+struct OfAddress {
     open: u32,
     bucket: Bucket,
 }
 
-/// Who is here and who came lately.
+/// Counts connections, and says which are too many.
 #[derive(Debug)]
-pub struct Visitors {
+pub struct ConnectionLimits {
     limits: Limits,
     all: Bucket,
-    by_address: HashMap<IpAddr, Visitor>,
+    by_address: HashMap<IpAddr, OfAddress>,
     /// The number of addresses at which to look for those that can be forgotten.
     sweep_at: usize,
-    told: Option<Time>,
+    reported: Option<Time>,
 }
 
-impl Visitors {
+impl ConnectionLimits {
     /// Nobody yet.
     pub fn new(limits: Limits) -> Self {
         let all = Bucket { used: 0, at: Time::default() };
-        Self { limits, all, by_address: HashMap::new(), sweep_at: FEW, told: None }
+        Self { limits, all, by_address: HashMap::new(), sweep_at: FEW, reported: None }
     }
 
-    /// A client wants to come. Whoever does is to [`Visitors::leave`].
+    /// A client wants to come. Whoever does is to [`ConnectionLimits::leave`].
     ///
     /// # Errors
     /// If it may not.
@@ -88,20 +89,20 @@ impl Visitors {
         let address = network(address);
         if limits.of_address > 0 || limits.rate_of_address > 0 {
             self.sweep(now);
-            let new = || Visitor { open: 0, bucket: Bucket { used: 0, at: now } };
-            let visitor = self.by_address.entry(address).or_insert_with(new);
-            if limits.of_address > 0 && visitor.open >= limits.of_address {
+            let new = || OfAddress { open: 0, bucket: Bucket { used: 0, at: now } };
+            let from = self.by_address.entry(address).or_insert_with(new);
+            if limits.of_address > 0 && from.open >= limits.of_address {
                 return Err(Full("client.ip_connection_limit"));
             }
-            if !visitor.bucket.take(limits.rate_of_address, now) {
+            if !from.bucket.take(limits.rate_of_address, now) {
                 return Err(Full("client.ip_connection_rate_limit"));
             }
         }
         if !self.all.take(limits.rate, now) {
             return Err(Full("client.connection_rate_limit"));
         }
-        if let Some(visitor) = self.by_address.get_mut(&address) {
-            visitor.open += 1;
+        if let Some(from) = self.by_address.get_mut(&address) {
+            from.open += 1;
         }
         Ok(())
     }
@@ -110,19 +111,19 @@ impl Visitors {
     pub fn leave(&mut self, address: IpAddr, now: Time) {
         let address = network(address);
         let rate = self.limits.rate_of_address;
-        if let Some(visitor) = self.by_address.get_mut(&address) {
-            visitor.open = visitor.open.saturating_sub(1);
-            if visitor.open == 0 && visitor.bucket.used(rate, now) == 0 {
+        if let Some(from) = self.by_address.get_mut(&address) {
+            from.open = from.open.saturating_sub(1);
+            if from.open == 0 && from.bucket.used(rate, now) == 0 {
                 self.by_address.remove(&address);
             }
         }
     }
 
     /// Whether it is time again to say that clients are turned away.
-    pub fn tell(&mut self, now: Time) -> bool {
-        let due = self.told.is_none_or(|told| now.since(told) >= TELL_EVERY);
+    pub fn take_report(&mut self, now: Time) -> bool {
+        let due = self.reported.is_none_or(|reported| now.since(reported) >= REPORT_EVERY);
         if due {
-            self.told = Some(now);
+            self.reported = Some(now);
         }
         due
     }
@@ -155,55 +156,55 @@ mod tests {
         Time::from_millis(millis)
     }
 
-    fn coming(visitors: &mut Visitors, address: IpAddr, now: Time) -> usize {
-        (0..100).take_while(|_| visitors.enter(address, now).is_ok()).count()
+    fn coming(limits: &mut ConnectionLimits, address: IpAddr, now: Time) -> usize {
+        (0..100).take_while(|_| limits.enter(address, now).is_ok()).count()
     }
 
     #[test]
     fn so_many_may_come_in_a_second() {
-        let mut visitors = Visitors::new(Limits { rate: 10, ..Limits::default() });
-        assert_eq!(coming(&mut visitors, ANN, at(5000)), 10);
-        assert_eq!(coming(&mut visitors, BOB, at(5000)), 0);
-        assert_eq!(coming(&mut visitors, BOB, at(5250)), 2);
-        assert_eq!(coming(&mut visitors, ANN, at(60_000)), 10);
-        assert!(visitors.by_address.is_empty());
+        let mut limits = ConnectionLimits::new(Limits { rate: 10, ..Limits::default() });
+        assert_eq!(coming(&mut limits, ANN, at(5000)), 10);
+        assert_eq!(coming(&mut limits, BOB, at(5000)), 0);
+        assert_eq!(coming(&mut limits, BOB, at(5250)), 2);
+        assert_eq!(coming(&mut limits, ANN, at(60_000)), 10);
+        assert!(limits.by_address.is_empty());
     }
 
     #[test]
     fn addresses_are_limited_each_for_itself() {
         let limits = Limits { of_address: 3, ..Limits::default() };
-        let mut visitors = Visitors::new(limits);
-        assert_eq!(coming(&mut visitors, ANN, at(0)), 3);
-        assert_eq!(coming(&mut visitors, BOB, at(0)), 3);
-        assert_eq!(visitors.enter(ANN, at(1)), Err(Full("client.ip_connection_limit")));
-        visitors.leave(ANN, at(1));
-        assert_eq!(coming(&mut visitors, ANN, at(1)), 1);
-        (0..3).for_each(|_| visitors.leave(ANN, at(2)));
-        (0..3).for_each(|_| visitors.leave(BOB, at(2)));
-        assert!(visitors.by_address.is_empty());
+        let mut limits = ConnectionLimits::new(limits);
+        assert_eq!(coming(&mut limits, ANN, at(0)), 3);
+        assert_eq!(coming(&mut limits, BOB, at(0)), 3);
+        assert_eq!(limits.enter(ANN, at(1)), Err(Full("client.ip_connection_limit")));
+        limits.leave(ANN, at(1));
+        assert_eq!(coming(&mut limits, ANN, at(1)), 1);
+        (0..3).for_each(|_| limits.leave(ANN, at(2)));
+        (0..3).for_each(|_| limits.leave(BOB, at(2)));
+        assert!(limits.by_address.is_empty());
     }
 
     #[test]
     fn a_flood_from_ever_new_addresses_is_forgotten() {
         let limits = Limits { rate_of_address: 2, ..Limits::default() };
-        let mut visitors = Visitors::new(limits);
+        let mut limits = ConnectionLimits::new(limits);
         for number in 0..100_000u32 {
             let (address, now) = (IpAddr::from(number.to_be_bytes()), at(u64::from(number)));
-            visitors.enter(address, now).expect("the first of its address");
-            visitors.leave(address, now);
+            limits.enter(address, now).expect("the first of its address");
+            limits.leave(address, now);
         }
-        assert!(visitors.by_address.len() < 3 * FEW, "{}", visitors.by_address.len());
-        assert_eq!(coming(&mut visitors, ANN, at(200_000)), 2);
+        assert!(limits.by_address.len() < 3 * FEW, "{}", limits.by_address.len());
+        assert_eq!(coming(&mut limits, ANN, at(200_000)), 2);
     }
 
     #[test]
     fn a_network_of_ipv6_counts_as_one_address() {
-        let mut visitors = Visitors::new(Limits { of_address: 1, ..Limits::default() });
+        let mut limits = ConnectionLimits::new(Limits { of_address: 1, ..Limits::default() });
         let address = |text: &str| text.parse::<IpAddr>().expect("an address");
-        assert_eq!(visitors.enter(address("2001:db8::1"), at(0)), Ok(()));
-        assert!(visitors.enter(address("2001:db8::2"), at(0)).is_err());
-        assert_eq!(visitors.enter(address("2001:db8:0:1::1"), at(0)), Ok(()));
-        assert_eq!(visitors.enter(address("::ffff:10.0.0.1"), at(0)), Ok(()));
-        assert!(visitors.enter(ANN, at(0)).is_err());
+        assert_eq!(limits.enter(address("2001:db8::1"), at(0)), Ok(()));
+        assert!(limits.enter(address("2001:db8::2"), at(0)).is_err());
+        assert_eq!(limits.enter(address("2001:db8:0:1::1"), at(0)), Ok(()));
+        assert_eq!(limits.enter(address("::ffff:10.0.0.1"), at(0)), Ok(()));
+        assert!(limits.enter(ANN, at(0)).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! What gossip need not send, so that nodes that know the same say less of it.
+//! Gossip deduplication: which messages need not be sent, since they would tell the other node nothing new.
 
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
@@ -9,16 +9,16 @@ use crate::runtime::time::Time;
 /// The most nodes that are remembered; with the rest, everything is sent.
 const MAX_REMEMBERED: usize = 4096;
 
-/// Who has asked this node lately. What is exchanged then tells both sides the same, so neither has to ask
+/// Remembers who has asked this node lately. After an exchange both sides know the same, so neither has to ask
 /// the other again at once.
 #[derive(Debug)]
-pub struct Sparing {
+pub struct Deduplicator {
     /// How long an exchange lasts.
     lasts: Duration,
     asked: HashMap<SocketAddr, Time>,
 }
 
-impl Sparing {
+impl Deduplicator {
     /// Exchanges last as long as the time after which each node asks again.
     pub fn new(lasts: Duration) -> Self {
         Self { lasts, asked: HashMap::new() }
@@ -35,9 +35,9 @@ impl Sparing {
         }
     }
 
-    /// Whether nobody misses `message` if it is not sent to `to`: a question to a node that has just asked,
-    /// or an acknowledgement that brings nothing.
-    pub fn spares(&self, to: SocketAddr, message: &ChitchatMessage, now: Time) -> bool {
+    /// Whether `message` need not be sent to `to`: a question to a node that has just asked, or an
+    /// acknowledgement that brings nothing.
+    pub fn is_redundant(&self, to: SocketAddr, message: &ChitchatMessage, now: Time) -> bool {
         match message {
             ChitchatMessage::Syn { .. } => {
                 self.asked.get(&to).is_some_and(|at| now.since(*at) < self.lasts)
@@ -65,14 +65,14 @@ mod tests {
     #[test]
     fn of_two_nodes_one_asks() {
         let mut questions = [0; 2];
-        let mut sparing = [Sparing::new(INTERVAL), Sparing::new(INTERVAL)];
+        let mut dedup = [Deduplicator::new(INTERVAL), Deduplicator::new(INTERVAL)];
         // Both look every 200 ms, the second 80 ms after the first.
         for turn in 0..20 {
             let (me, now) = (turn % 2, Time::from_millis(turn / 2 * 200 + turn % 2 * 80));
             let (me, other) = (me as usize, 1 - me as usize);
-            if !sparing[me].spares(node(other as u16), &question(), now) {
+            if !dedup[me].is_redundant(node(other as u16), &question(), now) {
                 questions[me] += 1;
-                sparing[other].received(node(me as u16), &question(), now);
+                dedup[other].received(node(me as u16), &question(), now);
             }
         }
         assert_eq!(questions, [10, 0]);
@@ -80,33 +80,33 @@ mod tests {
 
     #[test]
     fn a_node_that_asks_no_more_is_asked() {
-        let mut sparing = Sparing::new(INTERVAL);
-        sparing.received(node(1), &question(), Time::from_millis(1_000));
-        assert!(sparing.spares(node(1), &question(), Time::from_millis(1_199)));
-        assert!(!sparing.spares(node(1), &question(), Time::from_millis(1_200)));
-        assert!(!sparing.spares(node(2), &question(), Time::from_millis(1_000)));
+        let mut dedup = Deduplicator::new(INTERVAL);
+        dedup.received(node(1), &question(), Time::from_millis(1_000));
+        assert!(dedup.is_redundant(node(1), &question(), Time::from_millis(1_199)));
+        assert!(!dedup.is_redundant(node(1), &question(), Time::from_millis(1_200)));
+        assert!(!dedup.is_redundant(node(2), &question(), Time::from_millis(1_000)));
     }
 
     #[test]
     fn answers_are_always_sent_and_acknowledgements_if_they_bring_something() {
-        let mut sparing = Sparing::new(INTERVAL);
+        let mut dedup = Deduplicator::new(INTERVAL);
         let now = Time::from_millis(1_000);
-        sparing.received(node(1), &question(), now);
+        dedup.received(node(1), &question(), now);
         let answer =
             ChitchatMessage::SynAck { digest: Default::default(), delta: Default::default() };
-        assert!(!sparing.spares(node(1), &answer, now));
+        assert!(!dedup.is_redundant(node(1), &answer, now));
         let empty = ChitchatMessage::Ack { delta: Default::default() };
-        assert!(sparing.spares(node(2), &empty, now));
+        assert!(dedup.is_redundant(node(2), &empty, now));
     }
 
     #[test]
     fn forged_addresses_do_not_fill_the_memory() {
-        let mut sparing = Sparing::new(INTERVAL);
+        let mut dedup = Deduplicator::new(INTERVAL);
         for number in 0..3 * MAX_REMEMBERED as u16 {
-            sparing.received(node(number), &question(), Time::from_millis(1_000));
+            dedup.received(node(number), &question(), Time::from_millis(1_000));
         }
-        assert_eq!(sparing.asked.len(), MAX_REMEMBERED);
-        sparing.received(node(1), &question(), Time::from_millis(2_000));
-        assert_eq!(sparing.asked.len(), 1);
+        assert_eq!(dedup.asked.len(), MAX_REMEMBERED);
+        dedup.received(node(1), &question(), Time::from_millis(2_000));
+        assert_eq!(dedup.asked.len(), 1);
     }
 }

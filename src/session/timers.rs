@@ -1,12 +1,12 @@
-//! When whom to wake: one alarm for each slot of a table. The last wish counts.
+//! When to wake which socket: one timer for each slot of a table. Setting it again replaces it.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 use crate::runtime::time::Time;
 
-/// Alarms of many sockets.
+/// The timers of many sockets.
 #[derive(Debug, Default)]
-pub struct Alarms {
+pub struct Timers {
     /// By slot.
     due: Vec<Option<Time>>,
     /// Earliest first. An entry that `due` does not confirm is withdrawn and stays until it comes up, or
@@ -14,7 +14,7 @@ pub struct Alarms {
     heap: BinaryHeap<Reverse<(Time, u32)>>,
 }
 
-impl Alarms {
+impl Timers {
     /// Wakes `slot` at that time and no other.
     pub fn set(&mut self, slot: u32, at: Time) {
         let index = slot as usize;
@@ -27,20 +27,20 @@ impl Alarms {
         }
     }
 
-    /// When to ask for the next that is due; none: not before another alarm is set. A withdrawn alarm may be
-    /// asked for in vain.
+    /// When to ask for the next that is due; none: not before another timer is set. May be that of a withdrawn
+    /// timer; then nothing is due.
     pub fn first(&self) -> Option<Time> {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Withdraws the alarm of `slot`.
+    /// Withdraws the timer of `slot`.
     pub fn clear(&mut self, slot: u32) {
         if let Some(due) = self.due.get_mut(slot as usize) {
             *due = None;
         }
     }
 
-    /// A slot whose time has come, and whose alarm that ends; none if there is no more.
+    /// A slot whose time has come, and whose timer ends with that; none if there is no more.
     pub fn next_due(&mut self, now: Time) -> Option<u32> {
         while let Some(&Reverse((at, slot))) = self.heap.peek() {
             if at > now {
@@ -55,7 +55,7 @@ impl Alarms {
         None
     }
 
-    /// Whoever sets its alarm again and again must not fill the memory with withdrawn ones.
+    /// A timer that is set again and again must not fill the memory with withdrawn entries.
     fn compact(&mut self) {
         if self.heap.len() > 64 + 4 * self.due.len() {
             let due = self.due.iter().enumerate();
@@ -73,30 +73,30 @@ mod tests {
     }
 
     #[test]
-    fn the_last_wish_counts() {
-        let mut alarms = Alarms::default();
-        alarms.set(1, at(10));
-        alarms.set(0, at(5));
-        alarms.set(1, at(20));
-        alarms.set(2, at(6));
-        alarms.clear(2);
-        assert_eq!((alarms.first(), alarms.next_due(at(4))), (Some(at(5)), None));
-        assert_eq!((alarms.next_due(at(15)), alarms.next_due(at(15))), (Some(0), None));
-        assert_eq!((alarms.next_due(at(20)), alarms.next_due(at(20))), (Some(1), None));
-        alarms.set(1, at(30));
-        alarms.set(1, at(20));
-        alarms.set(1, at(30));
-        assert_eq!((alarms.next_due(at(99)), alarms.next_due(at(99))), (Some(1), None));
-        assert_eq!(alarms.first(), None);
+    fn a_timer_that_is_set_again_is_replaced() {
+        let mut timers = Timers::default();
+        timers.set(1, at(10));
+        timers.set(0, at(5));
+        timers.set(1, at(20));
+        timers.set(2, at(6));
+        timers.clear(2);
+        assert_eq!((timers.first(), timers.next_due(at(4))), (Some(at(5)), None));
+        assert_eq!((timers.next_due(at(15)), timers.next_due(at(15))), (Some(0), None));
+        assert_eq!((timers.next_due(at(20)), timers.next_due(at(20))), (Some(1), None));
+        timers.set(1, at(30));
+        timers.set(1, at(20));
+        timers.set(1, at(30));
+        assert_eq!((timers.next_due(at(99)), timers.next_due(at(99))), (Some(1), None));
+        assert_eq!(timers.first(), None);
     }
 
     #[test]
-    fn withdrawn_alarms_do_not_pile_up() {
-        let mut alarms = Alarms::default();
+    fn withdrawn_timers_do_not_pile_up() {
+        let mut timers = Timers::default();
         for millis in 0..10_000 {
-            alarms.set(3, at(1_000_000 + millis));
+            timers.set(3, at(1_000_000 + millis));
         }
-        assert!(alarms.heap.len() < 100, "{}", alarms.heap.len());
-        assert_eq!(alarms.next_due(at(2_000_000)), Some(3));
+        assert!(timers.heap.len() < 100, "{}", timers.heap.len());
+        assert_eq!(timers.next_due(at(2_000_000)), Some(3));
     }
 }
