@@ -11,4 +11,5 @@ pub mod membership;
 pub mod node;
 pub mod placement;
 pub mod secret;
+pub mod slots;
 pub mod view;

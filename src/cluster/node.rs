@@ -5,7 +5,9 @@ use std::{fmt, net::SocketAddr};
 use serde::{Deserialize, Serialize};
 
 /// Identity of one run of a node: its name and its generation. A restarted node is a new one.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct NodeId(pub u64);
 
 impl NodeId {

@@ -26,7 +26,7 @@ use tokio::{
 use super::{
     dialer::{Dialer, Ended},
     noise::{self, Handshake, Opener, Sealer},
-    wire::{self, Hello, Message as PeerMessage},
+    wire::{self, Frame, Hello},
 };
 use crate::{
     cluster::{
@@ -112,7 +112,7 @@ impl Reader {
         &mut self,
         heard: &Cell<Time>,
         read: &mut usize,
-    ) -> Result<Vec<PeerMessage>, LinkError> {
+    ) -> Result<Vec<Frame>, LinkError> {
         loop {
             let mut messages = Vec::new();
             while let Some(message) = wire::decode(&mut self.open)? {
@@ -165,7 +165,7 @@ async fn try_introduce(
         node: settings.me.clone(),
         to,
     };
-    let frame = wire::encode(&PeerMessage::Hello(hello))
+    let frame = wire::encode(&Frame::Hello(hello))
         .map_err(|_| LinkError::Refused("this node's own hello is too large".into()))?;
     let mut sealed = BytesMut::new();
     sealer.seal(&frame, &mut sealed)?;
@@ -219,13 +219,13 @@ async fn send_handshake(io: &mut TcpStream, handshake: &mut Handshake) -> Result
 }
 
 fn check_hello(
-    message: PeerMessage,
+    message: Frame,
     dialled: Option<NodeId>,
     me: &NodeInfo,
     cluster: &str,
 ) -> Result<NodeInfo, LinkError> {
     let refuse = |why: String| Err(LinkError::Refused(why));
-    let PeerMessage::Hello(hello) = message else {
+    let Frame::Hello(hello) = message else {
         return refuse("it did not introduce itself".into());
     };
     let id = hello.node.id();
@@ -308,7 +308,7 @@ impl Link {
             .set(self.outgoing.bytes.get() as i64);
         // Both sides do, so neither has to ask the other.
         if !std::mem::take(&mut self.spoke)
-            && let Ok(frame) = wire::encode(&PeerMessage::Alive)
+            && let Ok(frame) = wire::encode(&Frame::Alive)
         {
             self.queue(frame, ctx);
         }
@@ -372,11 +372,15 @@ async fn receive(
         ahead += read;
         for message in messages {
             match message {
-                PeerMessage::Alive => {}
-                PeerMessage::Emulation(session, commands) => {
+                Frame::Alive => {}
+                Frame::Emulation(session, commands) => {
                     settings.emulated.give(&session, commands);
                 }
-                message => settings.registry.do_send(FromCluster::Peer(peer, message)),
+                Frame::Rooms(message) => {
+                    settings.registry.do_send(FromCluster::Peer(peer, message));
+                }
+                // Once is enough.
+                Frame::Hello(_) => {}
             }
         }
         if ahead >= AHEAD {
@@ -479,7 +483,7 @@ mod tests {
             to: Some(me.id()),
         };
         change(&mut hello);
-        check_hello(PeerMessage::Hello(hello), None, &me, "c").map_err(|error| error.to_string())
+        check_hello(Frame::Hello(hello), None, &me, "c").map_err(|error| error.to_string())
     }
 
     #[test]
@@ -507,6 +511,6 @@ mod tests {
             assert!(refused.contains(why), "{refused}");
         }
         let me = node("a", 1);
-        assert!(check_hello(PeerMessage::Alive, None, &me, "c").is_err());
+        assert!(check_hello(Frame::Alive, None, &me, "c").is_err());
     }
 }

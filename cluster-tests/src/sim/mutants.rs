@@ -5,10 +5,9 @@
 //! product.
 
 use roomcast::{
-    mesh::wire::{Catchup, Message, RoomMessage},
     room::{
+        messages::{Item, Message, RoomMessage},
         registry::Out,
-        stream::{Repeats, Snapshot},
         types::{Event, Recovery},
     },
 };
@@ -95,40 +94,24 @@ impl Mutant {
 
     fn spoil_message(self, mut message: RoomMessage) -> Option<RoomMessage> {
         match (self, &mut message) {
-            (Self::BoastfulSuccessors, RoomMessage::Have(position)) => position.offset += 1_000,
-            (Self::EpochsNeverEnd, RoomMessage::Claimed { clean, .. }) => *clean = true,
-            (Self::ForgottenForwards, RoomMessage::Deliver(_, entry)) => entry.forward = None,
-            (Self::ForgottenKeys, RoomMessage::Deliver(_, entry)) => entry.key = None,
-            (
-                Self::ForgottenForwards | Self::ForgottenKeys,
-                RoomMessage::Fetched { snapshot, .. },
-            ) => {
-                if let Some(snapshot) = snapshot {
-                    self.forget(&mut snapshot.repeats);
-                }
+            (Self::BoastfulSuccessors, RoomMessage::Has(offset)) => *offset += 1_000,
+            (Self::ForgottenForwards, RoomMessage::Deliver { entry, .. }) => entry.forward = None,
+            (Self::ForgottenKeys, RoomMessage::Deliver { entry, .. }) => entry.key = None,
+            (Self::ForgottenForwards | Self::ForgottenKeys, RoomMessage::Page(page)) => {
+                page.items.retain(|item| !self.forgets(item));
             }
-            (
-                Self::ForgottenForwards | Self::ForgottenKeys,
-                RoomMessage::Attached {
-                    catchup:
-                        Catchup::Follow { repeats, .. } | Catchup::Afresh(Snapshot { repeats, .. }),
-                    ..
-                },
-            ) => self.forget(repeats),
             (Self::GhostsInTheRoom, RoomMessage::Leave(_)) => return None,
-            (Self::QuietRetreats, RoomMessage::Offer(_) | RoomMessage::NotHome(_)) => return None,
             (Self::NoRefusals, RoomMessage::NotHome(_)) => return None,
             _ => {}
         }
         Some(message)
     }
 
-    fn forget(self, repeats: &mut Repeats) {
-        if self == Self::ForgottenKeys {
-            repeats.keys.clear();
-        } else {
-            repeats.origins.clear();
-            repeats.forwards.clear();
+    fn forgets(self, item: &Item) -> bool {
+        match item {
+            Item::Key(_) => self == Self::ForgottenKeys,
+            Item::Forward(..) | Item::Origin(..) => self == Self::ForgottenForwards,
+            _ => false,
         }
     }
 

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::{Bytes, BytesMut};
 use roomcast::{
     cluster::node::NodeId,
-    mesh::wire::{self, Message},
+    mesh::wire::{self, Frame as WireFrame},
+    room::messages::Message,
 };
 
 /// A frame under way.
@@ -85,7 +86,7 @@ impl Network {
         arrival: u64,
     ) -> Result<Option<(u64, Frame)>, String> {
         let Some(link) = self.up.get(&pair(from, to)) else { return Ok(None) };
-        let bytes = wire::encode(message).map_err(|code| format!("can't be encoded: {code:?}"))?;
+        let bytes = wire::encode(&WireFrame::Rooms(message.clone())).map_err(|code| format!("can't be encoded: {code:?}"))?;
         let last = self.arrivals.entry((from, to)).or_default();
         *last = arrival.max(*last);
         Ok(Some((*last, Frame { from, to, link: *link, bytes })))
@@ -96,6 +97,10 @@ impl Network {
         if self.up.get(&pair(frame.from, frame.to)) != Some(&frame.link) {
             return Ok(None);
         }
-        wire::decode(&mut BytesMut::from(&frame.bytes[..])).map_err(|error| error.to_string())
+        let decoded = wire::decode(&mut BytesMut::from(&frame.bytes[..]));
+        Ok(match decoded.map_err(|error| error.to_string())? {
+            Some(WireFrame::Rooms(message)) => Some(message),
+            _ => None,
+        })
     }
 }

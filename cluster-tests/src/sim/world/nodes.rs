@@ -11,8 +11,8 @@ use roomcast::{
         node::{NodeId, NodeInfo, Phase},
         view::View,
     },
-    mesh::wire::Message,
     room::{
+        messages::Message,
         options::{Namespaces, RoomOptions},
         registry::{In, Out, Settings, State},
         types::{ReplyTo, RoomName, SocketRef},

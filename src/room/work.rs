@@ -1,0 +1,224 @@
+//! What has to be done for many rooms, in slices: no input goes through more than some hundred.
+//!
+//! Rooms of slots that have changed hands take their new roles; rooms that lack a copy fetch it; pages go to
+//! peers as their links have room for them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::{
+    messages::{Held, Message, SlotMessage},
+    node::Out,
+    registry::State,
+    room::Room,
+    transfer::Source,
+    types::RoomName,
+};
+use crate::cluster::{node::NodeId, placement::SLOTS};
+
+/// What is left to be done.
+#[derive(Debug, Default)]
+pub struct Work {
+    /// Slots whose rooms are to settle, in turn.
+    slots: VecDeque<u16>,
+    queued: BTreeSet<u16>,
+    /// The rooms that are left of the slot whose turn it is.
+    rooms: Vec<RoomName>,
+    /// The peers that wait to be told that all rooms have turned to them, with their last claims.
+    owed: BTreeMap<NodeId, u64>,
+    /// Answers to claims.
+    inventories: BTreeMap<(NodeId, u64), Inventory>,
+}
+
+/// The answer to a claim, as far as it is not sent.
+#[derive(Debug)]
+struct Inventory {
+    slots: VecDeque<u16>,
+    rooms: VecDeque<RoomName>,
+    unsure: Vec<u16>,
+}
+
+impl Work {
+    /// The rooms of these slots are to settle.
+    pub(super) fn sweep(&mut self, slots: impl IntoIterator<Item = u16>) {
+        for slot in slots {
+            if self.queued.insert(slot) {
+                self.slots.push_back(slot);
+            }
+        }
+    }
+
+    /// So are all.
+    pub(super) fn sweep_all(&mut self) {
+        self.sweep(0..SLOTS as u16);
+    }
+
+    /// A peer waits to be told that all rooms have turned to it, after its claim of this number.
+    pub(super) fn owe(&mut self, peer: NodeId, claim: u64) {
+        self.owed.insert(peer, claim);
+    }
+
+    /// The link to a peer is gone.
+    pub(super) fn lose(&mut self, peer: NodeId) {
+        self.owed.remove(&peer);
+        self.inventories.retain(|(to, _), _| *to != peer);
+    }
+
+    fn is_left(&self) -> bool {
+        !self.slots.is_empty() || !self.rooms.is_empty() || !self.owed.is_empty()
+    }
+}
+
+impl State {
+    /// Whether there is something to do that needs no input.
+    pub fn has_work(&self) -> bool {
+        let window = self.node.settings.window;
+        self.work.is_left()
+            || self.node.fetches.is_ready()
+            || self.node.flows.values().any(|flow| flow.is_ready(window))
+    }
+
+    /// Does as much as one input may.
+    pub(super) fn do_some_work(&mut self) {
+        self.sweep_some();
+        self.fetch_some();
+        self.send_pages();
+    }
+
+    fn sweep_some(&mut self) {
+        for _ in 0..self.node.settings.slice {
+            while self.work.rooms.is_empty()
+                && let Some(slot) = self.work.slots.pop_front()
+            {
+                self.work.queued.remove(&slot);
+                self.work.rooms = self.rooms.of_slot(slot).cloned().collect();
+            }
+            let Some(name) = self.work.rooms.pop() else { break };
+            self.with_room(&name, Room::settle);
+        }
+        if self.work.slots.is_empty() && self.work.rooms.is_empty() {
+            for (peer, claim) in std::mem::take(&mut self.work.owed) {
+                let message = Message::Settled(claim);
+                self.node.out.push(Out::Send { to: vec![peer], message });
+            }
+        }
+    }
+
+    fn fetch_some(&mut self) {
+        for _ in 0..self.node.settings.slice {
+            let Some(name) = self.node.fetches.next() else { break };
+            self.with_room(&name, Room::fetch);
+        }
+    }
+
+    /// Pages go to each peer in turn, as many as its link has room for.
+    fn send_pages(&mut self) {
+        if self.node.flows.values().all(|flow| flow.is_idle()) {
+            return;
+        }
+        let window = self.node.settings.window;
+        let peers: Vec<NodeId> = self.node.flows.keys().copied().collect();
+        for peer in peers {
+            for _ in 0..self.node.settings.slice {
+                let Some(flow) = self.node.flows.get_mut(&peer) else { break };
+                let Some(source) = flow.next(window) else { break };
+                let more = match &source {
+                    Source::Inventory(claim) => self.send_inventory(peer, *claim),
+                    Source::Room(name) => self.send_page_of(peer, name),
+                };
+                if more && let Some(flow) = self.node.flows.get_mut(&peer) {
+                    flow.ready(source);
+                }
+            }
+        }
+    }
+
+    fn send_page_of(&mut self, peer: NodeId, name: &RoomName) -> bool {
+        let Some(room) = self.rooms.get_mut(name) else { return false };
+        room.follow_slot(&mut self.node);
+        let more = room.send_page(peer, &mut self.node);
+        self.leave(name);
+        more
+    }
+
+    /// What this node holds in slots that are another's from now on is told to it.
+    pub(super) fn begin_inventory(
+        &mut self,
+        to: NodeId,
+        claim: u64,
+        slots: Vec<u16>,
+        unsure: Vec<u16>,
+    ) {
+        let inventory = Inventory { slots: slots.into(), rooms: VecDeque::new(), unsure };
+        self.work.inventories.insert((to, claim), inventory);
+        self.node.flows.entry(to).or_default().urgent(Source::Inventory(claim));
+    }
+
+    /// Sends the next page of an inventory. Returns whether there are more.
+    fn send_inventory(&mut self, to: NodeId, claim: u64) -> bool {
+        let Some(mut inventory) = self.work.inventories.remove(&(to, claim)) else { return false };
+        let (mut rooms, mut bytes) = (Vec::new(), 0);
+        let (most, slice) = (self.node.settings.page, self.node.settings.slice);
+        let mut looked = 0;
+        while bytes < most && looked < slice {
+            while inventory.rooms.is_empty()
+                && let Some(slot) = inventory.slots.pop_front()
+            {
+                inventory.rooms = self.rooms.of_slot(slot).cloned().collect();
+            }
+            let Some(name) = inventory.rooms.pop_front() else { break };
+            looked += 1;
+            if let Some(held) = self.take_stock(&name) {
+                bytes += name.len() + WEIGHT_HELD;
+                rooms.push((name, held));
+            }
+        }
+        let last = inventory.slots.is_empty() && inventory.rooms.is_empty();
+        let unsure = if last { std::mem::take(&mut inventory.unsure) } else { Vec::new() };
+        if !last {
+            self.work.inventories.insert((to, claim), inventory);
+        }
+        self.node.flows.entry(to).or_default().sent(bytes);
+        let message = SlotMessage::Inventory { claim, rooms, unsure, last };
+        self.node.send_about_slots(vec![to], message);
+        !last
+    }
+
+    /// What this node holds of a room, as one that is not its home.
+    fn take_stock(&mut self, name: &RoomName) -> Option<Held> {
+        let room = self.rooms.get_mut(name)?;
+        room.follow_slot(&mut self.node);
+        let held = room.held();
+        self.leave(name);
+        held
+    }
+
+    /// A peer has told what it holds in slots that this node claims or owns.
+    pub(super) fn inventory_came(
+        &mut self,
+        from: NodeId,
+        claim: u64,
+        rooms: Vec<(RoomName, Held)>,
+        unsure: &[u16],
+        last: bool,
+    ) {
+        let bytes = rooms.iter().map(|(name, _)| name.len() + WEIGHT_HELD).sum();
+        self.node.dealt_with(from, bytes);
+        for (name, held) in rooms {
+            if self.node.owner(crate::cluster::placement::slot(&name)) != Some(self.node.me) {
+                continue;
+            }
+            if let Some((room, node)) = self.enter(&name) {
+                room.heard_of(from, held, node);
+                room.settle(node);
+                self.leave(&name);
+            }
+        }
+        if last {
+            self.node.slots.heard(from, claim, unsure);
+            self.own_what_is_answered();
+        }
+    }
+}
+
+/// What a room counts in an inventory, beside its name.
+const WEIGHT_HELD: usize = 64;
