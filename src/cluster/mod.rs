@@ -11,5 +11,6 @@ pub mod membership;
 pub mod node;
 pub mod placement;
 pub mod secret;
+pub mod slot_set;
 pub mod slots;
 pub mod view;

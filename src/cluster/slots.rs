@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{node::NodeId, placement::SLOTS};
+use super::{node::NodeId, placement::SLOTS, slot_set::SlotSet};
 
 /// Which claim of a slot this is. A later one is greater.
 #[derive(
@@ -33,8 +33,8 @@ pub struct Term {
 pub struct Claim {
     /// The claimer's number for it.
     pub id: u64,
-    /// The slots, and the count of the term in which each is claimed.
-    pub slots: Vec<(u16, u64)>,
+    /// The slots, by the count of the term in which they are claimed.
+    pub slots: BTreeMap<u64, SlotSet>,
     /// The claimer owns these slots already and tells one that it had not asked.
     pub held: bool,
     /// Whom the claimer asks: an owner among them has its say itself.
@@ -95,7 +95,7 @@ struct Slot {
 /// A claim under way.
 #[derive(Debug)]
 struct Pending {
-    slots: BTreeSet<u16>,
+    slots: SlotSet,
     waiting: BTreeSet<NodeId>,
     heard: BTreeSet<NodeId>,
     /// Quorum only: of those heard, the ones that may have forgotten something, by slot.
@@ -192,7 +192,6 @@ impl Slots {
     /// what they are to be sent.
     pub fn claim(&mut self, id: u64, slots: Vec<u16>, peers: BTreeSet<NodeId>) -> Claim {
         let asked: Vec<NodeId> = peers.iter().copied().chain([self.me]).collect();
-        let mut sent = Vec::with_capacity(slots.len());
         for slot in &slots {
             let it = &mut self.slots[usize::from(*slot)];
             let before = it.term;
@@ -203,10 +202,11 @@ impl Slots {
             it.before = before;
             it.term = Term { count: before.count + 1, node: self.me };
             (it.stand, it.denied) = (Stand::Claims, false);
-            sent.push((*slot, it.term.count));
         }
+        let slots: SlotSet = slots.into_iter().collect();
+        let sent = self.by_count(slots.iter());
         let pending = Pending {
-            slots: slots.into_iter().collect(),
+            slots,
             waiting: peers,
             heard: BTreeSet::new(),
             unsure: BTreeMap::new(),
@@ -223,16 +223,28 @@ impl Slots {
             pending.waiting.insert(peer);
             let asked = pending.waiting.iter().chain(&pending.heard).copied();
             let asked = asked.chain([self.me]).collect();
-            let slots = pending.slots.iter();
-            let slots = slots.map(|slot| (*slot, self.slots[usize::from(*slot)].term.count));
-            claims.push(Claim { id: *id, slots: slots.collect(), held: false, asked });
+            let slots = pending.slots.clone();
+            claims.push((*id, slots, false, asked));
         }
         let owned = self.owned();
         if !owned.is_empty() {
-            let slots = owned.iter().map(|slot| (*slot, self.term(*slot).count)).collect();
-            claims.push(Claim { id, slots, held: true, asked: Vec::new() });
+            claims.push((id, owned.into_iter().collect(), true, Vec::new()));
         }
-        claims
+        let claim = |(id, slots, held, asked): (u64, SlotSet, bool, Vec<NodeId>)| Claim {
+            id,
+            slots: self.by_count(slots.iter()),
+            held,
+            asked,
+        };
+        claims.into_iter().map(claim).collect()
+    }
+
+    fn by_count(&self, slots: impl Iterator<Item = u16>) -> BTreeMap<u64, SlotSet> {
+        let mut by_count: BTreeMap<u64, SlotSet> = BTreeMap::new();
+        for slot in slots {
+            by_count.entry(self.term(slot).count).or_default().insert(slot);
+        }
+        by_count
     }
 
     /// Answers a claim. `keeps` are the slots that this node's own view places on it; `reaches` says whether it
@@ -245,32 +257,33 @@ impl Slots {
         reaches: impl Fn(NodeId) -> bool,
     ) -> Answered {
         let mut answered = Answered::default();
-        for (slot, count) in &claim.slots {
-            let Some(it) = self.slots.get_mut(usize::from(*slot)) else { continue };
-            let term = Term { count: *count, node: from };
+        let claimed = claim.slots.iter().flat_map(|(count, slots)| slots.iter().map(|it| (it, *count)));
+        for (slot, count) in claimed {
+            let Some(it) = self.slots.get_mut(usize::from(slot)) else { continue };
+            let term = Term { count, node: from };
             let owner = Some(it.term.node).filter(|_| it.term.count > 0 && !it.denied);
             let has_its_say = |owner: NodeId| {
                 owner == from || owner == self.me || claim.asked.contains(&owner) || !reaches(owner)
             };
             let refused = term < it.term
                 || !claim.held
-                    && (it.stand == Stand::Owns && keeps(*slot)
+                    && (it.stand == Stand::Owns && keeps(slot)
                         || !owner.is_none_or(has_its_say));
             if refused {
-                answered.refused.push((*slot, it.term));
+                answered.refused.push((slot, it.term));
                 continue;
             }
             if it.stand == Stand::Owns {
                 it.given = term;
             }
             if it.stand != Stand::Follows {
-                answered.lost.push(*slot);
+                answered.lost.push(slot);
             }
             if !it.sure {
-                answered.unsure.push(*slot);
+                answered.unsure.push(slot);
             }
             (it.term, it.stand, it.denied) = (term, Stand::Follows, false);
-            answered.granted.push(*slot);
+            answered.granted.push(slot);
         }
         self.forget_claims_of(&answered.lost);
         answered
@@ -304,7 +317,7 @@ impl Slots {
 
     fn forget_claims_of(&mut self, slots: &[u16]) {
         self.pending.retain(|_, pending| {
-            slots.iter().for_each(|slot| _ = pending.slots.remove(slot));
+            slots.iter().for_each(|slot| pending.slots.remove(*slot));
             !pending.slots.is_empty()
         });
     }
@@ -355,20 +368,20 @@ impl Slots {
         let (quorum, mut owned) = (self.quorum, Vec::new());
         let slots = &mut self.slots;
         for pending in self.pending.values_mut().filter(|it| it.waiting.is_empty()) {
-            pending.slots.retain(|slot| {
-                let it = &mut slots[usize::from(*slot)];
-                let unsure = pending.unsure.get(slot).map_or(0, BTreeSet::len);
-                let heard = pending.heard.len() + 1;
+            let heard = pending.heard.len() + 1;
+            for slot in pending.slots.clone().iter() {
+                let it = &mut slots[usize::from(slot)];
+                let unsure = pending.unsure.get(&slot).map_or(0, BTreeSet::len);
                 let sure = heard - unsure - usize::from(!it.sure);
                 // All there are know all there is, whatever single ones have forgotten.
                 let enough = quorum
                     .is_none_or(|it| sure >= it.majority() || heard >= it.expected);
                 if enough {
                     (it.stand, it.sure, it.informed) = (Stand::Owns, true, true);
-                    owned.push(*slot);
+                    owned.push(slot);
+                    pending.slots.remove(slot);
                 }
-                !enough
-            });
+            }
         }
         self.pending.retain(|_, it| !it.slots.is_empty());
         owned
@@ -495,7 +508,8 @@ mod tests {
         let answers = take(&mut b, &mut [&mut a]);
         assert_eq!(answers[0].lost, [7]);
         assert_eq!(a.ownership(7), Ownership::Theirs(Some(B)));
-        let old = Claim { id: 9, slots: vec![(7, 1)], held: true, asked: vec![] };
+        let slots = BTreeMap::from([(1, SlotSet::from_iter([7]))]);
+        let old = Claim { id: 9, slots, held: true, asked: vec![] };
         assert_eq!(a.answer(C, &old, |_| false, |_| true).refused, [(7, b.term(7))]);
     }
 
@@ -516,7 +530,7 @@ mod tests {
         let (mut a, mut b, mut c) = (node(A), node(B), node(C));
         take(&mut a, &mut [&mut b]);
         let claim = c.claim(1, vec![7], peers(&[B]));
-        let claim = Claim { slots: vec![(7, 5)], ..claim };
+        let claim = Claim { slots: BTreeMap::from([(5, SlotSet::from_iter([7]))]), ..claim };
         assert_eq!(b.answer(C, &claim, |_| false, |_| true).refused.len(), 1);
         assert_eq!(b.answer(C, &claim, |_| false, |node| node != A).granted, [7]);
     }

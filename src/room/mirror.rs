@@ -467,7 +467,10 @@ impl Room {
                 stream.commit(end.committed);
             }
         }
-        self.attendance = self.attendance.max(end.attendance);
+        if invited {
+            // Without knowing who is there, it is no copy of that.
+            self.attendance = end.attendance;
+        }
         self.install(*incoming, invited, node);
         if !whole {
             // Its last publications were dropped at the home while it was on its way.

@@ -79,13 +79,19 @@ impl Opening {
 
     /// The newest of the copies that others hold.
     fn newest(&self) -> Option<(NodeId, Standing)> {
-        let mut newest: Option<(NodeId, Standing)> = None;
-        for (from, held) in &self.heard {
-            if newest.is_none_or(|(_, known)| held.standing.is_newer_than(&known)) {
-                newest = Some((*from, held.standing));
+        let mut newest: Option<&(NodeId, Held)> = None;
+        for heard in &self.heard {
+            let newer = |(_, known): &(NodeId, Held)| {
+                let same = !known.standing.is_newer_than(&heard.1.standing);
+                // Of several that are the same, that of the last home.
+                heard.1.standing.is_newer_than(&known.standing)
+                    || same && heard.1.given > known.given
+            };
+            if newest.is_none_or(newer) {
+                newest = Some(heard);
             }
         }
-        newest
+        newest.map(|(from, held)| (*from, held.standing))
     }
 }
 
@@ -199,7 +205,7 @@ impl Room {
             stream.reach(have.term);
         }
         self.owed.get_or_insert(Owed { given: None }).given = None;
-        self.attendance = self.attendance.max(end.attendance);
+        self.attendance = end.attendance;
         self.install(fetch.incoming, true, node);
         node.fetches.end(&self.name.clone());
     }

@@ -13,6 +13,7 @@ use super::{room::Room, types::RoomName};
 use crate::cluster::{
     node::mix,
     placement::{self, SLOTS},
+    slot_set::SlotSet,
 };
 
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +34,8 @@ type Table = HashMap<RoomName, Box<Room>, Keyed>;
 #[derive(Debug)]
 pub struct Rooms {
     tables: Vec<Table>,
+    /// The slots that have any.
+    occupied: SlotSet,
     count: usize,
 }
 
@@ -41,7 +44,7 @@ impl Rooms {
     pub fn new(secret: u64) -> Self {
         let keyed = Keyed(mix(secret), mix(!secret));
         let tables = (0..SLOTS).map(|_| HashMap::with_hasher(keyed));
-        Self { tables: tables.collect(), count: 0 }
+        Self { tables: tables.collect(), occupied: SlotSet::default(), count: 0 }
     }
 
     fn table(&self, name: &str) -> &Table {
@@ -78,12 +81,13 @@ impl Rooms {
         name: &RoomName,
         new: impl FnOnce() -> Option<Room>,
     ) -> Option<&mut Room> {
-        let table = &mut self.tables[usize::from(placement::slot(name))];
-        match table.entry(name.clone()) {
+        let slot = placement::slot(name);
+        match self.tables[usize::from(slot)].entry(name.clone()) {
             Entry::Occupied(room) => Some(room.into_mut()),
             Entry::Vacant(place) => {
                 let room = place.insert(Box::new(new()?));
                 self.count += 1;
+                self.occupied.insert(slot);
                 Some(room)
             }
         }
@@ -91,13 +95,20 @@ impl Rooms {
 
     /// Removes a room.
     pub fn remove(&mut self, name: &str) -> Option<Box<Room>> {
-        let table = self.table_mut(name);
+        let slot = placement::slot(name);
+        let table = &mut self.tables[usize::from(slot)];
         let room = table.remove(name)?;
         if table.is_empty() {
             table.shrink_to_fit();
+            self.occupied.remove(slot);
         }
         self.count -= 1;
         Some(room)
+    }
+
+    /// The slots that have any.
+    pub fn occupied(&self) -> &SlotSet {
+        &self.occupied
     }
 
     /// The names of a slot's rooms.

@@ -231,7 +231,8 @@ impl State {
         }
         self.work.sweep(answered.granted.iter().copied());
         self.work.owe(from, claim.id);
-        self.begin_inventory(from, claim.id, answered.granted, answered.unsure);
+        let granted = answered.granted.into_iter().collect();
+        self.begin_inventory(from, claim.id, granted, answered.unsure);
         self.lose(answered.lost);
     }
 

@@ -3,7 +3,7 @@
 //! Rooms of slots that have changed hands take their new roles; rooms that lack a copy fetch it; pages go to
 //! peers as their links have room for them.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use super::{
     messages::{Held, Message, SlotMessage},
@@ -13,14 +13,13 @@ use super::{
     transfer::Source,
     types::RoomName,
 };
-use crate::cluster::{node::NodeId, placement::SLOTS};
+use crate::cluster::{node::NodeId, placement, slot_set::SlotSet};
 
 /// What is left to be done.
 #[derive(Debug, Default)]
 pub struct Work {
     /// Slots whose rooms are to settle, in turn.
-    slots: VecDeque<u16>,
-    queued: BTreeSet<u16>,
+    slots: SlotSet,
     /// The rooms that are left of the slot whose turn it is.
     rooms: Vec<RoomName>,
     /// The peers that wait to be told that all rooms have turned to them, with their last claims.
@@ -32,7 +31,7 @@ pub struct Work {
 /// The answer to a claim, as far as it is not sent.
 #[derive(Debug)]
 struct Inventory {
-    slots: VecDeque<u16>,
+    slots: SlotSet,
     rooms: VecDeque<RoomName>,
     unsure: Vec<u16>,
 }
@@ -40,16 +39,12 @@ struct Inventory {
 impl Work {
     /// The rooms of these slots are to settle.
     pub(super) fn sweep(&mut self, slots: impl IntoIterator<Item = u16>) {
-        for slot in slots {
-            if self.queued.insert(slot) {
-                self.slots.push_back(slot);
-            }
-        }
+        slots.into_iter().for_each(|slot| self.slots.insert(slot));
     }
 
     /// So are all.
     pub(super) fn sweep_all(&mut self) {
-        self.sweep(0..SLOTS as u16);
+        self.slots = SlotSet::all();
     }
 
     /// A peer waits to be told that all rooms have turned to it, after its claim of this number.
@@ -85,11 +80,11 @@ impl State {
     }
 
     fn sweep_some(&mut self) {
+        self.work.slots.retain(self.rooms.occupied());
         for _ in 0..self.node.settings.slice {
             while self.work.rooms.is_empty()
-                && let Some(slot) = self.work.slots.pop_front()
+                && let Some(slot) = self.work.slots.pop_first()
             {
-                self.work.queued.remove(&slot);
                 self.work.rooms = self.rooms.of_slot(slot).cloned().collect();
             }
             let Some(name) = self.work.rooms.pop() else { break };
@@ -145,10 +140,10 @@ impl State {
         &mut self,
         to: NodeId,
         claim: u64,
-        slots: Vec<u16>,
+        slots: SlotSet,
         unsure: Vec<u16>,
     ) {
-        let inventory = Inventory { slots: slots.into(), rooms: VecDeque::new(), unsure };
+        let inventory = Inventory { slots, rooms: VecDeque::new(), unsure };
         self.work.inventories.insert((to, claim), inventory);
         self.node.flows.entry(to).or_default().urgent(Source::Inventory(claim));
     }
@@ -159,9 +154,10 @@ impl State {
         let (mut rooms, mut bytes) = (Vec::new(), 0);
         let (most, slice) = (self.node.settings.page, self.node.settings.slice);
         let mut looked = 0;
+        inventory.slots.retain(self.rooms.occupied());
         while bytes < most && looked < slice {
             while inventory.rooms.is_empty()
-                && let Some(slot) = inventory.slots.pop_front()
+                && let Some(slot) = inventory.slots.pop_first()
             {
                 inventory.rooms = self.rooms.of_slot(slot).cloned().collect();
             }
@@ -204,7 +200,7 @@ impl State {
         let bytes = rooms.iter().map(|(name, _)| name.len() + WEIGHT_HELD).sum();
         self.node.dealt_with(from, bytes);
         for (name, held) in rooms {
-            if self.node.owner(crate::cluster::placement::slot(&name)) != Some(self.node.me) {
+            if self.node.owner(placement::slot(&name)) != Some(self.node.me) {
                 continue;
             }
             if let Some((room, node)) = self.enter(&name) {
