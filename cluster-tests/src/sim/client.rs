@@ -9,6 +9,12 @@ use roomcast::room::types::{
 /// What every client has seen at each position: they must all have seen the same.
 pub type Seen = BTreeMap<(RoomName, String, u64), String>;
 
+/// What a publication says, without what follows the bar and only makes it large.
+pub fn said(data: &[u8]) -> String {
+    let text = data.split(|it| *it == b'|').next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
+}
+
 /// Where a client is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -101,7 +107,7 @@ impl Client {
             return Err(format!("a silent gap or a repeat: at {at}, got {}", new.offset));
         }
         *at = new.offset;
-        let data = String::from_utf8_lossy(&new.data).into_owned();
+        let data = said(&new.data);
         let place = (self.room.clone(), epoch.clone(), new.offset);
         if let Some(other) = seen.insert(place, data.clone())
             && other != data

@@ -5,10 +5,12 @@
 //! through the real wire codec, over links that delay, and lose what is under way when they break.
 //! Clients subscribe, are cut off, come back to any node and recover; publishers publish anywhere.
 //!
-//! [`network`] is the links, [`client`] a client and what it may never see, [`world`] the clock, the faults
-//! and the judgement, [`mutants`] what must be caught. [`scale`] counts what large clusters say, without faults.
+//! [`faults`] is the kinds of histories, [`network`] the links, [`client`] a client and what it may never see,
+//! [`world`] the clock, what happens and the judgement, [`mutants`] what must be caught. [`scale`] counts what
+//! large clusters say, without faults.
 
 pub mod client;
+pub mod faults;
 pub mod mutants;
 pub mod network;
 pub mod scale;
@@ -16,39 +18,7 @@ pub mod world;
 
 use std::fmt;
 
-/// What may go wrong in a history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Faults {
-    /// Nothing: messages are slow, no more.
-    Delays,
-    /// Links break, shortly.
-    Links,
-    /// Links break, and nodes join while rooms are busy.
-    Joins,
-    /// Nodes crash and restart under their names, one after the other.
-    Deaths,
-    /// Nodes stand still for a while, as if stopped, and go on as if nothing had happened.
-    Standstills,
-    /// All of it at once, and nodes are cut off from all others, or from one, for long.
-    Everything,
-}
-
-impl Faults {
-    /// Every kind.
-    pub const ALL: [Self; 6] =
-        [Self::Delays, Self::Links, Self::Joins, Self::Deaths, Self::Standstills, Self::Everything];
-
-    /// Whether an acknowledged message must be in its room's history at the end: the home or one of its
-    /// successors has always lived.
-    pub fn keep_what_is_acked(self) -> bool {
-        self != Self::Everything
-    }
-
-    /// Whether no client may be told of a gap: no home has died with what it alone had.
-    pub fn leave_no_gap(self) -> bool {
-        matches!(self, Self::Delays | Self::Links | Self::Joins)
-    }
-}
+pub use faults::Faults;
 
 /// A promise that was broken.
 pub struct Failure {
