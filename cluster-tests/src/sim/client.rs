@@ -26,6 +26,17 @@ pub enum Place {
     In,
 }
 
+/// What a client was told of another one since it entered.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Pushes {
+    /// How often it came.
+    pub joins: u32,
+    /// How often it went.
+    pub leaves: u32,
+    /// Whether it is in, by what was told last.
+    pub is_in: bool,
+}
+
 /// One client.
 #[derive(Debug)]
 pub struct Client {
@@ -45,6 +56,8 @@ pub struct Client {
     unbroken: BTreeSet<String>,
     /// How often it was told that it may have missed something.
     pub gaps_told: u32,
+    /// Who came and went, as it was told since it entered.
+    pub pushes: BTreeMap<ClientId, Pushes>,
 }
 
 impl Client {
@@ -59,6 +72,7 @@ impl Client {
             position: None,
             unbroken: BTreeSet::new(),
             gaps_told: 0,
+            pushes: BTreeMap::new(),
         }
     }
 
@@ -76,6 +90,7 @@ impl Client {
     /// It is let in.
     pub fn subscribed(&mut self, subscribed: &Subscribed, seen: &mut Seen) -> Result<(), String> {
         self.place = Place::In;
+        self.pushes.clear();
         let top = subscribed.position.ok_or("a room with history gave no position")?;
         match &subscribed.recovery {
             Recovery::Recovered(missed) => {
@@ -97,6 +112,14 @@ impl Client {
             Recovery::NotAsked => self.position = Some((top.epoch.to_string(), top.offset)),
         }
         Ok(())
+    }
+
+    /// It is told who came, or went.
+    pub fn pushed(&mut self, who: ClientId, is_in: bool) {
+        let pushes = self.pushes.entry(who).or_default();
+        pushes.joins += u32::from(is_in);
+        pushes.leaves += u32::from(!is_in);
+        pushes.is_in = is_in;
     }
 
     /// It gets a publication.

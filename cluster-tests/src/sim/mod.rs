@@ -56,9 +56,17 @@ pub fn run_with(
     faults: Faults,
     mutant: Option<mutants::Mutant>,
 ) -> Result<(), Box<Failure>> {
+    let (broken, story) = play(seed, faults, mutant);
+    broken.map_err(|broken| Box::new(Failure { seed, faults, broken, story }))
+}
+
+/// Runs one history, and tells it whether or not a promise was broken in it.
+pub fn play(
+    seed: u64,
+    faults: Faults,
+    mutant: Option<mutants::Mutant>,
+) -> (Result<(), String>, Vec<String>) {
     let mut world = world::World::new(seed, faults, mutant);
-    world.run().map_err(|broken| {
-        let story = std::mem::take(&mut world.story);
-        Box::new(Failure { seed, faults, broken, story })
-    })
+    let outcome = world.run();
+    (outcome, world.story)
 }

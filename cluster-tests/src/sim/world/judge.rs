@@ -7,16 +7,20 @@ use roomcast::room::{
     types::{Answer, ClientId, HistoryFilter, Position, Query, ReplyTo, Request, RoomName},
 };
 
-use super::{World, publishers::label, record::Acked};
+use super::{
+    World,
+    publishers::label,
+    record::{Acked, Split},
+};
 use crate::sim::{
     Faults,
-    client::{Client, Place, said},
+    client::{Client, Place, Pushes, said},
 };
 
 /// API calls of the judgement; publishes have smaller numbers.
 pub(super) const JUDGEMENT: u64 = 1 << 40;
 /// How many rooms are read at a time.
-const AT_ONCE: usize = 250;
+const AT_ONCE: usize = 1_000;
 /// How long an answer may take.
 const PATIENCE: u64 = 3_000;
 /// The largest page that a node sends another; a frame may carry one, and the largest publication.
@@ -59,6 +63,19 @@ impl Kept {
     }
 }
 
+/// Where a node reaches both sides of a cut, what was acknowledged in one epoch was by one of them: the epochs
+/// since the cut. That in which the room is counts if anything is there that was not acknowledged in another.
+fn epochs_in_use(kept: &Kept, acked: &[(u64, Acked)], split: &Split) -> BTreeSet<u64> {
+    let since = acked.iter().filter(|(_, it)| it.at >= split.at);
+    let epochs = since.filter_map(|(_, it)| split.side(it));
+    let elsewhere: BTreeSet<String> = (acked.iter())
+        .filter(|(_, it)| it.position.is_some_and(|it| it.epoch != kept.top.epoch))
+        .map(|(number, _)| label(*number))
+        .collect();
+    let last = kept.texts.iter().any(|it| !elsewhere.contains(it));
+    epochs.chain(last.then_some(kept.top.epoch.0)).collect()
+}
+
 impl World {
     /// At rest, everyone must agree, and nothing that was promised may be missing.
     pub(super) fn judge(&mut self) -> Result<(), String> {
@@ -80,10 +97,13 @@ impl World {
             let room = self.rooms[number].clone();
             let kept = Kept::new(&room, answer)?;
             let acked = acked.remove(&number).unwrap_or_default();
-            self.judge_acked(&room, &kept, &acked)?;
+            self.judge_acked(number, &kept, &acked)?;
             self.judge_positions(number, &kept, &acked)?;
-            for client in clients.get(&room).into_iter().flatten() {
+            let here = clients.get(&room).into_iter().flatten();
+            let ids: BTreeSet<ClientId> = here.clone().map(|it| self.clients[*it].id).collect();
+            for client in here {
                 self.judge_client(*client, &kept)?;
+                self.judge_pushes(*client, &ids)?;
             }
         }
         self.judge_seen_by_application()?;
@@ -94,21 +114,21 @@ impl World {
     /// What was acknowledged is there.
     fn judge_acked(
         &self,
-        room: &RoomName,
+        number: usize,
         kept: &Kept,
         acked: &[(u64, Acked)],
     ) -> Result<(), String> {
         let lost: Vec<(u64, Acked)> =
             acked.iter().copied().filter(|(number, _)| !kept.has(*number)).collect();
-        let Some((number, _)) = lost.first() else { return Ok(()) };
-        let (all, many) = (acked.len(), lost.len());
+        let Some((first, _)) = lost.first() else { return Ok(()) };
+        let (room, all, many) = (&self.rooms[number], acked.len(), lost.len());
         if self.faults.keep_what_is_acked() {
             return Err(format!(
-                "message {number} was acknowledged and is not in {room}; so are {many} of {all}"
+                "message {first} was acknowledged and is not in {room}; so are {many} of {all}"
             ));
         }
         match &self.record.split {
-            Some(_) => self.judge_sides(room, acked, &lost),
+            Some(_) => self.judge_sides((number, kept), acked, &lost),
             None => Ok(()),
         }
     }
@@ -117,38 +137,36 @@ impl World {
     /// there, and all from before the cut.
     fn judge_sides(
         &self,
-        room: &RoomName,
+        (number, kept): (usize, &Kept),
         acked: &[(u64, Acked)],
         lost: &[(u64, Acked)],
     ) -> Result<(), String> {
-        let Some(split) = &self.record.split else { return Ok(()) };
+        let (room, Some(split)) = (&self.rooms[number], &self.record.split) else { return Ok(()) };
         if let Some((number, _)) = lost.iter().find(|(_, it)| it.at < split.at) {
             return Err(format!(
                 "message {number} was acknowledged before the cut and is not in {room}"
             ));
         }
-        // Where a node reaches both sides, what was acknowledged in one epoch was by one of them.
-        let side = |it: &Acked| match &split.sides {
-            Some(sides) => {
-                sides.iter().position(|side| side.contains(&it.node)).map(|it| it as u64)
-            }
-            None => it.position.map(|it| it.epoch.0),
+        let losers: BTreeSet<u64> = lost.iter().filter_map(|(_, it)| split.side(it)).collect();
+        let winners = match &split.sides {
+            Some(_) => self.sides_in_use(number, split),
+            None => epochs_in_use(kept, acked, split),
         };
-        let sides = |of: &[(u64, Acked)]| -> BTreeSet<u64> {
-            of.iter().filter(|(_, it)| it.at >= split.at).filter_map(|(_, it)| side(it)).collect()
-        };
-        let (all, losers) = (sides(acked), sides(lost));
-        if split.sides.as_ref().is_some_and(|it| all.len() < it.len()) {
-            // A side that acknowledged nothing has nothing to lose.
-            return Ok(());
-        }
-        if all == losers {
+        if winners.is_subset(&losers) {
             let numbers: Vec<u64> = lost.iter().map(|(number, _)| *number).collect();
             return Err(format!(
                 "{room} lacks what each side of the cut has acknowledged: messages {numbers:?}"
             ));
         }
         Ok(())
+    }
+
+    /// The sides of a cut through which something was published into a room since, or so shortly before that
+    /// it may have been placed since.
+    fn sides_in_use(&self, room: usize, split: &Split) -> BTreeSet<u64> {
+        let tries = self.record.tries.iter().filter(|it| it.room == room);
+        let tries = tries.filter(|it| it.at + PATIENCE >= split.at);
+        tries.filter_map(|it| split.side_of(it.node)).collect()
     }
 
     /// No position means two things: neither to those who were told that a message is there, nor to those
@@ -207,6 +225,24 @@ impl World {
         Ok(())
     }
 
+    /// What a client was told of who came and went ends in the truth.
+    fn judge_pushes(&self, index: usize, here: &BTreeSet<ClientId>) -> Result<(), String> {
+        if !self.faults.is_clean() {
+            return Ok(());
+        }
+        for (id, pushes) in &self.clients[index].pushes {
+            let Pushes { joins, leaves, is_in } = *pushes;
+            let many = self.faults.tells_once() && (joins > 1 || leaves > 1);
+            if is_in != here.contains(id) || many {
+                let room = &self.clients[index].room;
+                return Err(format!(
+                    "client {index} in {room} was told {joins} joins and {leaves} leaves of {id}, so that it is in: {is_in}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// The application is told of each join and leave once. A home that dies takes along what it has told
     /// last, and the next one may tell it again; and in [`Faults::Joins`] who leaves in the moment in which a
     /// link breaks while a room moves may leave unheard.
@@ -221,6 +257,10 @@ impl World {
         for (id, stay) in &self.record.stays {
             let left = u32::from(stay.left);
             let right = match stay.entered {
+                // While a link is broken someone can come and go unheard.
+                true if self.faults == Faults::Links => {
+                    stay.told == (1, left) || (stay.left && stay.told == (0, 0))
+                }
                 true => stay.told == (1, left),
                 false => stay.told.0 <= 1 && stay.told.0 == stay.told.1,
             };
@@ -284,6 +324,7 @@ impl World {
             };
             self.probed.insert(room, position);
         }
+        self.move_crowd();
         Ok(())
     }
 

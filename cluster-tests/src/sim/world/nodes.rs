@@ -184,6 +184,7 @@ impl World {
                 self.send_away(client);
             }
         }
+        self.give_up_on(index);
         self.disturbed = self.now;
         self.everyone_looks();
         Ok(())

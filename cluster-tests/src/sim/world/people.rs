@@ -154,7 +154,8 @@ impl World {
                     let delay = self.rng.u64(0..20);
                     self.later(delay, Happening::Again(client, socket));
                 }
-                Event::Join(_) | Event::Leave(_) => {}
+                Event::Join(who) => self.clients[client].pushed(who.client, true),
+                Event::Leave(who) => self.clients[client].pushed(who.client, false),
             }
         }
         Ok(())

@@ -95,7 +95,6 @@ impl Plan {
             rooms,
             clients: rooms / 10,
             publications: 100,
-            trouble: 20_000,
             capacity: Some(capacity),
             ..self
         }
@@ -115,7 +114,7 @@ impl World {
             self.add_node(format!("node-{index}"), lag);
             let at = match (index < nodes - late, self.faults) {
                 (true, _) => self.rng.u64(0..50),
-                (false, Faults::ManyRooms) => opening + self.rng.u64(7_000..8_000),
+                (false, Faults::ManyRooms) => continue,
                 (false, _) => opening + self.rng.u64(500..trouble),
             };
             self.later(at, Happening::Start(index));
@@ -141,8 +140,8 @@ impl World {
         self.rng.usize(..self.rooms.len())
     }
 
-    /// Most rooms get a publication or two, some get many large ones, and a tenth has subscribers; some of
-    /// those rooms stay empty. When all is quiet it is noted where they stand; then a node joins.
+    /// Most rooms get a publication or two, some get many large ones, slowly enough for the narrowest links,
+    /// and a tenth has subscribers; some of those rooms stay empty.
     fn plan_crowd(&mut self) {
         let (opening, rooms) = (self.plan.opening, self.rooms.len());
         for room in (0..rooms).filter(|room| room % 40 != 0) {
@@ -151,19 +150,34 @@ impl World {
                 self.later(at, Happening::PublishTo(room, size));
             }
         }
-        for _ in 0..self.rng.usize(3..9) {
+        for _ in 0..self.rng.usize(2..7) {
             let (room, size) = (self.any_room(), self.rng.usize(1_000..50_000));
-            for _ in 0..self.rng.usize(10..60) {
-                let at = opening + self.rng.u64(2_000..5_000);
+            for _ in 0..self.rng.usize(10..40) {
+                let at = opening + self.rng.u64(2_000..FILLED - 2_000);
                 self.later(at, Happening::PublishTo(room, size));
             }
         }
-        self.later(opening + 6_000, Happening::Probe);
+        self.later(opening + FILLED, Happening::Probe);
+    }
+
+    /// What follows once it is noted where all rooms stand: one node joins, another drains, perhaps before
+    /// that is done, and a few publications come meanwhile.
+    pub(super) fn move_crowd(&mut self) {
+        let (nodes, late) = (self.plan.nodes, self.plan.late);
+        for node in nodes - late..nodes {
+            let at = self.rng.u64(100..1_000);
+            self.later(at, Happening::Start(node));
+        }
         for _ in 0..self.plan.publications {
-            let at = opening + self.rng.u64(7_000..self.plan.trouble);
+            let at = self.rng.u64(1..MOVED);
             self.later(at, Happening::Publish);
         }
-        let at = opening + self.rng.u64(9_000..14_000);
+        let at = self.rng.u64(2_500..7_000);
         self.later(at, Happening::Drain(0));
+        self.later(MOVED, Happening::Heal);
     }
 }
+
+/// When a crowd is there, and how long it then has to move.
+const FILLED: u64 = 10_000;
+const MOVED: u64 = 16_000;

@@ -3,10 +3,14 @@
 use bytes::Bytes;
 use roomcast::room::{
     registry::In,
-    types::{Answer, NewPublication, ReplyTo, Request},
+    types::{Answer, NewPublication, Position, ReplyTo, Request},
 };
 
-use super::{Happening, World, judge::JUDGEMENT, record::Acked};
+use super::{
+    Happening, World,
+    judge::JUDGEMENT,
+    record::{Acked, Try},
+};
 
 /// How often a publisher tries again.
 const RETRIES: u8 = 5;
@@ -23,6 +27,11 @@ fn content(number: u64, size: usize) -> Bytes {
 /// What a publication says, without what makes it large.
 pub(super) fn label(number: u64) -> String {
     format!("message {number}")
+}
+
+/// Where a publication is, in words.
+fn at(position: Option<Position>) -> String {
+    position.map_or("nowhere".to_owned(), |it| format!("at {}/{}", it.epoch, it.offset))
 }
 
 impl World {
@@ -56,7 +65,10 @@ impl World {
     }
 
     fn try_on(&mut self, node: usize, number: u64) -> Result<(), String> {
-        let Some(asked) = self.record.asked.get(&number).copied() else { return Ok(()) };
+        let Some(asked) = self.record.asked.get_mut(&number) else { return Ok(()) };
+        asked.through = Some(node);
+        let asked = *asked;
+        self.record.tries.push(Try { room: asked.room, node, at: self.now });
         let publication = NewPublication {
             data: content(number, asked.size),
             // Every other publisher tries again when it is told that it failed.
@@ -76,19 +88,42 @@ impl World {
             self.record.answers.insert(number, answer);
             return;
         }
-        let Some(asked) = self.record.asked.get(&number).copied() else { return };
+        let Some(asked) = self.record.asked.get_mut(&number) else { return };
+        asked.through = None;
+        let asked = *asked;
         if let Answer::Published(position) = answer {
             if self.rooms.len() < MANY {
-                self.tell(|| format!("message {number} is acknowledged at {position:?}"));
+                let (room, name) = (&self.rooms[asked.room], &self.nodes[node].name);
+                let line = format!(
+                    "message {number} to {room} is acknowledged by {name}, {}",
+                    at(position)
+                );
+                self.tell(|| line);
             }
             let acked = Acked { room: asked.room, position, at: self.now, node };
             self.record.acked.insert(number, acked);
         } else {
             self.tell(|| format!("message {number} is refused: {answer:?}"));
-            if number.is_multiple_of(2) && asked.tries < RETRIES {
-                let delay = self.rng.u64(1..300);
-                self.later(delay, Happening::Retry(number, asked.tries + 1));
-            }
+            self.try_again(number, asked.tries);
+        }
+    }
+
+    fn try_again(&mut self, number: u64, tries: u8) {
+        if number.is_multiple_of(2) && tries < RETRIES {
+            let delay = self.rng.u64(1..300);
+            self.later(delay, Happening::Retry(number, tries + 1));
+        }
+    }
+
+    /// Those who wait for an answer of a node that has ended don't know what became of their publications.
+    pub(super) fn give_up_on(&mut self, node: usize) {
+        let waiting = self.record.asked.iter_mut().filter(|(_, it)| it.through == Some(node));
+        let waiting = waiting.map(|(number, asked)| {
+            asked.through = None;
+            (*number, asked.tries)
+        });
+        for (number, tries) in waiting.collect::<Vec<_>>() {
+            self.try_again(number, tries);
         }
     }
 }

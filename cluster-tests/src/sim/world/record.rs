@@ -13,6 +13,17 @@ pub(super) struct Asked {
     pub(super) size: usize,
     /// How often its publisher has tried again.
     pub(super) tries: u8,
+    /// The node that has yet to answer.
+    pub(super) through: Option<usize>,
+}
+
+/// An attempt to publish.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Try {
+    /// The number of its room.
+    pub(super) room: usize,
+    pub(super) node: usize,
+    pub(super) at: u64,
 }
 
 /// A publication that a node has acknowledged.
@@ -47,12 +58,29 @@ pub(super) struct Split {
     pub(super) sides: Option<Vec<BTreeSet<usize>>>,
 }
 
+impl Split {
+    /// The side of a node.
+    pub(super) fn side_of(&self, node: usize) -> Option<u64> {
+        let sides = self.sides.as_ref()?;
+        sides.iter().position(|side| side.contains(&node)).map(|it| it as u64)
+    }
+
+    /// The side that has acknowledged something: that of the node, or else the epoch.
+    pub(super) fn side(&self, acked: &Acked) -> Option<u64> {
+        match self.sides {
+            Some(_) => self.side_of(acked.node),
+            None => acked.position.map(|it| it.epoch.0),
+        }
+    }
+}
+
 /// All of it.
 #[derive(Debug, Default)]
 pub(super) struct Record {
     pub(super) published: u64,
     pub(super) asked: BTreeMap<u64, Asked>,
     pub(super) acked: BTreeMap<u64, Acked>,
+    pub(super) tries: Vec<Try>,
     pub(super) answers: BTreeMap<u64, Answer>,
     pub(super) stays: BTreeMap<ClientId, Stay>,
     /// Who is where, as the application was told.
@@ -70,7 +98,7 @@ impl Record {
     /// The next publication.
     pub(super) fn ask(&mut self, room: usize, size: usize) -> u64 {
         self.published += 1;
-        self.asked.insert(self.published, Asked { room, size, tries: 0 });
+        self.asked.insert(self.published, Asked { room, size, tries: 0, through: None });
         self.largest = self.largest.max(size);
         self.published
     }

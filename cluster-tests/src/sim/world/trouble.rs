@@ -48,8 +48,8 @@ impl World {
                 }
             }
         }
-        // With a quorum it is over when its last trouble is.
-        if self.faults != Faults::Quorum {
+        // Else it is over when the last trouble is, or all rooms have moved.
+        if !matches!(self.faults, Faults::Quorum | Faults::ManyRooms) {
             self.later(opening + trouble, Happening::Heal);
         }
     }
