@@ -11,7 +11,7 @@ const LOOK_AGAIN: u64 = 20;
 impl World {
     /// How long a node may take to hand over, late views included.
     fn patience(&self) -> u64 {
-        if self.faults == Faults::ManyRooms { 10_000 } else { 6_000 }
+        if self.faults == Faults::ManyRooms { 15_000 } else { 6_000 }
     }
 
     /// Some ready node drains, if another is ready to take its rooms.

@@ -322,7 +322,10 @@ impl World {
             let Answer::History(_, position) = answer else {
                 return Err(format!("{} can't be read: {answer:?}", self.rooms[room]));
             };
-            self.probed.insert(room, position);
+            // A room that nobody uses need not be remembered.
+            if position.offset > 0 || self.clients.iter().any(|it| it.room == self.rooms[room]) {
+                self.probed.insert(room, position);
+            }
         }
         self.move_crowd();
         Ok(())

@@ -58,6 +58,9 @@ impl World {
     pub(super) fn subscribe(&mut self, index: usize) -> Result<(), String> {
         let client = &mut self.clients[index];
         client.place = Place::Asking;
+        if let Some(stay) = self.record.stays.get_mut(&client.id) {
+            stay.left = false;
+        }
         let info = ClientInfo::new(client.id, &format!("user {index}"));
         let subscribe = Subscribe {
             socket: client.socket,

@@ -88,7 +88,7 @@ impl Plan {
     /// One history in ten has 10,000 rooms.
     fn crowded(self, seed: u64, rng: &mut Rng) -> Self {
         let rooms = if seed % 10 == 9 { 10_000 } else { rng.usize(50..500) };
-        let capacity = Capacity { bytes_per_ms: rng.u64(2_000..20_000), queue: QUEUE };
+        let capacity = Capacity { bytes_per_ms: NARROWEST << rng.u8(0..5), queue: QUEUE };
         Self {
             nodes: rng.usize(2..4),
             late: 1,
@@ -140,20 +140,24 @@ impl World {
         self.rng.usize(..self.rooms.len())
     }
 
-    /// Most rooms get a publication or two, some get many large ones, slowly enough for the narrowest links,
-    /// and a tenth has subscribers; some of those rooms stay empty.
+    /// Most rooms get a publication or two, in some histories larger ones; some rooms get many large ones, all
+    /// slowly enough for the links. A tenth has subscribers, and some of those stay empty.
     fn plan_crowd(&mut self) {
         let (opening, rooms) = (self.plan.opening, self.rooms.len());
-        for room in (0..rooms).filter(|room| room % 40 != 0) {
+        // What fills the rooms has to be far less than the links carry.
+        let rate = self.plan.capacity.map_or(NARROWEST, |it| it.bytes_per_ms) as usize;
+        let most =
+            if self.rng.u8(..3) == 0 { (rate * 1_300 / rooms).clamp(200, 30_000) } else { 200 };
+        for room in (0..rooms).filter(|room| room % 4 != 0) {
             for _ in 0..self.rng.usize(1..3) {
-                let (at, size) = (opening + self.rng.u64(1..2_000), self.rng.usize(20..300));
-                self.later(at, Happening::PublishTo(room, size));
+                let (at, size) = (self.rng.u64(1..FILLED - 2_000), self.rng.usize(20..most));
+                self.later(opening + at, Happening::PublishTo(room, size));
             }
         }
         for _ in 0..self.rng.usize(2..7) {
-            let (room, size) = (self.any_room(), self.rng.usize(1_000..50_000));
+            let (room, size) = (self.any_room(), self.rng.usize(1_000..50_000).min(rate * 8));
             for _ in 0..self.rng.usize(10..40) {
-                let at = opening + self.rng.u64(2_000..FILLED - 2_000);
+                let at = opening + self.rng.u64(1..FILLED - 2_000);
                 self.later(at, Happening::PublishTo(room, size));
             }
         }
@@ -178,6 +182,9 @@ impl World {
     }
 }
 
+/// Bytes that the narrowest links carry in a millisecond: some 10,000 rooms go over one in the time in which
+/// 1,000,000 go over a link of 1 Gbit/s.
+const NARROWEST: u64 = 1_000;
 /// When a crowd is there, and how long it then has to move.
 const FILLED: u64 = 10_000;
-const MOVED: u64 = 16_000;
+const MOVED: u64 = 22_000;
