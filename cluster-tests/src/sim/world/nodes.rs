@@ -176,7 +176,11 @@ impl World {
     pub(super) fn take_down(&mut self, index: usize) -> Result<(), String> {
         let id = self.nodes[index].id();
         (self.nodes[index].state, self.nodes[index].frozen) = (None, None);
-        for peer in self.network.peers(id).into_iter().chain(self.network.linked_to(id)) {
+        // Its own ends go with it; whoever is cut off from it does not notice yet.
+        for peer in self.network.peers(id) {
+            self.network.close(id, peer);
+        }
+        for peer in self.network.linked_to(id) {
             self.disconnect(id, peer)?;
         }
         for client in 0..self.clients.len() {
