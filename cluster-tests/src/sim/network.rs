@@ -45,15 +45,6 @@ pub enum Sent {
     TooSlow,
 }
 
-/// What becomes of a frame at the moment of its arrival.
-#[derive(Debug)]
-pub enum Received {
-    /// It is this.
-    Message(Message),
-    /// Its link is gone, or it has to wait until its direction is open again.
-    Nothing,
-}
-
 /// What came of an attempt to open a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialled {
@@ -213,21 +204,20 @@ impl Network {
         Ok(Sent::UnderWay(lane.arrival, Frame { from, to, link, bytes }))
     }
 
-    /// What arrives; nothing if the link has broken meanwhile at the end where it does.
+    /// What arrives; nothing if the link has broken meanwhile at the end where it does, or if it has to wait
+    /// until its direction is open again.
     ///
     /// # Errors
     /// If it is no message.
-    pub fn receive(&mut self, frame: Frame) -> Result<Received, String> {
+    pub fn receive(&mut self, frame: Frame) -> Result<Option<Message>, String> {
         if self.link(frame.to, frame.from) != Some(frame.link) {
-            return Ok(Received::Nothing);
+            return Ok(None);
         }
         if let Some(blocked) = self.blocked.get_mut(&(frame.from, frame.to)) {
             blocked.frames.push(frame);
-            return Ok(Received::Nothing);
+            return Ok(None);
         }
-        let message = wire::decode(&mut BytesMut::from(&frame.bytes[..]));
-        let message = message.map_err(|error| error.to_string())?;
-        Ok(message.map_or(Received::Nothing, Received::Message))
+        wire::decode(&mut BytesMut::from(&frame.bytes[..])).map_err(|error| error.to_string())
     }
 }
 
@@ -269,13 +259,13 @@ mod tests {
         assert_eq!(network.connect(A, B), Dialled::Up { replaced: false });
         let under_way = frame(send(&mut network, 0));
         network.block(A, B, 1);
-        assert!(matches!(network.receive(under_way), Ok(Received::Nothing)));
+        assert!(matches!(network.receive(under_way), Ok(None)));
         let held = network.heal();
         assert_eq!(held.len(), 1);
         let message = network.receive(held[0].clone());
-        assert!(matches!(message, Ok(Received::Message(Message::Alive))));
+        assert!(matches!(message, Ok(Some(Message::Alive))));
         assert!(network.close(B, A));
-        assert!(matches!(network.receive(held[0].clone()), Ok(Received::Nothing)));
+        assert!(matches!(network.receive(held[0].clone()), Ok(None)));
         assert_eq!(network.connect(B, A), Dialled::Up { replaced: true }, "A had not noticed");
     }
 

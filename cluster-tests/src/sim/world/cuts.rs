@@ -113,7 +113,9 @@ impl World {
     pub(super) fn cut(&mut self, lasts: u64) -> Result<(), String> {
         let shape = self.any_shape();
         let sides = shape.sides(self.nodes.len());
-        self.record.split = Some(Split { at: self.now, sides });
+        let one_way = matches!(shape, Shape::OneWay(..) | Shape::Mute(_) | Shape::Deaf(_));
+        let (at, until) = (self.now, self.now + lasts);
+        self.record.split = Some(Split { at, sides, one_way, until });
         self.later(lasts, Happening::Mend(0));
         for _ in 0..self.rng.usize(5..30) {
             let at = self.rng.u64(0..lasts + 1_000);

@@ -14,11 +14,14 @@ impl World {
         if self.faults == Faults::ManyRooms { 15_000 } else { 6_000 }
     }
 
-    /// Some ready node drains, if another is ready to take its rooms.
+    /// Some ready node drains, if another is ready to take its rooms and it knows that: else it would leave at
+    /// once.
     pub(super) fn drain(&mut self, left: u8) {
-        let ready = self.ready_ones();
+        let all_ready = self.ready_ones();
+        let knows = |node: &usize| self.knows_one_of(*node, &all_ready);
+        let ready: Vec<usize> = all_ready.iter().copied().filter(knows).collect();
         let draining = self.alive().into_iter().any(|it| self.nodes[it].phase == Phase::Draining);
-        if ready.len() < 2 || draining {
+        if ready.is_empty() || draining {
             return self.later(200, Happening::Drain(left));
         }
         let node = ready[self.rng.usize(..ready.len())];
@@ -28,6 +31,15 @@ impl World {
         self.everyone_looks();
         let since = self.now;
         self.later(LOOK_AGAIN, Happening::HandOver { node, generation, since, left });
+    }
+
+    /// Whether a node sees another of these as ready.
+    fn knows_one_of(&self, node: usize, others: &[usize]) -> bool {
+        let seen = self.nodes[node].view.nodes();
+        others.iter().any(|it| {
+            let seen = seen.get(&self.nodes[*it].id());
+            *it != node && seen.is_some_and(|it| it.phase == Phase::Ready)
+        })
     }
 
     /// As the shell does: a draining node stays until others have taken all that it has, if there are any.

@@ -10,7 +10,7 @@ use roomcast::room::{
 use super::{
     World,
     publishers::label,
-    record::{Acked, Split},
+    record::{Acked, Split, Try},
 };
 use crate::sim::{
     Faults,
@@ -152,7 +152,7 @@ impl World {
             Some(_) => self.sides_in_use(number, split),
             None => epochs_in_use(kept, acked, split),
         };
-        if winners.is_subset(&losers) {
+        if winners.is_subset(&losers) && !self.was_placed_unheard((number, kept), split) {
             let numbers: Vec<u64> = lost.iter().map(|(number, _)| *number).collect();
             return Err(format!(
                 "{room} lacks what each side of the cut has acknowledged: messages {numbers:?}"
@@ -164,9 +164,23 @@ impl World {
     /// The sides of a cut through which something was published into a room since, or so shortly before that
     /// it may have been placed since.
     fn sides_in_use(&self, room: usize, split: &Split) -> BTreeSet<u64> {
-        let tries = self.record.tries.iter().filter(|it| it.room == room);
-        let tries = tries.filter(|it| it.at + PATIENCE >= split.at);
-        tries.filter_map(|it| split.side_of(it.node)).collect()
+        self.tries_since(room, split).filter_map(|it| split.side_of(it.node)).collect()
+    }
+
+    fn tries_since(&self, room: usize, split: &Split) -> impl Iterator<Item = &Try> {
+        let since = split.at.saturating_sub(PATIENCE);
+        self.record.tries.iter().filter(move |it| it.room == room && it.at >= since)
+    }
+
+    /// Whether a side that nobody published through has placed what the other side could still send it, but
+    /// could not say so: it is in use then as well, and has acknowledged nothing.
+    fn was_placed_unheard(&self, (room, kept): (usize, &Kept), split: &Split) -> bool {
+        let acked_here = |number| {
+            let acked = self.record.acked.get(number);
+            acked.and_then(|it| it.position).is_some_and(|it| it.epoch == kept.top.epoch)
+        };
+        let mut tries = self.tries_since(room, split).filter(|it| it.at < split.until);
+        split.one_way && tries.any(|it| kept.has(it.number) && !acked_here(&it.number))
     }
 
     /// No position means two things: neither to those who were told that a message is there, nor to those

@@ -3,7 +3,7 @@
 use roomcast::{cluster::node::NodeId, mesh::wire::Message, room::registry::In};
 
 use super::{Happening, World};
-use crate::sim::network::{Dialled, Frame, Received, Sent};
+use crate::sim::network::{Dialled, Frame, Sent};
 
 /// How long a node hears nothing before it closes its end of a link: the shell's silence, and up to a
 /// heartbeat more.
@@ -128,7 +128,7 @@ impl World {
     pub(super) fn arrive(&mut self, frame: Frame) -> Result<(), String> {
         let (from, to) = (frame.from, frame.to);
         match (self.network.receive(frame)?, self.index(to)) {
-            (Received::Message(message), Some(node)) => self.input(node, In::Peer(from, message)),
+            (Some(message), Some(node)) => self.input(node, In::Peer(from, message)),
             _ => Ok(()),
         }
     }

@@ -68,7 +68,7 @@ impl World {
         let Some(asked) = self.record.asked.get_mut(&number) else { return Ok(()) };
         asked.through = Some(node);
         let asked = *asked;
-        self.record.tries.push(Try { room: asked.room, node, at: self.now });
+        self.record.tries.push(Try { number, room: asked.room, node, at: self.now });
         let publication = NewPublication {
             data: content(number, asked.size),
             // Every other publisher tries again when it is told that it failed.

@@ -20,6 +20,7 @@ pub(super) struct Asked {
 /// An attempt to publish.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Try {
+    pub(super) number: u64,
     /// The number of its room.
     pub(super) room: usize,
     pub(super) node: usize,
@@ -56,6 +57,10 @@ pub(super) struct Split {
     pub(super) at: u64,
     /// The nodes of each side, if there are sides: a node may reach two that don't reach each other.
     pub(super) sides: Option<Vec<BTreeSet<usize>>>,
+    /// Whether something still passes from one side to the other, but nothing back.
+    pub(super) one_way: bool,
+    /// When it was over.
+    pub(super) until: u64,
 }
 
 impl Split {
