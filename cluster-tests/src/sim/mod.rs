@@ -35,7 +35,26 @@ pub struct Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "seed {} with {:?}: {}", self.seed, self.faults, self.broken)?;
-        self.story.iter().try_for_each(|line| writeln!(f, "  {line}"))
+        let short = self.story.len() <= LONG;
+        let mut lines = self.story.iter().filter(|line| short || self.concerns(line));
+        lines.try_for_each(|line| writeln!(f, "  {line}"))
+    }
+}
+
+/// A story with more lines than this is told without what happened in other rooms.
+const LONG: usize = 400;
+
+fn rooms(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|it: char| !(it.is_alphanumeric() || it == '-'));
+    words.filter(|it| it.starts_with("room-"))
+}
+
+impl Failure {
+    /// Whether a line of the story is about the room of which the promise was broken, or about none.
+    fn concerns(&self, line: &str) -> bool {
+        rooms(&self.broken).next().is_none()
+            || rooms(line).next().is_none()
+            || rooms(line).any(|room| rooms(&self.broken).any(|it| it == room))
     }
 }
 

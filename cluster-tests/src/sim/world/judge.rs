@@ -24,9 +24,9 @@ const AT_ONCE: usize = 1_000;
 /// How long an answer may take.
 const PATIENCE: u64 = 3_000;
 /// The largest page that a node sends another; a frame may carry one, and the largest publication.
-const PAGE: usize = 64 << 10;
+pub(super) const PAGE: usize = 64 << 10;
 /// The most outputs of one input: more of them would hold the registry's thread for longer than 20 ms.
-const MOST_OUTPUTS: usize = 2_000;
+pub(super) const MOST_OUTPUTS: usize = 2_000;
 
 /// A room as it is in the end.
 struct Kept {

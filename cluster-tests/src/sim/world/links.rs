@@ -2,13 +2,17 @@
 
 use roomcast::{cluster::node::NodeId, mesh::wire::Message, room::registry::In};
 
-use super::{Happening, World};
+use super::{Happening, World, judge::PAGE};
 use crate::sim::network::{Dialled, Frame, Sent};
 
 /// How long a node hears nothing before it closes its end of a link: the shell's silence, and up to a
 /// heartbeat more.
 pub(super) const SILENCE: u64 = 4_000;
 const HEARTBEAT: u64 = 1_000;
+
+fn shortened(message: &Message) -> String {
+    format!("{message:?}").chars().take(300).collect()
+}
 
 impl World {
     /// Dials, unless that is going to happen anyway.
@@ -143,6 +147,7 @@ impl World {
         if self.traced {
             self.trace(node, to, message);
         }
+        let largest = self.network.traffic.largest;
         for peer in to {
             let delay = self.rng.u64(1..80);
             match self.network.send((from, *peer), message, self.now, delay)? {
@@ -150,6 +155,11 @@ impl World {
                 Sent::UnderWay(at, frame) => self.later(at - self.now, Happening::Arrive(frame)),
                 Sent::TooSlow => self.cut_off_as_slow(node, *peer),
             }
+        }
+        let now = self.network.traffic.largest;
+        if now > largest && now > PAGE + self.record.largest {
+            let (name, text) = (self.nodes[node].name.clone(), shortened(message));
+            self.tell(|| format!("{name} sends {now} bytes at once: {text}"));
         }
         Ok(())
     }
@@ -172,7 +182,7 @@ impl World {
     fn trace(&mut self, node: usize, to: &[NodeId], message: &Message) {
         let name = self.nodes[node].name.clone();
         let to: Vec<String> = to.iter().map(|it| self.name_of(*it)).collect();
-        let text: String = format!("{message:?}").chars().take(300).collect();
+        let text = shortened(message);
         self.tell(|| format!("      {name} -> {to:?}: {text}"));
     }
 }

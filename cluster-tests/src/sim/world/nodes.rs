@@ -19,7 +19,7 @@ use roomcast::{
     time::Time,
 };
 
-use super::{Happening, TICK, World};
+use super::{Happening, TICK, World, judge::MOST_OUTPUTS};
 use crate::sim::{client::Place, mutants::Mutant};
 
 /// A node, whether it runs or not.
@@ -89,6 +89,19 @@ fn namespaces() -> Namespaces {
         ..Default::default()
     };
     Namespaces { default: Arc::new(keeps), named: BTreeMap::new() }
+}
+
+/// What an input is, in words.
+fn kind(input: &In) -> &'static str {
+    match input {
+        In::Request(..) => "a request",
+        In::Peer(..) => "what a peer says",
+        In::LinkUp(_) => "a link that is up",
+        In::LinkDown(_) => "a link that is down",
+        In::View(_) => "a view",
+        In::Tick => "time that has passed",
+        In::Survey(..) | In::Facts(_) => "a survey",
+    }
 }
 
 impl World {
@@ -216,8 +229,9 @@ impl World {
             return Ok(());
         }
         let Some(state) = &mut self.nodes[node].state else { return Ok(()) };
+        let kind = kind(&input);
         let outs = state.handle(input, now);
-        self.record.most_outputs = self.record.most_outputs.max(outs.len());
+        self.note_outputs(node, kind, outs.len());
         for out in outs {
             self.outputs += 1;
             let spoiled = match self.mutant {
@@ -229,6 +243,14 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    fn note_outputs(&mut self, node: usize, kind: &str, outputs: usize) {
+        if outputs > MOST_OUTPUTS.max(self.record.most_outputs) {
+            let name = self.nodes[node].name.clone();
+            self.tell(|| format!("{name} does {outputs} things at once because of {kind}"));
+        }
+        self.record.most_outputs = self.record.most_outputs.max(outputs);
     }
 
     fn perform(&mut self, node: usize, out: Out) -> Result<(), String> {

@@ -11,6 +11,16 @@ const OPENING: u64 = 5_000;
 /// The most that a view lags, in most histories and in some.
 const LAG: (u64, u64) = (500, 1_500);
 
+/// The most bytes that may wait for a link in a crowded history: some windows of pages, and far less than
+/// all that moves when a node joins.
+const QUEUE: u64 = 2 << 20;
+/// Bytes that the narrowest links carry in a millisecond: some 10,000 rooms go over one in the time in which
+/// 1,000,000 go over a link of 1 Gbit/s.
+const NARROWEST: u64 = 1_000;
+/// When a crowd is there, and how long it then has to move.
+const FILLED: u64 = 10_000;
+const MOVED: u64 = 22_000;
+
 /// The numbers of one history.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
@@ -102,10 +112,6 @@ impl Plan {
     }
 }
 
-/// The most bytes that may wait for a link in a crowded history: some windows of pages, and far less than
-/// all that moves when a node joins.
-const QUEUE: u64 = 2 << 20;
-
 impl World {
     pub(super) fn prepare(&mut self) {
         let Plan { nodes, late, opening, trouble, .. } = self.plan;
@@ -181,10 +187,3 @@ impl World {
         self.later(MOVED, Happening::Heal);
     }
 }
-
-/// Bytes that the narrowest links carry in a millisecond: some 10,000 rooms go over one in the time in which
-/// 1,000,000 go over a link of 1 Gbit/s.
-const NARROWEST: u64 = 1_000;
-/// When a crowd is there, and how long it then has to move.
-const FILLED: u64 = 10_000;
-const MOVED: u64 = 22_000;
