@@ -1,9 +1,9 @@
 //! The clock of a simulated cluster, and what happens at each moment.
 //!
-//! [`plan`] is what a history of each kind consists of, [`agenda`] what is to happen. [`nodes`] is how nodes
-//! start and end and what their cores say, [`views`] what they know of each other, [`links`] how they reach
-//! each other, [`drains`] how they leave. [`trouble`] and [`cuts`] are what goes wrong, [`people`] and
-//! [`publishers`] who uses the cluster. [`record`] is what was promised, and [`judge`] the judgement at the end.
+//! `plan` is what a history of each kind consists of, `agenda` what is to happen. `nodes` is how nodes
+//! start and end and what their cores say, `views` what they know of each other, `links` how they reach
+//! each other, `drains` how they leave. `trouble` and `cuts` are what goes wrong, `people` and
+//! `publishers` who uses the cluster. `record` is what was promised, and `judge` the judgement at the end.
 
 mod agenda;
 mod cuts;

@@ -67,6 +67,10 @@ impl Plan {
         };
         match faults {
             Faults::Delays | Faults::Links | Faults::Standstills => plan,
+            // With many rooms some are new when a node joins.
+            Faults::Joins if rng.bool() => {
+                Self { late: nodes / 2, rooms: rng.usize(5..41), ..plan }
+            }
             Faults::Joins | Faults::Everything => Self { late: nodes / 2, ..plan },
             Faults::Deaths => Self { trouble: 16_000, ..plan },
             Faults::Starts => Self { rooms: rng.usize(5..41), link_delay: 300, opening: 0, ..plan },
