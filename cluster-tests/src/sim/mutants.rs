@@ -115,8 +115,8 @@ impl Mutant {
         }
     }
 
-    /// How many nodes keep a copy of a room.
-    pub fn replicas(mutant: Option<Self>) -> usize {
-        usize::from(mutant != Some(Self::NoSuccessors))
+    /// How many nodes keep a copy of a room, where `planned` should.
+    pub fn replicas(mutant: Option<Self>, planned: usize) -> usize {
+        if mutant == Some(Self::NoSuccessors) { 0 } else { planned }
     }
 }
