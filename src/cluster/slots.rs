@@ -79,13 +79,15 @@ struct Slot {
     term: Term,
     /// What it was before this node's own claim, which may come to nothing.
     before: Term,
-    /// The claim for which this node stopped owning it last; none if it does not know who has claimed it.
+    /// The claim for which this node stopped owning or claiming it last; none if it does not know who has.
     given: Term,
+    /// The term that it owned or claimed it in until then.
+    lost: Term,
     stand: Stand,
     /// The node of that term says that it does not own the slot.
     denied: bool,
-    /// The owner before did not answer: a room that is new here may exist elsewhere.
-    blind: bool,
+    /// The claimer before has answered this node's own claim. If not, a room that is new here may exist elsewhere.
+    heard_before: bool,
     /// Quorum only: this run of the node knows what earlier ones have answered.
     informed: bool,
     /// Quorum only: this run of the node knows all that was acknowledged and answered here.
@@ -97,6 +99,10 @@ struct Slot {
 struct Pending {
     slots: SlotSet,
     waiting: BTreeSet<NodeId>,
+    /// Those of them that it has not been sent to.
+    unsent: BTreeSet<NodeId>,
+    /// Those that are asked once the owner has answered.
+    later: BTreeSet<NodeId>,
     heard: BTreeSet<NodeId>,
     /// Quorum only: of those heard, the ones that may have forgotten something, by slot.
     unsure: BTreeMap<u16, BTreeSet<NodeId>>,
@@ -138,6 +144,12 @@ impl Slots {
         self.slots[usize::from(slot)].term
     }
 
+    /// The highest term that this node has answered, whatever it has claimed itself and does not own yet.
+    pub fn promised(&self, slot: u16) -> Term {
+        let it = &self.slots[usize::from(slot)];
+        if it.stand == Stand::Claims { it.before } else { it.term }
+    }
+
     /// Who a slot belongs to.
     pub fn ownership(&self, slot: u16) -> Ownership {
         let it = &self.slots[usize::from(slot)];
@@ -157,6 +169,17 @@ impl Slots {
         Some(self.slots[usize::from(slot)].given).filter(|term| term.count > 0)
     }
 
+    /// The term in which this node owned or claimed a slot until then.
+    pub fn lost(&self, slot: u16) -> Option<Term> {
+        Some(self.slots[usize::from(slot)].lost).filter(|term| term.count > 0)
+    }
+
+    /// The term that this node knew when it claimed a slot, if the claimer of that has answered this claim.
+    pub fn answered_before(&self, slot: u16) -> Option<Term> {
+        let it = &self.slots[usize::from(slot)];
+        Some(it.before).filter(|term| term.count > 0 && it.heard_before)
+    }
+
     /// Whether this node owns a slot.
     pub fn owns(&self, slot: u16) -> bool {
         self.slots[usize::from(slot)].stand == Stand::Owns
@@ -164,7 +187,8 @@ impl Slots {
 
     /// Whether the owner before was not heard when this node claimed the slot.
     pub fn is_blind(&self, slot: u16) -> bool {
-        self.slots[usize::from(slot)].blind
+        let it = &self.slots[usize::from(slot)];
+        self.quorum.is_none() && it.before.count > 0 && !it.heard_before
     }
 
     /// Quorum only: whether this run of the node knows all that was acknowledged and answered in a slot.
@@ -188,55 +212,78 @@ impl Slots {
         all.filter(|(_, it)| it.stand == stand).map(|(slot, _)| slot as u16).collect()
     }
 
-    /// Claims slots that this node neither owns nor claims, in terms of its own. `peers` have to answer. Returns
-    /// what they are to be sent.
-    pub fn claim(&mut self, id: u64, slots: Vec<u16>, peers: BTreeSet<NodeId>) -> Claim {
-        let asked: Vec<NodeId> = peers.iter().copied().chain([self.me]).collect();
-        for slot in &slots {
+    /// Claims slots that this node neither owns nor claims, in terms of its own. `peers` have to answer: first the
+    /// owners that are among them, so that nobody turns away from an owner that stays, then the others.
+    /// [`Self::to_send`] is what they are to be sent. `new_id` numbers claims.
+    pub fn claim(
+        &mut self,
+        slots: &[u16],
+        peers: &BTreeSet<NodeId>,
+        mut new_id: impl FnMut() -> u64,
+    ) {
+        let mut by_owner: BTreeMap<Option<NodeId>, SlotSet> = BTreeMap::new();
+        for slot in slots {
             let it = &mut self.slots[usize::from(*slot)];
             let before = it.term;
-            it.blind = self.quorum.is_none()
-                && before.count > 0
-                && before.node != self.me
-                && !peers.contains(&before.node);
-            it.before = before;
+            let owner = Some(before.node).filter(|it| peers.contains(it));
+            by_owner.entry(owner.filter(|_| before.count > 0)).or_default().insert(*slot);
+            (it.before, it.heard_before) = (before, false);
             it.term = Term { count: before.count + 1, node: self.me };
             (it.stand, it.denied) = (Stand::Claims, false);
         }
-        let slots: SlotSet = slots.into_iter().collect();
-        let sent = self.by_count(slots.iter());
-        let pending = Pending {
-            slots,
-            waiting: peers,
-            heard: BTreeSet::new(),
-            unsure: BTreeMap::new(),
-        };
-        self.pending.insert(id, pending);
-        Claim { id, slots: sent, held: false, asked }
+        for (owner, slots) in by_owner {
+            let first: BTreeSet<NodeId> = owner.map_or_else(|| peers.clone(), |it| [it].into());
+            let pending = Pending {
+                slots,
+                later: peers.difference(&first).copied().collect(),
+                unsent: first.clone(),
+                waiting: first,
+                heard: BTreeSet::new(),
+                unsure: BTreeMap::new(),
+            };
+            self.pending.insert(new_id(), pending);
+        }
     }
 
-    /// What `peer`, to which there is a new link, is to be sent: the claims that wait for it, and what this node
-    /// owns already, under the number `id`.
-    pub fn meet(&mut self, peer: NodeId, id: u64) -> Vec<Claim> {
-        let mut claims = Vec::new();
+    /// The claims that are to be sent now, and to whom: to each that is reached, once on each link.
+    pub fn to_send(&mut self, reaches: impl Fn(NodeId) -> bool) -> Vec<(Claim, Vec<NodeId>)> {
+        let mut sent = Vec::new();
         for (id, pending) in &mut self.pending {
-            pending.waiting.insert(peer);
-            let asked = pending.waiting.iter().chain(&pending.heard).copied();
-            let asked = asked.chain([self.me]).collect();
-            let slots = pending.slots.clone();
-            claims.push((*id, slots, false, asked));
+            if pending.waiting.is_empty() && !pending.later.is_empty() {
+                pending.waiting = std::mem::take(&mut pending.later);
+                pending.unsent = pending.waiting.clone();
+            }
+            let to: Vec<NodeId> =
+                pending.unsent.iter().copied().filter(|peer| reaches(*peer)).collect();
+            if !to.is_empty() {
+                to.iter().for_each(|peer| _ = pending.unsent.remove(peer));
+                let asked = pending.waiting.iter().chain(&pending.heard).chain(&pending.later);
+                let asked = asked.copied().chain([self.me]).collect();
+                sent.push((*id, pending.slots.clone(), asked, to));
+            }
+        }
+        let claim = |(id, slots, asked, to): (u64, SlotSet, Vec<NodeId>, Vec<NodeId>)| {
+            (Claim { id, slots: self.by_count(slots.iter()), held: false, asked }, to)
+        };
+        sent.into_iter().map(claim).collect()
+    }
+
+    /// There is a new link to `peer`, which every claim has to wait for. Returns what it is to be sent of what this
+    /// node owns already, under the number `id`.
+    pub fn meet(&mut self, peer: NodeId, id: u64) -> Option<Claim> {
+        for pending in self.pending.values_mut() {
+            if pending.waiting.contains(&peer) || pending.later.is_empty() {
+                pending.waiting.insert(peer);
+                pending.unsent.insert(peer);
+            } else {
+                pending.later.insert(peer);
+            }
         }
         let owned = self.owned();
-        if !owned.is_empty() {
-            claims.push((id, owned.into_iter().collect(), true, Vec::new()));
-        }
-        let claim = |(id, slots, held, asked): (u64, SlotSet, bool, Vec<NodeId>)| Claim {
-            id,
-            slots: self.by_count(slots.iter()),
-            held,
-            asked,
-        };
-        claims.into_iter().map(claim).collect()
+        (!owned.is_empty()).then(|| {
+            let slots = self.by_count(owned.into_iter());
+            Claim { id, slots, held: true, asked: Vec::new() }
+        })
     }
 
     fn by_count(&self, slots: impl Iterator<Item = u16>) -> BTreeMap<u64, SlotSet> {
@@ -273,10 +320,8 @@ impl Slots {
                 answered.refused.push((slot, it.term));
                 continue;
             }
-            if it.stand == Stand::Owns {
-                it.given = term;
-            }
             if it.stand != Stand::Follows {
+                (it.given, it.lost) = (term, it.term);
                 answered.lost.push(slot);
             }
             if !it.sure {
@@ -290,7 +335,7 @@ impl Slots {
     }
 
     /// `from` refuses slots. Returns those that this node has owned or claimed until now.
-    pub fn refused(&mut self, refused: &[(u16, Term)]) -> Vec<u16> {
+    pub fn refused(&mut self, from: NodeId, refused: &[(u16, Term)]) -> Vec<u16> {
         let mut lost = Vec::new();
         for (slot, term) in refused {
             let Some(it) = self.slots.get_mut(usize::from(*slot)) else { continue };
@@ -302,8 +347,10 @@ impl Slots {
                 Stand::Claims => it.before,
                 _ => it.term,
             };
-            if it.stand == Stand::Owns {
-                it.given = Term::default();
+            if it.stand != Stand::Follows {
+                // One that has only claimed it knows who comes next, if that one says so itself.
+                let next = it.stand == Stand::Claims && term.node == from && *term > it.term;
+                (it.given, it.lost) = (if next { *term } else { Term::default() }, it.term);
             }
             if it.stand != Stand::Follows {
                 it.stand = Stand::Follows;
@@ -347,8 +394,12 @@ impl Slots {
     /// The link to `peer` is gone: it has to be asked again, should it come back.
     pub fn lose(&mut self, peer: NodeId) {
         for pending in self.pending.values_mut() {
-            if pending.heard.remove(&peer) {
+            let heard = pending.heard.remove(&peer);
+            if heard || pending.waiting.contains(&peer) {
                 pending.waiting.insert(peer);
+                pending.unsent.insert(peer);
+            }
+            if heard {
                 for unsure in pending.unsure.values_mut() {
                     unsure.remove(&peer);
                 }
@@ -360,6 +411,8 @@ impl Slots {
     pub fn give_up_on(&mut self, peer: NodeId) {
         for pending in self.pending.values_mut() {
             pending.waiting.remove(&peer);
+            pending.unsent.remove(&peer);
+            pending.later.remove(&peer);
         }
     }
 
@@ -367,7 +420,8 @@ impl Slots {
     pub fn complete(&mut self) -> Vec<u16> {
         let (quorum, mut owned) = (self.quorum, Vec::new());
         let slots = &mut self.slots;
-        for pending in self.pending.values_mut().filter(|it| it.waiting.is_empty()) {
+        let answered = |it: &&mut Pending| it.waiting.is_empty() && it.later.is_empty();
+        for pending in self.pending.values_mut().filter(answered) {
             let heard = pending.heard.len() + 1;
             for slot in pending.slots.clone().iter() {
                 let it = &mut slots[usize::from(slot)];
@@ -378,6 +432,8 @@ impl Slots {
                     .is_none_or(|it| sure >= it.majority() || heard >= it.expected);
                 if enough {
                     (it.stand, it.sure, it.informed) = (Stand::Owns, true, true);
+                    let before = it.before.node;
+                    it.heard_before = before == self.me || pending.heard.contains(&before);
                     owned.push(slot);
                     pending.slots.remove(slot);
                 }
@@ -394,10 +450,9 @@ impl Slots {
         let stopped = [self.standing(Stand::Owns), self.standing(Stand::Claims)].concat();
         for slot in &stopped {
             let it = &mut self.slots[usize::from(*slot)];
-            if it.stand == Stand::Owns {
-                // Until someone else claims it, only this node itself can.
-                it.given = Term { count: it.term.count + 1, node: self.me };
-            }
+            // Until someone else claims it, only this node itself can.
+            it.given = Term { count: it.term.count + 1, node: self.me };
+            it.lost = it.term;
             it.stand = Stand::Follows;
         }
         stopped
@@ -466,22 +521,37 @@ mod tests {
     /// Claims slot 7 and lets `answering` answer as nodes that keep nothing.
     fn take(claimer: &mut Slots, answering: &mut [&mut Slots]) -> Vec<Answered> {
         let others = answering.iter().map(|it| it.me).collect();
-        let claim = claimer.claim(1, vec![7], others);
+        claimer.claim(&[7], &others, || 1);
         let mut answers = Vec::new();
-        for other in answering {
-            let answered = other.answer(claimer.me, &claim, |_| false, |_| true);
-            claimer.refused(&answered.refused);
-            claimer.heard(other.me, 1, &answered.unsure);
-            answers.push(answered);
+        loop {
+            let sent = claimer.to_send(|_| true);
+            if sent.is_empty() {
+                break;
+            }
+            for (claim, to) in sent {
+                for other in answering.iter_mut().filter(|it| to.contains(&it.me)) {
+                    let answered = other.answer(claimer.me, &claim, |_| false, |_| true);
+                    claimer.refused(other.me, &answered.refused);
+                    claimer.heard(other.me, 1, &answered.unsure);
+                    answers.push(answered);
+                }
+            }
         }
         claimer.complete();
         answers
     }
 
+    /// The one claim that a node has to send.
+    fn sent(claimer: &mut Slots) -> Claim {
+        let mut sent = claimer.to_send(|_| true);
+        assert_eq!(sent.len(), 1);
+        sent.remove(0).0
+    }
+
     #[test]
     fn a_claim_waits_for_everyone_that_is_asked() {
         let mut a = node(A);
-        a.claim(1, vec![7], peers(&[B, C]));
+        a.claim(&[7], &peers(&[B, C]), || 1);
         a.heard(B, 1, &[]);
         assert_eq!(a.complete(), [0u16; 0]);
         a.heard(C, 1, &[]);
@@ -490,9 +560,25 @@ mod tests {
     }
 
     #[test]
+    fn the_owner_is_asked_before_the_others_are_told() {
+        let (mut a, mut b) = (node(A), node(B));
+        take(&mut a, &mut [&mut b]);
+        b.claim(&[7], &peers(&[A, C]), || 2);
+        let first = b.to_send(|_| true);
+        assert_eq!(first.iter().map(|(_, to)| to.clone()).collect::<Vec<_>>(), [[A]]);
+        assert!(b.to_send(|_| true).is_empty(), "not again");
+        b.heard(A, 2, &[]);
+        let (then, to) = b.to_send(|_| true).remove(0);
+        assert_eq!((to, then.asked), (vec![C], vec![C, A, B]));
+        assert_eq!(b.complete(), [0u16; 0]);
+        b.heard(C, 2, &[]);
+        assert_eq!(b.complete(), [7]);
+    }
+
+    #[test]
     fn one_that_was_heard_and_lost_is_asked_again() {
         let mut a = node(A);
-        a.claim(1, vec![7], peers(&[B, C]));
+        a.claim(&[7], &peers(&[B, C]), || 1);
         a.heard(B, 1, &[]);
         a.lose(B);
         a.heard(C, 1, &[]);
@@ -517,10 +603,11 @@ mod tests {
     fn an_owner_that_is_placed_first_keeps_the_slot() {
         let (mut a, mut b) = (node(A), node(B));
         take(&mut a, &mut [&mut b]);
-        let claim = b.claim(2, vec![7], peers(&[A]));
+        b.claim(&[7], &peers(&[A]), || 2);
+        let claim = sent(&mut b);
         let answered = a.answer(B, &claim, |slot| slot == 7, |_| true);
         assert_eq!(answered.refused, [(7, a.term(7))]);
-        assert_eq!(b.refused(&answered.refused), [7]);
+        assert_eq!(b.refused(A, &answered.refused), [7]);
         assert_eq!(b.complete(), [0u16; 0]);
         assert!(a.owns(7) && !b.claims());
     }
@@ -529,7 +616,8 @@ mod tests {
     fn nobody_answers_for_an_owner_that_is_reached_and_not_asked() {
         let (mut a, mut b, mut c) = (node(A), node(B), node(C));
         take(&mut a, &mut [&mut b]);
-        let claim = c.claim(1, vec![7], peers(&[B]));
+        c.claim(&[7], &peers(&[B]), || 1);
+        let claim = sent(&mut c);
         let claim = Claim { slots: BTreeMap::from([(5, SlotSet::from_iter([7]))]), ..claim };
         assert_eq!(b.answer(C, &claim, |_| false, |_| true).refused.len(), 1);
         assert_eq!(b.answer(C, &claim, |_| false, |node| node != A).granted, [7]);
@@ -539,12 +627,12 @@ mod tests {
     fn an_owner_of_a_lower_term_yields_to_one_that_it_meets() {
         let (mut a, mut b) = (node(A), node(B));
         take(&mut a, &mut []);
-        b.claim(1, vec![7], BTreeSet::new());
+        b.claim(&[7], &BTreeSet::new(), || 1);
         b.complete();
-        let [(of_a, of_b)] = [(a.meet(B, 5), b.meet(A, 5))];
-        let answered = b.answer(A, &of_a[0], |_| true, |_| true);
-        assert_eq!(a.refused(&answered.refused), [7], "the greater node wins a tie");
-        assert_eq!(a.answer(B, &of_b[0], |_| true, |_| true).granted, [7]);
+        let (of_a, of_b) = (a.meet(B, 5).expect("it owns"), b.meet(A, 5).expect("it owns"));
+        let answered = b.answer(A, &of_a, |_| true, |_| true);
+        assert_eq!(a.refused(B, &answered.refused), [7], "the greater node wins a tie");
+        assert_eq!(a.answer(B, &of_b, |_| true, |_| true).granted, [7]);
         assert!(b.owns(7) && !a.owns(7));
     }
 
@@ -552,7 +640,7 @@ mod tests {
     fn a_quorum_is_a_majority_that_has_forgotten_nothing_or_everyone() {
         let quorum = Some(Quorum { expected: 3 });
         let mut a = Slots::new(A, quorum);
-        a.claim(1, vec![7], peers(&[B]));
+        a.claim(&[7], &peers(&[B]), || 1);
         a.heard(B, 1, &[7]);
         assert_eq!(a.complete(), [0u16; 0], "two of three that may have forgotten all");
         a.meet(C, 9);
@@ -560,7 +648,7 @@ mod tests {
         assert_eq!(a.complete(), [7], "there is nobody else who could know more");
         let mut b = Slots::new(B, quorum);
         b.slots[7].sure = true;
-        b.claim(1, vec![7], peers(&[A]));
+        b.claim(&[7], &peers(&[A]), || 1);
         assert_eq!(b.complete(), [0u16; 0]);
         b.heard(A, 1, &[]);
         assert_eq!(b.complete(), [7]);

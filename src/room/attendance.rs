@@ -46,15 +46,15 @@ impl Room {
         clients: Vec<Arc<ClientInfo>>,
         node: &mut Node,
     ) {
+        let unknown = self.home_mut().and_then(|home| home.unknown.as_mut());
+        let first = unknown.is_some_and(|unknown| unknown.1.insert(at));
         if clients.is_empty() && self.present.is_none() {
             return;
         }
         let present = self.present.get_or_insert_default();
         let surplus = present.surplus(&clients);
         let (mut come, gone) = present.replace(at, clients);
-        if let Some(unknown) = self.home_mut().and_then(|home| home.unknown.as_mut())
-            && unknown.1.insert(at)
-        {
+        if first {
             // Whoever comes with a node that attaches to a home that knows nothing was there before it was.
             come.clear();
         }

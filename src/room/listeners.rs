@@ -179,7 +179,7 @@ impl Room {
         let (have, with_clients) = match (&self.role, &outgoing.what) {
             (Role::Home(home), What::Listener) => (
                 home.listeners.get(&outgoing.to).and_then(|it| it.have),
-                home.replication.includes(outgoing.to),
+                home.replication.includes(outgoing.to) || self.options.join_leave,
             ),
             _ => (None, true),
         };

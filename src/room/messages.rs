@@ -29,6 +29,8 @@ pub enum Message {
     Slots(SlotMessage),
     /// How far the sender is in its life. Said on the link, so that no claim comes before it.
     Phase(Phase),
+    /// How far the receiver is in its life, as the sender has heard: it may not have heard so itself.
+    YourPhase(Phase),
     /// So many bytes of pages are dealt with, and may be followed by others.
     Credit(u32),
     /// The sender has turned to every home that it needs, after the receiver's claim of this number (0: since
@@ -73,13 +75,14 @@ pub enum SlotMessage {
     Sure(Vec<(u16, Term)>),
 }
 
-/// What a node holds of a room.
+/// What a node holds of a room, or knows of what others hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
-    /// How far its copy reaches.
-    pub standing: Standing,
-    /// It was home, and stopped for the claim of this term: nothing is newer.
-    pub given: Option<Term>,
+    /// How far its copy reaches, if it has one.
+    pub copy: Option<Standing>,
+    /// What was all there was of the room when the claim of this term was answered. Whoever was home until then
+    /// knows, and whoever owned the slot until then and had not opened the room yet.
+    pub complete: Option<(Standing, Term)>,
 }
 
 /// What nodes say about one room.

@@ -8,8 +8,9 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use super::{
     messages::{Begin, End, Item, Page, Refused, RoomMessage},
     node::Node,
+    presence::Presence,
     requests::Reply,
-    room::{Owed, Role, Room},
+    room::{Role, Room},
     stream::{Entry, Stream},
     transfer::{Incoming, Outgoing, What},
     types::{Answer, Ask, ClientId, ClientInfo, Epoch, Event, Query, Recovery, Subscribe, Subscribed},
@@ -135,10 +136,8 @@ impl Room {
             return;
         }
         let (old, attached) = (mirror.home, mirror.is_attached(node));
-        if mirror.invited && self.owed.is_none() {
-            // If the old home has died, this is the copy that the next one needs.
-            self.owed = Some(Owed { given: None });
-        }
+        // If the old home has died, this is the copy that the next one needs.
+        self.owed |= mirror.invited;
         self.role = Role::Mirror(Box::new(Mirror::new(home)));
         self.outgoing.retain(|it| !matches!(it.what, What::Clients(_)));
         if attached {
@@ -275,7 +274,7 @@ impl Room {
     /// The home says something. What anyone else says as if it were home is out of date.
     pub(super) fn follow(&mut self, from: NodeId, message: RoomMessage, node: &mut Node) {
         if let RoomMessage::Deliver { count, .. } = message {
-            let term = node.slots.term(self.slot);
+            let term = node.slots.promised(self.slot);
             if (Term { count, node: from }) < term {
                 let refused = RoomMessage::NotHome(Refused::Delivery(term));
                 return self.send_to(from, refused, node);
@@ -307,7 +306,10 @@ impl Room {
     fn dismissed(&mut self, node: &mut Node) {
         let Role::Mirror(mirror) = &mut self.role else { return };
         mirror.invited = false;
-        (self.owed, self.present) = (None, None);
+        (self.owed, self.complete) = (false, None);
+        if !self.options.join_leave {
+            self.present = None;
+        }
         if self.local.is_empty() {
             let (home, attached) = (mirror.home, mirror.is_attached(node));
             self.role = Role::Guest;
@@ -318,24 +320,31 @@ impl Room {
         }
     }
 
+    /// Whether a mirror keeps who is there: a successor, and one whose members are told of who comes and goes.
+    fn keeps_presence(&self) -> bool {
+        let invited = matches!(&self.role, Role::Mirror(mirror) if mirror.invited);
+        invited || self.options.join_leave
+    }
+
     fn joined(&mut self, at: NodeId, info: Arc<ClientInfo>, node: &mut Node) {
-        if matches!(&self.role, Role::Mirror(mirror) if mirror.invited) {
-            self.present.get_or_insert_default().join(at, info.clone());
+        let mut new = true;
+        if self.keeps_presence() {
+            new = self.present.get_or_insert_default().join(at, info.clone());
             self.attendance += 1;
         }
-        if info.is_announced(self.options.join_leave) {
+        if new && info.is_announced(self.options.join_leave) {
             self.deliver_local(Event::Join(info), node);
         }
     }
 
     fn left(&mut self, info: Arc<ClientInfo>, node: &mut Node) {
-        if matches!(&self.role, Role::Mirror(mirror) if mirror.invited) {
-            if let Some(present) = &mut self.present {
-                present.remove(info.client);
-            }
+        let mut known = true;
+        if self.keeps_presence() {
+            let left = self.present.as_mut().and_then(|present| present.remove(info.client));
+            known = left.is_some();
             self.attendance += 1;
         }
-        if info.is_announced(self.options.join_leave) {
+        if known && info.is_announced(self.options.join_leave) {
             self.deliver_local(Event::Leave(info), node);
         }
     }
@@ -457,7 +466,6 @@ impl Room {
         let Role::Mirror(mirror) = &mut self.role else { return };
         mirror.state = State::Live { id, link };
         let Some(mut incoming) = mirror.incoming.take() else { return };
-        let invited = mirror.invited;
         let stream = if incoming.follows { &mut self.stream } else { &mut incoming.stream };
         let mut whole = true;
         if let (Some(stream), Some(have)) = (stream, end.have) {
@@ -467,11 +475,12 @@ impl Room {
                 stream.commit(end.committed);
             }
         }
-        if invited {
+        let with_presence = self.keeps_presence();
+        if with_presence {
             // Without knowing who is there, it is no copy of that.
             self.attendance = end.attendance;
         }
-        self.install(*incoming, invited, node);
+        self.install(*incoming, with_presence, node);
         if !whole {
             // Its last publications were dropped at the home while it was on its way.
             self.deliver_local(Event::InsufficientState, node);
@@ -503,7 +512,7 @@ impl Room {
         if !all {
             return;
         }
-        let mut present = super::presence::Presence::default();
+        let mut present = Presence::default();
         for item in others {
             match item {
                 Item::Client(at, info) => drop(present.join(at, info)),
@@ -514,7 +523,25 @@ impl Room {
                 _ => {}
             }
         }
-        self.present = (!present.is_empty()).then(|| Box::new(present));
+        let present = (!present.is_empty()).then(|| Box::new(present));
+        let before = std::mem::replace(&mut self.present, present);
+        self.tell_who_came_and_went(before, node);
+    }
+
+    /// Members are told of those of whom they were not while this node did not hear of it.
+    fn tell_who_came_and_went(&mut self, before: Option<Box<Presence>>, node: &mut Node) {
+        if !self.options.join_leave || self.local.is_empty() {
+            return;
+        }
+        let (before, now) = (before.unwrap_or_default(), self.present.take().unwrap_or_default());
+        let announced = |it: &ClientInfo| it.is_announced(true);
+        for gone in before.clients(|it| announced(it) && !now.has(it.client)) {
+            self.deliver_local(Event::Leave(gone), node);
+        }
+        for new in now.clients(|it| announced(it) && !before.has(it.client)) {
+            self.deliver_local(Event::Join(new), node);
+        }
+        self.present = (!now.is_empty()).then_some(now);
     }
 
     fn tell_of_new_stream(

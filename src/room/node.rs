@@ -187,7 +187,7 @@ pub struct Node {
     settled: BTreeMap<NodeId, (u64, bool)>,
     /// Subscriptions of this node's clients, over all rooms.
     pub(super) subscriptions: usize,
-    ids: u64,
+    pub(super) ids: u64,
     randomness: u64,
 }
 
@@ -319,8 +319,7 @@ impl Node {
 
     /// A number that this run of the node has not used before.
     pub fn next_id(&mut self) -> u64 {
-        self.ids += 1;
-        self.ids
+        next(&mut self.ids)
     }
 
     /// An epoch that no stream has had before.
@@ -328,6 +327,12 @@ impl Node {
         self.randomness = self.randomness.wrapping_add(0x9e37_79b9_7f4a_7c15);
         Epoch(mix(self.randomness))
     }
+}
+
+/// The number after the last one.
+pub(super) fn next(ids: &mut u64) -> u64 {
+    *ids += 1;
+    *ids
 }
 
 /// The most copies that are asked for at a time.

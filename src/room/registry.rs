@@ -238,6 +238,7 @@ impl State {
             },
             Message::Slots(message) => self.about_slots(from, message),
             Message::Phase(phase) => self.phase_of(from, phase),
+            Message::YourPhase(phase) => self.phase_of(self.node.me, phase),
             Message::Credit(bytes) => {
                 self.node.flows.entry(from).or_default().credit(bytes as usize);
             }

@@ -72,8 +72,10 @@ pub struct Room {
     pub(super) requests: Requests,
     /// Subscribers that came before the room was live here, and until when they wait.
     pub(super) waiting: VecDeque<(Subscribe, Time)>,
-    /// What is held here has to be kept until the home says that others have it.
-    pub(super) owed: Option<Owed>,
+    /// What is held here was a home's or a successor's: it is kept until the home says that others have it.
+    pub(super) owed: bool,
+    /// What was all there was of the room when this node answered the claim of this term.
+    pub(super) complete: Option<Box<(Standing, Term)>>,
     /// What is sent to peers in pages.
     pub(super) outgoing: Vec<Outgoing>,
     pub(super) last_used: Time,
@@ -83,13 +85,6 @@ pub struct Room {
     pub(super) noted_idle: Option<Time>,
     /// What [`Room::is_to_be_taken`] said when the registry asked last.
     pub(super) noted_to_be_taken: bool,
-}
-
-/// Why a copy has to be kept until its home says otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Owed {
-    /// This node was home until the claim of this term; none: it was a successor, or does not know.
-    pub given: Option<Term>,
 }
 
 /// What a node is in a room.
@@ -121,7 +116,8 @@ impl Room {
             local: Local::default(),
             requests: Requests::default(),
             waiting: VecDeque::new(),
-            owed: None,
+            owed: false,
+            complete: None,
             outgoing: Vec::new(),
             last_used: now,
             due: None,
@@ -148,13 +144,20 @@ impl Room {
     /// Whether something would be lost if the node left now.
     pub fn is_to_be_taken(&self) -> bool {
         let is_home = matches!(self.role, Role::Opening(_) | Role::Home(_));
-        self.holds_something() && (is_home || self.owed.is_some())
+        self.holds_something() && (is_home || self.owed)
     }
 
-    /// What is held here that the next home needs: a stream, if only its epoch, keys, or who is there.
+    /// What is held here that the next home needs (a stream, if only its epoch, keys, or who is there), and what
+    /// is known of what others hold.
     pub(super) fn held(&self) -> Option<Held> {
-        self.holds_something()
-            .then(|| Held { standing: self.standing(), given: self.owed.and_then(|it| it.given) })
+        let complete = self.complete.as_deref().copied();
+        let held = Held { copy: self.copy(), complete };
+        (held.copy.is_some() || complete.is_some()).then_some(held)
+    }
+
+    /// How far the copy that is held here reaches, if there is one.
+    pub(super) fn copy(&self) -> Option<Standing> {
+        self.holds_something().then(|| self.standing())
     }
 
     pub(super) fn standing(&self) -> Standing {
@@ -251,13 +254,15 @@ impl Room {
     /// Requests of peers are for the home; who isn't says so.
     pub(super) fn asked_by_peer(&mut self, from: NodeId, message: RoomMessage, node: &mut Node) {
         let asks = matches!(message, RoomMessage::Request { .. } | RoomMessage::Attach { .. });
-        if asks && node.slots.owns(self.slot) {
+        // Whoever has answered the claim knows before this node does that the slot is its own.
+        let claimed = !matches!(node.slots.ownership(self.slot), Ownership::Theirs(_));
+        if asks && claimed {
             self.begin_to_open_unless_home(node);
             self.try_to_open(node);
         }
         match &mut self.role {
             Role::Home(_) => self.serve_peer(from, message, node),
-            Role::Opening(opening) if node.slots.owns(self.slot) => {
+            Role::Opening(opening) if claimed => {
                 if let Some(message) = opening.hold(from, message) {
                     self.refuse_peer(from, &message, node);
                 }
@@ -297,7 +302,7 @@ impl Room {
             }
             (Refused::Fetch(id), Role::Opening(opening)) => opening.has_no_copy(from, id),
             (Refused::Delivery(term), Role::Home(_)) => {
-                node.slots.refused(&[(self.slot, term)]);
+                node.slots.refused(from, &[(self.slot, term)]);
             }
             _ => {}
         }
@@ -464,11 +469,12 @@ impl Room {
             Role::Opening(_) | Role::Mirror(_) => return None,
             Role::Home(home) if !self.is_idle_home(home) => return None,
             Role::Home(_) if said => self.options.history_meta_ttl,
-            Role::Guest if self.owed.is_some() && self.holds_something() => {
+            Role::Guest if self.owed && self.holds_something() => {
                 self.options.history_meta_ttl.max(UNUSED)
             }
             Role::Home(_) if self.options.keeps_history() => UNUSED,
             Role::Guest if self.stream.is_some() || self.present.is_some() => UNUSED,
+            Role::Guest if self.complete.is_some() => UNUSED,
             Role::Home(_) | Role::Guest if self.keys.is_some() => keys::WINDOW,
             Role::Home(_) | Role::Guest => Duration::ZERO,
         };
@@ -505,9 +511,10 @@ impl Room {
     /// The home says that others have what is held here.
     fn released(&mut self, from: NodeId, node: &mut Node) {
         let owner = Ownership::Theirs(Some(from));
-        if node.slots.ownership(self.slot) != owner || self.owed.take().is_none() {
+        if node.slots.ownership(self.slot) != owner {
             return;
         }
+        (self.owed, self.complete) = (false, None);
         if matches!(self.role, Role::Guest) {
             self.forget_copy(node);
         }

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     messages::{Message, SlotMessage},
-    node::{LinkState, Node, Out},
+    node::{LinkState, Node, Out, next},
     registry::State,
     transfer::Flow,
 };
@@ -74,10 +74,10 @@ impl State {
         self.say_phase(vec![peer], phase);
         self.ask_what_was_forgotten(vec![peer]);
         let id = self.node.next_id();
-        for claim in self.node.slots.meet(peer, id) {
-            self.node.expect_settled(peer, claim.id);
-            self.node.send_about_slots(vec![peer], SlotMessage::Claim(claim));
+        if let Some(claim) = self.node.slots.meet(peer, id) {
+            self.send_claim(claim, vec![peer]);
         }
+        self.send_claims();
         self.work.owe(peer, 0);
         self.work.sweep_all();
         self.route();
@@ -101,7 +101,7 @@ impl State {
         let node = &self.node;
         self.known.retain(|id, _| node.view.contains(*id) || node.reaches(*id));
         let known = &self.known;
-        self.phases.retain(|id, _| known.contains_key(id) || node.reaches(*id));
+        self.phases.retain(|id, _| known.contains_key(id) || node.reaches(*id) || *id == node.me);
         let phase = |info: &NodeInfo| {
             let said = self.phases.get(&info.id()).copied().unwrap_or_default();
             said.max(info.phase)
@@ -183,18 +183,37 @@ impl State {
         if unclaimed.is_empty() {
             return;
         }
-        let (id, peers) = (self.node.next_id(), self.node.peers());
-        let linked: Vec<NodeId> =
-            peers.iter().copied().filter(|peer| self.node.reaches(*peer)).collect();
-        self.work.sweep(unclaimed.iter().copied());
-        linked.iter().for_each(|peer| self.node.expect_settled(*peer, id));
-        let claim = self.node.slots.claim(id, unclaimed, peers);
-        self.node.send_about_slots(linked, SlotMessage::Claim(claim));
+        let peers = self.node.peers();
+        let Node { slots, ids, .. } = &mut self.node;
+        slots.claim(&unclaimed, &peers, || next(ids));
+        self.work.sweep(unclaimed);
         self.own_what_is_answered();
+    }
+
+    /// Sends what claims are to be sent now.
+    fn send_claims(&mut self) {
+        let Node { slots, links, .. } = &mut self.node;
+        let reaches = |node| links.get(&node).is_some_and(|it: &LinkState| it.up.is_some());
+        for (claim, to) in slots.to_send(reaches) {
+            self.send_claim(claim, to);
+        }
+    }
+
+    fn send_claim(&mut self, claim: Claim, to: Vec<NodeId>) {
+        for peer in &to {
+            self.node.expect_settled(*peer, claim.id);
+            // An owner that leaves may be the last to see it by gossip, and would keep its slots.
+            if self.known.get(peer).is_some_and(|info| info.phase == Phase::Draining) {
+                let message = Message::YourPhase(Phase::Draining);
+                self.node.out.push(Out::Send { to: vec![*peer], message });
+            }
+        }
+        self.node.send_about_slots(to, SlotMessage::Claim(claim));
     }
 
     /// Slots that everyone has answered for are this node's.
     pub(super) fn own_what_is_answered(&mut self) {
+        self.send_claims();
         let owned = self.node.slots.complete();
         self.work.sweep(owned);
     }
@@ -204,7 +223,7 @@ impl State {
         match message {
             SlotMessage::Claim(claim) => self.claimed_by(from, &claim),
             SlotMessage::Refused { slots, .. } => {
-                let lost = self.node.slots.refused(&slots);
+                let lost = self.node.slots.refused(from, &slots);
                 self.lose(lost);
             }
             SlotMessage::Inventory { claim, rooms, unsure, last } => {

@@ -12,7 +12,6 @@ use roomcast::{
         view::View,
     },
     room::{
-        messages::Message,
         options::{Namespaces, RoomOptions},
         registry::{In, Out, Settings, State},
         types::{ReplyTo, RoomName, SocketRef},

@@ -57,7 +57,7 @@ impl World {
 
     pub(super) fn subscribe(&mut self, index: usize) -> Result<(), String> {
         let client = &mut self.clients[index];
-        client.place = Place::Asking;
+        client.place = Place::Subscribing;
         if let Some(stay) = self.record.stays.get_mut(&client.id) {
             stay.left = false;
         }
@@ -153,7 +153,7 @@ impl World {
                 }
                 Event::InsufficientState => {
                     self.tell(|| format!("client {client} has to subscribe again"));
-                    self.clients[client].place = Place::Asking;
+                    self.clients[client].place = Place::Subscribing;
                     let delay = self.rng.u64(0..20);
                     self.later(delay, Happening::Again(client, socket));
                 }
