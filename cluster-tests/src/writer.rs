@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::rooms::{self, Api, Standing};
 use crate::wait::ensure;
 
-/// Between two tries to reach a node that can't be reached.
+/// Before the next try, after a node refused or could not be reached.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Losses that are told in full.
 const TOLD: usize = 3;
@@ -103,7 +103,10 @@ fn write(
             let position = position.clone();
             written.acked.push(Acked { room, id, sent, position });
         }
-        None => *written.refused.entry(answer["error"].to_string()).or_default() += 1,
+        None => {
+            *written.refused.entry(answer["error"].to_string()).or_default() += 1;
+            thread::sleep(PAUSE);
+        }
     }
     Ok(())
 }
