@@ -14,7 +14,7 @@
 //!
 //! It takes root, `ip` and `nft` (and `tc`, `ss` and `iptables` for links that are slow or
 //! reset and for gossip that is late). Where those are missing, [`available`] says so
-//! and the scenarios are skipped.
+//! and the scenarios are skipped, or fail in CI: see [`crate::world::skip`].
 
 use std::fmt;
 use std::io::Write;

@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 /// In this time the cluster is settled again after what happened to it.
 const SETTLED: Duration = Duration::from_secs(30);
 /// Between two clients that come, and go, on each node.
-const TURN: Duration = Duration::from_millis(10);
+const TURN: Duration = Duration::from_millis(2);
 /// Long enough for what happens to show its effects.
 const QUIET: Duration = Duration::from_secs(2);
 /// How long a cut lasts: longer than links and gossip take to notice it, on either side.
@@ -359,14 +359,11 @@ impl Churn {
             thread::spawn(move || {
                 let mut here = Vec::new();
                 while !stop.load(Ordering::Relaxed) {
-                    // A node that is away takes none.
                     let room = &rooms[came.load(Ordering::Relaxed) % rooms.len()];
-                    match enter(address, None, room) {
-                        Ok(socket) => {
-                            came.fetch_add(1, Ordering::Relaxed);
-                            here.push(socket);
-                        }
-                        Err(_) => {}
+                    // A node that is away takes none.
+                    if let Ok(socket) = enter(address, None, room) {
+                        came.fetch_add(1, Ordering::Relaxed);
+                        here.push(socket);
                     }
                     hold(TURN);
                     if here.len() > clients {
