@@ -34,6 +34,8 @@ pub struct NodeArgs {
     pub join: Vec<String>,
     /// The host to run on; none: this one, on loopback.
     pub host: Option<Host>,
+    /// The port of its gossip; 0: any that is free.
+    pub gossip_port: u16,
     /// The program that starts it, with arguments, if one does. It has to replace itself by the server.
     pub under: Vec<String>,
 }
@@ -175,8 +177,8 @@ fn command(server: &std::path::Path, args: &NodeArgs) -> Command {
     command.arg("serve").arg("--config").arg(&args.config);
     command.args(["--node-name", &args.name]);
     let address = args.host.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), |host| host.address);
-    for plane in ["--listen", "--gossip", "--mesh"] {
-        command.arg(plane).arg(SocketAddr::new(address, 0).to_string());
+    for (plane, port) in [("--listen", 0), ("--gossip", args.gossip_port), ("--mesh", 0)] {
+        command.arg(plane).arg(SocketAddr::new(address, port).to_string());
     }
     for peer in &args.join {
         command.args(["--join", peer]);
