@@ -31,6 +31,8 @@ use crate::{
 
 /// The most worker threads: a room's workers are a bit each.
 pub const MAX_WORKERS: usize = 64;
+/// The largest body of a call of the server API, in bytes.
+pub const BODY_LIMIT: usize = 16 << 20;
 /// How much can be logged.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
