@@ -98,7 +98,9 @@ section! {
 section! {
     /// What the node is called.
     Node {
-        /// Name of the node, different from all others of the cluster. Empty: host name and port.
+        /// Name of the node, different from all others of the cluster. Empty: host name and port. If the host's
+        /// name is `localhost`, or it has none, `cluster.advertise` or the address of `cluster.gossip` stands for
+        /// it, or else a name made of the machine's id.
         name: String = String::new(),
     }
 }
