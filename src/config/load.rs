@@ -386,6 +386,17 @@ mod tests {
         for good in ["a:1", "10.0.0.1:7946", "[::1]:7946", "node-1.example:7946"] {
             load_text("toml", &cluster(good)).expect(good);
         }
+        let cluster = |lines: &str| {
+            let cluster = "[cluster]\ngossip = \"127.0.0.1:1\"\nmesh = \"127.0.0.1:2\"\n";
+            format!("{cluster}{lines}")
+        };
+        assert_eq!(
+            problem(&cluster("queue_max_size = 2097151")),
+            "cluster.queue_max_size: at least 2097152: 1 MiB and twice the largest publication that is allowed, which has 524288 bytes (client.queue_max_size / 2, websocket.message_size_limit, emulation.max_request_body_size)"
+        );
+        load_text("toml", &cluster("queue_max_size = 2097152")).expect("just enough");
+        let small = "queue_max_size = 1200000\n[client]\nqueue_max_size = 131072";
+        load_text("toml", &cluster(small)).expect("publications are smaller, too");
         load_text("toml", "[log]\nlevel = \"WARN,roomcast::mesh=trace,off\"").expect("valid");
     }
 

@@ -175,6 +175,9 @@ impl TryFrom<Raw> for Config {
             ..Default::default()
         };
         let cluster = raw.cluster.check()?;
+        if cluster.is_some() {
+            raw.check_link_queue()?;
+        }
         let mut register = Register::new(&raw)?;
         let namespaces = Arc::new(namespaces(&raw, &mut register)?);
         let (backends, proxies) = register.proxies()?;
@@ -345,6 +348,32 @@ impl Channel {
                 ),
             },
         })
+    }
+}
+
+/// What a link's queue needs beside two of the largest publications: pages of several transfers.
+const LINK_QUEUE: usize = 1 << 20;
+
+impl Raw {
+    /// The most bytes that one publication may have, whoever publishes it.
+    fn largest_publication(&self) -> usize {
+        let by_api = (self.client.queue_max_size / 2).min(BODY_LIMIT);
+        let by_client = self.websocket.message_size_limit.max(self.emulation.max_request_body_size);
+        by_api.max(by_client)
+    }
+
+    /// A link whose queue can't hold what is sent as one would be closed as too slow, again and again.
+    fn check_link_queue(&self) -> Result<(), Invalid> {
+        let largest = self.largest_publication();
+        let least = LINK_QUEUE.saturating_add(largest.saturating_mul(2));
+        if self.cluster.queue_max_size >= least {
+            return Ok(());
+        }
+        let problem = format!(
+            "at least {least}: 1 MiB and twice the largest publication that is allowed, which has {largest} bytes \
+             (client.queue_max_size / 2, websocket.message_size_limit, emulation.max_request_body_size)"
+        );
+        Err(Invalid::new("cluster.queue_max_size", problem))
     }
 }
 

@@ -665,7 +665,8 @@ section! {
         /// What a node does with publishes to rooms with history while it sees less than half of
         /// `expected_nodes`: `serve` or `refuse` (with a temporary error).
         minority: String = "serve".to_owned(),
-        /// Bytes that may wait for one node; more, and its link is closed.
+        /// Bytes that may wait for one node; more, and its link is closed. At least 1 MiB and twice the largest
+        /// publication that is allowed: half of `client.queue_max_size`, or what a client may send at once.
         queue_max_size: usize = 64 << 20,
         /// How long a publish may wait for its room's home before it fails with a temporary error.
         publish_timeout: Span = seconds(2),
