@@ -1,13 +1,10 @@
 //! SHELL. The only wiring: starts a node's parts in order, and stops them in reverse.
 
-use std::{
-    net::{SocketAddr, TcpListener},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use actix::prelude::*;
 use anyhow::Context as _;
+use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -54,14 +51,14 @@ const SETTLED: Duration = Duration::from_secs(1);
 
 /// Sockets that are bound, so that their addresses are known before anyone is told of them.
 struct Bound {
-    clients: TcpListener,
+    /// Bound, and no more: whoever connects before the node serves is refused, and tries another.
+    clients: Socket,
     cluster: Option<(tokio::net::UdpSocket, tokio::net::TcpListener)>,
 }
 
 async fn bind(config: &Config) -> anyhow::Result<Bound> {
-    let clients = TcpListener::bind(config.listen)
+    let clients = bind_clients(config.listen)
         .with_context(|| format!("can't listen for clients on {}", config.listen))?;
-    clients.set_nonblocking(true)?;
     let cluster = match &config.cluster {
         None => None,
         Some(cluster) => {
@@ -77,6 +74,15 @@ async fn bind(config: &Config) -> anyhow::Result<Bound> {
     Ok(Bound { clients, cluster })
 }
 
+fn bind_clients(address: SocketAddr) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // As the standard library does: a restart need not wait for connections that have just ended.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
 /// Runs a node until it is told to stop.
 ///
 /// # Errors
@@ -85,7 +91,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let certificate = config.tls.as_ref().map(Certificate::read).transpose()?;
     let bound = bind(&config).await?;
-    let http = bound.clients.local_addr()?;
+    let http = bound.clients.local_addr()?.as_socket().context("clients come by TCP")?;
     let me = node_info(&config, &bound, http)?;
     let metrics = Metrics::new()?;
     let users = Arc::new(Users::default());
@@ -136,7 +142,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if let Some(webhooks) = &webhooks {
         actix_rt::spawn(webhooks.clone().watch(me.id(), view.clone()));
     }
-    let server = http::start(bound.clients, parts, certificate)?;
+    bound
+        .clients
+        .listen(http::BACKLOG)
+        .with_context(|| format!("can't listen for clients on {http}"))?;
+    let server = http::start(bound.clients.into(), parts, certificate)?;
     let handle = server.handle();
     let serving = actix_rt::spawn(server);
     let mesh = config.cluster.as_ref().map_or_else(String::new, |_| me.mesh.to_string());
