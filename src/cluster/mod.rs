@@ -1,14 +1,18 @@
 //! Who is here, and who is home to what.
 //!
 //! In: gossip, from which [`sparing`] leaves out what nobody misses. Out: a [`view::View`] of the routable
-//! nodes, and from it the [`placement::Placement`] of rooms. Pure but for [`membership`] (the actor around
-//! chitchat) and [`gossip`] (its sealed transport).
+//! nodes ([`names`] sees to it that no two bear one name), and from it the [`placement::Placement`] of rooms.
+//! Pure but for [`membership`] (the actor around chitchat), [`gossip`] (its sealed transport), [`seeds`] (the
+//! nodes to begin with) and [`sight`] (how a node waits for others).
 
 pub mod datagram;
 pub mod gossip;
 pub mod membership;
+pub mod names;
 pub mod node;
 pub mod placement;
 pub mod secret;
+pub mod seeds;
+pub mod sight;
 pub mod sparing;
 pub mod view;

@@ -136,6 +136,8 @@ pub struct Cluster {
     pub advertise: std::net::IpAddr,
     /// Gossip addresses of nodes to begin with.
     pub join: Vec<String>,
+    /// How long the node waits for another that bears its name.
+    pub name_timeout: Duration,
     /// What the nodes know and no one else; empty: links and gossip are not sealed.
     pub secrets: Secrets,
     /// How many nodes there should be; 0: any number.
@@ -465,6 +467,7 @@ impl raw::Cluster {
             mesh,
             advertise,
             join: self.join.clone(),
+            name_timeout: self.name_timeout.0,
             secrets,
             expected_nodes: self.expected_nodes,
             queue_limit: self.queue_max_size,

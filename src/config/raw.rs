@@ -651,6 +651,9 @@ section! {
         advertise: String = String::new(),
         /// Gossip addresses of other nodes to begin with; one that lives is enough.
         join: Vec<String> = Vec::new(),
+        /// How long a node whose name is borne by one that runs waits for that one to leave, before it ends
+        /// with an error.
+        name_timeout: Span = seconds(30),
         /// What all nodes know and no one else: seals gossip and links. Needed beyond loopback.
         secret: String = String::new(),
         /// Other secrets that are accepted, while the secret is being changed: first add the new one here on

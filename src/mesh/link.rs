@@ -241,8 +241,9 @@ fn check_hello(
     if hello.cluster != cluster {
         return refuse(format!("it belongs to cluster {:?} (cluster.id)", hello.cluster));
     }
-    if hello.node.name == me.name {
-        return refuse(format!("it has this node's own name {:?} (node.name)", hello.node.name));
+    // Another run under this node's name is let in: they have to settle who bears it.
+    if id == me.id() {
+        return refuse("it is this node itself".into());
     }
     if hello.to.is_some_and(|to| to != me.id()) || dialled.is_some_and(|to| to != id) {
         return refuse(format!("{:?} is another run of that node", hello.node.name));

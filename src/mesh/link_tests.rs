@@ -13,13 +13,7 @@ use crate::{
 
 fn node(name: &str, generation: u64) -> NodeInfo {
     let address = ([127, 0, 0, 1], 1).into();
-    NodeInfo {
-        name: name.into(),
-        generation,
-        mesh: address,
-        http: address,
-        phase: Phase::Ready,
-    }
+    NodeInfo { name: name.into(), generation, mesh: address, http: address, phase: Phase::Ready }
 }
 
 /// What node a, of the cluster "c", says to `change` of a good hello of node b.
@@ -40,25 +34,21 @@ fn a_node_of_another_version_is_refused_in_words_that_help() {
     assert_eq!(answer(|_| {}).map(|it| it.name), Ok("b".to_owned()));
     let newer = answer(|hello| hello.version += 1).expect_err("another version");
     let (theirs, ours) = (wire::VERSION + 1, wire::VERSION);
-    assert_eq!(
-        newer,
-        format!("it speaks mesh version {theirs}, this node {ours}: upgrade one")
-    );
+    assert_eq!(newer, format!("it speaks mesh version {theirs}, this node {ours}: upgrade one"));
 }
 
 #[test]
 fn whoever_is_not_meant_is_refused() {
     for (change, why) in [
-        (
-            Box::new(|it: &mut Hello| it.cluster = "d".into()) as Box<dyn Fn(&mut Hello)>,
-            "cluster",
-        ),
-        (Box::new(|it: &mut Hello| it.node.name = "a".into()), "own name"),
+        (Box::new(|it: &mut Hello| it.cluster = "d".into()) as Box<dyn Fn(&mut Hello)>, "cluster"),
+        (Box::new(|it: &mut Hello| it.node = node("a", 1)), "itself"),
         (Box::new(|it: &mut Hello| it.to = Some(node("a", 2).id())), "another run"),
     ] {
         let refused = answer(change).expect_err(why);
         assert!(refused.contains(why), "{refused}");
     }
+    let namesake = answer(|hello| hello.node = node("a", 2)).expect("they settle it");
+    assert_eq!(namesake.generation, 2);
     let me = node("a", 1);
     assert!(check_hello(PeerMessage::Alive, None, &me, "c").is_err());
 }
@@ -113,7 +103,7 @@ async fn linked(a: &End, b: &End) -> (Addr<Link>, Addr<Link>) {
 /// nor for others to take it for dead.
 #[test]
 fn a_node_whose_rooms_are_busy_for_long_keeps_its_links() {
-    actix_rt::System::new().block_on(async {
+    System::new().block_on(async {
         let (a, b) = (End::new("a"), End::new("b"));
         let (on_a, on_b) = linked(&a, &b).await;
         let busy = SILENCE + 2 * HEARTBEAT;
