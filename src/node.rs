@@ -295,6 +295,7 @@ impl Starting<'_> {
         let dialer = dialer.start();
         dialer.do_send(Listen(mesh));
         let (addresses, names) = seeds::divide(&cluster.join);
+        seeds::first_look(&names).await;
         let address = SocketAddr::new(cluster.advertise, gossip.local_addr()?.port());
         let settings = membership::Settings {
             me: self.me.clone(),

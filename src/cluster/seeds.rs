@@ -47,6 +47,11 @@ pub async fn look_up(name: String, view: watch::Receiver<View>, found: impl Fn(V
     }
 }
 
+/// Looks all names up once, whatever comes of it: how long a starting node waits for others counts from then on.
+pub async fn first_look(names: &[String]) {
+    futures_util::future::join_all(names.iter().map(|name| addresses(name))).await;
+}
+
 /// The addresses of a name, sorted; or in words why there are none.
 async fn addresses(name: &str) -> Result<Vec<SocketAddr>, String> {
     let looked = tokio::time::timeout(LOOK, tokio::net::lookup_host(name)).await;

@@ -87,8 +87,8 @@ impl End {
     }
 }
 
-/// A link between two nodes, as each of them has it.
-async fn linked(a: &End, b: &End) -> (Addr<Link>, Addr<Link>) {
+/// A connection of two nodes that know each other, as each of them has it.
+async fn introduced(a: &End, b: &End) -> (Introduced, Introduced) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let (dialled, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
@@ -96,7 +96,13 @@ async fn linked(a: &End, b: &End) -> (Addr<Link>, Addr<Link>) {
     let to = Some(b.settings.me.id());
     let (on_a, on_b) =
         tokio::join!(introduce(dialled, to, &a.settings), introduce(accepted, None, &b.settings));
-    (a.link(on_a.expect("b is let in")), b.link(on_b.expect("a is let in")))
+    (on_a.expect("b is let in"), on_b.expect("a is let in"))
+}
+
+/// A link between them.
+async fn linked(a: &End, b: &End) -> (Addr<Link>, Addr<Link>) {
+    let (on_a, on_b) = introduced(a, b).await;
+    (a.link(on_a), b.link(on_b))
 }
 
 /// What a node does with rooms must not take long, but if it does, that is no reason to take others for dead,
@@ -118,5 +124,34 @@ fn a_node_whose_rooms_are_busy_for_long_keeps_its_links() {
         let before = read();
         tokio::time::sleep(2 * HEARTBEAT).await;
         assert!(read() > before, "it reads on");
+    });
+}
+
+#[test]
+fn a_process_that_stood_still_keeps_its_links() {
+    System::new().block_on(async {
+        let (a, b) = (End::new("a"), End::new("b"));
+        let (on_a, on_b) = linked(&a, &b).await;
+        tokio::time::sleep(HEARTBEAT).await;
+        // The thread of the links, and so all that they do.
+        std::thread::sleep(SILENCE + 2 * HEARTBEAT);
+        tokio::time::sleep(2 * HEARTBEAT).await;
+        assert!(on_a.connected() && on_b.connected());
+    });
+}
+
+#[test]
+fn a_peer_that_says_nothing_is_given_up() {
+    System::new().block_on(async {
+        let (a, b) = (End::new("a"), End::new("b"));
+        let (on_a, _silent) = introduced(&a, &b).await;
+        // The other end is there, but nobody says anything on it.
+        let on_a = a.link(on_a);
+        tokio::time::sleep(SILENCE - HEARTBEAT).await;
+        assert!(on_a.connected());
+        tokio::time::sleep(4 * HEARTBEAT).await;
+        assert!(!on_a.connected());
+        let closed = &a.settings.metrics.mesh_links_closed;
+        assert_eq!(closed.with_label_values(&["silent"]).get(), 1);
     });
 }
