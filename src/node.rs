@@ -305,12 +305,15 @@ impl Starting<'_> {
         };
         let transport = Gossip::new(gossip, &cluster.secrets.keys("gossip"), self.metrics.clone());
         let handle = membership::start(&settings, &transport).await?;
-        let sight = Sight::new(self.me.clone(), self.views.subscribe(), reach.clone());
+        let told = watch::Sender::default();
+        let (view, heard) = (self.views.subscribe(), told.subscribe());
+        let sight = Sight::new(self.me.clone(), view, heard, reach.clone());
         let to = Connections {
             registry: self.registry.clone(),
             dialer,
             reach,
             views: self.views,
+            told,
             metrics: self.metrics.clone(),
         };
         Ok((Membership::new(handle, self.me.clone(), names, to).start(), sight))

@@ -142,6 +142,15 @@ impl Cluster {
         Ok(index)
     }
 
+    /// The same, told to join these and no others.
+    pub fn add_namesake_joining(&mut self, of: usize, join: &[&str]) -> Result<usize, String> {
+        let index = self.nodes.len();
+        let join = join.iter().map(|it| (*it).to_owned()).collect();
+        let args = NodeArgs { name: node_name(of), join, ..self.args(index, None)? };
+        self.nodes.push(Node::launch(server()?, &args)?);
+        Ok(index)
+    }
+
     /// Starts the node at `index` again, with its old name and new ports.
     pub fn restart(&mut self, index: usize) -> Result<(), String> {
         let node = self.start_node(index, None)?;

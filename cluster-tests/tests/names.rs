@@ -52,7 +52,10 @@ fn is_refused(world: &mut World, index: usize) {
         // The last words come through a pipe, after the end.
         until(Duration::from_secs(1), || {
             let log = world.cluster.node(index).log();
-            ensure(log.contains("is taken by a node that runs") && log.contains("node.name"), || log)
+            ensure(
+                log.contains("is taken by a node that runs") && log.contains("node.name"),
+                || log,
+            )
         })
     });
 }
@@ -86,8 +89,7 @@ fn a_second_node_under_a_taken_name_is_refused_and_the_first_notices_nothing() {
     let mut world = world(3, PATIENCE);
     // Of a room that is at home on the node whose name is wanted, to a client of that node.
     let (a, b) = (world.cluster.node(0).http, world.cluster.node(1).http);
-    let mut control =
-        Control::start(b, a, &control::room_at(0, 1, 3)).expect("all is well yet");
+    let mut control = Control::start(b, a, &control::room_at(0, 1, 3)).expect("all is well yet");
     world.play([Hold(Duration::from_secs(3))]);
     control.fault_begins();
     let second = namesake(&mut world, 0);
@@ -106,7 +108,8 @@ fn the_same_where_there_is_no_third_node() {
     is_refused(&mut world, second);
     publish_everywhere(&mut world, 0);
     world.check("the first has all that it was told, in the old epochs", |world| {
-        let expected: Vec<_> = before.iter().map(|(epoch, kept)| (epoch.clone(), kept + 2)).collect();
+        let expected: Vec<_> =
+            before.iter().map(|(epoch, kept)| (epoch.clone(), kept + 2)).collect();
         let after = kept(world, 0)?;
         ensure(after == expected, || format!("before {before:?}, after {after:?}"))
     });
@@ -162,7 +165,9 @@ fn a_replacement_waits_for_the_old_node_and_takes_its_rooms_over() {
         world.check("nobody gets into it while it waits", |world| {
             let refused = TcpStream::connect(world.cluster.node(new).http).map(drop);
             let refused = refused.err().map(|error| error.kind());
-            ensure(refused == Some(std::io::ErrorKind::ConnectionRefused), || format!("{refused:?}"))
+            ensure(refused == Some(std::io::ErrorKind::ConnectionRefused), || {
+                format!("{refused:?}")
+            })
         });
         publish_everywhere(&mut world, 0);
         let began = Instant::now();
@@ -173,12 +178,16 @@ fn a_replacement_waits_for_the_old_node_and_takes_its_rooms_over() {
             world.cluster.node_mut(new).await_ready()
         });
         world.play([Converge]);
-        world.eventually("nothing is lost, and every room is in its old epoch", REACTION, |world| {
-            let expected: Vec<_> =
-                before.iter().map(|(epoch, kept)| (epoch.clone(), kept + 1)).collect();
-            let after = kept(world, new)?;
-            ensure(after == expected, || format!("before {before:?}, after {after:?}"))
-        });
+        world.eventually(
+            "nothing is lost, and every room is in its old epoch",
+            REACTION,
+            |world| {
+                let expected: Vec<_> =
+                    before.iter().map(|(epoch, kept)| (epoch.clone(), kept + 1)).collect();
+                let after = kept(world, new)?;
+                ensure(after == expected, || format!("before {before:?}, after {after:?}"))
+            },
+        );
         publish_everywhere(&mut world, new);
     }
 }
@@ -192,7 +201,8 @@ fn a_node_that_was_out_of_reach_yields_to_the_one_that_has_taken_its_name() {
         new = world.cluster.add_namesake(0)?;
         world.cluster.node_mut(new).await_ready()
     });
-    world.play([Resume { node: 0 }]);
+    // For the first seconds it would yield itself.
+    world.play([Hold(Duration::from_secs(6)), Resume { node: 0 }]);
     world.check("the first sees that, and ends", |world| {
         let status = world.cluster.node_mut(0).exit_status(2 * SECONDS)?;
         ensure(status.code() == Some(1), || format!("it ended with {status}"))

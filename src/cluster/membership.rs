@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::{
     gossip::Gossip,
     names::{self, Reach},
-    node::{NodeId, NodeInfo, Phase},
+    node::{NodeInfo, Phase},
     seeds,
     view::View,
 };
@@ -96,6 +96,8 @@ pub struct Connections {
     pub reach: watch::Receiver<Reach>,
     /// Everyone else who goes by the view.
     pub views: watch::Sender<View>,
+    /// Who has to know of all that gossip tells of.
+    pub told: watch::Sender<names::Told>,
     /// What is counted.
     pub metrics: Metrics,
 }
@@ -107,8 +109,6 @@ pub struct Membership {
     /// Names of nodes to begin with.
     names: Vec<String>,
     to: Connections,
-    /// All that gossip tells of.
-    told: BTreeMap<NodeId, NodeInfo>,
     /// Where their gossip arrives.
     live: BTreeSet<SocketAddr>,
     /// How often nodes to begin with were greeted.
@@ -119,13 +119,13 @@ pub struct Membership {
 impl Membership {
     /// Makes views of what `handle` tells to node `me`. `names` are those of nodes to begin with.
     pub fn new(handle: ChitchatHandle, me: NodeInfo, names: Vec<String>, to: Connections) -> Self {
-        let (told, live) = (BTreeMap::new(), BTreeSet::new());
-        Self { handle, me, names, to, told, live, turn: 0, last: None }
+        Self { handle, me, names, to, live: BTreeSet::new(), turn: 0, last: None }
     }
 
     /// Makes the view anew, and passes it on if it has changed.
     fn look(&mut self) {
-        let view = names::view(self.told.values().cloned(), &self.me, &self.to.reach.borrow());
+        let told = self.to.told.borrow().clone();
+        let view = names::view(told.into_values(), &self.me, &self.to.reach.borrow());
         if self.last.as_ref() != Some(&view) {
             self.last = Some(view.clone());
             self.know(view);
@@ -244,10 +244,10 @@ impl Handler<Told> for Membership {
     fn handle(&mut self, Told(nodes): Told, _: &mut Self::Context) {
         self.live = nodes.keys().map(|id| id.gossip_advertise_addr).collect();
         let told = nodes.iter().filter_map(|(id, state)| node_info(id, state));
-        let told = told.map(|info| (info.id(), info)).collect();
-        if self.told != told {
-            self.told = told;
-            self.to.dialer.do_send(Know(self.told.clone()));
+        let told: names::Told = told.map(|info| (info.id(), info)).collect();
+        if *self.to.told.borrow() != told {
+            self.to.dialer.do_send(Know(told.clone()));
+            self.to.told.send_replace(told);
             self.look();
         }
     }

@@ -50,6 +50,11 @@ impl Reach {
         self.gone.retain(|node| known(*node));
     }
 
+    /// Whether there is any link.
+    pub fn has_links(&self) -> bool {
+        !self.links.is_empty()
+    }
+
     /// Whether there is a link.
     pub fn is_linked(&self, node: NodeId) -> bool {
         self.links.contains_key(&node)
@@ -75,32 +80,39 @@ pub fn view(infos: impl IntoIterator<Item = NodeInfo>, me: &NodeInfo, reach: &Re
     View::new(here.cloned())
 }
 
+/// All runs that gossip tells of, also those that don't count.
+pub type Told = BTreeMap<NodeId, NodeInfo>;
+
 /// The other runs under the name of `me` that live.
 fn namesakes<'a>(
-    view: &'a View,
-    me: &NodeInfo,
-    reach: &Reach,
+    told: &'a Told,
+    me: &'a NodeInfo,
+    reach: &'a Reach,
 ) -> impl Iterator<Item = &'a NodeInfo> {
-    let (name, id) = (me.name.clone(), me.id());
-    view.nodes()
-        .values()
-        .filter(move |it| it.name == name && it.id() != id && reach.is_linked(it.id()))
+    let other = |it: &&NodeInfo| it.name == me.name && it.id() != me.id();
+    told.values().filter(other).filter(|it| reach.is_linked(it.id()))
 }
 
 /// Who bears the name of `me`, which is joining, and keeps it: one that takes part, or that joins as well and
 /// began before.
-pub fn bearer<'a>(view: &'a View, me: &NodeInfo, reach: &Reach) -> Option<&'a NodeInfo> {
-    namesakes(view, me, reach).find(|it| match it.phase {
+pub fn bearer<'a>(told: &'a Told, me: &'a NodeInfo, reach: &'a Reach) -> Option<&'a NodeInfo> {
+    namesakes(told, me, reach).find(|it| match it.phase {
         Phase::Ready => true,
         Phase::Joining => it.generation < me.generation,
         Phase::Draining => false,
     })
 }
 
+/// Who bore the name of `me` before it, and still does: `me` took part before it could know.
+pub fn elder<'a>(told: &'a Told, me: &'a NodeInfo, reach: &'a Reach) -> Option<&'a NodeInfo> {
+    let elder = |it: &&NodeInfo| it.phase == Phase::Ready && it.generation < me.generation;
+    namesakes(told, me, reach).find(elder)
+}
+
 /// Who has taken the name of `me` over, which takes part: a later run, since this one was out of reach.
-pub fn usurper<'a>(view: &'a View, me: &NodeInfo, reach: &Reach) -> Option<&'a NodeInfo> {
+pub fn usurper<'a>(told: &'a Told, me: &'a NodeInfo, reach: &'a Reach) -> Option<&'a NodeInfo> {
     let later = |it: &&NodeInfo| it.phase == Phase::Ready && it.generation > me.generation;
-    namesakes(view, me, reach).find(later)
+    namesakes(told, me, reach).find(later)
 }
 
 #[cfg(test)]
@@ -117,6 +129,10 @@ mod tests {
         linked.iter().for_each(|it| reach.up(it.id()));
         gone.iter().for_each(|it| reach.failed(it.id()));
         reach
+    }
+
+    fn told(runs: &[&NodeInfo]) -> Told {
+        runs.iter().map(|it| (it.id(), (*it).clone())).collect()
     }
 
     fn generations(view: &View, name: &str) -> Vec<u64> {
@@ -143,9 +159,9 @@ mod tests {
         let seen = |me: &NodeInfo, reach: &Reach| view([other.clone()], me, reach);
         let tries = seen(&me, &Reach::default());
         assert_eq!(generations(&tries, "a"), [1, 2]);
-        assert_eq!(bearer(&tries, &me, &Reach::default()), None);
+        assert_eq!(bearer(&told(&[&other]), &me, &Reach::default()), None);
         let (lives, dead) = (reach(&[&other], &[]), reach(&[], &[&other]));
-        assert_eq!(bearer(&seen(&me, &lives), &me, &lives), Some(&other));
+        assert_eq!(bearer(&told(&[&other]), &me, &lives), Some(&other));
         assert_eq!(generations(&seen(&me, &dead), "a"), [2]);
         // Who takes part is not put out by hearsay.
         let me = run("a", 0, Phase::Ready);
@@ -156,7 +172,7 @@ mod tests {
     fn of_two_that_join_the_earlier_has_the_name() {
         let (early, late) = (run("a", 1, Phase::Joining), run("a", 2, Phase::Joining));
         let reach = reach(&[&early, &late], &[]);
-        let both = View::new([early.clone(), late.clone()]);
+        let both = told(&[&early, &late]);
         assert_eq!(bearer(&both, &early, &reach), None);
         assert_eq!(bearer(&both, &late, &reach), Some(&early));
     }
@@ -168,10 +184,8 @@ mod tests {
             let bears = run("a", generation, Phase::Ready);
             let leaves = NodeInfo { phase: Phase::Draining, ..bears.clone() };
             let reach = reach(&[&bears], &[]);
-            let taken = view([bears.clone()], &me, &reach);
-            assert_eq!(bearer(&taken, &me, &reach), Some(&bears));
-            let free = view([leaves.clone()], &me, &reach);
-            assert_eq!(bearer(&free, &me, &reach), None);
+            assert_eq!(bearer(&told(&[&bears]), &me, &reach), Some(&bears));
+            assert_eq!(bearer(&told(&[&leaves]), &me, &reach), None);
             // And whoever leaves goes on seeing itself and who comes after it.
             let me = NodeInfo { phase: Phase::Ready, ..me };
             let reach = self::reach(&[&me], &[]);
@@ -184,10 +198,11 @@ mod tests {
     #[test]
     fn a_later_run_takes_over_from_one_that_was_out_of_reach() {
         let (me, later) = (run("a", 1, Phase::Ready), run("a", 2, Phase::Ready));
-        let reach = reach(&[&later], &[]);
-        let seen = view([later.clone()], &me, &reach);
-        assert_eq!(usurper(&seen, &me, &reach), Some(&later));
-        assert_eq!(usurper(&view([me.clone()], &later, &reach), &later, &reach), None);
+        let (reach, both) = (reach(&[&later, &me], &[]), told(&[&me, &later]));
+        assert_eq!(usurper(&both, &me, &reach), Some(&later));
+        assert_eq!(usurper(&both, &later, &reach), None);
+        // Unless that one began alone, and could not know.
+        assert_eq!((elder(&both, &later, &reach), elder(&both, &me, &reach)), (Some(&me), None));
     }
 
     #[test]

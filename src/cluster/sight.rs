@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use super::{
-    names::{self, Reach},
+    names::{self, Reach, Told},
     node::{NodeInfo, Phase},
     view::View,
 };
@@ -14,6 +17,11 @@ use super::{
 const JOIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the view of a starting node has to stay the same before it takes part.
 const SETTLED: Duration = Duration::from_secs(1);
+/// How long a node that takes part yields its name to one that bore it before, from its first link on: it may have
+/// begun alone, or heard of that one late.
+const NEWCOMER: Duration = Duration::from_secs(5);
+/// How long a node waits before it leaves because another has its name. A newcomer ends sooner.
+const ENDURANCE: Duration = Duration::from_secs(3);
 /// How long a leaving node waits for one that takes its rooms: a link that broke is dialled again meanwhile.
 const NO_TAKER: Duration = Duration::from_secs(1);
 
@@ -21,6 +29,7 @@ const NO_TAKER: Duration = Duration::from_secs(1);
 pub struct Sight {
     me: NodeInfo,
     view: watch::Receiver<View>,
+    told: watch::Receiver<Told>,
     reach: watch::Receiver<Reach>,
 }
 
@@ -29,8 +38,8 @@ pub struct Sight {
 pub enum NameTaken {
     /// It did so before, and goes on.
     #[error(
-        "the node name {:?} is taken by a node that runs: links at {}, clients at {}. It did not leave within \
-         {waited:?} (cluster.name_timeout). Give this node a name of its own (node.name), or stop that one",
+        "the node name {:?} is taken by a node that runs: links at {}, clients at {}. It goes on after \
+         {waited:?} of waiting (cluster.name_timeout). Give this node a name of its own (node.name), or stop that one",
         by.name, by.mesh, by.http
     )]
     Borne {
@@ -51,10 +60,18 @@ pub enum NameTaken {
     },
 }
 
+/// One of the looks of [`names`].
+type Which = for<'a> fn(&'a Told, &'a NodeInfo, &'a Reach) -> Option<&'a NodeInfo>;
+
 impl Sight {
-    /// What node `me` sees.
-    pub fn new(me: NodeInfo, view: watch::Receiver<View>, reach: watch::Receiver<Reach>) -> Self {
-        Self { me, view, reach }
+    /// What node `me` sees: who is here, of whom gossip tells, and who can be reached.
+    pub fn new(
+        me: NodeInfo,
+        view: watch::Receiver<View>,
+        told: watch::Receiver<Told>,
+        reach: watch::Receiver<Reach>,
+    ) -> Self {
+        Self { me, view, told, reach }
     }
 
     fn look<T>(&self, look: impl Fn(&View, &Reach) -> T) -> T {
@@ -65,6 +82,7 @@ impl Sight {
     async fn change(&mut self) {
         let changed = tokio::select! {
             changed = self.view.changed() => changed,
+            changed = self.told.changed() => changed,
             changed = self.reach.changed() => changed,
         };
         if changed.is_err() {
@@ -80,6 +98,28 @@ impl Sight {
             if let Some(found) = self.look(&look) {
                 return found;
             }
+            self.change().await;
+        }
+    }
+
+    /// The run under this node's name, if there is one, that is looked for.
+    fn namesake(&self, which: Which) -> Option<NodeInfo> {
+        which(&self.told.borrow(), &self.me, &self.reach.borrow()).cloned()
+    }
+
+    /// Waits until there is one.
+    async fn until_namesake(&mut self, which: Which) -> NodeInfo {
+        loop {
+            if let Some(found) = self.namesake(which) {
+                return found;
+            }
+            self.change().await;
+        }
+    }
+
+    /// Waits until there is none.
+    async fn until_no_namesake(&mut self, which: Which) {
+        while self.namesake(which).is_some() {
             self.change().await;
         }
     }
@@ -119,9 +159,7 @@ impl Sight {
     /// # Errors
     /// If one still does after `patience`.
     pub async fn claim_name(&mut self, patience: Duration) -> Result<(), NameTaken> {
-        let me = self.me.clone();
-        let bearer = |view: &View, reach: &Reach| names::bearer(view, &me, reach).cloned();
-        let Some(by) = self.look(bearer) else { return Ok(()) };
+        let Some(by) = self.namesake(names::bearer) else { return Ok(()) };
         tracing::warn!(
             name = by.name,
             mesh = %by.mesh,
@@ -129,20 +167,27 @@ impl Sight {
             patience = ?patience,
             "the name of this node is taken by one that runs; waiting for it to leave"
         );
-        let free = self.until(|view, reach| bearer(view, reach).is_none().then_some(()));
-        if timeout(patience, free).await.is_ok() {
+        if timeout(patience, self.until_no_namesake(names::bearer)).await.is_ok() {
             tracing::info!(name = by.name, "the name is free");
             return Ok(());
         }
-        let by = self.look(bearer).unwrap_or(by);
+        let by = self.namesake(names::bearer).unwrap_or(by);
         Err(NameTaken::Borne { by, waited: patience })
     }
 
-    /// Waits, for ever if it has to, until a later run has taken the name of this node over.
+    /// Waits, for ever if it has to, until this node must give its name up.
     pub async fn lose_name(&mut self) -> NameTaken {
-        let me = self.me.clone();
-        let by = self.until(|view, reach| names::usurper(view, &me, reach).cloned()).await;
-        NameTaken::TakenOver { by }
+        self.until(|_, reach| reach.has_links().then_some(())).await;
+        if let Ok(by) = timeout(NEWCOMER, self.until_namesake(names::elder)).await {
+            return NameTaken::Borne { by, waited: Duration::ZERO };
+        }
+        loop {
+            let by = self.until_namesake(names::usurper).await;
+            sleep(ENDURANCE).await;
+            if self.namesake(names::usurper).is_some() {
+                return NameTaken::TakenOver { by };
+            }
+        }
     }
 
     /// Waits until the others know that this node leaves, as far as it can tell: until it sees so itself, it

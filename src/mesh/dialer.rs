@@ -1,9 +1,6 @@
 //! SHELL. Keeps a link to every node that gossip tells of: of any two nodes one dials ([`NodeInfo::dials`]).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use actix::prelude::*;
 use tokio::{
@@ -13,7 +10,7 @@ use tokio::{
 
 use super::link::{self, Introduced, Link, Settings};
 use crate::cluster::{
-    names::Reach,
+    names::{Reach, Told},
     node::{NodeId, NodeInfo},
 };
 
@@ -26,7 +23,7 @@ const CONNECT: Duration = Duration::from_secs(2);
 pub struct Dialer {
     settings: Settings,
     /// All that gossip tells of, with several runs of one name if there are.
-    known: BTreeMap<NodeId, NodeInfo>,
+    known: Told,
     /// Nodes that are dialled or linked just now.
     busy: BTreeSet<NodeId>,
     /// What comes of it.
@@ -36,7 +33,7 @@ pub struct Dialer {
 impl Dialer {
     /// A dialer that knows of no other node yet.
     pub fn new(settings: Settings) -> Self {
-        let (known, busy) = (BTreeMap::new(), BTreeSet::new());
+        let (known, busy) = (Told::new(), BTreeSet::new());
         Self { settings, known, busy, reach: watch::Sender::default() }
     }
 
@@ -118,7 +115,7 @@ impl Actor for Dialer {
 /// These are all nodes that gossip tells of.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Know(pub BTreeMap<NodeId, NodeInfo>);
+pub struct Know(pub Told);
 
 impl Handler<Know> for Dialer {
     type Result = ();
