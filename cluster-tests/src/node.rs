@@ -83,7 +83,9 @@ impl Node {
         let name = self.name.clone();
         let line = wait::until(READY_LIMIT, || match self.logged("ready") {
             Some(line) => Ok(Ok(line)),
-            None if !self.is_running() => Ok(Err(format!("node {name} has ended:\n{}", self.log()))),
+            None if !self.is_running() => {
+                Ok(Err(format!("node {name} has ended:\n{}", self.log())))
+            }
             None => Err(format!("node {name} did not say ready:\n{}", self.log())),
         })??;
         self.locate(&line)
