@@ -52,9 +52,9 @@
 //! What decides is pure: no actor, no socket, no clock, no randomness; `handle(input, now) → outputs`. The
 //! files that say `SHELL` in their first line are the rest, and thin: they translate, call `handle`, and
 //! perform the outputs. `tests/layering.rs` keeps them apart. Pure code knows: [protocol], [room] (but its
-//! actor), [cluster] (but membership and gossip), [mesh::wire] and [mesh::noise], [session::state] and what
-//! it needs, [access] (but [access::jwks]), [backend] (but its caller), [webhooks] (but its sender),
-//! [runtime::time], [runtime::reclaim], [config].
+//! actor), [cluster] (but membership, gossip, seeds and sight), [mesh::wire], [mesh::noise] and [mesh::life],
+//! [session::state] and what it needs, [access] (but [access::jwks]), [backend] (but its caller), [webhooks] (but
+//! its sender), [runtime::time], [runtime::reclaim], [config].
 //!
 //! [placement]: cluster::placement
 

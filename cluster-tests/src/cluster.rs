@@ -154,6 +154,39 @@ impl Cluster {
         Ok(())
     }
 
+    /// Starts one node more, told to join these and no others.
+    pub fn add_joining(&mut self, join: &[&str]) -> Result<usize, String> {
+        let index = self.launch_joining(join)?;
+        self.nodes[index].await_ready()?;
+        Ok(index)
+    }
+
+    /// The same; does not wait until it is ready.
+    pub fn launch_joining(&mut self, join: &[&str]) -> Result<usize, String> {
+        let index = self.nodes.len();
+        let mut args = self.args(index, None)?;
+        args.join = join.iter().map(|it| (*it).to_owned()).collect();
+        self.nodes.push(Node::launch(server()?, &args)?);
+        Ok(index)
+    }
+
+    /// Starts one node more, under the name of the node at `of`. It may never be ready: does not wait for it.
+    pub fn add_namesake(&mut self, of: usize) -> Result<usize, String> {
+        let index = self.nodes.len();
+        let args = NodeArgs { name: node_name(of), ..self.args(index, None)? };
+        self.nodes.push(Node::launch(server()?, &args)?);
+        Ok(index)
+    }
+
+    /// The same, told to join these and no others.
+    pub fn add_namesake_joining(&mut self, of: usize, join: &[&str]) -> Result<usize, String> {
+        let index = self.nodes.len();
+        let join = join.iter().map(|it| (*it).to_owned()).collect();
+        let args = NodeArgs { name: node_name(of), join, ..self.args(index, None)? };
+        self.nodes.push(Node::launch(server()?, &args)?);
+        Ok(index)
+    }
+
     /// Starts the node at `index` again, with its old name and new ports.
     pub fn restart(&mut self, index: usize) -> Result<(), String> {
         let node = self.start_node(index, None)?;
@@ -162,12 +195,14 @@ impl Cluster {
     }
 
     fn start_node(&mut self, index: usize, seed: Option<&str>) -> Result<Node, String> {
-        Node::start(server()?, &self.args(index, seed)?)
+        let args = self.args(index, seed)?;
+        Node::start(server()?, &args)
     }
 
     fn args(&mut self, index: usize, seed: Option<&str>) -> Result<NodeArgs, String> {
         let host = self.hosts.as_mut().map(|hosts| hosts.host(index)).transpose()?;
-        let running = self.nodes.iter_mut().filter_map(|n| n.is_running().then_some(&*n));
+        let running = self.nodes.iter_mut().filter(|n| !n.gossip.is_empty());
+        let running = running.filter_map(|n| n.is_running().then_some(&*n));
         Ok(NodeArgs {
             join: running.map(|n| n.gossip.clone()).chain(seed.map(str::to_owned)).collect(),
             config: self.config.clone(),

@@ -304,7 +304,8 @@ impl Slots {
         reaches: impl Fn(NodeId) -> bool,
     ) -> Answered {
         let mut answered = Answered::default();
-        let claimed = claim.slots.iter().flat_map(|(count, slots)| slots.iter().map(|it| (it, *count)));
+        let claimed =
+            claim.slots.iter().flat_map(|(count, slots)| slots.iter().map(|it| (it, *count)));
         for (slot, count) in claimed {
             let Some(it) = self.slots.get_mut(usize::from(slot)) else { continue };
             let term = Term { count, node: from };
@@ -314,8 +315,7 @@ impl Slots {
             };
             let refused = term < it.term
                 || !claim.held
-                    && (it.stand == Stand::Owns && keeps(slot)
-                        || !owner.is_none_or(has_its_say));
+                    && (it.stand == Stand::Owns && keeps(slot) || !owner.is_none_or(has_its_say));
             if refused {
                 answered.refused.push((slot, it.term));
                 continue;
@@ -428,8 +428,7 @@ impl Slots {
                 let unsure = pending.unsure.get(&slot).map_or(0, BTreeSet::len);
                 let sure = heard - unsure - usize::from(!it.sure);
                 // All there are know all there is, whatever single ones have forgotten.
-                let enough = quorum
-                    .is_none_or(|it| sure >= it.majority() || heard >= it.expected);
+                let enough = quorum.is_none_or(|it| sure >= it.majority() || heard >= it.expected);
                 if enough {
                     (it.stand, it.sure, it.informed) = (Stand::Owns, true, true);
                     let before = it.before.node;

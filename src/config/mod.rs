@@ -31,6 +31,8 @@ use crate::{
 
 /// The most worker threads: a room's workers are a bit each.
 pub const MAX_WORKERS: usize = 64;
+/// The largest body of a call of the server API, in bytes.
+pub const BODY_LIMIT: usize = 16 << 20;
 /// How much can be logged.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
@@ -134,6 +136,8 @@ pub struct Cluster {
     pub advertise: std::net::IpAddr,
     /// Gossip addresses of nodes to begin with.
     pub join: Vec<String>,
+    /// How long the node waits for another that bears its name.
+    pub name_timeout: Duration,
     /// What the nodes know and no one else; empty: links and gossip are not sealed.
     pub secrets: Secrets,
     /// How many nodes there should be; 0: any number.
@@ -173,6 +177,9 @@ impl TryFrom<Raw> for Config {
             ..Default::default()
         };
         let cluster = raw.cluster.check()?;
+        if cluster.is_some() {
+            raw.check_link_queue()?;
+        }
         let mut register = Register::new(&raw)?;
         let namespaces = Arc::new(namespaces(&raw, &mut register)?);
         let (backends, proxies) = register.proxies()?;
@@ -346,6 +353,32 @@ impl Channel {
     }
 }
 
+/// What a link's queue needs beside two of the largest publications: pages of several transfers.
+const LINK_QUEUE: usize = 1 << 20;
+
+impl Raw {
+    /// The most bytes that one publication may have, whoever publishes it.
+    fn largest_publication(&self) -> usize {
+        let by_api = (self.client.queue_max_size / 2).min(BODY_LIMIT);
+        let by_client = self.websocket.message_size_limit.max(self.emulation.max_request_body_size);
+        by_api.max(by_client)
+    }
+
+    /// A link whose queue can't hold what is sent as one would be closed as too slow, again and again.
+    fn check_link_queue(&self) -> Result<(), Invalid> {
+        let largest = self.largest_publication();
+        let least = LINK_QUEUE.saturating_add(largest.saturating_mul(2));
+        if self.cluster.queue_max_size >= least {
+            return Ok(());
+        }
+        let problem = format!(
+            "at least {least}: 1 MiB and twice the largest publication that is allowed, which has {largest} bytes \
+             (client.queue_max_size / 2, websocket.message_size_limit, emulation.max_request_body_size)"
+        );
+        Err(Invalid::new("cluster.queue_max_size", problem))
+    }
+}
+
 impl raw::Client {
     fn check(&self) -> Result<(), Invalid> {
         let pings = self.ping_interval.0 > Duration::ZERO;
@@ -434,6 +467,7 @@ impl raw::Cluster {
             mesh,
             advertise,
             join: self.join.clone(),
+            name_timeout: self.name_timeout.0,
             secrets,
             expected_nodes: self.expected_nodes,
             queue_limit: self.queue_max_size,

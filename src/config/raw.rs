@@ -98,7 +98,9 @@ section! {
 section! {
     /// What the node is called.
     Node {
-        /// Name of the node, different from all others of the cluster. Empty: host name and port.
+        /// Name of the node, different from all others of the cluster. Empty: host name and port. If the host's
+        /// name is `localhost`, or it has none, `cluster.advertise` or the address of `cluster.gossip` stands for
+        /// it, or else a name made of the machine's id.
         name: String = String::new(),
     }
 }
@@ -649,6 +651,9 @@ section! {
         advertise: String = String::new(),
         /// Gossip addresses of other nodes to begin with; one that lives is enough.
         join: Vec<String> = Vec::new(),
+        /// How long a node whose name is borne by one that runs waits for that one to leave, before it ends
+        /// with an error.
+        name_timeout: Span = seconds(30),
         /// What all nodes know and no one else: seals gossip and links. Needed beyond loopback.
         secret: String = String::new(),
         /// Other secrets that are accepted, while the secret is being changed: first add the new one here on
@@ -663,7 +668,8 @@ section! {
         /// What a node does with publishes to rooms with history while it sees less than half of
         /// `expected_nodes`: `serve` or `refuse` (with a temporary error).
         minority: String = "serve".to_owned(),
-        /// Bytes that may wait for one node; more, and its link is closed.
+        /// Bytes that may wait for one node; more, and its link is closed. At least 1 MiB and twice the largest
+        /// publication that is allowed: half of `client.queue_max_size`, or what a client may send at once.
         queue_max_size: usize = 64 << 20,
         /// How long a publish may wait for its room's home before it fails with a temporary error.
         publish_timeout: Span = seconds(2),

@@ -13,7 +13,9 @@ use super::{
     room::{Role, Room},
     stream::{Entry, Stream},
     transfer::{Incoming, Outgoing, What},
-    types::{Answer, Ask, ClientId, ClientInfo, Epoch, Event, Query, Recovery, Subscribe, Subscribed},
+    types::{
+        Answer, Ask, ClientId, ClientInfo, Epoch, Event, Query, Recovery, Subscribe, Subscribed,
+    },
 };
 use crate::{
     cluster::{node::NodeId, slots::Term},
@@ -46,8 +48,14 @@ pub struct Mirror {
 enum State {
     Detached,
     /// It has asked under this number, and ignores what was said to an earlier one.
-    Attaching { id: u64, link: u64 },
-    Live { id: u64, link: u64 },
+    Attaching {
+        id: u64,
+        link: u64,
+    },
+    Live {
+        id: u64,
+        link: u64,
+    },
 }
 
 impl Mirror {
@@ -544,11 +552,7 @@ impl Room {
         self.present = (!now.is_empty()).then_some(now);
     }
 
-    fn tell_of_new_stream(
-        &mut self,
-        old: Option<super::types::Position>,
-        node: &mut Node,
-    ) {
+    fn tell_of_new_stream(&mut self, old: Option<super::types::Position>, node: &mut Node) {
         let (Some(old), Some(stream)) = (old, &self.stream) else { return };
         let missed = stream.after(old);
         // Where takeovers keep the epoch, nothing that members have had is missing in it.

@@ -232,7 +232,8 @@ impl Room {
 
     /// Whether this node's copy is complete: all that the last home has said.
     fn is_vouched_for(&self, opening: &Opening, term: Term, node: &Node) -> bool {
-        self.complete_as_of(opening, term, node).is_some_and(|it| it.is_level_with(&self.standing()))
+        self.complete_as_of(opening, term, node)
+            .is_some_and(|it| it.is_level_with(&self.standing()))
     }
 
     /// What was all there was of the room when this node claimed its slot, if anyone knows.
@@ -248,9 +249,10 @@ impl Room {
         let newest = |a: Standing, b: Standing| if b.is_newer_than(&a) { b } else { a };
         let complete = valid.map(|(standing, _)| standing).reduce(newest)?;
         let copies = self.copy().into_iter().chain(opening.newest().map(|(_, copy)| copy));
-        copies.into_iter().all(|copy| {
-            copy.is_level_with(&complete) || complete.is_newer_than(&copy)
-        }).then_some(complete)
+        copies
+            .into_iter()
+            .all(|copy| copy.is_level_with(&complete) || complete.is_newer_than(&copy))
+            .then_some(complete)
     }
 
     fn open_stream(&mut self, term: Term, vouched: bool, node: &mut Node) {
@@ -307,8 +309,7 @@ impl Room {
         let Role::Opening(opening) = std::mem::replace(&mut self.role, Role::Guest) else { return };
         node.fetches.end(&self.name);
         self.last_used = node.now;
-        if let (Some(given), Some(term)) =
-            (node.slots.given(self.slot), node.slots.lost(self.slot))
+        if let (Some(given), Some(term)) = (node.slots.given(self.slot), node.slots.lost(self.slot))
         {
             // It has not been open here, so what it was is what it is.
             let complete = self.complete_as_of(&opening, term, node);

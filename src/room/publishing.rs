@@ -44,10 +44,7 @@ impl Room {
             }
             let publication = Arc::new(new.at(0));
             let key = new.idempotency_key.clone();
-            self.send_out(
-                Entry { publication, forward: Some(forward), key, version: None },
-                node,
-            );
+            self.send_out(Entry { publication, forward: Some(forward), key, version: None }, node);
             return (Answer::Published(Some(here)), 0);
         }
         if new.version.as_ref().is_some_and(|version| stream.has_come_to(version)) {

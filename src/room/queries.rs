@@ -81,4 +81,3 @@ fn fitting(page: &[Arc<Publication>]) -> usize {
     };
     page.iter().take_while(fits).count().max(1)
 }
-

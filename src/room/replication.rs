@@ -95,7 +95,8 @@ impl Replication {
             true => self.successors.iter().filter(|(_, it)| !it.wanted).map(|it| *it.0).collect(),
             false => {
                 // Without a link it keeps what it has by itself.
-                let lost = self.successors.iter().filter(|(peer, it)| !it.wanted && !reaches(**peer));
+                let lost =
+                    self.successors.iter().filter(|(peer, it)| !it.wanted && !reaches(**peer));
                 lost.map(|(peer, _)| *peer).collect()
             }
         };

@@ -166,9 +166,8 @@ impl Room {
     }
 
     fn holds_something(&self) -> bool {
-        let present = || {
-            self.needs_copies() && self.present.as_ref().is_some_and(|it| !it.is_empty())
-        };
+        let present =
+            || self.needs_copies() && self.present.as_ref().is_some_and(|it| !it.is_empty());
         self.stream.is_some() || self.keys.is_some() || present()
     }
 

@@ -219,13 +219,7 @@ impl Stream {
     }
 
     /// Appends an entry at its offset, placed in `term`. Returns by how much the bytes kept have grown.
-    pub fn append(
-        &mut self,
-        entry: Entry,
-        term: Term,
-        options: &RoomOptions,
-        now: Time,
-    ) -> isize {
+    pub fn append(&mut self, entry: Entry, term: Term, options: &RoomOptions, now: Time) -> isize {
         let offset = entry.publication.offset;
         self.term = term;
         self.remember(entry.key.as_deref(), entry.forward, offset, now);
@@ -486,12 +480,7 @@ mod tests {
         let version = |number, epoch: &str| Version { number, epoch: epoch.into() };
         let mut stream = stream(1);
         assert!(!stream.has_come_to(&version(1, "")));
-        stream.append(
-            Entry { version: Some(version(3, "a")), ..entry(2) },
-            TERM,
-            &options(),
-            NOW,
-        );
+        stream.append(Entry { version: Some(version(3, "a")), ..entry(2) }, TERM, &options(), NOW);
         stream.append(entry(3), TERM, &options(), NOW);
         let mut follower = stream.clone();
         follower.version = None;
@@ -524,7 +513,8 @@ mod tests {
         stream.commit(3);
         assert_eq!(recovered(&stream, "e1", 1), Some(vec![2, 3]));
         assert_eq!(stream.visible().offset, 3);
-        let offsets = |page: Vec<Arc<Publication>>| page.iter().map(|it| it.offset).collect::<Vec<_>>();
+        let offsets =
+            |page: Vec<Arc<Publication>>| page.iter().map(|it| it.offset).collect::<Vec<_>>();
         assert_eq!(offsets(stream.page(None, true, 2)), [3, 2]);
         assert_eq!(offsets(stream.uncommitted()), [4, 5]);
         stream.commit(5);

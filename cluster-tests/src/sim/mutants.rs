@@ -4,12 +4,10 @@
 //! They are made of the real core by spoiling what comes out of it, so that no switch for them is in the
 //! product.
 
-use roomcast::{
-    room::{
-        messages::{Item, Message, RoomMessage},
-        registry::Out,
-        types::{Event, Recovery},
-    },
+use roomcast::room::{
+    messages::{Item, Message, RoomMessage},
+    registry::Out,
+    types::{Event, Recovery},
 };
 
 /// One way to be broken.

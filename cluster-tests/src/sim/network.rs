@@ -279,7 +279,8 @@ mod tests {
     fn frames_wait_for_those_ahead_of_them_and_too_many_break_the_link() {
         let mut network = Network::default();
         network.connect(A, B);
-        let bytes = wire::encode(&WireFrame::Rooms(Message::Settled(0))).expect("a message").len() as u64;
+        let bytes =
+            wire::encode(&WireFrame::Rooms(Message::Settled(0))).expect("a message").len() as u64;
         network.capacity = Some(Capacity { bytes_per_ms: bytes, queue: 3 * bytes });
         for expected in [106, 107, 108] {
             let sent = send(&mut network, 100);
