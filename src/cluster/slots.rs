@@ -61,6 +61,8 @@ pub struct Answered {
     pub granted: Vec<u16>,
     /// Those of them that this node has owned or claimed until now.
     pub lost: Vec<u16>,
+    /// The terms of claims of this node's that came to nothing, and of those that it gives up now.
+    pub ended: Vec<(u16, Term)>,
     /// Quorum only: those of the granted about which this node may have forgotten something.
     pub unsure: Vec<u16>,
 }
@@ -73,16 +75,18 @@ enum Stand {
     Owns,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Slot {
     /// The highest term that this node has used or answered.
     term: Term,
     /// What it was before this node's own claim, which may come to nothing.
     before: Term,
-    /// The claim for which this node stopped owning or claiming it last; none if it does not know who has.
+    /// The claim for which this node stopped owning it last; none if it does not know who has claimed it.
     given: Term,
-    /// The term that it owned or claimed it in until then.
-    lost: Term,
+    /// This node's own claims of late that came to nothing.
+    voids: Vec<Term>,
+    /// For this node's own claim: earlier ones that came to nothing, or whose node has answered as the owner.
+    ended: Vec<Term>,
     stand: Stand,
     /// The node of that term says that it does not own the slot.
     denied: bool,
@@ -92,6 +96,24 @@ struct Slot {
     informed: bool,
     /// Quorum only: this run of the node knows all that was acknowledged and answered here.
     sure: bool,
+}
+
+/// The most claims that came to nothing which are remembered for a slot.
+const MAX_VOIDS: usize = 4;
+
+impl Slot {
+    /// It is another's from here on, for the claim of `given`.
+    fn end(&mut self, given: Term) {
+        match self.stand {
+            Stand::Follows => {}
+            Stand::Owns => self.given = given,
+            Stand::Claims => {
+                self.voids.push(self.term);
+                let excess = self.voids.len().saturating_sub(MAX_VOIDS);
+                self.voids.drain(..excess);
+            }
+        }
+    }
 }
 
 /// A claim under way.
@@ -169,15 +191,11 @@ impl Slots {
         Some(self.slots[usize::from(slot)].given).filter(|term| term.count > 0)
     }
 
-    /// The term in which this node owned or claimed a slot until then.
-    pub fn lost(&self, slot: u16) -> Option<Term> {
-        Some(self.slots[usize::from(slot)].lost).filter(|term| term.count > 0)
-    }
-
-    /// The term that this node knew when it claimed a slot, if the claimer of that has answered this claim.
-    pub fn answered_before(&self, slot: u16) -> Option<Term> {
+    /// Whether nobody can have changed anything in a slot of this node's since the claim of this term was answered:
+    /// it is this node's own, or it came to nothing, or its claimer has owned the slot until this node's.
+    pub fn nothing_since(&self, slot: u16, term: Term) -> bool {
         let it = &self.slots[usize::from(slot)];
-        Some(it.before).filter(|term| term.count > 0 && it.heard_before)
+        it.term == term || it.voids.contains(&term) || it.ended.contains(&term)
     }
 
     /// Whether this node owns a slot.
@@ -228,6 +246,7 @@ impl Slots {
             let owner = Some(before.node).filter(|it| peers.contains(it));
             by_owner.entry(owner.filter(|_| before.count > 0)).or_default().insert(*slot);
             (it.before, it.heard_before) = (before, false);
+            it.ended.clear();
             it.term = Term { count: before.count + 1, node: self.me };
             (it.stand, it.denied) = (Stand::Claims, false);
         }
@@ -320,8 +339,10 @@ impl Slots {
                 answered.refused.push((slot, it.term));
                 continue;
             }
+            answered.ended.extend(it.voids.iter().map(|term| (slot, *term)));
             if it.stand != Stand::Follows {
-                (it.given, it.lost) = (term, it.term);
+                answered.ended.push((slot, it.term));
+                it.end(term);
                 answered.lost.push(slot);
             }
             if !it.sure {
@@ -335,7 +356,7 @@ impl Slots {
     }
 
     /// `from` refuses slots. Returns those that this node has owned or claimed until now.
-    pub fn refused(&mut self, from: NodeId, refused: &[(u16, Term)]) -> Vec<u16> {
+    pub fn refused(&mut self, refused: &[(u16, Term)]) -> Vec<u16> {
         let mut lost = Vec::new();
         for (slot, term) in refused {
             let Some(it) = self.slots.get_mut(usize::from(*slot)) else { continue };
@@ -347,11 +368,7 @@ impl Slots {
                 Stand::Claims => it.before,
                 _ => it.term,
             };
-            if it.stand != Stand::Follows {
-                // One that has only claimed it knows who comes next, if that one says so itself.
-                let next = it.stand == Stand::Claims && term.node == from && *term > it.term;
-                (it.given, it.lost) = (if next { *term } else { Term::default() }, it.term);
-            }
+            it.end(Term::default());
             if it.stand != Stand::Follows {
                 it.stand = Stand::Follows;
                 lost.push(*slot);
@@ -376,10 +393,13 @@ impl Slots {
     }
 
     /// `from` has said all that it holds in the slots of a claim.
-    pub fn heard(&mut self, from: NodeId, id: u64, unsure: &[u16]) {
+    pub fn heard(&mut self, from: NodeId, id: u64, ended: &[(u16, Term)], unsure: &[u16]) {
         let Some(pending) = self.pending.get_mut(&id) else { return };
         if pending.waiting.remove(&from) {
             pending.heard.insert(from);
+            for (slot, term) in ended.iter().filter(|(slot, _)| pending.slots.contains(*slot)) {
+                self.slots[usize::from(*slot)].ended.push(*term);
+            }
             for slot in unsure {
                 pending.unsure.entry(*slot).or_default().insert(from);
             }
@@ -431,6 +451,9 @@ impl Slots {
                 let enough = quorum.is_none_or(|it| sure >= it.majority() || heard >= it.expected);
                 if enough {
                     (it.stand, it.sure, it.informed) = (Stand::Owns, true, true);
+                    // What was given up for them counts for this claim, and for no later one.
+                    let voids = std::mem::take(&mut it.voids);
+                    it.ended.extend(voids);
                     let before = it.before.node;
                     it.heard_before = before == self.me || pending.heard.contains(&before);
                     owned.push(slot);
@@ -450,8 +473,7 @@ impl Slots {
         for slot in &stopped {
             let it = &mut self.slots[usize::from(*slot)];
             // Until someone else claims it, only this node itself can.
-            it.given = Term { count: it.term.count + 1, node: self.me };
-            it.lost = it.term;
+            it.end(Term { count: it.term.count + 1, node: self.me });
             it.stand = Stand::Follows;
         }
         stopped
@@ -530,8 +552,8 @@ mod tests {
             for (claim, to) in sent {
                 for other in answering.iter_mut().filter(|it| to.contains(&it.me)) {
                     let answered = other.answer(claimer.me, &claim, |_| false, |_| true);
-                    claimer.refused(other.me, &answered.refused);
-                    claimer.heard(other.me, 1, &answered.unsure);
+                    claimer.refused(&answered.refused);
+                    claimer.heard(other.me, 1, &answered.ended, &answered.unsure);
                     answers.push(answered);
                 }
             }
@@ -551,9 +573,9 @@ mod tests {
     fn a_claim_waits_for_everyone_that_is_asked() {
         let mut a = node(A);
         a.claim(&[7], &peers(&[B, C]), || 1);
-        a.heard(B, 1, &[]);
+        a.heard(B, 1, &[], &[]);
         assert_eq!(a.complete(), [0u16; 0]);
-        a.heard(C, 1, &[]);
+        a.heard(C, 1, &[], &[]);
         assert_eq!(a.complete(), [7]);
         assert_eq!(a.ownership(7), Ownership::Mine(Term { count: 1, node: A }));
     }
@@ -566,11 +588,11 @@ mod tests {
         let first = b.to_send(|_| true);
         assert_eq!(first.iter().map(|(_, to)| to.clone()).collect::<Vec<_>>(), [[A]]);
         assert!(b.to_send(|_| true).is_empty(), "not again");
-        b.heard(A, 2, &[]);
+        b.heard(A, 2, &[], &[]);
         let (then, to) = b.to_send(|_| true).remove(0);
         assert_eq!((to, then.asked), (vec![C], vec![C, A, B]));
         assert_eq!(b.complete(), [0u16; 0]);
-        b.heard(C, 2, &[]);
+        b.heard(C, 2, &[], &[]);
         assert_eq!(b.complete(), [7]);
     }
 
@@ -578,9 +600,9 @@ mod tests {
     fn one_that_was_heard_and_lost_is_asked_again() {
         let mut a = node(A);
         a.claim(&[7], &peers(&[B, C]), || 1);
-        a.heard(B, 1, &[]);
+        a.heard(B, 1, &[], &[]);
         a.lose(B);
-        a.heard(C, 1, &[]);
+        a.heard(C, 1, &[], &[]);
         assert_eq!(a.complete(), [0u16; 0]);
         a.give_up_on(B);
         assert_eq!(a.complete(), [7]);
@@ -606,7 +628,7 @@ mod tests {
         let claim = sent(&mut b);
         let answered = a.answer(B, &claim, |slot| slot == 7, |_| true);
         assert_eq!(answered.refused, [(7, a.term(7))]);
-        assert_eq!(b.refused(A, &answered.refused), [7]);
+        assert_eq!(b.refused(&answered.refused), [7]);
         assert_eq!(b.complete(), [0u16; 0]);
         assert!(a.owns(7) && !b.claims());
     }
@@ -630,7 +652,7 @@ mod tests {
         b.complete();
         let (of_a, of_b) = (a.meet(B, 5).expect("it owns"), b.meet(A, 5).expect("it owns"));
         let answered = b.answer(A, &of_a, |_| true, |_| true);
-        assert_eq!(a.refused(B, &answered.refused), [7], "the greater node wins a tie");
+        assert_eq!(a.refused(&answered.refused), [7], "the greater node wins a tie");
         assert_eq!(a.answer(B, &of_b, |_| true, |_| true).granted, [7]);
         assert!(b.owns(7) && !a.owns(7));
     }
@@ -640,16 +662,16 @@ mod tests {
         let quorum = Some(Quorum { expected: 3 });
         let mut a = Slots::new(A, quorum);
         a.claim(&[7], &peers(&[B]), || 1);
-        a.heard(B, 1, &[7]);
+        a.heard(B, 1, &[], &[7]);
         assert_eq!(a.complete(), [0u16; 0], "two of three that may have forgotten all");
         a.meet(C, 9);
-        a.heard(C, 1, &[7]);
+        a.heard(C, 1, &[], &[7]);
         assert_eq!(a.complete(), [7], "there is nobody else who could know more");
         let mut b = Slots::new(B, quorum);
         b.slots[7].sure = true;
         b.claim(&[7], &peers(&[A]), || 1);
         assert_eq!(b.complete(), [0u16; 0]);
-        b.heard(A, 1, &[]);
+        b.heard(A, 1, &[], &[]);
         assert_eq!(b.complete(), [7]);
     }
 

@@ -60,6 +60,8 @@ pub enum SlotMessage {
         claim: u64,
         /// The rooms, and what I have of each.
         rooms: Vec<(RoomName, Held)>,
+        /// With the last page: claims of mine that came to nothing, or that end now.
+        ended: Vec<(u16, Term)>,
         /// Quorum, with the last page: the slots of which I may have forgotten something.
         unsure: Vec<u16>,
         /// This is all.
@@ -75,14 +77,13 @@ pub enum SlotMessage {
     Sure(Vec<(u16, Term)>),
 }
 
-/// What a node holds of a room, or knows of what others hold.
+/// What a node holds of a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
-    /// How far its copy reaches, if it has one.
-    pub copy: Option<Standing>,
-    /// What was all there was of the room when the claim of this term was answered. Whoever was home until then
-    /// knows, and whoever owned the slot until then and had not opened the room yet.
-    pub complete: Option<(Standing, Term)>,
+    /// How far its copy reaches.
+    pub standing: Standing,
+    /// It was home until the claim of this term.
+    pub given: Option<Term>,
 }
 
 /// What nodes say about one room.

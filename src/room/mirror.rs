@@ -314,7 +314,7 @@ impl Room {
     fn dismissed(&mut self, node: &mut Node) {
         let Role::Mirror(mirror) = &mut self.role else { return };
         mirror.invited = false;
-        (self.owed, self.complete) = (false, None);
+        (self.owed, self.given) = (false, None);
         if !self.options.join_leave {
             self.present = None;
         }

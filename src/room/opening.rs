@@ -81,8 +81,7 @@ impl Opening {
     fn newest(&self) -> Option<(NodeId, Standing)> {
         let mut newest: Option<(NodeId, Standing, bool)> = None;
         for (from, held) in &self.heard {
-            let Some(copy) = held.copy else { continue };
-            let whole = held.complete.is_some();
+            let (copy, whole) = (held.standing, held.given.is_some());
             let newer = |(_, known, known_whole): (NodeId, Standing, bool)| {
                 // Of several that are the same, that of the last home.
                 copy.is_newer_than(&known) || !known.is_newer_than(&copy) && whole > known_whole
@@ -111,7 +110,7 @@ impl Room {
         self.follow_slot(node);
         self.last_used = node.now;
         if matches!(&self.role, Role::Home(_)) {
-            let newer = held.copy.is_some_and(|copy| copy.is_newer_than(&self.standing()));
+            let newer = held.standing.is_newer_than(&self.standing());
             let Role::Home(home) = &mut self.role else { return };
             if !newer {
                 return home.holds_a_copy(from);
@@ -129,7 +128,7 @@ impl Room {
     /// Opens the room once its slot is this node's and no other has a newer copy.
     pub(super) fn try_to_open(&mut self, node: &mut Node) {
         let Some(term) = node.own_term(self.slot) else { return };
-        let (name, own) = (self.name.clone(), self.copy());
+        let (name, own) = (self.name.clone(), self.held().map(|held| held.standing));
         let urgent = self.is_waited_for() || !self.local.is_empty();
         let Role::Opening(opening) = &mut self.role else { return };
         if let Some(fetch) = &opening.fetch {
@@ -173,7 +172,7 @@ impl Room {
     pub(super) fn fetched_by(&mut self, from: NodeId, id: u64, node: &mut Node) {
         let idle = matches!(self.role, Role::Guest | Role::Mirror(_));
         match node.link(from) {
-            Some(link) if idle && self.copy().is_some() => {
+            Some(link) if idle && self.held().is_some() => {
                 self.outgoing.retain(|it| it.to != from || it.id != id);
                 self.outgoing.push(Outgoing { to: from, link, id, what: What::Fetched });
                 node.has_pages(from, &self.name);
@@ -210,13 +209,13 @@ impl Room {
 
     fn open(&mut self, term: Term, node: &mut Node) {
         let Role::Opening(opening) = std::mem::replace(&mut self.role, Role::Guest) else { return };
-        let vouched = self.is_vouched_for(&opening, term, node);
-        let unknown = self.copy().is_none() && opening.newest().is_none();
+        let vouched = self.is_vouched_for(&opening, node);
+        let unknown = self.held().is_none() && opening.heard.is_empty();
         self.open_stream(term, vouched, node);
         let mut home = Home::new(term, unknown.then_some(node.now + node.settings.settling));
         opening.heard.iter().for_each(|(from, _)| home.holds_a_copy(*from));
         home.occupied = self.present.as_ref().is_some_and(|it| !it.is_empty());
-        (self.owed, self.complete) = (false, None);
+        (self.owed, self.given) = (false, None);
         self.role = Role::Home(Box::new(home));
         self.own_clients_are_there(node);
         // Before anything is served, so that the first publication waits for them too.
@@ -231,28 +230,13 @@ impl Room {
     }
 
     /// Whether this node's copy is complete: all that the last home has said.
-    fn is_vouched_for(&self, opening: &Opening, term: Term, node: &Node) -> bool {
-        self.complete_as_of(opening, term, node)
-            .is_some_and(|it| it.is_level_with(&self.standing()))
-    }
-
-    /// What was all there was of the room when this node claimed its slot, if anyone knows.
-    fn complete_as_of(&self, opening: &Opening, term: Term, node: &Node) -> Option<Standing> {
-        // What was complete for an earlier claim is so for this one if nobody has owned the slot in between: if it
-        // was this node's own, or if the claimer has answered this one.
-        let before = node.slots.answered_before(self.slot);
-        let mine = self.complete.as_deref().copied().into_iter();
-        let all = mine.chain(opening.heard.iter().filter_map(|(_, held)| held.complete));
-        let valid = all.filter(|(_, given)| {
-            *given == term || given.node == term.node || Some(*given) == before
-        });
-        let newest = |a: Standing, b: Standing| if b.is_newer_than(&a) { b } else { a };
-        let complete = valid.map(|(standing, _)| standing).reduce(newest)?;
-        let copies = self.copy().into_iter().chain(opening.newest().map(|(_, copy)| copy));
-        copies
-            .into_iter()
-            .all(|copy| copy.is_level_with(&complete) || complete.is_newer_than(&copy))
-            .then_some(complete)
+    fn is_vouched_for(&self, opening: &Opening, node: &Node) -> bool {
+        let own = self.standing();
+        let mut all = self.held().into_iter().chain(opening.heard.iter().map(|(_, held)| *held));
+        all.any(|it| {
+            let nothing_since = |given| node.slots.nothing_since(self.slot, given);
+            it.given.is_some_and(nothing_since) && it.standing.is_level_with(&own)
+        })
     }
 
     fn open_stream(&mut self, term: Term, vouched: bool, node: &mut Node) {
@@ -294,8 +278,7 @@ impl Room {
     pub(super) fn stop_being_home(&mut self, node: &mut Node) {
         let Role::Home(home) = std::mem::replace(&mut self.role, Role::Guest) else { return };
         self.owed = true;
-        let given = node.slots.given(self.slot);
-        self.complete = given.map(|given| Box::new((self.standing(), given)));
+        self.given = node.slots.given(self.slot);
         self.last_used = node.now;
         self.outgoing.clear();
         if !self.needs_copies() {
@@ -309,12 +292,6 @@ impl Room {
         let Role::Opening(opening) = std::mem::replace(&mut self.role, Role::Guest) else { return };
         node.fetches.end(&self.name);
         self.last_used = node.now;
-        if let (Some(given), Some(term)) = (node.slots.given(self.slot), node.slots.lost(self.slot))
-        {
-            // It has not been open here, so what it was is what it is.
-            let complete = self.complete_as_of(&opening, term, node);
-            self.complete = complete.map(|standing| Box::new((standing, given)));
-        }
         for (from, message) in opening.held {
             self.refuse_peer(from, &message, node);
         }

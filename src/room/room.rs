@@ -74,8 +74,8 @@ pub struct Room {
     pub(super) waiting: VecDeque<(Subscribe, Time)>,
     /// What is held here was a home's or a successor's: it is kept until the home says that others have it.
     pub(super) owed: bool,
-    /// What was all there was of the room when this node answered the claim of this term.
-    pub(super) complete: Option<Box<(Standing, Term)>>,
+    /// This node was home until the claim of this term.
+    pub(super) given: Option<Term>,
     /// What is sent to peers in pages.
     pub(super) outgoing: Vec<Outgoing>,
     pub(super) last_used: Time,
@@ -117,7 +117,7 @@ impl Room {
             requests: Requests::default(),
             waiting: VecDeque::new(),
             owed: false,
-            complete: None,
+            given: None,
             outgoing: Vec::new(),
             last_used: now,
             due: None,
@@ -147,17 +147,9 @@ impl Room {
         self.holds_something() && (is_home || self.owed)
     }
 
-    /// What is held here that the next home needs (a stream, if only its epoch, keys, or who is there), and what
-    /// is known of what others hold.
+    /// What is held here that the next home needs: a stream, if only its epoch, keys, or who is there.
     pub(super) fn held(&self) -> Option<Held> {
-        let complete = self.complete.as_deref().copied();
-        let held = Held { copy: self.copy(), complete };
-        (held.copy.is_some() || complete.is_some()).then_some(held)
-    }
-
-    /// How far the copy that is held here reaches, if there is one.
-    pub(super) fn copy(&self) -> Option<Standing> {
-        self.holds_something().then(|| self.standing())
+        self.holds_something().then(|| Held { standing: self.standing(), given: self.given })
     }
 
     pub(super) fn standing(&self) -> Standing {
@@ -301,7 +293,7 @@ impl Room {
             }
             (Refused::Fetch(id), Role::Opening(opening)) => opening.has_no_copy(from, id),
             (Refused::Delivery(term), Role::Home(_)) => {
-                node.slots.refused(from, &[(self.slot, term)]);
+                node.slots.refused(&[(self.slot, term)]);
             }
             _ => {}
         }
@@ -473,7 +465,6 @@ impl Room {
             }
             Role::Home(_) if self.options.keeps_history() => UNUSED,
             Role::Guest if self.stream.is_some() || self.present.is_some() => UNUSED,
-            Role::Guest if self.complete.is_some() => UNUSED,
             Role::Home(_) | Role::Guest if self.keys.is_some() => keys::WINDOW,
             Role::Home(_) | Role::Guest => Duration::ZERO,
         };
@@ -513,7 +504,7 @@ impl Room {
         if node.slots.ownership(self.slot) != owner {
             return;
         }
-        (self.owed, self.complete) = (false, None);
+        (self.owed, self.given) = (false, None);
         if matches!(self.role, Role::Guest) {
             self.forget_copy(node);
         }

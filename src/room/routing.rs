@@ -223,11 +223,11 @@ impl State {
         match message {
             SlotMessage::Claim(claim) => self.claimed_by(from, &claim),
             SlotMessage::Refused { slots, .. } => {
-                let lost = self.node.slots.refused(from, &slots);
+                let lost = self.node.slots.refused(&slots);
                 self.lose(lost);
             }
-            SlotMessage::Inventory { claim, rooms, unsure, last } => {
-                self.inventory_came(from, claim, rooms, &unsure, last);
+            SlotMessage::Inventory { claim, rooms, ended, unsure, last } => {
+                self.inventory_came(from, claim, rooms, (&ended, &unsure), last);
             }
             SlotMessage::Forgot => self.say_what_is_known(from),
             SlotMessage::Known(known) => self.learn_what_was_forgotten(from, known),
@@ -251,7 +251,7 @@ impl State {
         self.work.sweep(answered.granted.iter().copied());
         self.work.owe(from, claim.id);
         let granted = answered.granted.into_iter().collect();
-        self.begin_inventory(from, claim.id, granted, answered.unsure);
+        self.begin_inventory(from, claim.id, granted, answered.ended, answered.unsure);
         self.lose(answered.lost);
     }
 

@@ -13,7 +13,7 @@ use super::{
     transfer::Source,
     types::RoomName,
 };
-use crate::cluster::{node::NodeId, placement, slot_set::SlotSet};
+use crate::cluster::{node::NodeId, placement, slot_set::SlotSet, slots::Term};
 
 /// What is left to be done.
 #[derive(Debug, Default)]
@@ -33,6 +33,7 @@ pub struct Work {
 struct Inventory {
     slots: SlotSet,
     rooms: VecDeque<RoomName>,
+    ended: Vec<(u16, Term)>,
     unsure: Vec<u16>,
 }
 
@@ -141,9 +142,10 @@ impl State {
         to: NodeId,
         claim: u64,
         slots: SlotSet,
+        ended: Vec<(u16, Term)>,
         unsure: Vec<u16>,
     ) {
-        let inventory = Inventory { slots, rooms: VecDeque::new(), unsure };
+        let inventory = Inventory { slots, rooms: VecDeque::new(), ended, unsure };
         self.work.inventories.insert((to, claim), inventory);
         self.node.flows.entry(to).or_default().urgent(Source::Inventory(claim));
     }
@@ -169,12 +171,16 @@ impl State {
             }
         }
         let last = inventory.slots.is_empty() && inventory.rooms.is_empty();
-        let unsure = if last { std::mem::take(&mut inventory.unsure) } else { Vec::new() };
+        let (mut ended, mut unsure) = (Vec::new(), Vec::new());
+        if last {
+            ended = std::mem::take(&mut inventory.ended);
+            unsure = std::mem::take(&mut inventory.unsure);
+        }
         if !last {
             self.work.inventories.insert((to, claim), inventory);
         }
         self.node.flows.entry(to).or_default().sent(bytes);
-        let message = SlotMessage::Inventory { claim, rooms, unsure, last };
+        let message = SlotMessage::Inventory { claim, rooms, ended, unsure, last };
         self.node.send_about_slots(vec![to], message);
         !last
     }
@@ -194,7 +200,7 @@ impl State {
         from: NodeId,
         claim: u64,
         rooms: Vec<(RoomName, Held)>,
-        unsure: &[u16],
+        (ended, unsure): (&[(u16, Term)], &[u16]),
         last: bool,
     ) {
         let bytes = rooms.iter().map(|(name, _)| name.len() + WEIGHT_HELD).sum();
@@ -210,7 +216,7 @@ impl State {
             }
         }
         if last {
-            self.node.slots.heard(from, claim, unsure);
+            self.node.slots.heard(from, claim, ended, unsure);
             self.own_what_is_answered();
         }
     }
