@@ -116,8 +116,8 @@ impl Room {
         while let Some(pending) = self.requests.take() {
             self.do_own(pending, node);
         }
-        for (subscribe, _) in std::mem::take(&mut self.waiting) {
-            self.admit_at_home(subscribe, node);
+        for (subscribe, until) in std::mem::take(&mut self.waiting) {
+            self.admit_at_home(subscribe, until, node);
         }
         self.drop_absent(node);
         self.note_vacancy(node);
@@ -158,7 +158,9 @@ impl Room {
         };
         match &pending.reply {
             Reply::To(_) => self.answer_when_acked(offset, answer, Whom::Own(pending), node),
-            Reply::Subscriber(subscribe) => self.admit_at_home((**subscribe).clone(), node),
+            Reply::Subscriber(subscribe) => {
+                self.admit_at_home((**subscribe).clone(), pending.deadline, node);
+            }
         }
     }
 
@@ -299,9 +301,13 @@ impl Room {
         self.answer_when_acked(offset, answer, Whom::Peer(from, id, run), node);
     }
 
-    fn admit_at_home(&mut self, subscribe: Subscribe, node: &mut Node) {
+    fn admit_at_home(&mut self, subscribe: Subscribe, until: Time, node: &mut Node) {
         if !self.local.contains(subscribe.socket) {
             return;
+        }
+        if self.is_ahead(&subscribe) {
+            // It waits until this node knows what a majority has.
+            return self.waiting.push_back((subscribe, until));
         }
         let stream = self.stream.as_ref().filter(|_| self.options.keeps_history());
         let recovery = match (&subscribe.recover, stream) {

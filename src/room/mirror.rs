@@ -128,8 +128,8 @@ impl Room {
         }
         self.forward(home, node);
         if self.live_home(node).is_some() {
-            for (subscribe, _) in std::mem::take(&mut self.waiting) {
-                self.admit_at_mirror(subscribe, node);
+            for (subscribe, until) in std::mem::take(&mut self.waiting) {
+                self.admit_at_mirror(subscribe, until, node);
             }
             if matches!(&self.role, Role::Mirror(mirror) if !mirror.said) {
                 self.say_what_is_here(node);
@@ -227,7 +227,11 @@ impl Room {
         messages.into_iter().for_each(|message| self.send_to(home, message, node));
     }
 
-    fn admit_at_mirror(&mut self, subscribe: Subscribe, node: &mut Node) {
+    fn admit_at_mirror(&mut self, subscribe: Subscribe, until: Time, node: &mut Node) {
+        if self.is_ahead(&subscribe) {
+            // It waits until this node knows what a majority has.
+            return self.waiting.push_back((subscribe, until));
+        }
         let stream = self.stream.as_ref().filter(|_| self.options.keeps_history());
         let recovery = match (&subscribe.recover, stream) {
             (None, _) => Recovery::NotAsked,
@@ -479,10 +483,8 @@ impl Room {
         if let (Some(stream), Some(have)) = (stream, end.have) {
             whole = stream.position() == have.position;
             stream.reach(have.term);
-            if node.is_quorum() {
-                stream.commit(end.committed);
-            }
         }
+        incoming.committed = node.is_quorum().then_some(end.committed);
         let with_presence = self.keeps_presence();
         if with_presence {
             // Without knowing who is there, it is no copy of that.
@@ -502,10 +504,14 @@ impl Room {
     /// they subscribe again, and recover if that line holds what they have; the others get what they missed, if
     /// it does. With `all`, who is there is a part of it.
     pub(super) fn install(&mut self, incoming: Incoming, all: bool, node: &mut Node) {
-        let Incoming { stream, others, follows, .. } = incoming;
+        let Incoming { stream, others, follows, committed, .. } = incoming;
         if !follows {
             let old = self.forget_stream(node).map(|old| old.visible());
-            if let Some(new) = stream {
+            if let Some(mut new) = stream {
+                if let Some(committed) = committed {
+                    let same = old.filter(|old| old.epoch == new.position().epoch);
+                    new.commit(committed.max(same.map_or(0, |old| old.offset)));
+                }
                 node.memory.kept(&self.name, new.history.top(), new.history.bytes() as isize);
                 self.stream = Some(new);
                 if matches!(self.role, Role::Mirror(_)) {
@@ -514,7 +520,7 @@ impl Room {
             }
         }
         self.keep_uncommitted();
-        if let Some(committed) = self.stream.as_ref().and_then(Stream::committed) {
+        if let Some(committed) = committed {
             self.commit(committed, node);
         }
         if !all {
@@ -565,6 +571,12 @@ impl Room {
         for publication in missed.into_iter().flatten() {
             self.deliver_local(Event::Publication(publication), node);
         }
+    }
+
+    /// Quorum: whether a client has seen more elsewhere than members may have here, as far as this node knows.
+    pub(super) fn is_ahead(&self, subscribe: &Subscribe) -> bool {
+        let (Some(since), Some(stream)) = (&subscribe.recover, &self.stream) else { return false };
+        stream.resolve(since).is_some_and(|at| at.offset > stream.visible().offset)
     }
 
     /// Quorum: what members may not have yet, of the stream that is here now.

@@ -201,6 +201,7 @@ impl Room {
         if let (Some(stream), Some(have)) = (&mut fetch.incoming.stream, end.have) {
             stream.reach(have.term);
         }
+        fetch.incoming.committed = node.is_quorum().then_some(end.committed);
         self.owed = true;
         self.attendance = end.attendance;
         self.install(fetch.incoming, true, node);
@@ -255,7 +256,10 @@ impl Room {
                 self.stream = Some(stream);
             }
             // Nothing acknowledged can be missing, and nobody has had what is not.
-            Some(stream) if node.is_quorum() => stream.mark(term),
+            Some(stream) if node.is_quorum() => {
+                stream.mark(term);
+                stream.commit(0);
+            }
             Some(_) if vouched => {}
             Some(stream) => stream.succeed(node.new_epoch()),
         }

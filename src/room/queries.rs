@@ -11,7 +11,7 @@ use super::{
 use crate::protocol::codes::ErrorCode;
 
 /// The most bytes of publications in one answer, but for a single one that is larger.
-const MAX_PUBLICATIONS: usize = 1 << 20;
+const MAX_PUBLICATIONS: usize = 8 << 20;
 
 impl Room {
     /// Answers a question that only the home can.

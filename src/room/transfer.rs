@@ -242,6 +242,8 @@ pub struct Incoming {
     pub begun: bool,
     /// It goes on from what is here.
     pub follows: bool,
+    /// Quorum: up to where a majority has it.
+    pub committed: Option<u64>,
 }
 
 impl Incoming {
@@ -254,7 +256,7 @@ impl Incoming {
                 (Some(new_stream(line, &standing, first)), false)
             }
         };
-        Self { stream, others: Vec::new(), begun: true, follows }
+        Self { stream, others: Vec::new(), begun: true, follows, committed: None }
     }
 
     /// A part of it has come.
