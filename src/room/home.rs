@@ -1,7 +1,7 @@
 //! What a room's home does: give every publication its place, send it to who listens, answer for it once the
 //! successors have it. Who listens is in [`super::listeners`], who is there in [`super::attendance`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use litemap::LiteMap;
 
@@ -116,7 +116,10 @@ impl Room {
         while let Some(pending) = self.requests.take() {
             self.do_own(pending, node);
         }
-        for (subscribe, until) in std::mem::take(&mut self.waiting) {
+        // In a minority it may have been taken over without knowing.
+        let minority = self.options.keeps_history() && node.is_in_minority();
+        let waiting = if minority { VecDeque::new() } else { std::mem::take(&mut self.waiting) };
+        for (subscribe, until) in waiting {
             self.admit_at_home(subscribe, until, node);
         }
         self.drop_absent(node);
@@ -292,7 +295,7 @@ impl Room {
         }
         home.runs.insert(from, (run, seq.wrapping_add(1)));
         let (answer, offset) = match &ask {
-            Ask::Publish(_) if self.options.keeps_history() && node.is_in_minority() => {
+            _ if self.options.keeps_history() && node.is_in_minority() => {
                 (Answer::Failed(ErrorCode::Internal), 0)
             }
             Ask::Publish(publication) => self.place(publication, (from, id), node),

@@ -113,7 +113,8 @@ impl Room {
         let mut outgoing = self.outgoing.swap_remove(index);
         let id = outgoing.id;
         if let What::Listener | What::Fetched = outgoing.what {
-            let copy = self.begin_pages(&outgoing, node);
+            let followed = matches!(outgoing.what, What::Listener);
+            let copy = self.begin_pages(&outgoing, node).followed(followed);
             outgoing.what = What::Copy(Box::new(copy));
         }
         let most = node.settings.page;
@@ -140,6 +141,18 @@ impl Room {
             _ => self.outgoing.push(outgoing),
         }
         self.outgoing.iter().any(|it| it.to == to)
+    }
+
+    /// The copy that is held here has become another: who fetches it begins again.
+    pub(super) fn begin_fetches_again(&mut self, node: &mut Node) {
+        let fetched = |it: &&mut Outgoing| matches!(&it.what, What::Copy(copy) if !copy.is_followed());
+        let again: Vec<NodeId> = (self.outgoing.iter_mut().filter(fetched))
+            .map(|it| {
+                it.what = What::Fetched;
+                it.to
+            })
+            .collect();
+        again.into_iter().for_each(|to| node.has_pages(to, &self.name));
     }
 
     fn page_of_clients(

@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use super::{
     home::Home,
     line::{Root, Standing},
-    messages::{Held, Page, RoomMessage},
+    messages::{Held, Page, Refused, RoomMessage},
     node::Node,
     room::{Role, Room},
     stream::Stream,
@@ -128,6 +128,10 @@ impl Room {
     /// Opens the room once its slot is this node's and no other has a newer copy.
     pub(super) fn try_to_open(&mut self, node: &mut Node) {
         let Some(term) = node.own_term(self.slot) else { return };
+        if self.options.keeps_history() && node.is_in_minority() {
+            // Another may have claimed the slot without this node's knowledge, and hold what is missing here.
+            return;
+        }
         let (name, own) = (self.name.clone(), self.held().map(|held| held.standing));
         let urgent = self.is_waited_for() || !self.local.is_empty();
         let Role::Opening(opening) = &mut self.role else { return };
@@ -170,16 +174,18 @@ impl Room {
 
     /// Another node asks for this one's copy.
     pub(super) fn fetched_by(&mut self, from: NodeId, id: u64, node: &mut Node) {
-        let idle = matches!(self.role, Role::Guest | Role::Mirror(_));
+        if let Role::Home(home) = &self.role {
+            let refused = Refused::Delivery(home.term);
+            return self.send_to(from, RoomMessage::NotHome(refused), node);
+        }
         match node.link(from) {
-            Some(link) if idle && self.held().is_some() => {
+            Some(link) if self.held().is_some() => {
                 self.outgoing.retain(|it| it.to != from || it.id != id);
                 self.outgoing.push(Outgoing { to: from, link, id, what: What::Fetched });
                 node.has_pages(from, &self.name);
             }
             _ => {
-                let refused = super::messages::Refused::Fetch(id);
-                self.send_to(from, RoomMessage::NotHome(refused), node);
+                self.send_to(from, RoomMessage::NotHome(Refused::Fetch(id)), node);
             }
         }
     }

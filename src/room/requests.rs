@@ -98,7 +98,7 @@ impl Requests {
         }
     }
 
-    /// Takes the first, to be done by this node as the home.
+    /// Takes the first, to be done by this node as the home, or to be refused.
     pub fn take(&mut self) -> Option<Pending> {
         self.restart();
         self.remove(0)
@@ -166,12 +166,6 @@ impl Requests {
     /// Where the front of the queue went, and on which link.
     pub fn sent_on(&self) -> Option<(NodeId, u64)> {
         self.run.map(|run| (run.to, run.link))
-    }
-
-    /// Takes the first publish.
-    pub fn take_publish(&mut self) -> Option<Pending> {
-        let index = self.queue.iter().position(|it| matches!(it.ask, Ask::Publish(_)))?;
-        self.remove(index)
     }
 
     /// `peer` is gone, and whatever was under way to it or back. Without `repeatable` no one can tell what

@@ -292,7 +292,7 @@ impl Room {
                 }
             }
             (Refused::Fetch(id), Role::Opening(opening)) => opening.has_no_copy(from, id),
-            (Refused::Delivery(term), Role::Home(_)) => {
+            (Refused::Delivery(term), Role::Home(_) | Role::Opening(_)) => {
                 node.slots.refused(&[(self.slot, term)]);
             }
             _ => {}
@@ -370,8 +370,8 @@ impl Room {
     fn give_up_overdue(&mut self, node: &mut Node) {
         let minority = self.options.keeps_history() && node.is_in_minority();
         while let Some(pending) = match minority {
-            // Whatever it is, it could not be kept.
-            true => self.requests.take_publish(),
+            // What is published could not be kept, and what is read here may be out of date.
+            true => self.requests.take(),
             false => self.requests.overdue(node.now),
         } {
             self.fail(pending, ErrorCode::Internal, node);

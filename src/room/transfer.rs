@@ -143,7 +143,9 @@ pub struct CopyUnderWay {
     repeats: VecDeque<(u64, Item)>,
     rest: VecDeque<Item>,
     end: Option<End>,
-    /// What has happened since.
+    /// It is for a listener, which is told what has happened since.
+    followed: bool,
+    /// That.
     after: Vec<RoomMessage>,
 }
 
@@ -166,8 +168,19 @@ impl CopyUnderWay {
             repeats: repeats.into(),
             rest: rest.into(),
             end: Some(end),
+            followed: false,
             after: Vec::new(),
         }
+    }
+
+    /// The same, for a listener or not.
+    pub fn followed(self, followed: bool) -> Self {
+        Self { followed, ..self }
+    }
+
+    /// Whether it is for a listener.
+    pub fn is_followed(&self) -> bool {
+        self.followed
     }
 
     /// Something happens in the room. Returns whether the copy goes on: else too much has happened.
