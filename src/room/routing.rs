@@ -92,7 +92,22 @@ impl State {
         self.recovery.lose(peer);
         self.work.lose(peer);
         self.work.sweep_all();
+        self.stop_in_minority();
         self.route();
+    }
+
+    /// Quorum: a majority may go on without this node and never tell it, so it owns nothing until one has answered
+    /// its claims again.
+    fn stop_in_minority(&mut self) {
+        if self.node.is_in_minority() {
+            self.node.slots.stop();
+            self.claim_later();
+        }
+    }
+
+    fn claim_later(&mut self) {
+        let at = self.node.now + self.node.settings.claim_again;
+        self.claim_at = Some(self.claim_at.map_or(at, |known| known.min(at)));
     }
 
     /// The nodes that gossip sees, and those whose links live: a link has a heartbeat of its own, so gossip
@@ -178,6 +193,9 @@ impl State {
         if self.awakening.is_some() {
             return;
         }
+        if self.node.is_in_minority() {
+            return self.claim_later();
+        }
         let Node { me, placement, slots, .. } = &self.node;
         let unclaimed = slots.unclaimed(|slot| placement.home(slot) == Some(*me));
         if unclaimed.is_empty() {
@@ -261,8 +279,7 @@ impl State {
             return;
         }
         self.work.sweep(slots);
-        let at = self.node.now + self.node.settings.claim_again;
-        self.claim_at = Some(self.claim_at.map_or(at, |known| known.min(at)));
+        self.claim_later();
         self.own_what_is_answered();
     }
 }
