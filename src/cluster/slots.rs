@@ -355,12 +355,15 @@ impl Slots {
         answered
     }
 
-    /// `from` refuses slots. Returns those that this node has owned or claimed until now.
-    pub fn refused(&mut self, refused: &[(u16, Term)]) -> Vec<u16> {
+    /// Slots are refused, to a claim of this number or to something else that this node has said as their owner.
+    /// A claim may have come to nothing meanwhile, and been followed by another. Returns those that this node has owned or claimed until now.
+    pub fn refused(&mut self, claim: Option<u64>, refused: &[(u16, Term)]) -> Vec<u16> {
         let mut lost = Vec::new();
         for (slot, term) in refused {
             let Some(it) = self.slots.get_mut(usize::from(*slot)) else { continue };
-            if it.stand != Stand::Claims && *term <= it.term {
+            let pending = claim.and_then(|claim| self.pending.get(&claim));
+            let asked = pending.is_some_and(|it| it.slots.contains(*slot));
+            if *term <= it.term && !(asked && it.stand == Stand::Claims) {
                 continue;
             }
             let own = match it.stand {
@@ -552,7 +555,7 @@ mod tests {
             for (claim, to) in sent {
                 for other in answering.iter_mut().filter(|it| to.contains(&it.me)) {
                     let answered = other.answer(claimer.me, &claim, |_| false, |_| true);
-                    claimer.refused(&answered.refused);
+                    claimer.refused(Some(claim.id), &answered.refused);
                     claimer.heard(other.me, 1, &answered.ended, &answered.unsure);
                     answers.push(answered);
                 }
@@ -628,7 +631,7 @@ mod tests {
         let claim = sent(&mut b);
         let answered = a.answer(B, &claim, |slot| slot == 7, |_| true);
         assert_eq!(answered.refused, [(7, a.term(7))]);
-        assert_eq!(b.refused(&answered.refused), [7]);
+        assert_eq!(b.refused(Some(2), &answered.refused), [7]);
         assert_eq!(b.complete(), [0u16; 0]);
         assert!(a.owns(7) && !b.claims());
     }
@@ -652,7 +655,7 @@ mod tests {
         b.complete();
         let (of_a, of_b) = (a.meet(B, 5).expect("it owns"), b.meet(A, 5).expect("it owns"));
         let answered = b.answer(A, &of_a, |_| true, |_| true);
-        assert_eq!(a.refused(&answered.refused), [7], "the greater node wins a tie");
+        assert_eq!(a.refused(Some(5), &answered.refused), [7], "the greater node wins a tie");
         assert_eq!(a.answer(B, &of_b, |_| true, |_| true).granted, [7]);
         assert!(b.owns(7) && !a.owns(7));
     }

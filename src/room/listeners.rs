@@ -145,7 +145,8 @@ impl Room {
 
     /// The copy that is held here has become another: who fetches it begins again.
     pub(super) fn begin_fetches_again(&mut self, node: &mut Node) {
-        let fetched = |it: &&mut Outgoing| matches!(&it.what, What::Copy(copy) if !copy.is_followed());
+        let fetched =
+            |it: &&mut Outgoing| matches!(&it.what, What::Copy(copy) if !copy.is_followed());
         let again: Vec<NodeId> = (self.outgoing.iter_mut().filter(fetched))
             .map(|it| {
                 it.what = What::Fetched;

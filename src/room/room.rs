@@ -293,7 +293,7 @@ impl Room {
             }
             (Refused::Fetch(id), Role::Opening(opening)) => opening.has_no_copy(from, id),
             (Refused::Delivery(term), Role::Home(_) | Role::Opening(_)) => {
-                node.slots.refused(&[(self.slot, term)]);
+                node.slots.refused(None, &[(self.slot, term)]);
             }
             _ => {}
         }

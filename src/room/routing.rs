@@ -240,8 +240,8 @@ impl State {
     pub(super) fn about_slots(&mut self, from: NodeId, message: SlotMessage) {
         match message {
             SlotMessage::Claim(claim) => self.claimed_by(from, &claim),
-            SlotMessage::Refused { slots, .. } => {
-                let lost = self.node.slots.refused(&slots);
+            SlotMessage::Refused { claim, slots } => {
+                let lost = self.node.slots.refused(Some(claim), &slots);
                 self.lose(lost);
             }
             SlotMessage::Inventory { claim, rooms, ended, unsure, last } => {
