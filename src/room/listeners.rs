@@ -123,7 +123,7 @@ impl Room {
                 let page = copy.page(id, self.stream.as_ref(), node.now, most);
                 let flow = node.flows.entry(to).or_default();
                 flow.sent(transfer::weight(&page.items));
-                self.send_to(to, RoomMessage::Page(page), node);
+                self.send_to(to, RoomMessage::Page(Box::new(page)), node);
                 copy.is_over()
             }
             What::Clients(ids) => {

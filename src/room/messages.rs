@@ -134,7 +134,7 @@ pub enum RoomMessage {
     /// I'm not the room's home (any more). Ask whoever is.
     NotHome(Refused),
     /// A part of the copy that was asked for, by an attach or a fetch.
-    Page(Page),
+    Page(Box<Page>),
     /// From the home: a publication.
     Deliver {
         /// Of the term that the home owns the slot in.

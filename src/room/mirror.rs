@@ -584,7 +584,7 @@ impl Room {
     pub(super) fn keep_uncommitted(&mut self) {
         let stream = self.stream.as_ref().filter(|it| it.committed().is_some());
         let waiting: VecDeque<_> = stream.map(Stream::uncommitted).unwrap_or_default().into();
-        self.uncommitted = (!waiting.is_empty()).then(|| Box::new(waiting));
+        self.uncommitted = (!waiting.is_empty()).then_some(waiting);
     }
 
     /// Quorum: a majority has the stream up to `offset`, so members may have it.

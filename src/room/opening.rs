@@ -84,7 +84,7 @@ impl Opening {
             let (copy, whole) = (held.standing, held.given.is_some());
             let newer = |(_, known, known_whole): (NodeId, Standing, bool)| {
                 // Of several that are the same, that of the last home.
-                copy.is_newer_than(&known) || !known.is_newer_than(&copy) && whole > known_whole
+                copy.is_newer_than(&known) || !known.is_newer_than(&copy) && whole && !known_whole
             };
             if newest.is_none_or(newer) {
                 newest = Some((*from, copy, whole));

@@ -100,7 +100,7 @@ impl Replication {
                 lost.map(|(peer, _)| *peer).collect()
             }
         };
-        unwanted.iter().for_each(|peer| drop(self.successors.remove(peer)));
+        self.successors.retain(|peer, _| !unwanted.contains(peer));
         (absent, unwanted)
     }
 

@@ -66,7 +66,7 @@ pub struct Room {
     /// How often someone has come or gone.
     pub(super) attendance: u64,
     /// Quorum: what waits for a majority to have it before members may.
-    pub(super) uncommitted: Option<Box<VecDeque<Arc<Publication>>>>,
+    pub(super) uncommitted: Option<VecDeque<Arc<Publication>>>,
     pub(super) local: Local,
     /// What needs the home and has no answer yet.
     pub(super) requests: Requests,
@@ -218,7 +218,7 @@ impl Room {
         match message {
             RoomMessage::Answer { id, answer } => self.answered(from, id, answer, node),
             RoomMessage::NotHome(refused) => self.refused(from, refused, node),
-            RoomMessage::Page(page) => self.page_came(from, page, node),
+            RoomMessage::Page(page) => self.page_came(from, *page, node),
             RoomMessage::Fetch(id) => self.fetched_by(from, id, node),
             RoomMessage::Invite => self.invited(from, node),
             RoomMessage::Release => self.released(from, node),
