@@ -109,6 +109,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             let (started, mut sight) = starting.join(cluster, socket, links).await?;
             sight.get_to_know(&cluster.join).await;
             sight.claim_name(cluster.name_timeout).await?;
+            if let Some(expected) = config.rooms.quorum_of {
+                sight.fits(expected)?;
+            }
             started.do_send(Enter(Phase::Ready));
             membership = Some((started, sight));
         }

@@ -1,6 +1,6 @@
 //! SHELL. What a node sees of the others, while it waits for something to be so.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -58,6 +58,19 @@ pub enum NameTaken {
         /// That run.
         by: NodeInfo,
     },
+}
+
+/// The cluster is complete without this node.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the cluster is made of {expected} nodes (cluster.expected_nodes), and they are there: {}. With \
+     cluster.minority = \"refuse\" there may be no more: stop one of them first, or raise expected_nodes on \
+     every node and restart them all",
+    names.join(", ")
+)]
+pub struct TooMany {
+    expected: usize,
+    names: Vec<String>,
 }
 
 /// One of the looks of [`names`].
@@ -173,6 +186,25 @@ impl Sight {
         }
         let by = self.namesake(names::bearer).unwrap_or(by);
         Err(NameTaken::Borne { by, waited: patience })
+    }
+
+    /// Refuses to be one node more than the cluster is made of: a majority would be no majority any more.
+    ///
+    /// # Errors
+    /// If there are `expected` others that take part, or came before this node.
+    pub fn fits(&self, expected: usize) -> Result<(), TooMany> {
+        let me = &self.me;
+        let names: BTreeSet<String> = self.look(|view, _| {
+            let others = view.nodes().values().filter(|it| it.name != me.name);
+            let before = others.filter(|it| {
+                it.phase != Phase::Joining || (it.generation, it.id()) < (me.generation, me.id())
+            });
+            before.map(|it| it.name.clone()).collect()
+        });
+        match names.len() < expected {
+            true => Ok(()),
+            false => Err(TooMany { expected, names: names.into_iter().collect() }),
+        }
     }
 
     /// Waits, for ever if it has to, until this node must give its name up.

@@ -167,10 +167,12 @@ impl TryFrom<Raw> for Config {
         if raw.websocket.message_size_limit == 0 {
             return Err(Invalid::new("websocket.message_size_limit", "at least 1"));
         }
+        let quorum_of = raw.cluster.quorum()?;
         let rooms = registry::Settings {
             publish_timeout: raw.cluster.publish_timeout.0,
-            replicas: raw.cluster.replicas,
-            quorum_of: raw.cluster.quorum()?,
+            // The home and half of the nodes are a majority.
+            replicas: raw.cluster.replicas.max(quorum_of.unwrap_or(0) / 2),
+            quorum_of,
             recovery_limit: raw.client.recovery_max_publication_limit,
             history_bytes: raw.channel.history_max_bytes,
             room_limit: raw.channel.max_rooms,
@@ -495,7 +497,7 @@ impl raw::Cluster {
         Ok(secrets)
     }
 
-    /// The number of nodes that half of must be seen to publish, if that is wanted.
+    /// The number of nodes that a majority of must have what is acknowledged, if that is wanted.
     fn quorum(&self) -> Result<Option<usize>, Invalid> {
         match self.minority.as_str() {
             "serve" => Ok(None),

@@ -660,13 +660,14 @@ section! {
         /// every node, then make it the `secret` and keep the old one here, then take that out.
         other_secrets: Vec<String> = Vec::new(),
         /// How many other nodes keep a copy of each room with history, and have a publication before it is
-        /// acknowledged.
+        /// acknowledged. With `minority = "refuse"` at least half of `expected_nodes`.
         replicas: usize = 1,
         /// How many nodes the cluster should have. A node that sees less than half of them says so in
         /// `/health` (503). 0: any number is right.
         expected_nodes: usize = 0,
-        /// What a node does with publishes to rooms with history while it sees less than half of
-        /// `expected_nodes`: `serve` or `refuse` (with a temporary error).
+        /// What a node does with rooms with history while it does not reach a majority of `expected_nodes`:
+        /// `serve`, or `refuse` with a temporary error. With `refuse`, acknowledged means on a majority of them, so
+        /// that no cut and no loss of fewer loses it; and there may be no more nodes than that.
         minority: String = "serve".to_owned(),
         /// Bytes that may wait for one node; more, and its link is closed. At least 1 MiB and twice the largest
         /// publication that is allowed: half of `client.queue_max_size`, or what a client may send at once.
