@@ -12,6 +12,7 @@ use crate::{
     cluster::{
         gossip::Gossip,
         membership::{self, Connections, Enter, Membership},
+        names::Reach,
         node::{self, NodeId, NodeInfo, Phase},
         seeds,
         sight::{NameTaken, Sight},
@@ -141,6 +142,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         hubs,
         leaving: leaving.clone(),
         view: view.clone(),
+        reach: reach(membership.as_ref().map(|(_, sight)| sight)),
     };
     if let Some(webhooks) = &webhooks {
         actix_rt::spawn(webhooks.clone().watch(me.id(), view.clone()));
@@ -191,6 +193,11 @@ async fn lose_name(sight: Option<&mut Sight>) -> NameTaken {
         Some(sight) => sight.lose_name().await,
         None => std::future::pending().await,
     }
+}
+
+/// Which nodes can be reached; one that is alone reaches none.
+fn reach(sight: Option<&Sight>) -> watch::Receiver<Reach> {
+    sight.map_or_else(|| watch::channel(Reach::default()).1, Sight::reach)
 }
 
 /// Counts clients, if their number is limited in a way that needs it.

@@ -37,6 +37,8 @@ impl Demo {
     fn start() -> Self {
         let mut command = Command::new(paths::server());
         command.args(["demo", "--port", "0"]).stdin(Stdio::null()).stdout(Stdio::piped());
+        // Ours, and no option of the server, which would refuse it.
+        command.env_remove("ROOMCAST_BIN");
         let mut process = node::spawn_bound(command).expect("the demo starts");
         let lines = lines_of(&mut process);
         let mut demo = Self { process, nodes: BTreeMap::new() };

@@ -62,7 +62,7 @@ fn rooms_of_a_node_that_dies_are_published_into_again() {
             let death = stage.kill_a_home();
             let frames = death.traffic.all().frames as f64;
             let plan = Plan { nodes: NODES as f64, clients: 1e6, what, history };
-            let expected = death.moved as f64 * plan.move_frames();
+            let expected = death.moved as f64 * plan.move_frames() + plan.claim_frames();
             assert!(
                 (frames - expected).abs() < 0.2 * expected,
                 "{frames}, by the formula {expected}"

@@ -55,6 +55,11 @@ impl Reach {
         !self.links.is_empty()
     }
 
+    /// Whether this node has tried to reach it in vain, or has lost it, since it had a link to it.
+    pub fn is_gone(&self, node: NodeId) -> bool {
+        self.gone.contains(&node)
+    }
+
     /// Whether there is a link.
     pub fn is_linked(&self, node: NodeId) -> bool {
         self.links.contains_key(&node)

@@ -87,6 +87,11 @@ impl Sight {
         Self { me, view, told, reach }
     }
 
+    /// Who can be reached, from now on.
+    pub fn reach(&self) -> watch::Receiver<Reach> {
+        self.reach.clone()
+    }
+
     fn look<T>(&self, look: impl Fn(&View, &Reach) -> T) -> T {
         look(&self.view.borrow(), &self.reach.borrow())
     }
