@@ -13,7 +13,7 @@ use super::{
     requests::{Pending, Reply},
     room::{Role, Room},
     stream::Stream,
-    types::{Answer, Ask, Recovery, Subscribe, Subscribed},
+    types::{Answer, Ask, Query, Recovery, Subscribe, Subscribed},
 };
 use crate::{
     cluster::{node::NodeId, slots::Term},
@@ -55,6 +55,11 @@ impl Home {
             unknown: unknown.map(|until| Box::new((until, BTreeSet::new()))),
             holders: Vec::new(),
         }
+    }
+
+    /// Whether any node has attached.
+    pub(super) fn has_listeners(&self) -> bool {
+        !self.listeners.is_empty()
     }
 
     /// `peer` holds a copy, and is to be told when others have it.
@@ -299,7 +304,12 @@ impl Room {
                 (Answer::Failed(ErrorCode::Internal), 0)
             }
             Ask::Publish(publication) => self.place(publication, (from, id), node),
-            Ask::Query(query) => (self.answer(query, node), 0),
+            Ask::Query(query) => {
+                let answer = self.answer(query, node);
+                // What a mirror lets a subscriber in with has to come before what is newer.
+                let waits = !matches!(query, Query::Recover(_));
+                return node.answer(from, &self.name, RoomMessage::Answer { id, answer }, waits);
+            }
         };
         self.answer_when_acked(offset, answer, Whom::Peer(from, id, run), node);
     }

@@ -119,7 +119,7 @@ impl Room {
 
     /// Attaches, detaches, sends what waits for the home, and lets in who waits for the mirror.
     pub(super) fn settle_mirror(&mut self, node: &mut Node) {
-        let Some(home) = node.owner(self.slot).filter(|home| *home != node.me) else { return };
+        let Some(home) = self.owner(node).filter(|home| *home != node.me) else { return };
         self.turn_to(home, node);
         if !self.local.is_empty() || matches!(&self.role, Role::Mirror(it) if it.invited) {
             self.listen(home, node);
@@ -201,7 +201,7 @@ impl Room {
 
     /// The home wants a copy kept here. One that is not the home as this node sees it asks again.
     pub(super) fn invited(&mut self, from: NodeId, node: &mut Node) {
-        if node.owner(self.slot) != Some(from) {
+        if self.owner(node) != Some(from) {
             return;
         }
         self.last_used = node.now;

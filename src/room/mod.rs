@@ -5,7 +5,7 @@
 //! [`registry::State`].
 //!
 //! - [`registry`]: all of the node's rooms ([`rooms`]) and what comes in for them. [`routing`]: who is there, and
-//!   who owns which slot. [`work`]: what has to be done for many rooms, in slices. [`recovery`]: what a node that
+//!   who owns which slot. [`agenda`]: when rooms are due. [`work`]: what has to be done for many rooms, in slices. [`recovery`]: what a node that
 //!   has started again may have forgotten.
 //! - [`room`]: one room on one node, in whichever role it has there: [`opening`], [`home`] or [`mirror`].
 //!   [`publishing`] is how a home gives a publication its place, [`queries`] what it reads out, [`replication`]
@@ -22,6 +22,7 @@
 //! - [`survey`]: questions to every node at once. [`pattern`]: names with `*` in them.
 
 pub mod actor;
+pub mod agenda;
 pub mod attendance;
 pub mod filter;
 pub mod history;

@@ -9,7 +9,7 @@ use std::{
 use super::{
     keys,
     messages::{Message, RoomMessage, SlotMessage},
-    transfer::{Flow, Source},
+    transfer::{Flow, Source, weight_of_answer},
     types::{
         Answer, Epoch, Event, Findings, MemberFlags, ReplyTo, RoomName, SocketRef, Subscribed,
     },
@@ -264,11 +264,18 @@ impl Node {
         }
     }
 
-    /// The term in which this node owns a slot.
-    pub fn own_term(&self, slot: u16) -> Option<Term> {
+    /// Who a slot belongs to, for a room that keeps history or does not. What is kept nowhere can't be lost, so in
+    /// a minority a node serves such rooms for those that it reaches.
+    pub fn ownership(&self, slot: u16, keeps_history: bool) -> Ownership {
         match self.slots.ownership(slot) {
-            Ownership::Mine(term) => Some(term),
-            _ => None,
+            Ownership::Mine(term) => Ownership::Mine(term),
+            _ if !keeps_history
+                && self.is_in_minority()
+                && self.placement.home(slot) == Some(self.me) =>
+            {
+                Ownership::Mine(Term { count: self.slots.promised(slot).count, node: self.me })
+            }
+            ownership => ownership,
         }
     }
 
@@ -309,6 +316,19 @@ impl Node {
         let window = self.settings.window;
         if let Some(bytes) = self.flows.entry(from).or_default().received(bytes, window) {
             self.out.push(Out::Send { to: vec![from], message: Message::Credit(bytes) });
+        }
+    }
+
+    /// Answers a peer. What is large goes as the link has room for it, if it may wait.
+    pub fn answer(&mut self, to: NodeId, room: &RoomName, message: RoomMessage, waits: bool) {
+        let RoomMessage::Answer { answer, .. } = &message else { return };
+        let Some(weight) = weight_of_answer(answer) else {
+            return self.send_to(vec![to], room, message);
+        };
+        let (window, flow) = (self.settings.window, self.flows.entry(to).or_default());
+        let window = if waits { window } else { usize::MAX };
+        if let Some(message) = flow.answer(room, message, weight, window) {
+            self.send_to(vec![to], room, message);
         }
     }
 

@@ -25,7 +25,10 @@ use super::{
     transfer::{self, Incoming, Outgoing, What},
     types::{Event, Position},
 };
-use crate::cluster::{node::NodeId, slots::Term};
+use crate::cluster::{
+    node::NodeId,
+    slots::{Ownership, Term},
+};
 
 /// The most requests of peers that wait for an opening; more are refused, and come again.
 const MAX_HELD: usize = 1_000;
@@ -127,7 +130,7 @@ impl Room {
 
     /// Opens the room once its slot is this node's and no other has a newer copy.
     pub(super) fn try_to_open(&mut self, node: &mut Node) {
-        let Some(term) = node.own_term(self.slot) else { return };
+        let Ownership::Mine(term) = self.ownership(node) else { return };
         if self.options.keeps_history() && node.is_in_minority() {
             // Another may have claimed the slot without this node's knowledge, and hold what is missing here.
             return;

@@ -12,7 +12,7 @@ use super::{messages::SlotMessage, registry::State};
 use crate::cluster::{
     node::NodeId,
     placement::SLOTS,
-    slots::{Quorum, Term},
+    slots::{Ownership, Quorum, Term},
 };
 
 /// What others have said that they know.
@@ -80,7 +80,7 @@ impl State {
     pub(super) fn asked_whether_sure(&mut self, from: NodeId, slots: Vec<(u16, Term)>) {
         let (mut sure, needed) = (Vec::new(), self.node.acks_needed());
         for (slot, term) in slots.into_iter().filter(|(slot, _)| usize::from(*slot) < SLOTS) {
-            let owned = self.node.own_term(slot) == Some(term);
+            let owned = self.node.slots.ownership(slot) == Ownership::Mine(term);
             let settled =
                 |name| self.rooms.get(name).is_none_or(|room| room.is_on_a_majority(needed));
             if owned && self.rooms.of_slot(slot).all(|name| settled(name)) {

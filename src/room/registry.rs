@@ -12,6 +12,7 @@ use std::{
 
 pub use super::node::{Out, Settings};
 use super::{
+    agenda::Agenda,
     messages::{Message, RoomMessage},
     node::Node,
     options::Namespaces,
@@ -36,9 +37,6 @@ use crate::{
 pub const LULL: Duration = Duration::from_millis(500);
 /// A node that was told nothing for so long, and so much longer than [`LULL`], stood still.
 const STANDSTILL: Duration = Duration::from_secs(2);
-/// A room that is due and still is after settling comes up again after this.
-const NOT_YET: Duration = Duration::from_millis(50);
-
 /// Something that the registry has to deal with.
 #[derive(Debug, Clone)]
 pub enum In {
@@ -66,10 +64,7 @@ pub struct State {
     pub(super) node: Node,
     namespaces: Arc<Namespaces>,
     pub(super) rooms: Rooms,
-    /// Which room is due when, as said by [`Room::next_due`] when it was last asked.
-    agenda: BTreeSet<(Time, RoomName)>,
-    /// The rooms that nobody uses, by when they were used last.
-    idle: BTreeSet<(Time, RoomName)>,
+    agenda: Agenda,
     surveys: Surveys,
     facts: NodeFacts,
     /// When it was last told that time has passed.
@@ -89,8 +84,6 @@ pub struct State {
     pub(super) work: Work,
     /// Quorum: what others have said of what this run may have forgotten.
     pub(super) recovery: Recovery,
-    /// Rooms that would lose something if the node left now.
-    to_be_taken: usize,
 }
 
 impl State {
@@ -100,8 +93,7 @@ impl State {
             node: Node::new(me, settings, seed),
             namespaces,
             rooms: Rooms::new(seed),
-            agenda: BTreeSet::new(),
-            idle: BTreeSet::new(),
+            agenda: Agenda::default(),
             surveys: Surveys::default(),
             facts: NodeFacts::default(),
             ticked: Time::default(),
@@ -113,7 +105,6 @@ impl State {
             awakening: None,
             work: Work::default(),
             recovery: Recovery::default(),
-            to_be_taken: 0,
         }
     }
 
@@ -149,7 +140,7 @@ impl State {
         if self.has_work() {
             return self.node.now;
         }
-        let room = self.agenda.first().map(|(due, _)| *due);
+        let room = self.agenda.next_due();
         let due = room.into_iter().chain(self.surveys.next_due());
         let due = due.chain(self.route_at).chain(self.claim_at);
         due.fold(self.ticked + LULL, Time::min)
@@ -187,7 +178,7 @@ impl State {
 
     /// Rooms that would lose something if the node left now, because no other has taken them over yet.
     pub fn to_be_taken(&self) -> usize {
-        self.to_be_taken
+        self.agenda.to_be_taken
     }
 
     /// Bytes of history kept.
@@ -196,13 +187,10 @@ impl State {
     }
 
     fn request(&mut self, name: &RoomName, request: Request) {
-        match self.enter(name) {
-            Some((room, node)) => {
-                room.request(request, node);
-                self.leave(name);
-            }
-            None => self.refuse(name, request),
+        if self.namespaces.options(name).is_none() {
+            return self.refuse(name, request);
         }
+        self.in_room(name, |room, node| room.request(request, node));
     }
 
     /// The namespace is not configured. Sessions check before they ask; API calls come here.
@@ -229,13 +217,12 @@ impl State {
 
     fn peer(&mut self, from: NodeId, message: Message) {
         match message {
-            Message::Room(name, message) => match self.enter(&name) {
-                Some((room, node)) => {
-                    room.message(from, message, node);
-                    self.leave(&name);
-                }
-                None => self.refuse_peer(from, name, message),
-            },
+            Message::Room(name, message) if self.namespaces.options(&name).is_none() => {
+                self.refuse_peer(from, name, message);
+            }
+            Message::Room(name, message) => {
+                self.in_room(&name, |room, node| room.message(from, message, node));
+            }
             Message::Slots(message) => self.about_slots(from, message),
             Message::Phase(phase) => self.phase_of(from, phase),
             Message::YourPhase(phase) => self.phase_of(self.node.me, phase),
@@ -263,53 +250,44 @@ impl State {
         }
     }
 
-    pub(super) fn enter(&mut self, name: &RoomName) -> Option<(&mut Room, &mut Node)> {
-        let (namespaces, now) = (&self.namespaces, self.node.now);
-        let room = self.rooms.get_or_insert(name, || {
-            Some(Room::new(name.clone(), namespaces.options(name)?.clone(), now))
-        })?;
-        Some((room, &mut self.node))
+    /// Does something with a room, which may be new. Returns whether it can be: its namespace is configured.
+    pub(super) fn in_room(
+        &mut self,
+        name: &RoomName,
+        action: impl FnOnce(&mut Room, &mut Node),
+    ) -> bool {
+        let Self { rooms, node, namespaces, agenda, .. } = self;
+        let room = rooms.get_or_insert(name, || {
+            Some(Room::new(name.clone(), namespaces.options(name)?.clone(), node.now))
+        });
+        let Some(room) = room else { return false };
+        action(room, node);
+        if agenda.note(room, node) {
+            self.forget(name);
+        }
+        true
     }
 
-    /// Puts the room on the agenda, or forgets it if it is over.
-    pub(super) fn leave(&mut self, name: &RoomName) {
-        let Some(room) = self.rooms.get_mut(name) else { return };
-        if room.is_over(self.node.now) {
-            return self.forget(name);
+    /// The same with a room that is known.
+    pub(super) fn with_room<T>(
+        &mut self,
+        name: &RoomName,
+        action: impl FnOnce(&mut Room, &mut Node) -> T,
+    ) -> Option<T> {
+        let Self { rooms, node, agenda, .. } = self;
+        let room = rooms.get_mut(name)?;
+        let done = action(room, node);
+        if agenda.note(room, node) {
+            self.forget(name);
         }
-        let to_be_taken = room.is_to_be_taken();
-        let noted = std::mem::replace(&mut room.noted_to_be_taken, to_be_taken);
-        self.to_be_taken += usize::from(to_be_taken);
-        self.to_be_taken -= usize::from(noted);
-        let idle = room.idle_since();
-        if idle != room.noted_idle {
-            if let Some(since) = std::mem::replace(&mut room.noted_idle, idle) {
-                self.idle.remove(&(since, name.clone()));
-            }
-            self.idle.extend(idle.map(|since| (since, name.clone())));
-        }
-        // A room may come up earlier than needed, so only an earlier time has to be noted.
-        if let Some(next) = room.next_due(&self.node)
-            && room.due.is_none_or(|due| next < due)
-        {
-            let name = name.clone();
-            if let Some(due) = room.due.replace(next) {
-                self.agenda.remove(&(due, name.clone()));
-            }
-            self.agenda.insert((next, name));
-        }
+        Some(done)
     }
 
     fn forget(&mut self, name: &RoomName) {
-        let Some(mut room) = self.rooms.remove(name) else { return };
-        if let Some(due) = room.due {
-            self.agenda.remove(&(due, name.clone()));
+        if let Some(mut room) = self.rooms.remove(name) {
+            self.agenda.forget(&room);
+            room.end(&mut self.node);
         }
-        if let Some(since) = room.noted_idle {
-            self.idle.remove(&(since, name.clone()));
-        }
-        self.to_be_taken -= usize::from(room.noted_to_be_taken);
-        room.end(&mut self.node);
     }
 
     /// Settles rooms that are due, up to as many as one input may go through.
@@ -317,14 +295,13 @@ impl State {
         let now = self.node.now;
         self.ticked = now;
         for _ in 0..self.node.settings.slice {
-            if self.agenda.first().is_none_or(|(due, _)| *due > now) {
-                break;
-            }
-            let Some((_, name)) = self.agenda.pop_first() else { break };
-            if let Some(room) = self.rooms.get_mut(&name) {
+            let Some(name) = self.agenda.pop_due(now) else { break };
+            self.with_room(&name, |room, node| {
                 room.due = None;
-                room.settle(&mut self.node);
-                self.leave_until(&name, now);
+                room.settle(node);
+            });
+            if let Some(room) = self.rooms.get_mut(&name) {
+                self.agenda.not_before(room, now);
             }
         }
         if self.route_at.is_some_and(|at| at <= now) {
@@ -338,26 +315,6 @@ impl State {
             self.ask_owners();
         }
         self.close_surveys();
-    }
-
-    fn leave_until(&mut self, name: &RoomName, now: Time) {
-        self.leave(name);
-        if let Some(room) = self.rooms.get_mut(name)
-            && let Some(due) = room.due
-            && due <= now
-        {
-            self.agenda.remove(&(due, name.clone()));
-            let later = now + NOT_YET;
-            room.due = Some(later);
-            self.agenda.insert((later, name.clone()));
-        }
-    }
-
-    pub(super) fn with_room(&mut self, name: &RoomName, action: impl Fn(&mut Room, &mut Node)) {
-        if let Some(room) = self.rooms.get_mut(name) {
-            action(room, &mut self.node);
-            self.leave(name);
-        }
     }
 
     fn survey(&mut self, to: u64, survey: Survey) {
@@ -415,7 +372,7 @@ impl State {
     /// has more of them than it may.
     fn enforce_memory(&mut self) {
         while self.rooms.len() > self.node.settings.room_limit {
-            let Some((_, name)) = self.idle.pop_first() else { break };
+            let Some(name) = self.agenda.longest_idle() else { break };
             self.forget(&name);
         }
         while let Some(name) = self.node.memory.too_many_keys(self.node.now) {
@@ -485,7 +442,7 @@ mod tests {
         let known: Vec<&str> =
             ["a", "b", "c", "d"].into_iter().filter(|it| state.room(it).is_some()).collect();
         assert_eq!(known, ["a", "c", "d"]);
-        assert_eq!((state.idle.len(), state.agenda.len()), (3, 3));
+        assert_eq!(state.agenda.lens(), (3, 3));
     }
 
     #[test]
@@ -506,7 +463,7 @@ mod tests {
             state.handle(In::Tick, Time::from_millis(1_100 + seconds * 1_000));
         }
         assert_eq!((state.rooms(), state.history_bytes()), (0, 0));
-        assert!(state.agenda.is_empty() && state.idle.is_empty());
+        assert_eq!(state.agenda.lens(), (0, 0));
     }
 
     #[test]

@@ -30,7 +30,7 @@ use super::{
     presence::Presence,
     requests::{Pending, Reply, Requests},
     stream::Stream,
-    transfer::Outgoing,
+    transfer::{Outgoing, weight_of_answer},
     types::{
         Answer, Ask, ClientId, Event, Publication, Request, RoomName, SocketRef, Subscribe,
         Subscribed,
@@ -216,7 +216,12 @@ impl Room {
         // What it says may have been true before the slot or the link changed.
         self.follow_slot(node);
         match message {
-            RoomMessage::Answer { id, answer } => self.answered(from, id, answer, node),
+            RoomMessage::Answer { id, answer } => {
+                if let Some(weight) = weight_of_answer(&answer) {
+                    node.dealt_with(from, weight);
+                }
+                self.answered(from, id, answer, node);
+            }
             RoomMessage::NotHome(refused) => self.refused(from, refused, node),
             RoomMessage::Page(page) => self.page_came(from, *page, node),
             RoomMessage::Fetch(id) => self.fetched_by(from, id, node),
@@ -246,7 +251,7 @@ impl Room {
     pub(super) fn asked_by_peer(&mut self, from: NodeId, message: RoomMessage, node: &mut Node) {
         let asks = matches!(message, RoomMessage::Request { .. } | RoomMessage::Attach { .. });
         // Whoever has answered the claim knows before this node does that the slot is its own.
-        let claimed = !matches!(node.slots.ownership(self.slot), Ownership::Theirs(_));
+        let claimed = !matches!(self.ownership(node), Ownership::Theirs(_));
         if asks && claimed {
             self.begin_to_open_unless_home(node);
             self.try_to_open(node);
@@ -309,20 +314,33 @@ impl Room {
         }
     }
 
+    /// Who the room's slot belongs to.
+    pub(super) fn ownership(&self, node: &Node) -> Ownership {
+        node.ownership(self.slot, self.options.keeps_history())
+    }
+
+    /// The node that is home, or should be, as far as this one knows.
+    pub(super) fn owner(&self, node: &Node) -> Option<NodeId> {
+        match self.ownership(node) {
+            Ownership::Mine(_) => Some(node.me),
+            _ => node.owner(self.slot),
+        }
+    }
+
     /// Takes the role that follows from whose the slot is.
     pub(super) fn follow_slot(&mut self, node: &mut Node) {
-        let ownership = node.slots.ownership(self.slot);
+        let ownership = self.ownership(node);
         match (&self.role, ownership) {
             (Role::Home(home), Ownership::Mine(term)) if home.term == term => {}
             (Role::Home(_), _) => self.stop_being_home(node),
             (Role::Opening(_), Ownership::Theirs(_))
-                if node.owner(self.slot).is_some_and(|owner| owner != node.me) =>
+                if self.owner(node).is_some_and(|owner| owner != node.me) =>
             {
                 self.stop_opening(node);
             }
             _ => {}
         }
-        if node.owner(self.slot) != Some(node.me) {
+        if self.owner(node) != Some(node.me) {
             return;
         }
         let owned = matches!(ownership, Ownership::Mine(_));
@@ -449,11 +467,11 @@ impl Room {
             Role::Opening(_) | Role::Guest => None,
         };
         let all = [self.requests.next_due(), waiting, expiry, keys, role];
-        all.into_iter().chain([self.keep_until()]).flatten().min()
+        all.into_iter().chain([self.keep_until(node.settings.linger)]).flatten().min()
     }
 
     /// Until when the node keeps the room for nobody; none while it is in use.
-    fn keep_until(&self) -> Option<Time> {
+    fn keep_until(&self, linger: Duration) -> Option<Time> {
         let said = self.stream.as_ref().is_some_and(|stream| stream.history.top() > 0);
         let keep = match &self.role {
             _ if self.is_needed() || !self.outgoing.is_empty() => return None,
@@ -466,6 +484,8 @@ impl Room {
             Role::Home(_) if self.options.keeps_history() => UNUSED,
             Role::Guest if self.stream.is_some() || self.present.is_some() => UNUSED,
             Role::Home(_) | Role::Guest if self.keys.is_some() => keys::WINDOW,
+            // Whoever has attached may be about to let its first subscriber in.
+            Role::Home(home) if home.has_listeners() => linger,
             Role::Home(_) | Role::Guest => Duration::ZERO,
         };
         Some(self.last_used + keep)
@@ -473,12 +493,12 @@ impl Room {
 
     /// Since when nobody uses the room; none while someone does.
     pub(super) fn idle_since(&self) -> Option<Time> {
-        self.keep_until().map(|_| self.last_used)
+        self.keep_until(Duration::ZERO).map(|_| self.last_used)
     }
 
     /// Whether the node can forget the room without anyone noticing.
-    pub fn is_over(&self, now: Time) -> bool {
-        self.keep_until().is_some_and(|until| until <= now)
+    pub fn is_over(&self, node: &Node) -> bool {
+        self.keep_until(node.settings.linger).is_some_and(|until| until <= node.now)
     }
 
     /// The node forgets the room.

@@ -16,7 +16,7 @@ use super::{
     messages::{Begin, End, Item, Page, RoomMessage},
     options::RoomOptions,
     stream::Stream,
-    types::{ClientId, ClientInfo, RoomName},
+    types::{Answer, ClientId, ClientInfo, RoomName},
 };
 use crate::{cluster::node::NodeId, runtime::time::Time};
 
@@ -31,6 +31,8 @@ pub struct Flow {
     /// Who has pages for the peer, in turn.
     ready: VecDeque<Source>,
     queued: BTreeSet<Source>,
+    /// Large answers that wait for the link to have room, each with its weight.
+    answers: VecDeque<(RoomName, RoomMessage, usize)>,
     /// Bytes of the peer's pages that were dealt with here and that it has not been told of.
     dealt_with: usize,
 }
@@ -71,12 +73,38 @@ impl Flow {
 
     /// Whether a page can go.
     pub fn is_ready(&self, window: usize) -> bool {
-        self.under_way < window && !self.ready.is_empty()
+        self.under_way < window && !self.is_idle()
     }
 
     /// Whether nobody has pages.
     pub fn is_idle(&self) -> bool {
-        self.ready.is_empty()
+        self.ready.is_empty() && self.answers.is_empty()
+    }
+
+    /// A large answer is to go. Returns it, if it may at once.
+    pub fn answer(
+        &mut self,
+        room: &RoomName,
+        answer: RoomMessage,
+        weight: usize,
+        window: usize,
+    ) -> Option<RoomMessage> {
+        if self.under_way >= window || window != usize::MAX && !self.answers.is_empty() {
+            self.answers.push_back((room.clone(), answer, weight));
+            return None;
+        }
+        self.sent(weight);
+        Some(answer)
+    }
+
+    /// The next answer that has waited, if the link has room for it.
+    pub fn next_answer(&mut self, window: usize) -> Option<(RoomName, RoomMessage)> {
+        if self.under_way >= window {
+            return None;
+        }
+        let (room, answer, weight) = self.answers.pop_front()?;
+        self.sent(weight);
+        Some((room, answer))
     }
 
     /// A page of so many bytes is sent.
@@ -104,6 +132,19 @@ pub fn weight(items: &[Item]) -> usize {
 /// The same of a page of clients.
 pub fn weight_of_clients(clients: &[Arc<ClientInfo>]) -> usize {
     200 + clients.iter().map(|it| it.weight() + 40).sum::<usize>()
+}
+
+/// Answers that weigh less than this are not counted.
+const SMALL: usize = 4_096;
+
+/// What an answer counts, on both sides; none if it is small.
+pub fn weight_of_answer(answer: &Answer) -> Option<usize> {
+    let weight = match answer {
+        Answer::History(page, _) => page.iter().map(|it| it.weight()).sum(),
+        Answer::Presence(clients) => weight_of_clients(clients),
+        _ => 0,
+    };
+    (weight >= SMALL).then_some(weight)
 }
 
 /// What one room sends to one peer in pages.

@@ -20,6 +20,8 @@ use crate::cluster::{node::NodeId, placement, slot_set::SlotSet, slots::Term};
 pub struct Work {
     /// Slots whose rooms are to settle, in turn.
     slots: SlotSet,
+    /// None are left.
+    swept: bool,
     /// The rooms that are left of the slot whose turn it is.
     rooms: Vec<RoomName>,
     /// The peers that wait to be told that all rooms have turned to them, with their last claims.
@@ -41,11 +43,13 @@ impl Work {
     /// The rooms of these slots are to settle.
     pub(super) fn sweep(&mut self, slots: impl IntoIterator<Item = u16>) {
         slots.into_iter().for_each(|slot| self.slots.insert(slot));
+        self.swept = false;
     }
 
     /// So are all.
     pub(super) fn sweep_all(&mut self) {
         self.slots = SlotSet::all();
+        self.swept = false;
     }
 
     /// A peer waits to be told that all rooms have turned to it, after its claim of this number.
@@ -60,7 +64,7 @@ impl Work {
     }
 
     fn is_left(&self) -> bool {
-        !self.slots.is_empty() || !self.rooms.is_empty() || !self.owed.is_empty()
+        !self.swept || !self.owed.is_empty()
     }
 }
 
@@ -81,6 +85,9 @@ impl State {
     }
 
     fn sweep_some(&mut self) {
+        if !self.work.is_left() {
+            return;
+        }
         self.work.slots.retain(self.rooms.occupied());
         for _ in 0..self.node.settings.slice {
             while self.work.rooms.is_empty()
@@ -92,6 +99,7 @@ impl State {
             self.with_room(&name, Room::settle);
         }
         if self.work.slots.is_empty() && self.work.rooms.is_empty() {
+            self.work.swept = true;
             for (peer, claim) in std::mem::take(&mut self.work.owed) {
                 let message = Message::Settled(claim);
                 self.node.out.push(Out::Send { to: vec![peer], message });
@@ -114,6 +122,11 @@ impl State {
         let window = self.node.settings.window;
         let peers: Vec<NodeId> = self.node.flows.keys().copied().collect();
         for peer in peers {
+            while let Some(flow) = self.node.flows.get_mut(&peer)
+                && let Some((room, answer)) = flow.next_answer(window)
+            {
+                self.node.send_to(vec![peer], &room, answer);
+            }
             for _ in 0..self.node.settings.slice {
                 let Some(flow) = self.node.flows.get_mut(&peer) else { break };
                 let Some(source) = flow.next(window) else { break };
@@ -129,11 +142,11 @@ impl State {
     }
 
     fn send_page_of(&mut self, peer: NodeId, name: &RoomName) -> bool {
-        let Some(room) = self.rooms.get_mut(name) else { return false };
-        room.follow_slot(&mut self.node);
-        let more = room.send_page(peer, &mut self.node);
-        self.leave(name);
-        more
+        let sent = self.with_room(name, |room, node| {
+            room.follow_slot(node);
+            room.send_page(peer, node)
+        });
+        sent.unwrap_or(false)
     }
 
     /// What this node holds in slots that are another's from now on is told to it.
@@ -187,11 +200,11 @@ impl State {
 
     /// What this node holds of a room, as one that is not its home.
     fn take_stock(&mut self, name: &RoomName) -> Option<Held> {
-        let room = self.rooms.get_mut(name)?;
-        room.follow_slot(&mut self.node);
-        let held = room.held();
-        self.leave(name);
-        held
+        let held = self.with_room(name, |room, node| {
+            room.follow_slot(node);
+            room.held()
+        });
+        held.flatten()
     }
 
     /// A peer has told what it holds in slots that this node claims or owns.
@@ -209,11 +222,10 @@ impl State {
             if self.node.owner(placement::slot(&name)) != Some(self.node.me) {
                 continue;
             }
-            if let Some((room, node)) = self.enter(&name) {
+            self.in_room(&name, |room, node| {
                 room.heard_of(from, held, node);
                 room.settle(node);
-                self.leave(&name);
-            }
+            });
         }
         if last {
             self.node.slots.heard(from, claim, ended, unsure);
