@@ -214,6 +214,12 @@ impl Room {
         self.owed = true;
         self.attendance = end.attendance;
         self.install(fetch.incoming, true, node);
+        // It may be another copy by now than the one that was told of.
+        let standing = self.standing();
+        if let Role::Opening(opening) = &mut self.role {
+            let fetched = opening.heard.iter_mut().filter(|(node, _)| *node == from);
+            fetched.for_each(|(_, held)| held.standing = standing);
+        }
         node.fetches.end(&self.name.clone());
     }
 
