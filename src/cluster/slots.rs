@@ -453,7 +453,8 @@ impl Slots {
                 // All there are know all there is, whatever single ones have forgotten.
                 let enough = quorum.is_none_or(|it| sure >= it.majority() || heard >= it.expected);
                 if enough {
-                    (it.stand, it.sure, it.informed) = (Stand::Owns, true, true);
+                    // It is sure only once it has what it has heard of.
+                    (it.stand, it.informed) = (Stand::Owns, true);
                     // What was given up for them counts for this claim, and for no later one.
                     let voids = std::mem::take(&mut it.voids);
                     it.ended.extend(voids);
@@ -480,6 +481,22 @@ impl Slots {
             it.stand = Stand::Follows;
         }
         stopped
+    }
+
+    /// Gives up a slot of this node's, to claim it anew.
+    pub fn give_up(&mut self, slot: u16) {
+        let it = &mut self.slots[usize::from(slot)];
+        if it.stand == Stand::Owns {
+            it.end(Term::default());
+            it.stand = Stand::Follows;
+        }
+    }
+
+    /// Quorum only: the slots that this node owns, and may have forgotten something of.
+    pub fn owned_unsure(&self) -> Vec<u16> {
+        let all = self.slots.iter().enumerate();
+        let unsure = all.filter(|(_, it)| it.stand == Stand::Owns && !it.sure);
+        unsure.map(|(slot, _)| slot as u16).collect()
     }
 
     /// Of the slots that `wanted` lets through: those that this node neither owns nor claims.
@@ -516,6 +533,7 @@ impl Slots {
     pub fn unsure(&self) -> Vec<(u16, Term)> {
         let all = self.slots.iter().enumerate();
         all.filter(|(_, it)| !it.sure && it.informed && it.term.count > 0)
+            .filter(|(_, it)| it.stand == Stand::Follows)
             .map(|(slot, it)| (slot as u16, it.term))
             .collect()
     }

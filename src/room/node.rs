@@ -185,6 +185,8 @@ pub struct Node {
     /// Whether each peer has turned to this node with all rooms that it needs it for, after the claim of this
     /// number.
     settled: BTreeMap<NodeId, (u64, bool)>,
+    /// Slots that have to be claimed anew, since the newest copy of a room is gone.
+    pub(super) claim_anew: BTreeSet<u16>,
     /// Subscriptions of this node's clients, over all rooms.
     pub(super) subscriptions: usize,
     pub(super) ids: u64,
@@ -209,6 +211,7 @@ impl Node {
             placed: BTreeSet::new(),
             links: BTreeMap::new(),
             settled: BTreeMap::new(),
+            claim_anew: BTreeSet::new(),
             subscriptions: 0,
             ids: 0,
             randomness: seed,

@@ -145,7 +145,13 @@ impl Room {
             opening.fetch = None;
             node.fetches.end(&name);
         }
+        let newest = opening.newest();
         opening.heard.retain(|(from, _)| !node.has_lost(*from));
+        if node.is_quorum() && newest != opening.newest() {
+            // A lesser copy may lack what was acknowledged. Another majority may know more.
+            node.claim_anew.insert(self.slot);
+            return;
+        }
         let newer = |(_, it): &(NodeId, Standing)| own.is_none_or(|own| it.is_newer_than(&own));
         let newer = opening.newest().filter(newer);
         match newer {

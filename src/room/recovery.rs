@@ -78,16 +78,33 @@ impl State {
     /// A peer asks whether what was acknowledged in slots of this node is on a majority without it: it is where
     /// no room has anything that waits.
     pub(super) fn asked_whether_sure(&mut self, from: NodeId, slots: Vec<(u16, Term)>) {
-        let (mut sure, needed) = (Vec::new(), self.node.acks_needed());
+        let mut sure = Vec::new();
         for (slot, term) in slots.into_iter().filter(|(slot, _)| usize::from(*slot) < SLOTS) {
             let owned = self.node.slots.ownership(slot) == Ownership::Mine(term);
-            let settled =
-                |name| self.rooms.get(name).is_none_or(|room| room.is_on_a_majority(needed));
-            if owned && self.rooms.of_slot(slot).all(|name| settled(name)) {
+            if owned && self.is_settled(slot) {
                 sure.push((slot, term));
             }
         }
         self.node.send_about_slots(vec![from], SlotMessage::Sure(sure));
+    }
+
+    /// Whether all that was acknowledged in a slot of this node's is on a majority.
+    fn is_settled(&self, slot: u16) -> bool {
+        let needed = self.node.acks_needed();
+        let settled =
+            |name| self.rooms.get(name).is_none_or(|room| room.is_on_a_majority(needed));
+        self.rooms.of_slot(slot).all(|name| settled(name))
+    }
+
+    /// A node that owns slots which it may have forgotten something of is sure of them once it has what it has
+    /// heard of, and a majority has too.
+    pub(super) fn look_at_own_slots(&mut self) {
+        for slot in self.node.slots.owned_unsure() {
+            if self.is_settled(slot) {
+                let term = self.node.slots.term(slot);
+                self.node.slots.become_sure(slot, term);
+            }
+        }
     }
 
     pub(super) fn become_sure(&mut self, slots: Vec<(u16, Term)>) {

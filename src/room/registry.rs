@@ -313,6 +313,7 @@ impl State {
         if self.node.is_quorum() && self.ask_at <= now {
             self.ask_at = now + LULL;
             self.ask_owners();
+            self.look_at_own_slots();
         }
         self.close_surveys();
     }

@@ -105,6 +105,15 @@ impl State {
         }
     }
 
+    /// Gives up slots in which the newest copy of a room is gone, to hear of others.
+    pub(super) fn claim_anew(&mut self) {
+        while let Some(slot) = self.node.claim_anew.pop_first() {
+            self.node.slots.give_up(slot);
+            self.work.sweep([slot]);
+            self.claim_later();
+        }
+    }
+
     fn claim_later(&mut self) {
         let at = self.node.now + self.node.settings.claim_again;
         self.claim_at = Some(self.claim_at.map_or(at, |known| known.min(at)));

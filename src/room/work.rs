@@ -80,6 +80,7 @@ impl State {
     /// Does as much as one input may.
     pub(super) fn do_some_work(&mut self) {
         self.sweep_some();
+        self.claim_anew();
         self.fetch_some();
         self.send_pages();
     }
