@@ -185,7 +185,8 @@ pub struct Node {
     /// Whether each peer has turned to this node with all rooms that it needs it for, after the claim of this
     /// number.
     settled: BTreeMap<NodeId, (u64, bool)>,
-    /// Slots that have to be claimed anew, since the newest copy of a room is gone.
+    /// Slots that have to be claimed anew, should they be this node's: it has learnt that they are another's, or the
+    /// newest copy of a room is gone.
     pub(super) claim_anew: BTreeSet<u16>,
     /// Subscriptions of this node's clients, over all rooms.
     pub(super) subscriptions: usize,

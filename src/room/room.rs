@@ -298,7 +298,7 @@ impl Room {
             }
             (Refused::Fetch(id), Role::Opening(opening)) => opening.has_no_copy(from, id),
             (Refused::Delivery(term), Role::Home(_) | Role::Opening(_)) => {
-                node.slots.refused(None, &[(self.slot, term)]);
+                node.claim_anew.extend(node.slots.refused(None, &[(self.slot, term)]));
             }
             _ => {}
         }

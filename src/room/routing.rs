@@ -105,7 +105,7 @@ impl State {
         }
     }
 
-    /// Gives up slots in which the newest copy of a room is gone, to hear of others.
+    /// Gives up slots that have to be claimed anew.
     pub(super) fn claim_anew(&mut self) {
         while let Some(slot) = self.node.claim_anew.pop_first() {
             self.node.slots.give_up(slot);
