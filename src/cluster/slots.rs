@@ -123,6 +123,8 @@ struct Pending {
     waiting: BTreeSet<NodeId>,
     /// Those of them that it has not been sent to.
     unsent: BTreeSet<NodeId>,
+    /// Only the owner was asked yet.
+    first: bool,
     /// Those that are asked once the owner has answered.
     later: BTreeSet<NodeId>,
     heard: BTreeSet<NodeId>,
@@ -256,6 +258,7 @@ impl Slots {
                 slots,
                 later: peers.difference(&first).copied().collect(),
                 unsent: first.clone(),
+                first: owner.is_some(),
                 waiting: first,
                 heard: BTreeSet::new(),
                 unsure: BTreeMap::new(),
@@ -268,7 +271,7 @@ impl Slots {
     pub fn to_send(&mut self, reaches: impl Fn(NodeId) -> bool) -> Vec<(Claim, Vec<NodeId>)> {
         let mut sent = Vec::new();
         for (id, pending) in &mut self.pending {
-            if pending.waiting.is_empty() && !pending.later.is_empty() {
+            if pending.waiting.is_empty() && std::mem::take(&mut pending.first) {
                 pending.waiting = std::mem::take(&mut pending.later);
                 pending.unsent = pending.waiting.clone();
             }
@@ -291,7 +294,7 @@ impl Slots {
     /// node owns already, under the number `id`.
     pub fn meet(&mut self, peer: NodeId, id: u64) -> Option<Claim> {
         for pending in self.pending.values_mut() {
-            if pending.waiting.contains(&peer) || pending.later.is_empty() {
+            if pending.waiting.contains(&peer) || !pending.first {
                 pending.waiting.insert(peer);
                 pending.unsent.insert(peer);
             } else {
@@ -443,7 +446,7 @@ impl Slots {
     pub fn complete(&mut self) -> Vec<u16> {
         let (quorum, mut owned) = (self.quorum, Vec::new());
         let slots = &mut self.slots;
-        let answered = |it: &&mut Pending| it.waiting.is_empty() && it.later.is_empty();
+        let answered = |it: &&mut Pending| it.waiting.is_empty() && !it.first;
         for pending in self.pending.values_mut().filter(answered) {
             let heard = pending.heard.len() + 1;
             for slot in pending.slots.clone().iter() {
