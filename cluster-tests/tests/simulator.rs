@@ -96,7 +96,18 @@ fn whatever_happens_no_gap_is_silent() {
 }
 
 /// Histories that once failed. A seed means another history whenever what histories consist of changes.
-const ONCE_FAILED: &[(u64, Faults)] = &[];
+const ONCE_FAILED: &[(u64, Faults)] = &[
+    (354, Faults::Starts),
+    (930, Faults::Drains),
+    (91, Faults::Cuts),
+    (387, Faults::Cuts),
+    (790, Faults::Cuts),
+    (260, Faults::Quorum),
+    (659, Faults::Quorum),
+    (831, Faults::Quorum),
+    (2206, Faults::Quorum),
+    (612, Faults::Everything),
+];
 
 #[test]
 fn what_once_failed_does_not_fail_again() {

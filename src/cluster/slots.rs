@@ -412,11 +412,6 @@ impl Slots {
         }
     }
 
-    /// Whether any claim waits for answers.
-    pub fn claims(&self) -> bool {
-        !self.pending.is_empty()
-    }
-
     /// The link to `peer` is gone: it has to be asked again, should it come back.
     pub fn lose(&mut self, peer: NodeId) {
         for pending in self.pending.values_mut() {
@@ -654,7 +649,7 @@ mod tests {
         assert_eq!(answered.refused, [(7, a.term(7))]);
         assert_eq!(b.refused(Some(2), &answered.refused), [7]);
         assert_eq!(b.complete(), [0u16; 0]);
-        assert!(a.owns(7) && !b.claims());
+        assert!(a.owns(7) && b.pending.is_empty());
     }
 
     #[test]

@@ -25,6 +25,9 @@ use crate::{
 /// How long after a refusal the same home is not asked again: its view may be about to change.
 const BACKOFF: Duration = Duration::from_millis(50);
 
+/// How long a home that has a lesser copy than this node is given to hear of it.
+const UNHEARD: Duration = Duration::from_millis(200);
+
 /// How a node listens to a room's home.
 #[derive(Debug)]
 pub struct Mirror {
@@ -415,12 +418,21 @@ impl Room {
 
     /// A page of the home's copy has come.
     pub(super) fn page_for_mirror(&mut self, from: NodeId, page: Page, node: &mut Node) {
+        let own = self.owed.then(|| self.standing());
         let Role::Mirror(mirror) = &mut self.role else { return };
         let State::Attaching { id, link } = mirror.state else { return };
         if mirror.home != from || id != page.id || node.link(from) != Some(link) {
             return;
         }
         if let Some(begin) = page.begin {
+            if let Begin::Afresh { standing, .. } = &begin
+                && own.is_some_and(|own| own.is_newer_than(standing))
+            {
+                // The home has not heard yet what is held here, and is about to: until then it must not be lost.
+                mirror.state = State::Detached;
+                mirror.not_before = node.now + UNHEARD;
+                return;
+            }
             if let Begin::Follow { first } = begin
                 && let Some(stream) = &mut self.stream
             {

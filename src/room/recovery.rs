@@ -91,8 +91,7 @@ impl State {
     /// Whether all that was acknowledged in a slot of this node's is on a majority.
     fn is_settled(&self, slot: u16) -> bool {
         let needed = self.node.acks_needed();
-        let settled =
-            |name| self.rooms.get(name).is_none_or(|room| room.is_on_a_majority(needed));
+        let settled = |name| self.rooms.get(name).is_none_or(|room| room.is_on_a_majority(needed));
         self.rooms.of_slot(slot).all(|name| settled(name))
     }
 
