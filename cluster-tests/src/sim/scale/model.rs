@@ -4,7 +4,7 @@
 //! it does when another dies. Frames are by formulas that the simulation confirms (`tests/scale.rs`); costs of
 //! one step are the constants here, each with its source.
 
-use roomcast::room::registry::LULL;
+use roomcast::{cluster::placement::SLOTS, room::registry::LULL};
 
 use super::scenario::{SIZE, Use};
 
@@ -132,9 +132,12 @@ impl Plan {
     }
 
     /// Frames with which those that are left share the slots of a node that has died, however many rooms there are:
-    /// each claims its part from each other one, which says what it holds, and that its rooms have followed.
+    /// each that gets some claims them from each other one, which says what it holds, and that its rooms have
+    /// followed.
     pub fn claim_frames(self) -> f64 {
-        3.0 * (self.nodes - 1.0) * (self.nodes - 2.0)
+        let (left, slots) = (self.nodes - 1.0, SLOTS as f64 / self.nodes);
+        let claimers = left * (1.0 - (1.0 - 1.0 / left).powf(slots));
+        3.0 * claimers * (self.nodes - 2.0)
     }
 
     /// What a node does.
