@@ -13,29 +13,37 @@
 //!                                  mesh::Link ══ TCP ══► mesh::Link ─► room::RoomRegistry
 //!                                  (one per peer)             of the other node
 //!
-//! cluster::Membership (gossip) ─► View ─► Placement: which node is home to which room
+//! cluster::Membership (gossip) ─► View ─► Placement: which node should own which slot of rooms
+//!                                           └► Slots: which one does, by claims that the others answer
 //! ```
 //!
 //! # Words
 //!
 //! - **Room**: what the client protocol calls a channel.
-//! - **Home**: the one node that gives a room's publications their positions. Chosen by [placement].
+//! - **Slot**: rooms are divided into 4,096 slots by a hash of their names. A slot is what is placed ([placement])
+//!   and owned ([slots]).
+//! - **Claim**: how a node becomes a slot's owner: it tells the others, and whoever answers stops owning it and says
+//!   what it holds of its rooms. Each claim has a **term**; a later one is higher, and ends all that are lower.
+//! - **Home**: the owner of a room's slot. It gives the room's publications their positions.
 //! - **Mirror**: a node with subscribers of a room, which follows the home and keeps a copy of its stream.
 //! - **Successor**: a node that mirrors a room without need, to be its home if the home dies. A home
-//!   acknowledges a publication once its live successors have it.
+//!   acknowledges a publication once its live successors have it; with a **quorum**, once a majority has.
 //! - **Position**: epoch and offset. An **epoch** is one run of a room's stream; its **lineage** says which
 //!   earlier epochs it goes on from, and up to which offset.
 //! - **Attach**: a mirror asks the home for what it has not, and for everything from then on.
-//! - **Claim**: a node that becomes home asks the others what they know of the room's stream. **Offer**: one
-//!   that was home tells the next home to take what it holds.
+//! - **Copy**: all that another node needs to go on with a room. It travels in **pages**, as many at a time as the
+//!   link has room for.
 //! - **View**: the nodes that are here, as one node sees it.
 //! - **Link**: the TCP connection between two nodes. **Hub**: the fan-out of one worker thread.
 //!
 //! # Invariants
 //!
-//! - *One writer per room.* Only a home gives positions; a node that learns that another is home stops at
-//!   once, tells who listens, and refuses with `NotHome` what it is asked from then on. Nothing that it holds
-//!   is let go of before the next home has it.
+//! - *One writer per room.* Only a home gives positions. Whoever has answered a claim takes nothing of a lower term,
+//!   and tells a home that it has been succeeded.
+//! - *The newest copy is the one with the highest term, and of that the most.* An owner opens a room only when it
+//!   holds that, of all that were told by those that it has asked.
+//! - *Nothing is let go of before others have it.* What a home or a successor held is kept until the next home
+//!   says that it has it, and its successors too.
 //! - *One order per publisher.* Requests go to a home in runs that it takes in order or not at all.
 //! - *Every hop is FIFO:* registry → hub → socket, home → link → mirror. So the reply to a subscribe comes
 //!   before any publication that is newer than it, and what a recovery brings ends where the live stream
@@ -52,11 +60,12 @@
 //! What decides is pure: no actor, no socket, no clock, no randomness; `handle(input, now) → outputs`. The
 //! files that say `SHELL` in their first line are the rest, and thin: they translate, call `handle`, and
 //! perform the outputs. `tests/layering.rs` keeps them apart. Pure code knows: [protocol], [room] (but its
-//! actor), [cluster] (but membership and gossip), [mesh::wire] and [mesh::noise], [session::state] and what
-//! it needs, [access] (but [access::jwks]), [backend] (but its caller), [webhooks] (but its sender),
-//! [runtime::time], [runtime::reclaim], [config].
+//! actor), [cluster] (but membership, gossip, seeds and sight), [mesh::wire], [mesh::noise] and [mesh::life],
+//! [session::state] and what it needs, [access] (but [access::jwks]), [backend] (but its caller), [webhooks] (but
+//! its sender), [runtime::time], [runtime::reclaim], [config].
 //!
 //! [placement]: cluster::placement
+//! [slots]: cluster::slots
 
 pub mod access;
 pub mod backend;

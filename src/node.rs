@@ -1,21 +1,21 @@
 //! SHELL. The only wiring: starts a node's parts in order, and stops them in reverse.
 
-use std::{
-    net::{SocketAddr, TcpListener},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use actix::prelude::*;
 use anyhow::Context as _;
+use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
     backend::caller::Callers,
     cluster::{
         gossip::Gossip,
-        membership::{self, Enter, Membership},
-        node::{NodeId, NodeInfo, Phase},
+        membership::{self, Connections, Enter, Membership},
+        names::Reach,
+        node::{self, NodeId, NodeInfo, Phase},
+        seeds,
+        sight::{NameTaken, Sight},
         view::View,
     },
     config::{self, Config},
@@ -44,23 +44,19 @@ use crate::{
     webhooks::sender::Webhooks,
 };
 
-/// How long a starting node waits to see another of those it joins, before it serves alone.
-const JOIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often a stopping node looks whether it is done.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// How long the view of a starting node has to stay the same before it takes part.
-const SETTLED: Duration = Duration::from_secs(1);
 
 /// Sockets that are bound, so that their addresses are known before anyone is told of them.
 struct Bound {
-    clients: TcpListener,
+    /// Bound, and no more: whoever connects before the node serves is refused, and tries another.
+    clients: Socket,
     cluster: Option<(tokio::net::UdpSocket, tokio::net::TcpListener)>,
 }
 
 async fn bind(config: &Config) -> anyhow::Result<Bound> {
-    let clients = TcpListener::bind(config.listen)
+    let clients = bind_clients(config.listen)
         .with_context(|| format!("can't listen for clients on {}", config.listen))?;
-    clients.set_nonblocking(true)?;
     let cluster = match &config.cluster {
         None => None,
         Some(cluster) => {
@@ -76,6 +72,15 @@ async fn bind(config: &Config) -> anyhow::Result<Bound> {
     Ok(Bound { clients, cluster })
 }
 
+fn bind_clients(address: SocketAddr) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // As the standard library does: a restart need not wait for connections that have just ended.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
 /// Runs a node until it is told to stop.
 ///
 /// # Errors
@@ -84,7 +89,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let certificate = config.tls.as_ref().map(Certificate::read).transpose()?;
     let bound = bind(&config).await?;
-    let http = bound.clients.local_addr()?;
+    let http = bound.clients.local_addr()?.as_socket().context("clients come by TCP")?;
     let me = node_info(&config, &bound, http)?;
     let metrics = Metrics::new()?;
     let users = Arc::new(Users::default());
@@ -95,15 +100,21 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (views, view) = watch::channel(View::new([me.clone()]));
     metrics.cluster_nodes.set(1);
     let (mut gossip, mut membership) = (String::new(), None);
+    let mesh = config.cluster.as_ref().map_or_else(String::new, |_| me.mesh.to_string());
     match (bound.cluster, &config.cluster) {
-        (Some((socket, mesh)), Some(cluster)) => {
+        (Some((socket, links)), Some(cluster)) => {
             gossip = socket.local_addr()?.to_string();
+            tracing::info!(node = %config.name, http = %http, gossip, mesh = %me.mesh, "starting");
             let (metrics, registry, emulated) = (&metrics, &registry, &emulated);
             let starting = Starting { me: &me, metrics, registry, emulated, views };
-            let started = starting.join(cluster, socket, mesh).await?;
-            get_to_know(cluster, view.clone(), metrics).await;
+            let (started, mut sight) = starting.join(cluster, socket, links).await?;
+            sight.get_to_know(&cluster.join).await;
+            sight.claim_name(cluster.name_timeout).await?;
+            if let Some(expected) = config.rooms.quorum_of {
+                sight.fits(expected)?;
+            }
             started.do_send(Enter(Phase::Ready));
-            membership = Some(started);
+            membership = Some((started, sight));
         }
         _ => {
             let alone = NodeInfo { phase: Phase::Ready, ..me.clone() };
@@ -131,24 +142,32 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         hubs,
         leaving: leaving.clone(),
         view: view.clone(),
+        reach: reach(membership.as_ref().map(|(_, sight)| sight)),
     };
     if let Some(webhooks) = &webhooks {
         actix_rt::spawn(webhooks.clone().watch(me.id(), view.clone()));
     }
-    let server = http::start(bound.clients, parts, certificate)?;
+    bound
+        .clients
+        .listen(http::BACKLOG)
+        .with_context(|| format!("can't listen for clients on {http}"))?;
+    let server = http::start(bound.clients.into(), parts, certificate)?;
     let handle = server.handle();
     let serving = actix_rt::spawn(server);
-    let mesh = config.cluster.as_ref().map_or_else(String::new, |_| me.mesh.to_string());
     tracing::info!(node = %config.name, http = %http, gossip, mesh, workers = config.workers, "ready");
-    tokio::select! {
-        signal = wait_for_signal() => signal?,
-        () = leaving.asked() => {}
+    let why = tokio::select! {
+        signal = wait_for_signal() => signal.map(|()| None)?,
+        () = leaving.asked() => None,
+        taken = lose_name(membership.as_mut().map(|(_, sight)| sight)) => Some(taken),
+    };
+    if let Some(why) = &why {
+        tracing::error!(%why, "this node leaves");
     }
     leaving.begin();
     let deadline = tokio::time::Instant::now() + config.shutdown_timeout;
-    if let Some(membership) = membership {
+    if let Some((membership, sight)) = &mut membership {
         membership.do_send(Enter(Phase::Draining));
-        let drained = hand_over(&registry, view.clone(), me.id());
+        let drained = hand_over(&registry, sight);
         if tokio::time::timeout_at(deadline, drained).await.is_err() {
             tracing::warn!("not all rooms were handed over in time");
         }
@@ -165,7 +184,20 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     handle.stop(true).await;
     let _ = serving.await;
     tracing::info!("stopped");
-    Ok(())
+    why.map_or(Ok(()), |why| Err(why.into()))
+}
+
+/// Waits until the node has lost its name to another; one that is alone has its name for ever.
+async fn lose_name(sight: Option<&mut Sight>) -> NameTaken {
+    match sight {
+        Some(sight) => sight.lose_name().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Which nodes can be reached; one that is alone reaches none.
+fn reach(sight: Option<&Sight>) -> watch::Receiver<Reach> {
+    sight.map_or_else(|| watch::channel(Reach::default()).1, Sight::reach)
 }
 
 /// Counts clients, if their number is limited in a way that needs it.
@@ -179,23 +211,18 @@ fn others(view: &View, me: NodeId) -> usize {
     view.nodes().iter().filter(|(id, info)| **id != me && info.phase == Phase::Ready).count()
 }
 
-/// Waits until the other nodes, which see that this one is leaving, have taken its rooms over.
-async fn hand_over(registry: &Addr<RoomRegistry>, mut view: watch::Receiver<View>, me: NodeId) {
-    // One that is still joining will take them.
-    let joins = |view: &View| {
-        view.nodes().iter().any(|(id, info)| *id != me && info.phase == Phase::Joining)
-    };
-    let decided = view.wait_for(|view| others(view, me) > 0 || !joins(view)).await;
-    if decided.map_or(0, |view| others(&view, me)) == 0 {
-        return;
-    }
-    // Until this node sees it itself, it goes on as home.
-    let sees = |view: &View| view.nodes().get(&me).is_some_and(|it| it.phase == Phase::Draining);
-    if view.wait_for(sees).await.is_err() {
+/// Waits until the other nodes, which see that this one is leaving, have taken its rooms over, or there is none
+/// left that could: they may all be told to leave at once.
+async fn hand_over(registry: &Addr<RoomRegistry>, sight: &mut Sight) {
+    if !sight.see_myself_leave().await {
         return;
     }
     tracing::info!("handing rooms over");
     while registry.send(ToBeTaken).await.is_ok_and(|rooms| rooms > 0) {
+        if !sight.has_taker().await {
+            tracing::warn!("there is no other node left that takes rooms");
+            return;
+        }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
@@ -218,7 +245,10 @@ fn node_info(config: &Config, bound: &Bound, http: SocketAddr) -> anyhow::Result
         None => http,
     };
     let http = if http.ip().is_unspecified() { advertised(http) } else { http };
-    let (name, generation) = (config.name.clone(), clock::unix_millis());
+    let mut random = [0; 8];
+    getrandom::fill(&mut random)?;
+    let generation = node::generation(clock::unix_millis(), u64::from_be_bytes(random));
+    let name = config.name.clone();
     Ok(NodeInfo { name, generation, mesh, http, phase: Phase::Joining })
 }
 
@@ -260,7 +290,7 @@ impl Starting<'_> {
         cluster: &config::Cluster,
         gossip: tokio::net::UdpSocket,
         mesh: tokio::net::TcpListener,
-    ) -> anyhow::Result<Addr<Membership>> {
+    ) -> anyhow::Result<(Addr<Membership>, Sight)> {
         let dialer = Dialer::new(link::Settings {
             me: self.me.clone(),
             cluster: cluster.id.clone(),
@@ -270,46 +300,32 @@ impl Starting<'_> {
             registry: self.registry.clone(),
             emulated: self.emulated.clone(),
         });
+        let reach = dialer.reach();
         let dialer = dialer.start();
         dialer.do_send(Listen(mesh));
+        let (addresses, names) = seeds::divide(&cluster.join);
+        seeds::first_look(&names).await;
         let address = SocketAddr::new(cluster.advertise, gossip.local_addr()?.port());
         let settings = membership::Settings {
             me: self.me.clone(),
             gossip: address,
-            join: cluster.join.clone(),
+            join: addresses,
             cluster: cluster.id.clone(),
         };
         let transport = Gossip::new(gossip, &cluster.secrets.keys("gossip"), self.metrics.clone());
         let handle = membership::start(&settings, &transport).await?;
-        let (me, registry) = (self.me.clone(), self.registry.clone());
-        let metrics = self.metrics.clone();
-        Ok(Membership::new(handle, me, registry, dialer, self.views, metrics).start())
-    }
-}
-
-/// A node that took part before it has seen the others would make rooms of its own that exist already: it
-/// waits until it has links to all that it sees, and sees no more of them.
-async fn get_to_know(
-    cluster: &config::Cluster,
-    mut view: watch::Receiver<View>,
-    metrics: &Metrics,
-) {
-    if cluster.join.is_empty() {
-        return;
-    }
-    let seen = view.wait_for(|view| view.nodes().len() > 1);
-    if tokio::time::timeout(JOIN_TIMEOUT, seen).await.is_err() {
-        tracing::warn!(join = ?cluster.join, "none of the nodes to join has answered; serving alone until one does");
-        return;
-    }
-    let settled = async {
-        while tokio::time::timeout(SETTLED, view.changed()).await.is_ok()
-            || metrics.mesh_links.get() + 1 < view.borrow().nodes().len() as i64
-        {}
-    };
-    if tokio::time::timeout(JOIN_TIMEOUT, settled).await.is_err() {
-        let (links, nodes) = (metrics.mesh_links.get(), view.borrow().nodes().len());
-        tracing::warn!(links, nodes, "taking part without links to all nodes");
+        let told = watch::Sender::default();
+        let (view, heard) = (self.views.subscribe(), told.subscribe());
+        let sight = Sight::new(self.me.clone(), view, heard, reach.clone());
+        let to = Connections {
+            registry: self.registry.clone(),
+            dialer,
+            reach,
+            views: self.views,
+            told,
+            metrics: self.metrics.clone(),
+        };
+        Ok((Membership::new(handle, self.me.clone(), names, to).start(), sight))
     }
 }
 

@@ -1,8 +1,10 @@
 //! Several nodes that found each other.
 
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -70,9 +72,9 @@ impl Cluster {
         Self::begin(size, config, || Ok(None))
     }
 
-    /// The same with each node on a host of its own.
-    pub fn start_on_hosts(size: usize) -> Result<Self, String> {
-        Self::begin(size, &sealed_config(), || Hosts::new().map(Some))
+    /// The same with each node on a host of its own. The nodes have to know a secret: see [`sealed_config`].
+    pub fn start_on_hosts(size: usize, config: &str) -> Result<Self, String> {
+        Self::begin(size, config, || Hosts::new().map(Some))
     }
 
     fn begin(
@@ -118,6 +120,73 @@ impl Cluster {
         Ok(index)
     }
 
+    /// Starts so many nodes more at the same moment: each joins all that run, and the others. `ready` is called
+    /// with a node's index as soon as it is ready, whether or not the others are.
+    pub fn add_at_once(
+        &mut self,
+        count: usize,
+        ready: impl Fn(usize, &Node) + Sync,
+    ) -> Result<(), String> {
+        let first = self.nodes.len();
+        let mut all = Vec::new();
+        for (index, port) in (first..).zip(free_ports(count)?) {
+            all.push(NodeArgs { gossip_port: port, ..self.args(index, None)? });
+        }
+        let gossip = |args: &NodeArgs| {
+            let address = args.host.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), |it| it.address);
+            SocketAddr::new(address, args.gossip_port).to_string()
+        };
+        let addresses: Vec<String> = all.iter().map(gossip).collect();
+        for (args, own) in all.iter_mut().zip(&addresses) {
+            args.join.extend(addresses.iter().filter(|it| *it != own).cloned());
+        }
+        let (server, ready) = (server()?, &ready);
+        let started: Vec<Result<Node, String>> = thread::scope(|scope| {
+            let start = |(index, args)| {
+                scope.spawn(move || Node::start(server, args).inspect(|node| ready(index, node)))
+            };
+            let starting: Vec<_> = (first..).zip(&all).map(start).collect();
+            starting.into_iter().map(|it| it.join().expect("starting does not panic")).collect()
+        });
+        for node in started {
+            self.nodes.push(node?);
+        }
+        Ok(())
+    }
+
+    /// Starts one node more, told to join these and no others.
+    pub fn add_joining(&mut self, join: &[&str]) -> Result<usize, String> {
+        let index = self.launch_joining(join)?;
+        self.nodes[index].await_ready()?;
+        Ok(index)
+    }
+
+    /// The same; does not wait until it is ready.
+    pub fn launch_joining(&mut self, join: &[&str]) -> Result<usize, String> {
+        let index = self.nodes.len();
+        let mut args = self.args(index, None)?;
+        args.join = join.iter().map(|it| (*it).to_owned()).collect();
+        self.nodes.push(Node::launch(server()?, &args)?);
+        Ok(index)
+    }
+
+    /// Starts one node more, under the name of the node at `of`. It may never be ready: does not wait for it.
+    pub fn add_namesake(&mut self, of: usize) -> Result<usize, String> {
+        let index = self.nodes.len();
+        let args = NodeArgs { name: node_name(of), ..self.args(index, None)? };
+        self.nodes.push(Node::launch(server()?, &args)?);
+        Ok(index)
+    }
+
+    /// The same, told to join these and no others.
+    pub fn add_namesake_joining(&mut self, of: usize, join: &[&str]) -> Result<usize, String> {
+        let index = self.nodes.len();
+        let join = join.iter().map(|it| (*it).to_owned()).collect();
+        let args = NodeArgs { name: node_name(of), join, ..self.args(index, None)? };
+        self.nodes.push(Node::launch(server()?, &args)?);
+        Ok(index)
+    }
+
     /// Starts the node at `index` again, with its old name and new ports.
     pub fn restart(&mut self, index: usize) -> Result<(), String> {
         let node = self.start_node(index, None)?;
@@ -126,16 +195,22 @@ impl Cluster {
     }
 
     fn start_node(&mut self, index: usize, seed: Option<&str>) -> Result<Node, String> {
+        let args = self.args(index, seed)?;
+        Node::start(server()?, &args)
+    }
+
+    fn args(&mut self, index: usize, seed: Option<&str>) -> Result<NodeArgs, String> {
         let host = self.hosts.as_mut().map(|hosts| hosts.host(index)).transpose()?;
-        let running = self.nodes.iter_mut().filter_map(|n| n.is_running().then_some(&*n));
-        let args = NodeArgs {
+        let running = self.nodes.iter_mut().filter(|n| !n.gossip.is_empty());
+        let running = running.filter_map(|n| n.is_running().then_some(&*n));
+        Ok(NodeArgs {
             join: running.map(|n| n.gossip.clone()).chain(seed.map(str::to_owned)).collect(),
             config: self.config.clone(),
             name: node_name(index),
             host,
+            gossip_port: 0,
             under: self.under.clone(),
-        };
-        Node::start(server()?, &args)
+        })
     }
 
     /// The node at `index`.
@@ -220,6 +295,16 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.config);
     }
+}
+
+/// Ports of datagrams that nobody has, each another one.
+fn free_ports(count: usize) -> Result<Vec<u16>, String> {
+    // All are held until all are known.
+    let sockets: Result<Vec<UdpSocket>, _> =
+        (0..count).map(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))).collect();
+    let ports =
+        sockets.and_then(|all| all.iter().map(|it| it.local_addr().map(|it| it.port())).collect());
+    ports.map_err(|e: std::io::Error| format!("no free ports: {e}"))
 }
 
 fn server() -> Result<&'static Path, String> {

@@ -14,7 +14,7 @@
 //!
 //! It takes root, `ip` and `nft` (and `tc`, `ss` and `iptables` for links that are slow or
 //! reset and for gossip that is late). Where those are missing, [`available`] says so
-//! and the scenarios are skipped.
+//! and the scenarios are skipped, or fail in CI: see [`crate::world::skip`].
 
 use std::fmt;
 use std::io::Write;
@@ -37,6 +37,8 @@ ip link delete "$0"
 
 /// What a slow link carries: a modem's worth.
 const SLOW: &str = "512kbit";
+/// What a narrow one carries: less than a burst, more than enough for all that follows.
+const NARROW: &str = "300mbit";
 
 /// What can be wrong with the network between the nodes. Clients still reach
 /// every node, but for [`Cut::Unplugged`].
@@ -79,6 +81,13 @@ pub enum Cut {
         /// The other.
         b: usize,
     },
+    /// The links between these two carry much, and not as much as nodes can send at once.
+    Narrow {
+        /// The one.
+        a: usize,
+        /// The other.
+        b: usize,
+    },
 }
 
 impl fmt::Display for Cut {
@@ -100,6 +109,10 @@ impl fmt::Display for Cut {
             Self::Slow { a, b } => {
                 let (a, b) = (node_name(*a), node_name(*b));
                 write!(f, "links between nodes {a} and {b} carry {SLOW} each way")
+            }
+            Self::Narrow { a, b } => {
+                let (a, b) = (node_name(*a), node_name(*b));
+                write!(f, "links between nodes {a} and {b} carry {NARROW} each way")
             }
         }
     }
@@ -190,7 +203,8 @@ impl Hosts {
             Cut::Mesh => self.drop_all(&[self.any_cable("tcp")]),
             Cut::Unplugged { node } => run("ip", &["link", "set", &self.cable(node), "down"]),
             Cut::Rough => self.make_rough(),
-            Cut::Slow { a, b } => self.make_slow(a, b).and_then(|()| self.make_slow(b, a)),
+            Cut::Slow { a, b } => self.make_narrow(a, b, SLOW),
+            Cut::Narrow { a, b } => self.make_narrow(a, b, NARROW),
         }
     }
 
@@ -226,13 +240,17 @@ impl Hosts {
         Ok(())
     }
 
+    fn make_narrow(&self, a: usize, b: usize, rate: &str) -> Result<(), String> {
+        self.limit(a, b, rate).and_then(|()| self.limit(b, a, rate))
+    }
+
     /// At the end of the cable where it goes into the host: the others' way there stays wide.
-    fn make_slow(&self, from: usize, to: usize) -> Result<(), String> {
+    fn limit(&self, from: usize, to: usize, rate: &str) -> Result<(), String> {
         let (cable, from) = (self.cable(to), self.host_address(from)?);
         let tc = |words: String| run("tc", &words.split(' ').collect::<Vec<_>>());
         tc(format!("qdisc add dev {cable} root handle 1: htb default 1"))?;
         tc(format!("class add dev {cable} parent 1: classid 1:1 htb rate 1gbit quantum 60000"))?;
-        tc(format!("class add dev {cable} parent 1: classid 1:2 htb rate {SLOW}"))?;
+        tc(format!("class add dev {cable} parent 1: classid 1:2 htb rate {rate}"))?;
         let tcp = "match ip protocol 6 0xff flowid 1:2";
         tc(format!("filter add dev {cable} parent 1: protocol ip u32 match ip src {from} {tcp}"))
     }

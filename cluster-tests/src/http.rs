@@ -1,7 +1,8 @@
 //! The smallest HTTP client that can test a server: one request per
-//! connection, with a deadline, bytes in and bytes out.
+//! connection, with a deadline, bytes in and bytes out; and a [`Connection`]
+//! for those who ask very much.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -75,6 +76,69 @@ pub fn request(
     exchange(server, text.as_bytes())
         .map_err(|e| format!("{method} {path}: {e}"))
         .and_then(|bytes| parse(&bytes))
+}
+
+/// A connection that is kept for the next request.
+pub struct Connection {
+    server: SocketAddr,
+    stream: BufReader<TcpStream>,
+}
+
+impl Connection {
+    /// Connects. No answer may take longer than `limit` to go on.
+    pub fn open(server: SocketAddr, limit: Duration) -> Result<Self, String> {
+        let open = || {
+            let stream = TcpStream::connect_timeout(&server, LIMIT)?;
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(limit))?;
+            stream.set_write_timeout(Some(limit))?;
+            Ok(stream)
+        };
+        let stream = open().map_err(|e: std::io::Error| format!("connecting: {e}"))?;
+        Ok(Self { server, stream: BufReader::new(stream) })
+    }
+
+    /// POSTs JSON to `path`. After an error the connection is of no use any more.
+    pub fn post(
+        &mut self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &Value,
+    ) -> Result<Response, String> {
+        let body = body.to_string();
+        let mut text = format!("POST {path} HTTP/1.1\r\nHost: {}\r\n", self.server);
+        for (name, value) in headers {
+            text += &format!("{name}: {value}\r\n");
+        }
+        text += "Content-Type: application/json\r\n";
+        text += &format!("Content-Length: {}\r\n\r\n{body}", body.len());
+        self.exchange(text.as_bytes())
+            .map_err(|e| format!("POST {path}: {e}"))
+            .and_then(|it| parse(&it))
+    }
+
+    fn exchange(&mut self, request: &[u8]) -> std::io::Result<Vec<u8>> {
+        self.stream.get_mut().write_all(request)?;
+        let mut answer = Vec::new();
+        let mut length = 0;
+        loop {
+            let begin = answer.len();
+            if self.stream.read_until(b'\n', &mut answer)? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            let line = String::from_utf8_lossy(&answer[begin..]).to_ascii_lowercase();
+            if line.trim_end().is_empty() {
+                break;
+            }
+            if let Some(value) = line.strip_prefix("content-length:") {
+                length = value.trim().parse().map_err(std::io::Error::other)?;
+            }
+        }
+        let head = answer.len();
+        answer.resize(head + length, 0);
+        self.stream.read_exact(&mut answer[head..])?;
+        Ok(answer)
+    }
 }
 
 fn exchange(server: SocketAddr, request: &[u8]) -> std::io::Result<Vec<u8>> {

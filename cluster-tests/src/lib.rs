@@ -14,6 +14,7 @@
 //!                          ├──► backend::Backend          the application's HTTP server
 //!                          ├──► ws::Socket                  bytes no SDK would send
 //!                          ├──► control::Control            who must not notice the fault
+//!                          ├──► rooms, writer::Writer       very many rooms, and what was acked
 //!                          ├──► stream::Stream              streamed responses, as curl shows them
 //!                          └──► check                       what must hold, judged offline
 //! ```
@@ -35,6 +36,7 @@ pub mod hosts;
 pub mod http;
 pub mod node;
 pub mod paths;
+pub mod rooms;
 pub mod rough;
 pub mod sdk;
 pub mod sim;
@@ -42,4 +44,5 @@ pub mod step;
 pub mod stream;
 pub mod wait;
 pub mod world;
+pub mod writer;
 pub mod ws;

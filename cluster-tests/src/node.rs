@@ -34,6 +34,8 @@ pub struct NodeArgs {
     pub join: Vec<String>,
     /// The host to run on; none: this one, on loopback.
     pub host: Option<Host>,
+    /// The port of its gossip; 0: any that is free.
+    pub gossip_port: u16,
     /// The program that starts it, with arguments, if one does. It has to replace itself by the server.
     pub under: Vec<String>,
 }
@@ -57,33 +59,63 @@ type Log = Arc<Mutex<VecDeque<String>>>;
 impl Node {
     /// Starts a node and waits until it says that it is ready.
     pub fn start(server: &std::path::Path, args: &NodeArgs) -> Result<Self, String> {
+        let mut node = Self::launch(server, args)?;
+        node.await_ready()?;
+        Ok(node)
+    }
+
+    /// Starts a node that may take long to be ready, or never is.
+    pub fn launch(server: &std::path::Path, args: &NodeArgs) -> Result<Self, String> {
         let mut child = spawn_bound(command(server, args))
             .map_err(|e| format!("{} does not start: {e}", server.display()))?;
         let log = Log::default();
-        let ready = watch(&mut child, log.clone());
-        let addresses = match ready.recv_timeout(READY_LIMIT) {
-            Ok(line) => Ok(line),
-            Err(_) => Err(format!(
-                "node {} did not say ready within {READY_LIMIT:?}:\n{}",
-                args.name,
-                text(&log)
-            )),
-        };
-        let mut node = Self {
+        watch(&mut child, log.clone());
+        Ok(Self {
             name: args.name.clone(),
             http: SocketAddr::from(([127, 0, 0, 1], 0)),
             gossip: String::new(),
             mesh: String::new(),
             child,
             log,
-        };
-        // From here on Drop ends the process, also when the line is unusable.
-        let line = addresses?;
-        node.http =
-            field(&line, "http")?.parse().map_err(|e| format!("http address in {line}: {e}"))?;
-        node.gossip = field(&line, "gossip")?.to_owned();
-        node.mesh = field(&line, "mesh")?.to_owned();
-        Ok(node)
+        })
+    }
+
+    /// Waits until it says that it is ready, and where it is.
+    pub fn await_ready(&mut self) -> Result<(), String> {
+        let name = self.name.clone();
+        let line = wait::until(READY_LIMIT, || match self.logged("ready") {
+            Some(line) => Ok(Ok(line)),
+            None if !self.is_running() => {
+                Ok(Err(format!("node {name} has ended:\n{}", self.log())))
+            }
+            None => Err(format!("node {name} did not say ready:\n{}", self.log())),
+        })??;
+        self.locate(&line)
+    }
+
+    /// Waits until it has bound its ports, and says where: before it is ready.
+    pub fn await_bound(&mut self) -> Result<(), String> {
+        let look = || self.logged("starting").ok_or_else(|| "it is not bound".to_owned());
+        let line = wait::until(READY_LIMIT, look)?;
+        self.locate(&line)
+    }
+
+    fn locate(&mut self, line: &Value) -> Result<(), String> {
+        self.http =
+            field(line, "http")?.parse().map_err(|e| format!("http address in {line}: {e}"))?;
+        self.gossip = field(line, "gossip")?.to_owned();
+        self.mesh = field(line, "mesh")?.to_owned();
+        Ok(())
+    }
+
+    /// The first line that it logged with this message, of those that are kept.
+    pub fn logged(&self, message: &str) -> Option<Value> {
+        let log = self.log.lock().expect("the log's lock");
+        let mut lines = log.iter().filter(|line| line.contains(message));
+        lines.find_map(|line| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            (line["message"] == message || line["fields"]["message"] == message).then_some(line)
+        })
     }
 
     /// The address that SDKs connect to.
@@ -175,8 +207,8 @@ fn command(server: &std::path::Path, args: &NodeArgs) -> Command {
     command.arg("serve").arg("--config").arg(&args.config);
     command.args(["--node-name", &args.name]);
     let address = args.host.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), |host| host.address);
-    for plane in ["--listen", "--gossip", "--mesh"] {
-        command.arg(plane).arg(SocketAddr::new(address, 0).to_string());
+    for (plane, port) in [("--listen", 0), ("--gossip", args.gossip_port), ("--mesh", 0)] {
+        command.arg(plane).arg(SocketAddr::new(address, port).to_string());
     }
     for peer in &args.join {
         command.args(["--join", peer]);
@@ -227,16 +259,11 @@ pub fn kill_process(pid: i32) {
     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
 }
 
-/// Keeps the log and passes on the "ready" line.
-fn watch(child: &mut Child, log: Log) -> std::sync::mpsc::Receiver<Value> {
+/// Keeps the log.
+fn watch(child: &mut Child, log: Log) {
     let stderr = child.stderr.take().expect("stderr is piped");
-    let (ready, receiver) = channel();
     thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-            let value: Value = serde_json::from_str(&line).unwrap_or_default();
-            if value["message"] == "ready" || value["fields"]["message"] == "ready" {
-                let _ = ready.send(value);
-            }
             let mut log = log.lock().expect("the log's lock");
             if log.len() == KEPT_LINES {
                 log.pop_front();
@@ -244,7 +271,6 @@ fn watch(child: &mut Child, log: Log) -> std::sync::mpsc::Receiver<Value> {
             log.push_back(line);
         }
     });
-    receiver
 }
 
 fn field<'a>(line: &'a Value, name: &str) -> Result<&'a str, String> {

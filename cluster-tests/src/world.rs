@@ -3,13 +3,16 @@
 //! Each step and check is remembered with its time; when one fails, the panic
 //! tells the story so far and what the nodes logged.
 
+use std::env;
+use std::fs;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::check::Log;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, sealed_config};
 use crate::control::Control;
 use crate::hosts::{self, Hosts};
 use crate::node::node_name;
@@ -19,6 +22,17 @@ use crate::wait::{ensure, hold, until};
 
 /// How long a client may take to notice and get over what happened to it.
 pub const REACTION: Duration = Duration::from_secs(15);
+
+/// Says that a test is skipped, since the machine lacks what it takes.
+///
+/// # Panics
+/// Where the machine has to have it: for root in a run with `CI` set, everything is installed.
+pub fn skip(why: &str) {
+    // Not by a macro: what those print of a test that passes is not shown.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+    let root = fs::metadata("/proc/self").is_ok_and(|it| it.uid() == 0);
+    assert!(!root || env::var_os("CI").is_none(), "skipped in CI, as root: {why}");
+}
 
 /// A cluster, its clients, and the story of what happened.
 pub struct World {
@@ -44,14 +58,18 @@ impl World {
     }
 
     /// A cluster of `nodes`, each on a host of its own, so that the network between
-    /// them can be cut; none where that can't be done, which is then said.
+    /// them can be cut; none where that can't be done, see [`skip`].
     pub fn on_hosts(nodes: usize) -> Option<Self> {
+        Self::on_hosts_with(nodes, &sealed_config())
+    }
+
+    /// The same with another configuration, one with a secret.
+    pub fn on_hosts_with(nodes: usize, config: &str) -> Option<Self> {
         if let Err(why) = hosts::available() {
-            // Not by a macro: what those print of a test that passes is not shown.
-            let _ = writeln!(std::io::stderr(), "SKIPPED, no hosts can be made here: {why}");
+            skip(&format!("no hosts can be made here: {why}"));
             return None;
         }
-        Some(Self::of(nodes, Cluster::start_on_hosts(nodes)))
+        Some(Self::of(nodes, Cluster::start_on_hosts(nodes, config)))
     }
 
     fn of(nodes: usize, cluster: Result<Cluster, String>) -> Self {

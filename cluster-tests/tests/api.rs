@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use cluster_tests::cluster::CONFIG;
 use cluster_tests::http;
 use cluster_tests::sdk::Format::{Json, Protobuf};
 use cluster_tests::sdk::Sdk::{Js, Python};
@@ -243,5 +244,28 @@ fn a_bad_api_request_is_refused_and_changes_nothing() {
     world.check("health needs no key", |world| {
         let answer = http::get(world.cluster.node(0).http, "/health")?;
         ensure(answer.status == 200 && answer.body.trim() == "{}", || format!("{answer:?}"))
+    });
+}
+
+#[test]
+fn a_broadcast_of_more_than_a_link_may_hold_goes_through() {
+    // The least that is allowed: a twentieth of what goes over the link.
+    let mut world = World::with(2, &format!("{CONFIG}\n[cluster]\nqueue_max_size = 2097152\n"));
+    let rooms: Vec<String> = (0..4_000).map(|number| format!("plain:{number}")).collect();
+    let data = "x".repeat(20_000);
+    let answer = world.api(0, "broadcast", json!({"channels": rooms, "data": data}));
+    world.check("every room has it", |world| {
+        let responses = answer["responses"].as_array().cloned().unwrap_or_default();
+        let failed = responses.iter().find(|it| it["result"].is_null());
+        ensure(failed.is_none() && responses.len() == rooms.len(), || {
+            format!("{} responses, {failed:?}", responses.len())
+        })?;
+        let taken = world.cluster.metric(0, "roomcast_mesh_bytes_total")?;
+        ensure(taken > 20_000_000.0, || format!("only {taken} bytes went over the link"))
+    });
+    world.check("and the link has stood it", |world| {
+        let text = http::get(world.cluster.node(0).http, "/metrics")?.body;
+        let slow = text.lines().find(|it| it.contains("links_closed") && it.contains("slow"));
+        ensure(slow.is_none(), || format!("{slow:?}"))
     });
 }

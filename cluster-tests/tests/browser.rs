@@ -8,11 +8,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cluster_tests::browser::Browser;
+use cluster_tests::cluster::CONFIG;
+use cluster_tests::step::Step::*;
 use cluster_tests::wait::{ensure, until};
+use cluster_tests::world::World;
+use cluster_tests::ws::{Event, Frame, Socket, opcode};
 use cluster_tests::{node, paths};
+use serde_json::Value;
 
 const SIZE: (u32, u32) = (1100, 760);
 const PHONE: (u32, u32) = (390, 780);
+
+/// In this time the page shows who came and who went.
+const SHOWN: Duration = Duration::from_secs(3);
 
 /// `roomcast demo`, and the nodes that it printed.
 struct Demo {
@@ -29,6 +37,8 @@ impl Demo {
     fn start() -> Self {
         let mut command = Command::new(paths::server());
         command.args(["demo", "--port", "0"]).stdin(Stdio::null()).stdout(Stdio::piped());
+        // Ours, and no option of the server, which would refuse it.
+        command.env_remove("ROOMCAST_BIN");
         let mut process = node::spawn_bound(command).expect("the demo starts");
         let lines = lines_of(&mut process);
         let mut demo = Self { process, nodes: BTreeMap::new() };
@@ -156,4 +166,107 @@ fn what_people_type_is_text_and_never_markup() -> Result<(), String> {
     browser.wait_text("Ann", "#messages .message .text", markup)?;
     let injected = browser.texts("Ann", "#messages img, #messages .text b")?;
     ensure(injected.is_empty(), || format!("markup got through: {injected:?}"))
+}
+
+/// [`CONFIG`] of nodes that serve the page.
+fn with_page() -> String {
+    let client = "[client]\nallowed_origins = [\"http://127.0.0.1:*\"]\n\
+                  token = { hmac_secret_key = \"of the page's tokens\" }";
+    format!("{}[demo]\nenabled = true\n", CONFIG.replacen("[client]", client, 1))
+}
+
+/// Waits until a window lists exactly these nodes as being there.
+fn lists(browser: &mut Browser, window: &str, names: &[&str]) -> Result<(), String> {
+    let wanted: Vec<String> = names.iter().map(|name| format!("node {name}")).collect();
+    until(SHOWN, || {
+        let listed = browser.texts(window, "#nodes li[data-live=true] .node-name")?;
+        ensure(listed == wanted, || format!("{window} sees {listed:?}, not {wanted:?}"))
+    })
+}
+
+#[test]
+fn the_page_shows_at_once_who_comes_and_who_goes() {
+    let mut world = World::with(3, &with_page());
+    let mut browser = Browser::start().expect("a browser");
+    let url = format!("http://{}", world.cluster.node(0).http);
+    world.check("Ann is in and sees three nodes", |_| {
+        join(&mut browser, "Ann", &url, SIZE)?;
+        lists(&mut browser, "Ann", &["a", "b", "c"])
+    });
+    world.play([Kill { node: 2 }]);
+    world.check("c is gone from the page", |_| lists(&mut browser, "Ann", &["a", "b"]));
+    world.play([Add]);
+    world.check("d is on the page", |_| lists(&mut browser, "Ann", &["a", "b", "d"]));
+    world.play([Terminate { node: 1 }]);
+    world.check("b is gone from the page", |_| lists(&mut browser, "Ann", &["a", "d"]));
+    world.play([Kill { node: 0 }]);
+    // By the feed of another node, since the one of its own is gone.
+    world.check("the page's own node is gone from it", |_| lists(&mut browser, "Ann", &["d"]));
+    let errors = browser.page_errors();
+    world.check("the page threw nothing", |_| ensure(errors.is_empty(), || format!("{errors:?}")));
+}
+
+/// The node's feed, asked for by a page of this origin.
+fn feed(world: &World, node: usize, origin: &str) -> Result<(Socket, String), String> {
+    Socket::upgrade(world.cluster.node(node).http, "/demo/feed", &[("Origin", origin)])
+}
+
+/// The next thing that the feed tells: names and phases.
+fn told(socket: &mut Socket) -> Result<Vec<String>, String> {
+    match socket.event(SHOWN)? {
+        Event::Text(text) => {
+            let told: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+            let nodes = told["nodes"].as_array().ok_or_else(|| text.clone())?;
+            let text = |it: &Value| it.as_str().unwrap_or_default().to_owned();
+            Ok(nodes.iter().map(|it| text(&it["name"]) + " " + &text(&it["phase"])).collect())
+        }
+        other => Err(format!("{other:?}")),
+    }
+}
+
+#[test]
+fn the_feed_is_for_pages_that_may_connect_and_answers_what_the_protocol_asks() {
+    let mut world = World::with(1, &with_page());
+    let page = "http://127.0.0.1:1";
+    let mut socket = None;
+    world.check("a page that may connect is told at once who is there", |world| {
+        let (mut it, head) = feed(world, 0, page)?;
+        ensure(head.starts_with("HTTP/1.1 101"), || head)?;
+        let nodes = told(&mut it)?;
+        ensure(nodes == ["a ready"], || format!("{nodes:?}"))?;
+        socket = Some(it);
+        Ok(())
+    });
+    let mut socket = socket.expect("it is open");
+    world.check("a ping is answered, and a text is not", |_| {
+        socket.send_text("hello")?;
+        socket.send(&Frame::new(opcode::PING, "x"))?;
+        let answer = socket.event(SHOWN)?;
+        ensure(answer == Event::Control(opcode::PONG, b"x".to_vec()), || format!("{answer:?}"))
+    });
+    world.play([Add]);
+    world.check("it is told who joins, and how far that one is", |_| {
+        let (joining, ready) = (["a ready", "b joining"], ["a ready", "b ready"]);
+        let first = told(&mut socket)?;
+        let then = if first == joining { told(&mut socket)? } else { first };
+        ensure(then == ready, || format!("{then:?}"))
+    });
+    world.check("a close is answered with the same code", |_| {
+        socket.send(&Frame::new(opcode::CLOSE, 1000_u16.to_be_bytes()))?;
+        let closed = socket.close_code(SHOWN)?;
+        ensure(closed == Some((1000, String::new())), || format!("{closed:?}"))
+    });
+    world.check("a page of another site is refused", |world| {
+        let (_, head) = feed(world, 0, "http://example.com")?;
+        ensure(head.starts_with("HTTP/1.1 403"), || head)
+    });
+}
+
+#[test]
+fn there_is_no_feed_where_there_is_no_page() {
+    let mut world = World::new(1);
+    world.check("it is not found", |world| {
+        let (_, head) = Socket::upgrade(world.cluster.node(0).http, "/demo/feed", &[])?;
+        ensure(head.starts_with("HTTP/1.1 404"), || head)
+    });
 }

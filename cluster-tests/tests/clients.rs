@@ -19,7 +19,7 @@ fn go() -> bool {
     let there = paths::go_driver().exists();
     if !there {
         // Not by a macro: what those print of a test that passes is not shown.
-        let _ = writeln!(std::io::stderr(), "SKIPPED, the driver of the Go SDK is not built");
+        let _ = writeln!(std::io::stderr(), "SKIPPED: the driver of the Go SDK is not built");
     }
     there
 }

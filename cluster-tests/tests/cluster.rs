@@ -127,6 +127,7 @@ fn a_node_that_leaves_hands_its_clients_over() {
         publish(&["js-b"], "lobby", 40),
         Receive { clients: EIGHT.to_vec(), room: "lobby", count: 40 },
     ]);
+    let epoch = world.api(1, "history", json!({"channel": "lobby", "limit": 0}))["epoch"].clone();
     // Whichever node is the room's home, each in turn is asked to leave.
     let on_a = ["js-a", "js-a2"];
     world.play(on_a.map(|client| turn_to(client, 1)));
@@ -144,12 +145,19 @@ fn a_node_that_leaves_hands_its_clients_over() {
     world.eventually("nobody misses anything silently", REACTION, |world| {
         check::never_silent(&world.logs(&EIGHT, "lobby"), &all)
     });
-    world.check("the history is still there, or says by its epoch that it is not", |world| {
-        let page = world.cluster.api(2, "history", &json!({"channel": "lobby", "limit": -1}))?;
-        let kept = page["publications"].as_array().map_or(0, Vec::len);
-        let told = world.logs(&EIGHT, "lobby").iter().any(check::gap_announced);
-        ensure(kept == 120 || told, || format!("{kept} of 120 kept, and nobody was told"))
-    });
+    world.check(
+        "the history is still there, in its first epoch, and nobody was told of a gap",
+        |world| {
+            let page =
+                world.cluster.api(2, "history", &json!({"channel": "lobby", "limit": -1}))?;
+            let kept = page["publications"].as_array().map_or(0, Vec::len);
+            ensure(kept == 120, || format!("{kept} of 120 kept"))?;
+            ensure(page["epoch"] == epoch, || format!("epoch {}, first {epoch}", page["epoch"]))?;
+            let logs = world.logs(&EIGHT, "lobby");
+            let told = logs.iter().find(|log| check::gap_announced(log));
+            ensure(told.is_none(), || format!("told of a gap: {told:?}"))
+        },
+    );
 }
 
 #[test]

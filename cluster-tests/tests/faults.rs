@@ -10,7 +10,7 @@ use cluster_tests::node::cpu_seconds;
 use cluster_tests::paths;
 use cluster_tests::step::Step::*;
 use cluster_tests::wait::{ensure, hold};
-use cluster_tests::world::{REACTION, World};
+use cluster_tests::world::{REACTION, World, skip};
 use cluster_tests::ws::Socket;
 use serde_json::{Value, json};
 
@@ -144,10 +144,7 @@ fn all_there(world: &mut World, when: &str) {
 #[test]
 fn a_clock_that_jumps_ends_tokens_and_nothing_else() {
     let Some((clock, words)) = Clock::new() else {
-        let _ = std::io::Write::write_all(
-            &mut std::io::stderr(),
-            b"SKIPPED, no clock can be faked here: install libfaketime\n",
-        );
+        skip("no clock can be faked here: install libfaketime");
         return;
     };
     let mut world = World::with(1, CONFIG);

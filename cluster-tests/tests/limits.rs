@@ -5,6 +5,8 @@ use cluster_tests::stream::Stream;
 use cluster_tests::wait::{ensure, until};
 use cluster_tests::world::REACTION;
 use cluster_tests::ws::Socket;
+use roomcast::access::sign::sign;
+use serde_json::json;
 
 const PATH: &str = "/connection/websocket";
 const STREAM: &str = "/connection/http_stream";
@@ -102,4 +104,39 @@ fn a_user_with_too_many_connections_is_told_3504() -> Result<(), String> {
         let reply = stream(&cluster, &ann)?.message(REACTION)?;
         ensure(reply["connect"].is_object(), || reply.to_string())
     })
+}
+
+#[test]
+fn who_asks_for_more_presence_than_fits_is_told_so_and_stays() -> Result<(), String> {
+    let config = "[client.token]\nhmac_secret_key = \"cluster-tests\"\n\
+                  [channel.without_namespace]\npresence = true\n\
+                  allow_subscribe_for_client = true\nallow_presence_for_client = true\n\
+                  [http_api]\nkey = \"test\"\n";
+    let cluster = Cluster::start_with(1, config)?;
+    let enter = |number: usize| {
+        let claims = json!({"sub": format!("user-{number}"), "info": "x".repeat(40_000)});
+        let token = sign("cluster-tests", &claims).map_err(|error| error.to_string())?;
+        let mut socket = socket(&cluster, &[])?;
+        socket.command(&json!({"id": 1, "connect": {"token": token}}))?;
+        let subscribed = socket.command(&json!({"id": 2, "subscribe": {"channel": "hall"}}))?;
+        ensure(subscribed["error"].is_null(), || subscribed.to_string())?;
+        Ok::<_, String>(socket)
+    };
+    let mut there: Vec<Socket> = (0..20).map(enter).collect::<Result<_, _>>()?;
+    let asked = |socket: &mut Socket, id: u32| {
+        socket.command(&json!({"id": id, "presence": {"channel": "hall"}}))
+    };
+    let fits = asked(&mut there[0], 3)?;
+    let seen = fits["presence"]["presence"].as_object().map_or(0, |it| it.len());
+    ensure(seen == 20, || format!("{seen} of 20 in {} bytes", fits.to_string().len()))?;
+    let more: Vec<Socket> = (20..40).map(enter).collect::<Result<_, _>>()?;
+    let refused = asked(&mut there[0], 4)?;
+    ensure(refused["error"]["code"] == 106, || refused.to_string())?;
+    let stats = there[0].command(&json!({"id": 5, "presence_stats": {"channel": "hall"}}))?;
+    ensure(stats["presence_stats"]["num_clients"] == 40, || stats.to_string())?;
+    let all = cluster.api(0, "presence", &json!({"channel": "hall"}))?;
+    let seen = all["presence"].as_object().map_or(0, |it| it.len());
+    ensure(seen == 40, || format!("the API tells of {seen}"))?;
+    drop((there, more));
+    Ok(())
 }

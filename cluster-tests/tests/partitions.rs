@@ -1,6 +1,7 @@
 //! Networks that break between nodes: real processes on hosts of their own, cut
 //! off each other while people talk on every node, in so many rooms that each
-//! node is the home of some. Skipped where no hosts can be made.
+//! node is the home of some. Skipped where no hosts can be made,
+//! but not in CI.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -70,6 +70,7 @@ impl Authority {
             config: file.clone(),
             join: Vec::new(),
             host: None,
+            gossip_port: 0,
             under: Vec::new(),
         };
         let node = Node::start(paths::server(), &args);

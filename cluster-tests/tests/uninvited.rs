@@ -20,7 +20,7 @@ use roomcast::cluster::membership;
 use roomcast::cluster::node::{NodeInfo, Phase};
 use roomcast::cluster::secret::Secrets;
 use roomcast::mesh::noise::Handshake;
-use roomcast::mesh::wire::{self, Hello, Message};
+use roomcast::mesh::wire::{self, Frame, Hello};
 use roomcast::metrics::Metrics;
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -284,7 +284,7 @@ fn hello_of(version: u32, mesh: SocketAddr) -> Result<usize, String> {
     handshake.read(&answer).map_err(noise)?;
     let (mut sealer, _) = handshake.finish().map_err(noise)?;
     let hello = Hello { version, cluster: "roomcast".into(), node: other_node(mesh), to: None };
-    let frame = wire::encode(&Message::Hello(hello)).map_err(|code| format!("{code:?}"))?;
+    let frame = wire::encode(&Frame::Hello(hello)).map_err(|code| format!("{code:?}"))?;
     let mut sealed = BytesMut::new();
     sealer.seal(&frame, &mut sealed).map_err(noise)?;
     stream.write_all(&sealed).map_err(|e| e.to_string())?;

@@ -20,7 +20,7 @@ pub fn run(input: &[u8]) {
     }
 }
 
-fn survives(message: &wire::Message) {
+fn survives(message: &wire::Frame) {
     let Ok(frame) = wire::encode(message) else { panic!("it came in a frame, and fits into none") };
     let again = wire::decode(&mut BytesMut::from(&frame[..]));
     assert_eq!(again.ok().flatten().as_ref(), Some(message));

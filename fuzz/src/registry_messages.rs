@@ -14,8 +14,9 @@ use roomcast::{
         node::{NodeId, NodeInfo, Phase},
         view::View,
     },
-    mesh::wire::{self, FrameError, Message},
+    mesh::wire::{self, Frame, FrameError},
     room::{
+        messages::Message,
         options::{Namespaces, RoomOptions},
         registry::{In, Out, Settings, State},
         types::{
@@ -70,9 +71,10 @@ fn play(input: &mut Unstructured<'_>) -> Result<()> {
 /// What is sent must be accepted by a peer, so it has to survive its own codec.
 fn fits_into_a_frame(out: &Out) {
     let Out::Send { message, .. } = out else { return };
-    let Ok(frame) = wire::encode(message) else { panic!("too large to be sent: {message:?}") };
+    let sent = Frame::Rooms(message.clone());
+    let Ok(frame) = wire::encode(&sent) else { panic!("too large to be sent: {message:?}") };
     let again = wire::decode(&mut BytesMut::from(&frame[..]));
-    assert_eq!(again.ok().flatten().as_ref(), Some(message));
+    assert_eq!(again.ok().flatten(), Some(sent));
 }
 
 /// A message about a room out of as many of the next bytes as it has. The index of
@@ -81,17 +83,24 @@ fn message(input: &mut Unstructured<'_>) -> Result<Option<Message>> {
     let name = room(input)?;
     let length = usize::from(input.arbitrary::<u8>()?).min(input.len());
     let rest = input.bytes(length)?;
-    let mut content = vec![3, name.len() as u8];
-    content.extend(name.as_bytes());
+    // One of the messages about rooms, most often about one room.
+    let mut content = match input.int_in_range(0..=3u8)? {
+        0 => vec![2],
+        _ => [&[2, 0, name.len() as u8], name.as_bytes()].concat(),
+    };
     content.extend(rest);
     let decode = |content: &[u8]| {
         let length = (content.len() as u32).to_be_bytes();
         wire::decode(&mut BytesMut::from(&[&length[..], content].concat()[..]))
     };
+    let rooms = |frame: Option<Frame>| match frame {
+        Some(Frame::Rooms(message)) => Some(message),
+        _ => None,
+    };
     Ok(match decode(&content) {
-        Ok(message) => message,
+        Ok(frame) => rooms(frame),
         Err(FrameError::Trailing(count)) => {
-            decode(&content[..content.len() - count]).ok().flatten()
+            rooms(decode(&content[..content.len() - count]).ok().flatten())
         }
         Err(_) => None,
     })

@@ -14,8 +14,9 @@ use roomcast::{
         placement::{Placement, slot},
         view::View,
     },
-    mesh::wire,
+    mesh::wire::{self, Frame},
     room::{
+        messages::Message,
         registry::{In, Out, Settings, State},
         types::{
             Answer, Event, MemberFlags, NewPublication, ReplyTo, Request, RoomName, SocketRef,
@@ -78,6 +79,9 @@ impl Mesh {
                 mesh.play(id, In::LinkUp(peer));
             }
         }
+        while let Some(busy) = mesh.nodes.iter().position(|(_, state)| state.has_work()) {
+            mesh.play(mesh.nodes[busy].0, In::Tick);
+        }
         mesh.play(mirror, In::Request(mesh.room.clone(), Request::Subscribe(subscribe())));
         let outcome = mesh.publish();
         ensure!(outcome == Outcome { deliveries: 1, acknowledged: 1 }, "{outcome:?}");
@@ -101,7 +105,7 @@ impl Mesh {
             };
             for out in state.handle(input, self.now) {
                 match out {
-                    Out::Send { to, message } => send(at, &to, &message, &mut inputs),
+                    Out::Send { to, message } => send(at, &to, message, &mut inputs),
                     Out::Event { event: Event::Publication(_), .. } => outcome.deliveries += 1,
                     Out::Answer { answer: Answer::Published(Some(_)), .. } => {
                         outcome.acknowledged += 1;
@@ -115,11 +119,11 @@ impl Mesh {
 }
 
 /// As registry and link do: encoded once for all peers, and decoded by each.
-fn send(from: NodeId, to: &[NodeId], message: &wire::Message, inputs: &mut VecDeque<(NodeId, In)>) {
-    let Ok(frame) = wire::encode(message) else { return };
+fn send(from: NodeId, to: &[NodeId], message: Message, inputs: &mut VecDeque<(NodeId, In)>) {
+    let Ok(frame) = wire::encode(&Frame::Rooms(message)) else { return };
     for peer in to {
         let mut received = BytesMut::from(&frame[..]);
-        if let Ok(Some(message)) = wire::decode(&mut received) {
+        if let Ok(Some(Frame::Rooms(message))) = wire::decode(&mut received) {
             inputs.push_back((*peer, In::Peer(from, message)));
         }
     }

@@ -12,10 +12,13 @@ use actix::prelude::*;
 use chitchat::{
     ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, NodeState, spawn_chitchat,
 };
+use tokio::sync::watch;
 
 use super::{
     gossip::Gossip,
+    names::{self, Reach},
     node::{NodeInfo, Phase},
+    seeds,
     view::View,
 };
 use crate::{
@@ -46,7 +49,7 @@ pub struct Settings {
     pub me: NodeInfo,
     /// Where its gossip arrives.
     pub gossip: SocketAddr,
-    /// Nodes to begin with.
+    /// Nodes to begin with, by their addresses: see [`seeds`].
     pub join: Vec<String>,
     /// Name of the cluster.
     pub cluster: String,
@@ -83,39 +86,61 @@ pub async fn start(settings: &Settings, transport: &Gossip) -> anyhow::Result<Ch
     spawn_chitchat(config, facts, transport).await
 }
 
-/// The actor that passes chitchat's view on.
+/// What the actor is connected with.
+pub struct Connections {
+    /// The node's rooms, which go by the view.
+    pub registry: Addr<RoomRegistry>,
+    /// Who links this node to all that gossip tells of.
+    pub dialer: Addr<Dialer>,
+    /// What comes of that.
+    pub reach: watch::Receiver<Reach>,
+    /// Everyone else who goes by the view.
+    pub views: watch::Sender<View>,
+    /// Who has to know of all that gossip tells of.
+    pub told: watch::Sender<names::Told>,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+/// The actor that makes a view of what gossip tells, and passes it on.
 pub struct Membership {
     handle: ChitchatHandle,
     me: NodeInfo,
-    registry: Addr<RoomRegistry>,
-    dialer: Addr<Dialer>,
-    views: tokio::sync::watch::Sender<View>,
-    metrics: Metrics,
+    /// Names of nodes to begin with.
+    names: Vec<String>,
+    to: Connections,
+    /// Where their gossip arrives.
+    live: BTreeSet<SocketAddr>,
+    /// How often nodes to begin with were greeted.
+    turn: usize,
+    last: Option<View>,
 }
 
 impl Membership {
-    /// Passes the views of `handle` on to registry, dialer and `views`.
-    pub fn new(
-        handle: ChitchatHandle,
-        me: NodeInfo,
-        registry: Addr<RoomRegistry>,
-        dialer: Addr<Dialer>,
-        views: tokio::sync::watch::Sender<View>,
-        metrics: Metrics,
-    ) -> Self {
-        Self { handle, me, registry, dialer, views, metrics }
+    /// Makes views of what `handle` tells to node `me`. `names` are those of nodes to begin with.
+    pub fn new(handle: ChitchatHandle, me: NodeInfo, names: Vec<String>, to: Connections) -> Self {
+        Self { handle, me, names, to, live: BTreeSet::new(), turn: 0, last: None }
+    }
+
+    /// Makes the view anew, and passes it on if it has changed.
+    fn look(&mut self) {
+        let told = self.to.told.borrow().clone();
+        let view = names::view(told.into_values(), &self.me, &self.to.reach.borrow());
+        if self.last.as_ref() != Some(&view) {
+            self.last = Some(view.clone());
+            self.know(view);
+        }
     }
 
     fn know(&self, view: View) {
         let name = |info: &NodeInfo| format!("{} ({})", info.name, info.phase.word());
         let names: Vec<String> = view.nodes().values().map(name).collect();
         tracing::info!(nodes = ?names, "the cluster has changed");
-        self.metrics.cluster_nodes.set(view.nodes().len() as i64);
+        self.to.metrics.cluster_nodes.set(view.nodes().len() as i64);
         let ready = view.nodes().values().filter(|it| it.phase == Phase::Ready).count();
-        self.metrics.cluster_nodes_ready.set(ready as i64);
-        self.registry.do_send(FromCluster::View(view.clone()));
-        self.dialer.do_send(Know(view.clone()));
-        self.views.send_replace(view);
+        self.to.metrics.cluster_nodes_ready.set(ready as i64);
+        self.to.registry.do_send(FromCluster::View(view.clone()));
+        self.to.views.send_replace(view);
     }
 }
 
@@ -123,23 +148,28 @@ impl Actor for Membership {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let chitchat = self.handle.chitchat();
-        let me = self.me.clone();
-        let membership = ctx.address();
+        let (chitchat, membership) = (self.handle.chitchat(), ctx.address());
         let watching = async move {
             let mut nodes = Box::pin(chitchat.lock().await.live_nodes_watch_stream());
-            let (mut last, mut left_out) = (None, BTreeSet::new());
+            let mut left_out = BTreeSet::new();
             while let Some(nodes) = std::future::poll_fn(|cx| nodes.as_mut().poll_next(cx)).await {
                 left_out = leave_out(&nodes, &left_out);
-                let peers = nodes.iter().filter_map(|(id, state)| node_info(id, state));
-                let view = View::new(peers.chain([me.clone()]));
-                if last.as_ref() != Some(&view) {
-                    last = Some(view.clone());
-                    membership.do_send(NewView(view));
-                }
+                membership.do_send(Told(nodes));
             }
         };
         ctx.spawn(watching.into_actor(self));
+        let (mut reach, membership) = (self.to.reach.clone(), ctx.address());
+        let reaching = async move {
+            while reach.changed().await.is_ok() {
+                membership.do_send(Reached);
+            }
+        };
+        ctx.spawn(reaching.into_actor(self));
+        for name in std::mem::take(&mut self.names) {
+            let (view, membership) = (self.to.views.subscribe(), ctx.address());
+            let found = move |addresses| membership.do_send(Found(addresses));
+            ctx.spawn(seeds::look_up(name, view, found).into_actor(self));
+        }
         // A node that gossips no more has a view that is wrong, and is seen by no one: end it, so that it is
         // started again, and its clients go elsewhere.
         let end = self.handle.termination_watcher();
@@ -194,6 +224,7 @@ impl Handler<Enter> for Membership {
     type Result = ();
 
     fn handle(&mut self, Enter(phase): Enter, ctx: &mut Self::Context) {
+        self.me.phase = phase;
         let chitchat = self.handle.chitchat();
         let telling = async move {
             chitchat.lock().await.self_node_state().set(PHASE, phase.word());
@@ -202,14 +233,53 @@ impl Handler<Enter> for Membership {
     }
 }
 
+/// Gossip tells of these nodes.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct NewView(View);
+struct Told(BTreeMap<ChitchatId, NodeState>);
 
-impl Handler<NewView> for Membership {
+impl Handler<Told> for Membership {
     type Result = ();
 
-    fn handle(&mut self, NewView(view): NewView, _: &mut Self::Context) {
-        self.know(view);
+    fn handle(&mut self, Told(nodes): Told, _: &mut Self::Context) {
+        self.live = nodes.keys().map(|id| id.gossip_advertise_addr).collect();
+        let told = nodes.iter().filter_map(|(id, state)| node_info(id, state));
+        let told: names::Told = told.map(|info| (info.id(), info)).collect();
+        if *self.to.told.borrow() != told {
+            self.to.dialer.do_send(Know(told.clone()));
+            self.to.told.send_replace(told);
+            self.look();
+        }
+    }
+}
+
+/// There are links to other nodes than before.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Reached;
+
+impl Handler<Reached> for Membership {
+    type Result = ();
+
+    fn handle(&mut self, _: Reached, _: &mut Self::Context) {
+        self.look();
+    }
+}
+
+/// Nodes to begin with are at these addresses.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Found(Vec<SocketAddr>);
+
+impl Handler<Found> for Membership {
+    type Result = ();
+
+    fn handle(&mut self, Found(addresses): Found, _: &mut Self::Context) {
+        let me = self.handle.chitchat_id().gossip_advertise_addr;
+        self.turn = self.turn.wrapping_add(1);
+        for address in seeds::greeted(&addresses, me, &self.live, self.turn) {
+            // If gossip has ended, so does the node.
+            let _ = self.handle.gossip(address);
+        }
     }
 }

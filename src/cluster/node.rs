@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr};
 use serde::{Deserialize, Serialize};
 
 /// Identity of one run of a node: its name and its generation. A restarted node is a new one.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct NodeId(pub u64);
 
 impl NodeId {
@@ -77,7 +77,8 @@ impl Phase {
 pub struct NodeInfo {
     /// The name that its operator gave it; at most one live node has it.
     pub name: String,
-    /// When this run began, in milliseconds of wall time; a later run has a greater one.
+    /// When this run began, by the wall clock; a later run has a greater one. Two that begin at the same
+    /// moment differ, too: see [`generation`].
     pub generation: u64,
     /// Where it listens for links.
     pub mesh: SocketAddr,
@@ -92,6 +93,20 @@ impl NodeInfo {
     pub fn id(&self) -> NodeId {
         NodeId::new(&self.name, self.generation)
     }
+
+    /// Whether it is this node that dials, of these two: the one with the smaller id. Of two runs under one
+    /// name it is the later: whoever wants a name finds out at once whether its bearer lives.
+    pub fn dials(&self, other: &Self) -> bool {
+        match self.name == other.name {
+            true => self.generation > other.generation,
+            false => self.id() < other.id(),
+        }
+    }
+}
+
+/// The generation of a run that begins now: Unix time in milliseconds, and some chance below that.
+pub fn generation(millis: u64, random: u64) -> u64 {
+    millis * 1000 + random % 1000
 }
 
 /// A hash that is the same on every node and in every version: FNV-1a with a final mix, so that close

@@ -3,14 +3,17 @@
 //! All three name the same keys, those of [`Raw`]'s defaults; anything else is an error that names the
 //! nearest key that exists.
 
-use std::path::Path;
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
 
 use config::{File, FileFormat};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{Config, Invalid, MAX_WORKERS, nearest, raw};
-use crate::config::raw::Raw;
+use crate::{cluster::node::stable_hash, config::raw::Raw};
 
 const PREFIX: &str = "ROOMCAST_";
 
@@ -93,9 +96,29 @@ fn fill_in(raw: &mut Raw) {
         raw.http_server.workers = cores.min(MAX_WORKERS);
     }
     if raw.node.name.is_empty() {
-        let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
-        let host = if host.trim().is_empty() { "roomcast" } else { host.trim() };
+        let file = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let names = ["/etc/hostname", "/proc/sys/kernel/hostname"].map(file);
+        let host = host(&names, &raw.cluster, &file("/etc/machine-id"));
         raw.node.name = format!("{host}:{}", raw.http_server.port);
+    }
+}
+
+/// What tells this machine from others: its own name, but not one that any machine has; else the address under
+/// which others reach it; else a name made of the machine's id, which is not told itself.
+fn host(names: &[String], cluster: &raw::Cluster, machine: &str) -> String {
+    let own = |name: &&str| {
+        let first = name.split('.').next().unwrap_or_default();
+        !["", "localhost", "(none)"].contains(&first)
+    };
+    if let Some(name) = names.iter().map(|it| it.trim()).find(own) {
+        return name.to_owned();
+    }
+    let gossip = cluster.gossip.parse::<SocketAddr>().map(|it| it.ip());
+    let address = cluster.advertise.parse::<IpAddr>().or(gossip);
+    match address {
+        Ok(ip) if !ip.is_unspecified() && !ip.is_loopback() => ip.to_string(),
+        _ if machine.trim().is_empty() => "roomcast".to_owned(),
+        _ => format!("roomcast-{:08x}", stable_hash(&[machine.trim().as_bytes()]) >> 32),
     }
 }
 
@@ -235,6 +258,30 @@ mod tests {
     }
 
     #[test]
+    fn a_node_without_a_name_is_called_after_what_only_its_machine_has() {
+        let name = |names: [&str; 2], gossip: &str, advertise: &str, machine: &str| {
+            let cluster = raw::Cluster {
+                gossip: gossip.into(),
+                advertise: advertise.into(),
+                ..Default::default()
+            };
+            host(&names.map(str::to_owned), &cluster, machine)
+        };
+        assert_eq!(name(["web-1\n", "other"], "10.0.0.1:1", "", ""), "web-1");
+        for nobodys in ["localhost\n", "localhost.localdomain", "(none)", ""] {
+            assert_eq!(name([nobodys, "web-1\n"], "10.0.0.1:1", "", ""), "web-1");
+            assert_eq!(name([nobodys, nobodys], "10.0.0.1:1", "", "x"), "10.0.0.1");
+            assert_eq!(name([nobodys, nobodys], "0.0.0.0:1", "10.0.0.2", "x"), "10.0.0.2");
+            let (one, other) = (
+                name([nobodys, nobodys], "127.0.0.1:1", "", "6f9e\n"),
+                name([nobodys, nobodys], "", "", "6f9f\n"),
+            );
+            assert!(one != other && !one.contains("6f9e"), "{one} {other}");
+            assert_eq!(name([nobodys, nobodys], "", "", ""), "roomcast");
+        }
+    }
+
+    #[test]
     fn one_meaning_in_three_formats() {
         let toml =
             "[[channel.namespaces]]\nname = \"chat\"\nhistory_size = 5\nhistory_ttl = \"1m30s\"";
@@ -339,6 +386,17 @@ mod tests {
         for good in ["a:1", "10.0.0.1:7946", "[::1]:7946", "node-1.example:7946"] {
             load_text("toml", &cluster(good)).expect(good);
         }
+        let cluster = |lines: &str| {
+            let cluster = "[cluster]\ngossip = \"127.0.0.1:1\"\nmesh = \"127.0.0.1:2\"\n";
+            format!("{cluster}{lines}")
+        };
+        assert_eq!(
+            problem(&cluster("queue_max_size = 2097151")),
+            "cluster.queue_max_size: at least 2097152: 1 MiB and twice the largest publication that is allowed, which has 524288 bytes (client.queue_max_size / 2, websocket.message_size_limit, emulation.max_request_body_size)"
+        );
+        load_text("toml", &cluster("queue_max_size = 2097152")).expect("just enough");
+        let small = "queue_max_size = 1200000\n[client]\nqueue_max_size = 131072";
+        load_text("toml", &cluster(small)).expect("publications are smaller, too");
         load_text("toml", "[log]\nlevel = \"WARN,roomcast::mesh=trace,off\"").expect("valid");
     }
 

@@ -31,6 +31,8 @@ use crate::{
 
 /// The most worker threads: a room's workers are a bit each.
 pub const MAX_WORKERS: usize = 64;
+/// The largest body of a call of the server API, in bytes.
+pub const BODY_LIMIT: usize = 16 << 20;
 /// How much can be logged.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
@@ -134,6 +136,8 @@ pub struct Cluster {
     pub advertise: std::net::IpAddr,
     /// Gossip addresses of nodes to begin with.
     pub join: Vec<String>,
+    /// How long the node waits for another that bears its name.
+    pub name_timeout: Duration,
     /// What the nodes know and no one else; empty: links and gossip are not sealed.
     pub secrets: Secrets,
     /// How many nodes there should be; 0: any number.
@@ -163,16 +167,21 @@ impl TryFrom<Raw> for Config {
         if raw.websocket.message_size_limit == 0 {
             return Err(Invalid::new("websocket.message_size_limit", "at least 1"));
         }
+        let quorum_of = raw.cluster.quorum()?;
         let rooms = registry::Settings {
             publish_timeout: raw.cluster.publish_timeout.0,
-            replicas: raw.cluster.replicas,
-            quorum_of: raw.cluster.quorum()?,
+            // The home and half of the nodes are a majority.
+            replicas: raw.cluster.replicas.max(quorum_of.unwrap_or(0) / 2),
+            quorum_of,
             recovery_limit: raw.client.recovery_max_publication_limit,
             history_bytes: raw.channel.history_max_bytes,
             room_limit: raw.channel.max_rooms,
             ..Default::default()
         };
         let cluster = raw.cluster.check()?;
+        if cluster.is_some() {
+            raw.check_link_queue()?;
+        }
         let mut register = Register::new(&raw)?;
         let namespaces = Arc::new(namespaces(&raw, &mut register)?);
         let (backends, proxies) = register.proxies()?;
@@ -346,6 +355,32 @@ impl Channel {
     }
 }
 
+/// What a link's queue needs beside two of the largest publications: pages of several transfers.
+const LINK_QUEUE: usize = 1 << 20;
+
+impl Raw {
+    /// The most bytes that one publication may have, whoever publishes it.
+    fn largest_publication(&self) -> usize {
+        let by_api = (self.client.queue_max_size / 2).min(BODY_LIMIT);
+        let by_client = self.websocket.message_size_limit.max(self.emulation.max_request_body_size);
+        by_api.max(by_client)
+    }
+
+    /// A link whose queue can't hold what is sent as one would be closed as too slow, again and again.
+    fn check_link_queue(&self) -> Result<(), Invalid> {
+        let largest = self.largest_publication();
+        let least = LINK_QUEUE.saturating_add(largest.saturating_mul(2));
+        if self.cluster.queue_max_size >= least {
+            return Ok(());
+        }
+        let problem = format!(
+            "at least {least}: 1 MiB and twice the largest publication that is allowed, which has {largest} bytes \
+             (client.queue_max_size / 2, websocket.message_size_limit, emulation.max_request_body_size)"
+        );
+        Err(Invalid::new("cluster.queue_max_size", problem))
+    }
+}
+
 impl raw::Client {
     fn check(&self) -> Result<(), Invalid> {
         let pings = self.ping_interval.0 > Duration::ZERO;
@@ -434,6 +469,7 @@ impl raw::Cluster {
             mesh,
             advertise,
             join: self.join.clone(),
+            name_timeout: self.name_timeout.0,
             secrets,
             expected_nodes: self.expected_nodes,
             queue_limit: self.queue_max_size,
@@ -461,7 +497,7 @@ impl raw::Cluster {
         Ok(secrets)
     }
 
-    /// The number of nodes that half of must be seen to publish, if that is wanted.
+    /// The number of nodes that a majority of must have what is acknowledged, if that is wanted.
     fn quorum(&self) -> Result<Option<usize>, Invalid> {
         match self.minority.as_str() {
             "serve" => Ok(None),

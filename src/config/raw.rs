@@ -98,7 +98,9 @@ section! {
 section! {
     /// What the node is called.
     Node {
-        /// Name of the node, different from all others of the cluster. Empty: host name and port.
+        /// Name of the node, different from all others of the cluster. Empty: host name and port. If the host's
+        /// name is `localhost`, or it has none, `cluster.advertise` or the address of `cluster.gossip` stands for
+        /// it, or else a name made of the machine's id.
         name: String = String::new(),
     }
 }
@@ -649,21 +651,26 @@ section! {
         advertise: String = String::new(),
         /// Gossip addresses of other nodes to begin with; one that lives is enough.
         join: Vec<String> = Vec::new(),
+        /// How long a node whose name is borne by one that runs waits for that one to leave, before it ends
+        /// with an error.
+        name_timeout: Span = seconds(30),
         /// What all nodes know and no one else: seals gossip and links. Needed beyond loopback.
         secret: String = String::new(),
         /// Other secrets that are accepted, while the secret is being changed: first add the new one here on
         /// every node, then make it the `secret` and keep the old one here, then take that out.
         other_secrets: Vec<String> = Vec::new(),
         /// How many other nodes keep a copy of each room with history, and have a publication before it is
-        /// acknowledged.
+        /// acknowledged. With `minority = "refuse"` at least half of `expected_nodes`.
         replicas: usize = 1,
         /// How many nodes the cluster should have. A node that sees less than half of them says so in
         /// `/health` (503). 0: any number is right.
         expected_nodes: usize = 0,
-        /// What a node does with publishes to rooms with history while it sees less than half of
-        /// `expected_nodes`: `serve` or `refuse` (with a temporary error).
+        /// What a node does with rooms with history while it does not reach a majority of `expected_nodes`:
+        /// `serve`, or `refuse` with a temporary error. With `refuse`, acknowledged means on a majority of them, so
+        /// that no cut and no loss of fewer loses it; and there may be no more nodes than that.
         minority: String = "serve".to_owned(),
-        /// Bytes that may wait for one node; more, and its link is closed.
+        /// Bytes that may wait for one node; more, and its link is closed. At least 1 MiB and twice the largest
+        /// publication that is allowed: half of `client.queue_max_size`, or what a client may send at once.
         queue_max_size: usize = 64 << 20,
         /// How long a publish may wait for its room's home before it fails with a temporary error.
         publish_timeout: Span = seconds(2),

@@ -1,14 +1,17 @@
-//! SHELL. Keeps a link to every node of the view: of any two nodes the one with the smaller id dials.
+//! SHELL. Keeps a link to every node that gossip tells of: of any two nodes one dials ([`NodeInfo::dials`]).
 
 use std::{collections::BTreeSet, time::Duration};
 
 use actix::prelude::*;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 
 use super::link::{self, Introduced, Link, Settings};
 use crate::cluster::{
+    names::{Reach, Told},
     node::{NodeId, NodeInfo},
-    view::View,
 };
 
 /// How long after a link has failed it is dialled again.
@@ -19,21 +22,30 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// The actor that dials and accepts links.
 pub struct Dialer {
     settings: Settings,
-    view: View,
+    /// All that gossip tells of, with several runs of one name if there are.
+    known: Told,
     /// Nodes that are dialled or linked just now.
     busy: BTreeSet<NodeId>,
+    /// What comes of it.
+    reach: watch::Sender<Reach>,
 }
 
 impl Dialer {
     /// A dialer that knows of no other node yet.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, view: View::default(), busy: BTreeSet::new() }
+        let (known, busy) = (Told::new(), BTreeSet::new());
+        Self { settings, known, busy, reach: watch::Sender::default() }
+    }
+
+    /// Which nodes can be reached, from now on.
+    pub fn reach(&self) -> watch::Receiver<Reach> {
+        self.reach.subscribe()
     }
 
     fn dial_missing(&mut self, ctx: &mut Context<Self>) {
-        let me = self.settings.me.id();
-        let missing: Vec<NodeInfo> = (self.view.nodes().iter())
-            .filter(|(id, _)| me < **id && !self.busy.contains(*id))
+        let me = &self.settings.me;
+        let missing: Vec<NodeInfo> = (self.known.iter())
+            .filter(|(id, info)| me.dials(info) && !self.busy.contains(*id))
             .map(|(_, info)| info.clone())
             .collect();
         for peer in missing {
@@ -61,8 +73,9 @@ impl Dialer {
         ctx.spawn(dialling.into_actor(self).map(move |result, dialer, ctx| match result {
             Ok(introduced) => dialer.open(introduced, ctx),
             Err(error) => {
-                let address = dialer.view.nodes().get(&id).map(|peer| peer.mesh);
+                let address = dialer.known.get(&id).map(|peer| peer.mesh);
                 tracing::debug!(?address, %error, "no link");
+                dialer.reach.send_modify(|it| it.failed(id));
                 dialer.dial_later(id, ctx);
             }
         }));
@@ -71,6 +84,7 @@ impl Dialer {
     fn open(&mut self, introduced: Introduced, ctx: &mut Context<Self>) {
         let id = introduced.peer.id();
         self.busy.insert(id);
+        self.reach.send_modify(|it| it.up(id));
         Link::new(introduced, self.settings.clone(), ctx.address()).start();
     }
 
@@ -98,16 +112,18 @@ impl Actor for Dialer {
     type Context = Context<Self>;
 }
 
-/// Gossip has a new view.
+/// These are all nodes that gossip tells of.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Know(pub View);
+pub struct Know(pub Told);
 
 impl Handler<Know> for Dialer {
     type Result = ();
 
-    fn handle(&mut self, Know(view): Know, ctx: &mut Self::Context) {
-        self.view = view;
+    fn handle(&mut self, Know(nodes): Know, ctx: &mut Self::Context) {
+        self.known = nodes;
+        let known = &self.known;
+        self.reach.send_modify(|it| it.keep(|node| known.contains_key(&node)));
         self.dial_missing(ctx);
     }
 }
@@ -121,6 +137,7 @@ impl Handler<Ended> for Dialer {
     type Result = ();
 
     fn handle(&mut self, Ended(peer): Ended, ctx: &mut Self::Context) {
+        self.reach.send_modify(|it| it.down(peer));
         self.dial_later(peer, ctx);
     }
 }

@@ -25,8 +25,9 @@ use tokio::{
 
 use super::{
     dialer::{Dialer, Ended},
+    life::Life,
     noise::{self, Handshake, Opener, Sealer},
-    wire::{self, Hello, Message as PeerMessage},
+    wire::{self, Frame, Hello},
 };
 use crate::{
     cluster::{
@@ -35,15 +36,19 @@ use crate::{
     },
     metrics::Metrics,
     room::actor::{CatchUp, FromCluster, RoomRegistry},
-    runtime::{clock, time::Time},
+    runtime::clock,
     session::sessions::Sessions,
 };
 
-/// How often a link that has nothing to say says that it is there.
+/// How often a link that has nothing to say says that it is there. A timer of the link's thread sees to it, so
+/// busy rooms don't keep it from doing so.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How long nothing at all may come, not even a part of something long. The kernel alone would take a quarter
-/// of an hour to notice.
+/// How long nothing at all may come, not even a part of something long, while this node reads: see [`Life`]. The
+/// kernel alone would take a quarter of an hour to notice.
 const SILENCE: Duration = Duration::from_secs(4);
+/// How long a link that seems dead gets to read what may be in its socket: if this process stood still, its
+/// timers come up before its sockets.
+const LAST_LOOK: Duration = Duration::from_millis(200);
 /// How long the introduction may take.
 const HANDSHAKE: Duration = Duration::from_secs(3);
 /// Bytes that are read before the registry has dealt with those read before.
@@ -110,9 +115,9 @@ impl Reader {
     /// The next messages, at least one. Counts in `read` what it reads for them.
     async fn next(
         &mut self,
-        heard: &Cell<Time>,
+        life: &RefCell<Life>,
         read: &mut usize,
-    ) -> Result<Vec<PeerMessage>, LinkError> {
+    ) -> Result<Vec<Frame>, LinkError> {
         loop {
             let mut messages = Vec::new();
             while let Some(message) = wire::decode(&mut self.open)? {
@@ -126,7 +131,7 @@ impl Reader {
             if count == 0 {
                 return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
             }
-            heard.set(clock::now());
+            life.borrow_mut().heard();
             *read += count;
             self.opener.open(&mut self.sealed, &mut self.open)?;
         }
@@ -165,7 +170,7 @@ async fn try_introduce(
         node: settings.me.clone(),
         to,
     };
-    let frame = wire::encode(&PeerMessage::Hello(hello))
+    let frame = wire::encode(&Frame::Hello(hello))
         .map_err(|_| LinkError::Refused("this node's own hello is too large".into()))?;
     let mut sealed = BytesMut::new();
     sealer.seal(&frame, &mut sealed)?;
@@ -219,13 +224,13 @@ async fn send_handshake(io: &mut TcpStream, handshake: &mut Handshake) -> Result
 }
 
 fn check_hello(
-    message: PeerMessage,
+    message: Frame,
     dialled: Option<NodeId>,
     me: &NodeInfo,
     cluster: &str,
 ) -> Result<NodeInfo, LinkError> {
     let refuse = |why: String| Err(LinkError::Refused(why));
-    let PeerMessage::Hello(hello) = message else {
+    let Frame::Hello(hello) = message else {
         return refuse("it did not introduce itself".into());
     };
     let id = hello.node.id();
@@ -236,8 +241,9 @@ fn check_hello(
     if hello.cluster != cluster {
         return refuse(format!("it belongs to cluster {:?} (cluster.id)", hello.cluster));
     }
-    if hello.node.name == me.name {
-        return refuse(format!("it has this node's own name {:?} (node.name)", hello.node.name));
+    // Another run under this node's name is let in: they have to settle who bears it.
+    if id == me.id() {
+        return refuse("it is this node itself".into());
     }
     if hello.to.is_some_and(|to| to != me.id()) || dialled.is_some_and(|to| to != id) {
         return refuse(format!("{:?} is another run of that node", hello.node.name));
@@ -258,7 +264,8 @@ pub struct Link {
     settings: Settings,
     peer: NodeInfo,
     outgoing: Rc<Outgoing>,
-    heard: Rc<Cell<Time>>,
+    /// Shared with what reads.
+    life: Rc<RefCell<Life>>,
     /// Whether there was something to say since the last heartbeat was due.
     spoke: bool,
     halves: Option<(Reader, OwnedWriteHalf, Sealer)>,
@@ -274,7 +281,7 @@ impl Link {
             settings,
             peer,
             outgoing: Rc::default(),
-            heard: Rc::new(Cell::new(clock::now())),
+            life: Rc::new(RefCell::new(Life::new(HEARTBEAT, SILENCE, clock::now()))),
             spoke: false,
             halves: Some((reader, write, sealer)),
             dialer,
@@ -295,11 +302,16 @@ impl Link {
         self.outgoing.more.notify_one();
     }
 
-    fn check(&mut self, ctx: &mut Context<Self>) {
-        if clock::now().since(self.heard.get()) > SILENCE {
+    fn give_up(&mut self, ctx: &mut Context<Self>) {
+        if self.life.borrow_mut().is_over(clock::now()) {
             self.reason = "silent";
             ctx.stop();
-            return;
+        }
+    }
+
+    fn check(&mut self, ctx: &mut Context<Self>) {
+        if self.life.borrow_mut().is_over(clock::now()) {
+            ctx.run_later(LAST_LOOK, Self::give_up);
         }
         self.settings
             .metrics
@@ -308,7 +320,7 @@ impl Link {
             .set(self.outgoing.bytes.get() as i64);
         // Both sides do, so neither has to ask the other.
         if !std::mem::take(&mut self.spoke)
-            && let Ok(frame) = wire::encode(&PeerMessage::Alive)
+            && let Ok(frame) = wire::encode(&Frame::Alive)
         {
             self.queue(frame, ctx);
         }
@@ -324,7 +336,7 @@ impl Actor for Link {
         tracing::info!(peer = %self.peer.name, %id, "link up");
         self.settings.registry.do_send(FromCluster::LinkUp(id, ctx.address()));
         let metrics = self.settings.metrics.clone();
-        let reading = receive(reader, id, self.settings.clone(), self.heard.clone());
+        let reading = receive(reader, id, self.settings.clone(), self.life.clone());
         let writing = send(write, sealer, self.outgoing.clone(), metrics);
         for half in [
             Box::pin(reading) as std::pin::Pin<Box<dyn Future<Output = LinkError>>>,
@@ -354,7 +366,7 @@ async fn receive(
     mut reader: Reader,
     peer: NodeId,
     settings: Settings,
-    heard: Rc<Cell<Time>>,
+    life: Rc<RefCell<Life>>,
 ) -> LinkError {
     let (counter, bytes) = (
         settings.metrics.mesh_messages.with_label_values(&["in"]),
@@ -363,7 +375,7 @@ async fn receive(
     let mut ahead = 0;
     loop {
         let mut read = 0;
-        let messages = match reader.next(&heard, &mut read).await {
+        let messages = match reader.next(&life, &mut read).await {
             Ok(messages) => messages,
             Err(error) => return error,
         };
@@ -372,18 +384,24 @@ async fn receive(
         ahead += read;
         for message in messages {
             match message {
-                PeerMessage::Alive => {}
-                PeerMessage::Emulation(session, commands) => {
+                Frame::Alive => {}
+                Frame::Emulation(session, commands) => {
                     settings.emulated.give(&session, commands);
                 }
-                message => settings.registry.do_send(FromCluster::Peer(peer, message)),
+                Frame::Rooms(message) => {
+                    settings.registry.do_send(FromCluster::Peer(peer, message));
+                }
+                // Once is enough.
+                Frame::Hello(_) => {}
             }
         }
         if ahead >= AHEAD {
             ahead = 0;
+            life.borrow_mut().pause();
             if settings.registry.send(CatchUp).await.is_err() {
                 return LinkError::Refused("the registry is gone".into());
             }
+            life.borrow_mut().resume(clock::now());
         }
     }
 }
@@ -454,59 +472,5 @@ impl Handler<Close> for Link {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cluster::node::Phase;
-
-    fn node(name: &str, generation: u64) -> NodeInfo {
-        let address = ([127, 0, 0, 1], 1).into();
-        NodeInfo {
-            name: name.into(),
-            generation,
-            mesh: address,
-            http: address,
-            phase: Phase::Ready,
-        }
-    }
-
-    /// What node a, of the cluster "c", says to `change` of a good hello of node b.
-    fn answer(change: impl FnOnce(&mut Hello)) -> Result<NodeInfo, String> {
-        let me = node("a", 1);
-        let mut hello = Hello {
-            version: wire::VERSION,
-            cluster: "c".into(),
-            node: node("b", 1),
-            to: Some(me.id()),
-        };
-        change(&mut hello);
-        check_hello(PeerMessage::Hello(hello), None, &me, "c").map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn a_node_of_another_version_is_refused_in_words_that_help() {
-        assert_eq!(answer(|_| {}).map(|it| it.name), Ok("b".to_owned()));
-        let newer = answer(|hello| hello.version += 1).expect_err("another version");
-        let (theirs, ours) = (wire::VERSION + 1, wire::VERSION);
-        assert_eq!(
-            newer,
-            format!("it speaks mesh version {theirs}, this node {ours}: upgrade one")
-        );
-    }
-
-    #[test]
-    fn whoever_is_not_meant_is_refused() {
-        for (change, why) in [
-            (
-                Box::new(|it: &mut Hello| it.cluster = "d".into()) as Box<dyn Fn(&mut Hello)>,
-                "cluster",
-            ),
-            (Box::new(|it: &mut Hello| it.node.name = "a".into()), "own name"),
-            (Box::new(|it: &mut Hello| it.to = Some(node("a", 2).id())), "another run"),
-        ] {
-            let refused = answer(change).expect_err(why);
-            assert!(refused.contains(why), "{refused}");
-        }
-        let me = node("a", 1);
-        assert!(check_hello(PeerMessage::Alive, None, &me, "c").is_err());
-    }
-}
+#[path = "link_tests.rs"]
+mod tests;

@@ -1,10 +1,11 @@
 //! Links between nodes.
 //!
-//! [`wire`] is what they say to each other and how it is written, and [`noise`] how a link is sealed when the
-//! cluster has a secret: both pure. The shell: [`link`] is the actor of one link, over one TCP connection,
+//! [`wire`] is what they say to each other and how it is written, [`noise`] how a link is sealed when the
+//! cluster has a secret, and [`life`] when one is dead: all pure. The shell: [`link`] is the actor of one link, over one TCP connection,
 //! and [`dialer`] keeps a link to every node of the view.
 
 pub mod dialer;
+pub mod life;
 pub mod link;
 pub mod noise;
 pub mod wire;

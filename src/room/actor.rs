@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
 use super::{
+    messages::{Message as PeerMessage, RoomMessage},
     registry::{In, Out, State},
     types::{Answer, Findings, NodeFacts, ReplyTo, Request, RoomName, Survey},
 };
@@ -18,7 +19,7 @@ use crate::{
     hub::{FromRegistry, Hub, Tell},
     mesh::{
         link::{Link, Queue},
-        wire::{self, Message as PeerMessage, RoomMessage},
+        wire::{self, Frame},
     },
     metrics::Metrics,
     protocol::codes::ErrorCode,
@@ -50,6 +51,9 @@ pub struct RoomRegistry {
     calls: HashMap<u64, Call>,
     /// Of the rooms and subscriptions.
     reclaim: Reclaim,
+    address: Option<Addr<Self>>,
+    /// It has told itself to go on with what is left to be done.
+    goes_on: bool,
 }
 
 enum Call {
@@ -77,6 +81,8 @@ impl RoomRegistry {
             next_call: 0,
             calls: HashMap::new(),
             reclaim: Reclaim::default(),
+            address: None,
+            goes_on: false,
         }
     }
 
@@ -92,6 +98,13 @@ impl RoomRegistry {
     fn handle_at(&mut self, input: In, now: Time) {
         for out in self.state.handle(input, now) {
             self.perform(out);
+        }
+        // Behind what waits already: what is left for many rooms holds up nobody.
+        if self.state.has_work()
+            && let Some(address) = &self.address
+            && !std::mem::replace(&mut self.goes_on, true)
+        {
+            address.do_send(GoOn);
         }
     }
 
@@ -116,7 +129,7 @@ impl RoomRegistry {
                     self.to_hub(worker, Out::Event { workers, room, event });
                 }
             }
-            Out::Send { to, message } => self.send(&to, message),
+            Out::Send { to, message } => self.send(&to, Frame::Rooms(message)),
             Out::Control(control) => {
                 for socket in self.users.of(&control.user) {
                     if let Some(hub) = self.hubs.get(&socket.worker) {
@@ -144,7 +157,7 @@ impl RoomRegistry {
     }
 
     /// Encodes once, however many peers it goes to.
-    fn send(&mut self, to: &[NodeId], message: PeerMessage) {
+    fn send(&mut self, to: &[NodeId], message: Frame) {
         let frame = match wire::encode(&message) {
             Ok(frame) => frame,
             Err(error) => return self.unsendable(to, message, error),
@@ -158,9 +171,9 @@ impl RoomRegistry {
 
     /// What is too large to be sent is answered as if the peer had refused it, and a peer that waits for an
     /// answer gets one.
-    fn unsendable(&mut self, to: &[NodeId], message: PeerMessage, error: ErrorCode) {
+    fn unsendable(&mut self, to: &[NodeId], message: Frame, error: ErrorCode) {
         tracing::error!(?to, "a message to a node is too large to be sent; whoever waits is told");
-        let PeerMessage::Room(room, message) = message else { return };
+        let Frame::Rooms(PeerMessage::Room(room, message)) = message else { return };
         let answer = |id| RoomMessage::Answer { id, answer: Answer::Failed(error) };
         match message {
             RoomMessage::Request { id, .. } => {
@@ -168,7 +181,9 @@ impl RoomRegistry {
                     self.handle(In::Peer(*peer, PeerMessage::Room(room.clone(), answer(id))));
                 }
             }
-            RoomMessage::Answer { id, .. } => self.send(to, PeerMessage::Room(room, answer(id))),
+            RoomMessage::Answer { id, .. } => {
+                self.send(to, Frame::Rooms(PeerMessage::Room(room, answer(id))));
+            }
             _ => {}
         }
     }
@@ -203,6 +218,7 @@ impl Actor for RoomRegistry {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        self.address = Some(ctx.address());
         self.refresh_facts();
         timers::run(ctx);
         ctx.run_interval(FACTS, |registry, _| registry.refresh_facts());
@@ -217,6 +233,20 @@ impl Timed for RoomRegistry {
     }
 
     fn run_due(&mut self) {
+        self.handle_at(In::Tick, clock::now());
+    }
+}
+
+/// Go on with what is left to be done.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct GoOn;
+
+impl Handler<GoOn> for RoomRegistry {
+    type Result = ();
+
+    fn handle(&mut self, _: GoOn, _: &mut Self::Context) {
+        self.goes_on = false;
         self.handle_at(In::Tick, clock::now());
     }
 }
@@ -309,7 +339,7 @@ pub struct Forward {
     /// The node.
     pub to: NodeId,
     /// The message.
-    pub message: PeerMessage,
+    pub message: Frame,
 }
 
 impl Handler<Forward> for RoomRegistry {

@@ -1,135 +1,137 @@
-//! Who comes and goes, as a room's home announces it: each join and each leave once, also when the home has
-//! changed meanwhile.
+//! Who comes and goes, as a room's home knows and announces it: each join and each leave once, also when the home
+//! has changed meanwhile. To members, to successors, to the application.
+//!
+//! Who is there is a part of the room's copy, so a new home begins with what the last one knew. A node that
+//! attaches says who its clients are: what differs is news.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use super::{
-    presence::Presence,
-    types::{ClientId, ClientInfo},
+    messages::RoomMessage,
+    node::{Node, Out},
+    room::{Role, Room},
+    types::{ClientId, ClientInfo, Event},
 };
-use crate::{cluster::node::NodeId, runtime::time::Time};
+use crate::{cluster::node::NodeId, webhooks::event::Happening};
 
-/// Clients by their ids.
-pub type Clients = BTreeMap<ClientId, Arc<ClientInfo>>;
-
-/// Who is there, and, while a new home settles, who was there under the last one.
-#[derive(Debug, Default)]
-pub struct Attendance {
-    /// Who is there.
-    pub presence: Presence,
-    settling: Option<Box<Settling>>,
-}
-
-/// A home that has just opened.
-#[derive(Debug)]
-struct Settling {
-    until: Time,
-    /// Whom the last home knew, if that is known.
-    before: Option<Clients>,
-    /// The nodes that have said who their clients are: whoever else comes there is new.
-    heard: BTreeSet<NodeId>,
-}
-
-impl Attendance {
-    /// A home opens with its own clients. `before` is who was there under the last home, if it is known;
-    /// the nodes that they are on have until `until` to say that they still are.
-    pub fn open(
-        me: NodeId,
-        own: Vec<Arc<ClientInfo>>,
-        before: Option<Clients>,
-        until: Time,
-    ) -> Self {
-        let settling = Box::new(Settling { until, before, heard: BTreeSet::new() });
-        let mut attendance = Self { presence: Presence::default(), settling: Some(settling) };
-        attendance.replace(me, own);
-        attendance
+impl Room {
+    /// A client has come to a node.
+    pub(super) fn client_joined(&mut self, at: NodeId, info: Arc<ClientInfo>, node: &mut Node) {
+        self.close_older_than(&info, node);
+        if let Some(said) = self.home_mut().and_then(|home| home.clients_said(at)) {
+            said.push(info.clone());
+        }
+        if self.present.get_or_insert_default().join(at, info.clone()) {
+            self.announce_join(at, info, node);
+        }
+        self.note_occupants();
     }
 
-    /// A client comes. Returns whether that is news.
-    pub fn join(&mut self, node: NodeId, info: Arc<ClientInfo>) -> bool {
-        let client = info.client;
-        self.presence.join(node, info) && !self.was_there(client)
+    /// A client has left a node.
+    pub(super) fn client_left(&mut self, at: NodeId, client: ClientId, node: &mut Node) {
+        if let Some(said) = self.home_mut().and_then(|home| home.clients_said(at)) {
+            said.retain(|it| it.client != client);
+        }
+        let left = self.present.as_mut().and_then(|present| present.leave(at, client));
+        if let Some(info) = left {
+            self.announce_leave(info, node);
+        }
+        self.note_vacancy(node);
     }
 
-    /// A client goes. Returns it if that is news.
-    pub fn leave(&mut self, node: NodeId, client: ClientId) -> Option<Arc<ClientInfo>> {
-        self.presence.leave(node, client)
-    }
-
-    /// A node says who all of its clients are. Returns who has come and who has gone.
-    pub fn replace(
+    /// These are all clients of a node. What differs from what is known is news.
+    pub(super) fn all_clients_of(
         &mut self,
-        node: NodeId,
+        at: NodeId,
         clients: Vec<Arc<ClientInfo>>,
-    ) -> (Vec<Arc<ClientInfo>>, Vec<Arc<ClientInfo>>) {
-        let (mut come, gone) = self.presence.replace(node, clients);
-        let first = self.settling.as_mut().is_some_and(|it| it.heard.insert(node));
-        let unknown = first && self.settling.as_ref().is_some_and(|it| it.before.is_none());
-        // Whoever comes with a node that attaches to a new home was there before it was.
-        come.retain(|info| !self.was_there(info.client) && !unknown);
-        (come, gone)
+        node: &mut Node,
+    ) {
+        let unknown = self.home_mut().and_then(|home| home.unknown.as_mut());
+        let first = unknown.is_some_and(|unknown| unknown.1.insert(at));
+        if clients.is_empty() && self.present.is_none() {
+            return;
+        }
+        let present = self.present.get_or_insert_default();
+        let surplus = present.surplus(&clients);
+        let (mut come, gone) = present.replace(at, clients);
+        if first {
+            // Whoever comes with a node that attaches to a home that knows nothing was there before it was.
+            come.clear();
+        }
+        come.into_iter().for_each(|info| self.announce_join(at, info, node));
+        gone.into_iter().for_each(|info| self.announce_leave(info, node));
+        surplus.iter().for_each(|info| self.close_surplus(at, info, node));
+        self.note_occupants();
+        self.note_vacancy(node);
     }
 
-    fn was_there(&mut self, client: ClientId) -> bool {
-        let before = self.settling.as_mut().and_then(|it| it.before.as_mut());
-        before.is_some_and(|it| it.remove(&client).is_some())
+    /// The same of this node, which has just become home.
+    pub(super) fn own_clients_are_there(&mut self, node: &mut Node) {
+        let own: Vec<_> = self.local.clients.values().cloned().collect();
+        self.all_clients_of(node.me, own, node);
     }
 
-    /// Whether anyone is there, or may yet say that it still is.
-    pub fn is_anyone_expected(&self) -> bool {
-        let before = self.settling.as_ref().and_then(|it| it.before.as_ref());
-        !self.presence.is_empty() || before.is_some_and(|it| !it.is_empty())
+    /// Whoever came without being news was there before: the last home has told of it.
+    fn note_occupants(&mut self) {
+        let anyone = self.present.as_ref().is_some_and(|it| !it.is_empty());
+        if let Some(home) = self.home_mut() {
+            home.occupied |= anyone;
+        }
     }
 
-    /// Ends the settling when its time is up. Returns who did not come back.
-    pub fn settle(&mut self, now: Time) -> Vec<Arc<ClientInfo>> {
-        let over = self.settling.take_if(|it| it.until <= now);
-        let before = over.and_then(|it| it.before).unwrap_or_default();
-        before.into_values().collect()
+    /// Tells the application when the last one has gone.
+    pub(super) fn note_vacancy(&mut self, node: &mut Node) {
+        let anyone = self.present.as_ref().is_some_and(|it| !it.is_empty());
+        if !anyone {
+            self.present = None;
+        }
+        let (tells, name) = (self.options.webhooks, self.name.clone());
+        let Some(home) = self.home_mut().filter(|_| tells) else { return };
+        if home.occupied && !anyone {
+            home.occupied = false;
+            node.out.push(Out::Tell(Happening::Vacated(name)));
+        }
     }
 
-    /// When the settling ends.
-    pub fn next_due(&self) -> Option<Time> {
-        self.settling.as_ref().map(|it| it.until)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const UNTIL: Time = Time::from_millis(10);
-    const AFTER: Time = Time::from_millis(11);
-
-    fn client(id: u128) -> Arc<ClientInfo> {
-        Arc::new(ClientInfo::new(ClientId(id), "ann"))
+    /// Tells the application who has come, and before that, if it is the first, that someone has.
+    fn tell_join(&mut self, info: &Arc<ClientInfo>, node: &mut Node) {
+        let name = self.name.clone();
+        if let Some(home) = self.home_mut()
+            && !std::mem::replace(&mut home.occupied, true)
+        {
+            node.out.push(Out::Tell(Happening::Occupied(name.clone())));
+        }
+        node.out.push(Out::Tell(Happening::Join(name, info.clone())));
     }
 
-    fn known(ids: &[u128]) -> Option<Clients> {
-        Some(ids.iter().map(|id| (ClientId(*id), client(*id))).collect())
+    fn announce_join(&mut self, at: NodeId, info: Arc<ClientInfo>, node: &mut Node) {
+        self.attendance += 1;
+        if self.options.webhooks {
+            self.tell_join(&info, node);
+        }
+        if info.is_announced(self.options.join_leave) {
+            self.deliver_local(Event::Join(info.clone()), node);
+        }
+        self.tell_of(&info.clone(), RoomMessage::Joined(at, info), node);
     }
 
-    #[test]
-    fn who_was_there_before_is_no_news_and_who_does_not_come_back_has_left() {
-        let mut attendance = Attendance::open(NodeId(1), vec![client(1)], known(&[1, 2, 3]), UNTIL);
-        assert_eq!(attendance.replace(NodeId(2), vec![client(2), client(4)]).0, [client(4)]);
-        assert!(attendance.settle(Time::from_millis(9)).is_empty());
-        assert_eq!(attendance.settle(AFTER), [client(3)]);
-        assert!(attendance.settle(AFTER).is_empty());
-        assert!(attendance.join(NodeId(2), client(3)), "it comes again, and that is news");
+    fn announce_leave(&mut self, info: Arc<ClientInfo>, node: &mut Node) {
+        self.attendance += 1;
+        if self.options.webhooks {
+            node.out.push(Out::Tell(Happening::Leave(self.name.clone(), info.clone())));
+        }
+        if info.is_announced(self.options.join_leave) {
+            self.deliver_local(Event::Leave(info.clone()), node);
+        }
+        self.tell_of(&info.clone(), RoomMessage::Left(info), node);
     }
 
-    #[test]
-    fn without_knowledge_only_those_who_come_now_are_news() {
-        let mut attendance = Attendance::open(NodeId(1), vec![], None, UNTIL);
-        assert!(attendance.replace(NodeId(2), vec![client(2)]).0.is_empty());
-        let again = attendance.replace(NodeId(2), vec![client(2), client(4)]);
-        assert_eq!(again.0, [client(4)], "it came while the link was down");
-        assert!(attendance.join(NodeId(2), client(3)));
-        assert!(attendance.settle(AFTER).is_empty());
-        assert_eq!(attendance.replace(NodeId(3), vec![client(5)]).0, [client(5)]);
+    /// Tells the nodes that have to know that a client comes or goes: those with subscribers, if it is announced
+    /// to them, and successors in any case.
+    fn tell_of(&mut self, info: &ClientInfo, message: RoomMessage, node: &mut Node) {
+        let announced = info.is_announced(self.options.join_leave);
+        let Role::Home(home) = &self.role else { return };
+        let successors = home.replication.successors();
+        self.tell_listeners(message, |peer| announced || successors.contains(&peer), node);
     }
 }

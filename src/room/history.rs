@@ -128,20 +128,10 @@ impl History {
         self.kept.back().map(|kept| &kept.publication)
     }
 
-    /// The newest publications with their ages, oldest first, up to `bytes`.
-    pub fn newest(&self, now: Time, bytes: usize) -> Vec<(Duration, Arc<Publication>)> {
-        let mut left = bytes;
-        let fits = |kept: &&Kept| {
-            let size = kept.publication.weight();
-            let fits = size <= left;
-            left = left.saturating_sub(size);
-            fits
-        };
-        let mut newest: Vec<_> = (self.kept.iter().rev().take_while(fits))
-            .map(|kept| (now.since(kept.at), kept.publication.clone()))
-            .collect();
-        newest.reverse();
-        newest
+    /// The publication at `offset` with its age, if it is kept.
+    pub fn get(&self, offset: u64, now: Time) -> Option<(Duration, Arc<Publication>)> {
+        let index = usize::try_from(offset.checked_sub(self.first())?).ok()?;
+        self.kept.get(index).map(|kept| (now.since(kept.at), kept.publication.clone()))
     }
 
     fn drop_oldest(&mut self) -> isize {

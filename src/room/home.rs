@@ -1,89 +1,77 @@
 //! What a room's home does: give every publication its place, send it to who listens, answer for it once the
-//! successors have it, and know who is there.
+//! successors have it. Who listens is in [`super::listeners`], who is there in [`super::attendance`].
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use litemap::LiteMap;
 
 use super::{
-    attendance::Attendance,
-    node::{Node, Out, Settings},
-    queries::catch_up,
+    listeners::Listener,
+    messages::{Refused, RoomMessage},
+    node::{Node, Out},
     replication::{Replication, Unacked, Whom},
     requests::{Pending, Reply},
     room::{Role, Room},
     stream::Stream,
-    types::{Answer, Ask, ClientId, ClientInfo, Position, Recovery, Subscribe, Subscribed},
+    types::{Answer, Ask, Query, Recovery, Subscribe, Subscribed},
 };
 use crate::{
-    cluster::node::NodeId,
-    mesh::wire::{Refused, RoomMessage},
+    cluster::{node::NodeId, slots::Term},
+    protocol::codes::ErrorCode,
     runtime::time::Time,
 };
 
+/// How often a home looks whether nodes that have not attached are still to come.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(200);
+
 /// What only the home knows of a room.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Home {
+    /// The term in which this node owns the room's slot.
+    pub(super) term: Term,
     /// A sorted list, like [`Self::runs`]: most rooms have a node or two here, and there may be very many rooms.
-    listeners: LiteMap<NodeId, Listener>,
-    pub(super) attendance: Attendance,
+    pub(super) listeners: LiteMap<NodeId, Listener>,
     pub(super) replication: Replication,
     /// The run of requests that each node is in, and which of it comes next.
     runs: LiteMap<NodeId, (u64, u32)>,
     /// Whether the application takes the room for one that someone is in.
     pub(super) occupied: bool,
-}
-
-/// A node that listens.
-#[derive(Debug)]
-struct Listener {
-    /// Its number for the attach.
-    attach: u64,
-    /// When its link broke, if it did. It may come back.
-    lost: Option<Time>,
+    /// Nothing is known of the home before: until when whoever attaches may have been there under it.
+    pub(super) unknown: Option<Box<(Time, BTreeSet<NodeId>)>>,
+    /// The nodes that hold a copy which they keep until they are told that others have it.
+    holders: Vec<NodeId>,
 }
 
 impl Home {
-    /// A home in which `attendance` are.
-    pub(super) fn new(attendance: Attendance) -> Self {
-        // Whoever is in it already was so under the last home, which has told it.
-        let occupied = attendance.is_anyone_expected();
-        Self { attendance, occupied, ..Self::default() }
-    }
-
-    /// The link to `peer` is gone. Its clients stay in the room for the grace that a link has.
-    pub(super) fn lose(&mut self, peer: NodeId, now: Time) {
-        if let Some(listener) = self.listeners.get_mut(&peer) {
-            listener.lost.get_or_insert(now);
+    /// A home in this term. With `unknown`, clients that come with a node that attaches for the first time until
+    /// then were there before.
+    pub(super) fn new(term: Term, unknown: Option<Time>) -> Self {
+        Self {
+            term,
+            listeners: LiteMap::new(),
+            replication: Replication::default(),
+            runs: LiteMap::new(),
+            occupied: false,
+            unknown: unknown.map(|until| Box::new((until, BTreeSet::new()))),
+            holders: Vec::new(),
         }
-        self.replication.lose(peer);
-        self.runs.remove(&peer);
     }
 
-    /// Whether no one listens but the successors, and no one is there.
-    pub(super) fn is_idle(&self) -> bool {
-        self.attendance.presence.is_empty()
-            && !self.replication.waits()
-            && self.listeners.keys().all(|peer| self.replication.includes(*peer))
+    /// Whether any node has attached.
+    pub(super) fn has_listeners(&self) -> bool {
+        !self.listeners.is_empty()
     }
 
-    pub(super) fn next_due(&self, settings: &Settings) -> Option<Time> {
-        let lost = self.listeners.values().filter_map(|it| it.lost).min();
-        let due = [
-            lost.map(|lost| lost + settings.link_grace),
-            self.replication.next_due(settings.replica_timeout),
-            self.attendance.next_due(),
-        ];
-        due.into_iter().flatten().min()
+    /// `peer` holds a copy, and is to be told when others have it.
+    pub(super) fn holds_a_copy(&mut self, peer: NodeId) {
+        if !self.holders.contains(&peer) {
+            self.holders.push(peer);
+        }
     }
 
-    fn listens(&self, peer: NodeId) -> bool {
-        self.listeners.get(&peer).is_some_and(|it| it.lost.is_none())
-    }
-
-    pub(super) fn listeners(&self) -> Vec<NodeId> {
-        let listening = self.listeners.iter().filter(|(_, it)| it.lost.is_none());
-        listening.map(|(peer, _)| *peer).collect()
+    /// The nodes that keep a copy until they are told.
+    pub(super) fn holders(&self) -> Vec<NodeId> {
+        self.holders.clone()
     }
 }
 
@@ -95,54 +83,80 @@ impl Room {
         }
     }
 
-    fn top(&self) -> u64 {
+    pub(super) fn top(&self) -> u64 {
         self.stream.as_ref().map_or(0, |stream| stream.history.top())
     }
 
-    /// Up to where this home has acknowledged what was published.
-    pub(super) fn acked(&self) -> u64 {
-        match &self.role {
-            Role::Home(home) => home.replication.answered(self.top()),
-            _ => 0,
-        }
+    /// Whether others have to have a copy of the room: of what was said, or of who is there, where someone is told
+    /// of that.
+    pub(super) fn needs_copies(&self) -> bool {
+        let options = &self.options;
+        options.keeps_history() || options.webhooks || options.join_leave
     }
 
-    pub(super) fn listeners(&self) -> Vec<NodeId> {
-        match &self.role {
-            Role::Home(home) => home.listeners(),
-            _ => Vec::new(),
-        }
+    /// Whether no one listens but the successors, and no one is there.
+    pub(super) fn is_idle_home(&self, home: &Home) -> bool {
+        self.present.as_ref().is_none_or(|it| it.is_empty())
+            && !home.replication.waits()
+            && home.holders.is_empty()
+            && home.listeners.keys().all(|peer| home.replication.includes(*peer))
+    }
+
+    pub(super) fn home_due(&self, home: &Home, node: &Node) -> Option<Time> {
+        let settings = &node.settings;
+        let patience = match node.is_quorum() {
+            true => settings.publish_timeout,
+            false => settings.replica_timeout,
+        };
+        let look_again = self.absent(home, node).next().map(|_| node.now + LOOK_AGAIN);
+        let unknown = home.unknown.as_ref().map(|it| it.0);
+        let due = [home.replication.next_due(patience), look_again, unknown];
+        due.into_iter().flatten().min()
     }
 
     /// Does what has waited for the home.
     pub(super) fn settle_home(&mut self, node: &mut Node) {
+        self.drop_lost_listeners(node);
         self.choose_successors(node);
         while let Some(pending) = self.requests.take() {
             self.do_own(pending, node);
         }
-        for (subscribe, _) in std::mem::take(&mut self.waiting) {
-            self.admit_at_home(subscribe, node);
+        // In a minority it may have been taken over without knowing.
+        let minority = self.options.keeps_history() && node.is_in_minority();
+        let waiting = if minority { VecDeque::new() } else { std::mem::take(&mut self.waiting) };
+        for (subscribe, until) in waiting {
+            self.admit_at_home(subscribe, until, node);
         }
-        self.drop_lost(node);
-        let Some(home) = self.home_mut() else { return };
-        for info in home.attendance.settle(node.now) {
-            self.announce_leave(info, node);
-        }
+        self.drop_absent(node);
         self.note_vacancy(node);
         self.acknowledge(node);
+        self.release_holders(node);
     }
 
     /// Asks the slot's next nodes to keep a copy, as often as it takes.
     pub(super) fn choose_successors(&mut self, node: &mut Node) {
-        if !self.options.keeps_history() {
+        if !self.needs_copies() {
             return;
         }
         let Role::Home(home) = &mut self.role else { return };
-        let wanted = node.placement.successors(self.slot);
+        let first = node.placement.home(self.slot);
+        let next = node.placement.successors(self.slot).iter().copied();
+        let wanted = first.into_iter().chain(next).filter(|peer| *peer != node.me);
+        let wanted: Vec<NodeId> = wanted.take(node.settings.replicas).collect();
         let (absent, unwanted) =
-            home.replication.choose(wanted, |peer| node.reaches(peer), node.now);
-        self.send_all(absent, RoomMessage::Invite, node);
-        self.send_all(unwanted, RoomMessage::Dismiss, node);
+            home.replication.choose(&wanted, |peer| node.reaches(peer), node.now);
+        node.send_to(absent, &self.name, RoomMessage::Invite);
+        node.send_to(unwanted, &self.name, RoomMessage::Dismiss);
+    }
+
+    /// Tells those that hold a copy and are no successors that others have it.
+    fn release_holders(&mut self, node: &mut Node) {
+        let Role::Home(home) = &mut self.role else { return };
+        if home.holders.is_empty() || !home.replication.is_safe(|peer| node.reaches(peer)) {
+            return;
+        }
+        let holders = std::mem::take(&mut home.holders);
+        node.send_to(holders, &self.name, RoomMessage::Release);
     }
 
     fn do_own(&mut self, pending: Pending, node: &mut Node) {
@@ -152,17 +166,20 @@ impl Room {
         };
         match &pending.reply {
             Reply::To(_) => self.answer_when_acked(offset, answer, Whom::Own(pending), node),
-            Reply::Subscriber(subscribe) => self.admit_at_home((**subscribe).clone(), node),
+            Reply::Subscriber(subscribe) => {
+                self.admit_at_home((**subscribe).clone(), pending.deadline, node);
+            }
         }
     }
 
-    /// Answers once all live successors have what is at `offset` (0: nothing to wait for).
+    /// Answers once the successors have what is at `offset` (0: nothing to wait for).
     fn answer_when_acked(&mut self, offset: u64, answer: Answer, whom: Whom, node: &mut Node) {
-        let (top, now) = (self.top(), node.now);
+        let (top, now, needed) = (self.top(), node.now, node.acks_needed());
         let unacked = Unacked { offset, since: now, answer, whom };
         if let Some(home) = self.home_mut()
-            && let Some(ready) = home.replication.wait(unacked, top)
+            && let Some(ready) = home.replication.wait(unacked, top, needed)
         {
+            self.commit_acknowledged(node);
             self.acked_by_all(ready, node);
         }
     }
@@ -173,32 +190,67 @@ impl Room {
                 node.out.push(Out::Answer { to, answer });
             }
             Whom::Own(_) => {}
-            Whom::Peer(peer, id, _) => self.send(peer, RoomMessage::Answer { id, answer }, node),
+            Whom::Peer(peer, id, _) => self.send_to(peer, RoomMessage::Answer { id, answer }, node),
         }
     }
 
     /// Answers for what the successors have, and does without those that are too slow.
     fn acknowledge(&mut self, node: &mut Node) {
-        let (top, now, patience) = (self.top(), node.now, node.settings.replica_timeout);
+        let (top, now, needed) = (self.top(), node.now, node.acks_needed());
+        let patience = match needed {
+            None => node.settings.replica_timeout,
+            Some(_) => node.settings.publish_timeout,
+        };
         let Some(home) = self.home_mut() else { return };
-        for ready in home.replication.acknowledge(top, now, patience) {
+        let given_up = match needed {
+            Some(_) => home.replication.overdue(now, patience),
+            None => Vec::new(),
+        };
+        let ready = home.replication.acknowledge(top, now, patience, needed);
+        self.commit_acknowledged(node);
+        for ready in ready {
             self.acked_by_all(ready, node);
+        }
+        for unacked in given_up {
+            let answer = Answer::Failed(ErrorCode::Internal);
+            self.acked_by_all(Unacked { answer, ..unacked }, node);
         }
     }
 
-    fn has(&mut self, from: NodeId, position: Position) {
-        let here = self.stream.as_ref().map(Stream::position);
-        let Some(here) = here.filter(|here| here.epoch == position.epoch) else { return };
+    /// Quorum: gives members what a majority has by now.
+    fn commit_acknowledged(&mut self, node: &mut Node) {
+        let (top, needed) = (self.top(), node.acks_needed());
+        let Role::Home(home) = &self.role else { return };
+        let acked = home.replication.acked(top, needed);
+        let committed = self.stream.as_ref().and_then(Stream::committed);
+        if needed.is_some() && committed.is_some_and(|committed| committed < acked) {
+            self.tell_listeners(RoomMessage::Committed(acked), |_| true, node);
+            self.commit(acked, node);
+        }
+    }
+
+    /// Quorum: whether all that there is here is on a majority.
+    pub(super) fn is_on_a_majority(&self, needed: Option<usize>) -> bool {
+        match &self.role {
+            Role::Home(home) => home.replication.acked(self.top(), needed) >= self.top(),
+            _ => self.held().is_none(),
+        }
+    }
+
+    fn has(&mut self, from: NodeId, offset: u64) {
+        let top = self.top();
         if let Some(home) = self.home_mut() {
-            home.replication.has(from, position.offset, here.offset);
+            home.replication.has(from, offset, top);
         }
     }
 
     /// Stops being home: whoever listens or waits is told to look for the next one.
     pub(super) fn give_up(&mut self, home: Home, node: &mut Node) {
-        for (peer, listener) in home.listeners.iter().filter(|(_, it)| it.lost.is_none()) {
-            let refused = Refused::Attach(listener.attach);
-            self.send(*peer, RoomMessage::NotHome(refused), node);
+        for (peer, listener) in home.listeners.iter() {
+            if listener.is_on(node, *peer) {
+                let refused = Refused::Attach(listener.attach);
+                self.send_to(*peer, RoomMessage::NotHome(refused), node);
+            }
         }
         let (mut own, mut runs) = (Vec::new(), BTreeMap::new());
         for unacked in home.replication.into_unacked() {
@@ -208,43 +260,9 @@ impl Room {
             }
         }
         for (peer, run) in runs {
-            self.send(peer, RoomMessage::NotHome(Refused::Run(run)), node);
+            self.send_to(peer, RoomMessage::NotHome(Refused::Run(run)), node);
         }
         self.requests.put_back(own);
-    }
-
-    /// Nodes that are gone take their clients with them.
-    fn drop_lost(&mut self, node: &mut Node) {
-        let grace = node.settings.link_grace;
-        let Some(home) = self.home_mut() else { return };
-        let gone: Vec<NodeId> = (home.listeners.iter())
-            .filter(|(_, it)| it.lost.is_some_and(|lost| node.now.since(lost) >= grace))
-            .map(|(peer, _)| *peer)
-            .collect();
-        for peer in gone {
-            self.detach(peer, node);
-        }
-    }
-
-    /// A peer listens no more. Whoever has no subscribers left has said so of each before; one that still has
-    /// some has turned to another home, of which this node is about to hear: no one has left.
-    fn detached(&mut self, peer: NodeId, node: &mut Node) {
-        let Some(home) = self.home_mut() else { return };
-        if home.attendance.presence.has_any_of(peer) {
-            home.replication.attached(peer, false);
-            home.lose(peer, node.now);
-        } else {
-            self.detach(peer, node);
-        }
-    }
-
-    fn detach(&mut self, peer: NodeId, node: &mut Node) {
-        let Some(home) = self.home_mut() else { return };
-        home.listeners.remove(&peer);
-        home.replication.attached(peer, false);
-        let (_, left) = home.attendance.replace(peer, Vec::new());
-        left.into_iter().for_each(|info| self.announce_leave(info, node));
-        self.note_vacancy(node);
     }
 
     /// A peer asks, and this node is home.
@@ -253,15 +271,16 @@ impl Room {
             RoomMessage::Request { id, run, seq, ask } => {
                 self.serve_request(from, (run, seq), (id, ask), node);
             }
-            RoomMessage::Attach { id, position, invited, clients } => {
-                self.attach(from, (id, invited), position, clients, node);
+            RoomMessage::Attach { id, have, invited } => {
+                self.attach(from, id, have, invited, node);
+            }
+            RoomMessage::Clients { id, clients, last } => {
+                self.clients_came(from, id, clients, last, node);
             }
             RoomMessage::Detach => self.detached(from, node),
-            RoomMessage::Join(info) if self.home_mut().is_some_and(|it| it.listens(from)) => {
-                self.client_joined(from, info, node);
-            }
+            RoomMessage::Join(info) => self.client_joined(from, info, node),
             RoomMessage::Leave(client) => self.client_left(from, client, node),
-            RoomMessage::Have(position) => self.has(from, position),
+            RoomMessage::Has(offset) => self.has(from, offset),
             _ => {}
         }
     }
@@ -277,49 +296,31 @@ impl Room {
         let (known, next) = home.runs.get(&from).copied().unwrap_or((run, 0));
         if seq != if known == run { next } else { 0 } {
             let refused = RoomMessage::NotHome(Refused::Run(run));
-            return self.send(from, refused, node);
+            return self.send_to(from, refused, node);
         }
         home.runs.insert(from, (run, seq.wrapping_add(1)));
         let (answer, offset) = match &ask {
+            _ if self.options.keeps_history() && node.is_in_minority() => {
+                (Answer::Failed(ErrorCode::Internal), 0)
+            }
             Ask::Publish(publication) => self.place(publication, (from, id), node),
-            Ask::Query(query) => (self.answer(query, node), 0),
+            Ask::Query(query) => {
+                let answer = self.answer(query, node);
+                // What a mirror lets a subscriber in with has to come before what is newer.
+                let waits = !matches!(query, Query::Recover(_));
+                return node.answer(from, &self.name, RoomMessage::Answer { id, answer }, waits);
+            }
         };
         self.answer_when_acked(offset, answer, Whom::Peer(from, id, run), node);
     }
 
-    fn attach(
-        &mut self,
-        from: NodeId,
-        (id, invited): (u64, bool),
-        position: Option<Position>,
-        clients: Vec<Arc<ClientInfo>>,
-        node: &mut Node,
-    ) {
-        let stream = self.stream.as_ref().filter(|_| self.options.keeps_history());
-        let catchup = catch_up(stream, position, node.now);
-        let options = self.options.clone();
-        let Some(home) = self.home_mut() else { return };
-        let surplus = home.attendance.presence.surplus(&clients);
-        let succeeds = invited && home.replication.includes(from);
-        home.replication.attached(from, succeeds);
-        home.listeners.insert(from, Listener { attach: id, lost: None });
-        let (joined, left) = home.attendance.replace(from, clients);
-        // Whose going it would have to announce, if it was home.
-        let present = match succeeds {
-            true => home.attendance.presence.clients(|it| options.tells_of(it)),
-            false => Vec::new(),
-        };
-        self.send(from, RoomMessage::Attached { id, catchup, present }, node);
-        joined.into_iter().for_each(|info| self.announce_join(info, node));
-        left.into_iter().for_each(|info| self.announce_leave(info, node));
-        surplus.iter().for_each(|info| self.close_surplus(from, info, node));
-        self.note_occupants();
-        self.note_vacancy(node);
-    }
-
-    fn admit_at_home(&mut self, subscribe: Subscribe, node: &mut Node) {
+    fn admit_at_home(&mut self, subscribe: Subscribe, until: Time, node: &mut Node) {
         if !self.local.contains(subscribe.socket) {
             return;
+        }
+        if self.is_ahead(&subscribe) {
+            // It waits until this node knows what a majority has.
+            return self.waiting.push_back((subscribe, until));
         }
         let stream = self.stream.as_ref().filter(|_| self.options.keeps_history());
         let recovery = match (&subscribe.recover, stream) {
@@ -330,22 +331,7 @@ impl Room {
             (Some(_), None) => Recovery::Failed,
             (None, _) => Recovery::NotAsked,
         };
-        let position = stream.map(Stream::position);
+        let position = stream.map(Stream::visible);
         self.admit(subscribe, Subscribed { position, recovery }, node);
-    }
-
-    pub(super) fn client_joined(&mut self, at: NodeId, info: Arc<ClientInfo>, node: &mut Node) {
-        self.close_older_than(&info, node);
-        if self.home_mut().is_some_and(|home| home.attendance.join(at, info.clone())) {
-            self.announce_join(info, node);
-        }
-        self.note_occupants();
-    }
-
-    pub(super) fn client_left(&mut self, at: NodeId, client: ClientId, node: &mut Node) {
-        if let Some(info) = self.home_mut().and_then(|home| home.attendance.leave(at, client)) {
-            self.announce_leave(info, node);
-        }
-        self.note_vacancy(node);
     }
 }

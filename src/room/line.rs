@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::types::{Epoch, Position, Since};
+use crate::cluster::slots::Term;
 
 /// The most earlier epochs that a line remembers.
 const MAX_LINEAGE: usize = 16;
@@ -16,6 +17,50 @@ pub struct Line {
     pub lineage: Vec<(Epoch, u64)>,
     /// Offset of the newest publication; 0 before the first.
     pub top: u64,
+}
+
+/// How a stream began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Root {
+    /// The owner before was not heard: the room may have had a stream elsewhere.
+    pub blind: bool,
+    /// The term of the owner that began it.
+    pub term: Term,
+    /// Tells it from others that this owner began; later ones are greater.
+    pub serial: u64,
+}
+
+/// How far a copy of a room reaches: what decides which of several copies is the newest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Standing {
+    /// How its stream began.
+    pub root: Root,
+    /// The term in which its newest publication was placed; none yet: the lowest of all.
+    pub term: Term,
+    /// The offset of that.
+    pub top: u64,
+    /// How often someone has come or gone.
+    pub attendance: u64,
+}
+
+impl Standing {
+    /// Whether this copy is newer than `other`.
+    ///
+    /// Newest is what was placed in the highest term, and of that the most. A stream in which nothing was placed
+    /// is never newer than one in which something was; nor is one that began because its owner could not ask
+    /// those who held the room.
+    pub fn is_newer_than(&self, other: &Self) -> bool {
+        let key = |it: &Self| {
+            let began = (it.root.term, it.root.serial);
+            (it.top > 0, !it.root.blind, it.term, began, it.top, it.attendance)
+        };
+        key(self) > key(other)
+    }
+
+    /// Whether both are the same as far as publications go.
+    pub fn is_level_with(&self, other: &Self) -> bool {
+        (self.root, self.term, self.top) == (other.root, other.term, other.top)
+    }
 }
 
 impl Line {
@@ -46,16 +91,6 @@ impl Line {
         earlier.is_some_and(|(_, end)| position.offset <= *end)
     }
 
-    /// Whether it reaches further than `other`: a later epoch of the same line, or a later offset.
-    pub fn is_ahead_of(&self, other: &Self) -> bool {
-        let descends = |a: &Self, b: &Self| a.lineage.iter().any(|(epoch, _)| *epoch == b.epoch);
-        match (descends(self, other), descends(other, self)) {
-            (true, false) => true,
-            (false, true) => false,
-            _ => (self.top, self.epoch) > (other.top, other.epoch),
-        }
-    }
-
     /// A client's position on this line, whichever of its epochs the client knew. None if it is no
     /// position of this line.
     pub fn resolve(&self, since: &Since) -> Option<Position> {
@@ -76,13 +111,32 @@ mod tests {
         Line { top, ..Line::new(Epoch(epoch)) }
     }
 
+    fn standing(count: u64, top: u64) -> Standing {
+        let term = Term { count, ..Term::default() };
+        Standing { term, top, ..Standing::default() }
+    }
+
     #[test]
-    fn the_later_epoch_of_a_line_is_ahead_of_more_offsets_in_the_earlier() {
-        let old = line(1, 8);
-        let mut new = line(1, 4);
-        new.succeed(Epoch(2));
-        assert!(new.is_ahead_of(&old) && !old.is_ahead_of(&new));
-        assert!(line(1, 5).is_ahead_of(&line(2, 4)), "strangers are compared by what they hold");
+    fn newest_is_the_higher_term_then_the_higher_offset() {
+        assert!(standing(2, 4).is_newer_than(&standing(1, 8)));
+        assert!(standing(2, 5).is_newer_than(&standing(2, 4)));
+        assert!(!standing(2, 4).is_newer_than(&standing(2, 4)));
+    }
+
+    #[test]
+    fn an_epoch_in_which_nothing_was_placed_beats_none_in_which_something_was() {
+        assert!(standing(1, 1).is_newer_than(&standing(9, 0)));
+        let mut began_later = standing(1, 1);
+        began_later.root.serial = 7;
+        assert!(began_later.is_newer_than(&standing(1, 9)), "the earlier was forgotten");
+    }
+
+    #[test]
+    fn a_stream_that_began_without_asking_does_not_beat_the_one_that_was_there() {
+        let mut blind = standing(2, 3);
+        blind.root.blind = true;
+        assert!(standing(1, 1).is_newer_than(&blind));
+        assert!(blind.is_newer_than(&standing(1, 0)));
     }
 
     #[test]

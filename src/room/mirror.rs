@@ -3,27 +3,30 @@
 //! A successor is a mirror as well: one that the home has invited, that listens without subscribers, and
 //! that says what it has.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
-    activation::Former,
-    attendance::Clients,
+    messages::{Begin, End, Item, Page, Refused, RoomMessage},
     node::Node,
+    presence::Presence,
     requests::Reply,
     room::{Role, Room},
-    stream::{Entry, Snapshot, Stream},
-    types::{Answer, Ask, ClientInfo, Epoch, Event, Query, Recovery, Subscribe, Subscribed},
+    stream::{Entry, Stream},
+    transfer::{Incoming, Outgoing, What},
+    types::{
+        Answer, Ask, ClientId, ClientInfo, Epoch, Event, Query, Recovery, Subscribe, Subscribed,
+    },
 };
 use crate::{
-    cluster::node::NodeId,
-    mesh::wire::{Catchup, RoomMessage},
+    cluster::{node::NodeId, slots::Term},
     runtime::time::Time,
 };
 
 /// How long after a refusal the same home is not asked again: its view may be about to change.
 const BACKOFF: Duration = Duration::from_millis(50);
-/// The most clients that an attach names; the others follow as joins.
-const MAX_CLIENTS: usize = 10_000;
+
+/// How long a home that has a lesser copy than this node is given to hear of it.
+const UNHEARD: Duration = Duration::from_millis(200);
 
 /// How a node listens to a room's home.
 #[derive(Debug)]
@@ -33,20 +36,29 @@ pub struct Mirror {
     state: State,
     /// The home wants this node to be a successor.
     invited: bool,
-    /// A successor's knowledge of who is there of those whose going is announced.
-    present: Option<Clients>,
     /// When the last subscriber left; after a while the mirror detaches.
     unused: Option<Time>,
     /// The home is not asked before.
     not_before: Time,
+    /// The copy that is on its way.
+    incoming: Option<Box<Incoming>>,
+    /// A successor has said what it has.
+    said: bool,
 }
 
+/// How far it is. Another link than the one named ends it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Detached,
     /// It has asked under this number, and ignores what was said to an earlier one.
-    Attaching(u64),
-    Live(u64),
+    Attaching {
+        id: u64,
+        link: u64,
+    },
+    Live {
+        id: u64,
+        link: u64,
+    },
 }
 
 impl Mirror {
@@ -55,79 +67,75 @@ impl Mirror {
             home,
             state: State::Detached,
             invited: false,
-            present: None,
             unused: None,
             not_before: Time::default(),
+            incoming: None,
+            said: false,
         }
     }
 
     /// Whether the home knows of this mirror, so that it has to be told who comes and goes.
-    pub(super) fn attached(&self) -> bool {
-        self.state != State::Detached
-    }
-
-    fn is_live(&self) -> bool {
-        matches!(self.state, State::Live(_))
-    }
-
-    /// Who was in the room, as far as the home told.
-    pub(super) fn into_present(self) -> Option<Clients> {
-        self.present.filter(|_| self.invited)
-    }
-
-    /// The link to `peer` is gone.
-    pub(super) fn lose(&mut self, peer: NodeId) {
-        if self.home == peer {
-            self.state = State::Detached;
+    pub(super) fn is_attached(&self, node: &Node) -> bool {
+        match self.state {
+            State::Detached => false,
+            State::Attaching { link, .. } | State::Live { link, .. } => {
+                node.link(self.home) == Some(link)
+            }
         }
+    }
+
+    fn is_live(&self, node: &Node) -> bool {
+        matches!(self.state, State::Live { .. }) && self.is_attached(node)
+    }
+
+    /// Whether it is a successor.
+    pub(super) fn is_invited(&self) -> bool {
+        self.invited
     }
 
     /// The home says that it is none (any more).
     pub(super) fn refused(&mut self, from: NodeId, attach: u64, now: Time) {
-        if self.home == from
-            && matches!(self.state, State::Attaching(id) | State::Live(id) if id == attach)
-        {
+        let asked = matches!(
+            self.state,
+            State::Attaching { id, .. } | State::Live { id, .. } if id == attach
+        );
+        if self.home == from && asked {
             self.state = State::Detached;
             self.not_before = now + BACKOFF;
         }
     }
 
-    pub(super) fn view_changed(&mut self) {
-        self.not_before = Time::default();
-    }
-
-    pub(super) fn next_due(&self) -> Option<Time> {
-        let retry = (self.state == State::Detached && self.not_before != Time::default())
+    pub(super) fn next_due(&self, node: &Node) -> Option<Time> {
+        let retry = (self.state == State::Detached && self.not_before > node.now)
             .then_some(self.not_before);
         [self.unused, retry].into_iter().flatten().min()
     }
 }
 
 impl Room {
-    fn live_home(&self) -> Option<NodeId> {
+    fn live_home(&self, node: &Node) -> Option<NodeId> {
         match &self.role {
-            Role::Mirror(mirror) if mirror.is_live() => Some(mirror.home),
+            Role::Mirror(mirror) if mirror.is_live(node) => Some(mirror.home),
             _ => None,
         }
     }
 
     /// Attaches, detaches, sends what waits for the home, and lets in who waits for the mirror.
     pub(super) fn settle_mirror(&mut self, node: &mut Node) {
-        let Some(home) = self.home(node).filter(|home| *home != node.me) else { return };
+        let Some(home) = self.owner(node).filter(|home| *home != node.me) else { return };
         self.turn_to(home, node);
-        // Before it attaches: what it holds must not be taken for out of date by a home that has nothing.
-        self.offer_if_former(home, node);
         if !self.local.is_empty() || matches!(&self.role, Role::Mirror(it) if it.invited) {
-            self.listen(node);
+            self.listen(home, node);
         } else {
             self.linger(node);
         }
-        if node.reaches(home) {
-            self.forward(home, node);
-        }
-        if self.live_home().is_some() {
-            for (subscribe, _) in std::mem::take(&mut self.waiting) {
-                self.admit_at_mirror(subscribe, node);
+        self.forward(home, node);
+        if self.live_home(node).is_some() {
+            for (subscribe, until) in std::mem::take(&mut self.waiting) {
+                self.admit_at_mirror(subscribe, until, node);
+            }
+            if matches!(&self.role, Role::Mirror(mirror) if !mirror.said) {
+                self.say_what_is_here(node);
             }
         }
     }
@@ -138,91 +146,95 @@ impl Room {
         if mirror.home == home {
             return;
         }
-        let (old, attached) = (mirror.home, mirror.attached());
-        if mirror.invited && self.former.is_none() {
-            // If the old home has died, this is the copy that the next one needs.
-            self.former = Some(Former::new(false, node.now));
-        }
+        let (old, attached) = (mirror.home, mirror.is_attached(node));
+        // If the old home has died, this is the copy that the next one needs.
+        self.owed |= mirror.invited;
         self.role = Role::Mirror(Box::new(Mirror::new(home)));
+        self.outgoing.retain(|it| !matches!(it.what, What::Clients(_)));
         if attached {
             // It may live on, and not know yet that it is none.
-            self.send(old, RoomMessage::Detach, node);
+            self.send_to(old, RoomMessage::Detach, node);
         }
     }
 
-    fn listen(&mut self, node: &mut Node) {
-        if matches!(self.role, Role::Guest)
-            && let Some(home) = self.home(node)
-        {
+    fn listen(&mut self, home: NodeId, node: &mut Node) {
+        if matches!(self.role, Role::Guest) {
             self.role = Role::Mirror(Box::new(Mirror::new(home)));
         }
         let Role::Mirror(mirror) = &mut self.role else { return };
         mirror.unused = None;
-        let home = mirror.home;
-        if mirror.attached() || node.now < mirror.not_before || !node.reaches(home) {
+        let Some(link) = node.link(home) else { return };
+        if mirror.is_attached(node) || node.now < mirror.not_before {
             return;
         }
         let id = node.next_id();
-        (mirror.state, mirror.not_before) = (State::Attaching(id), Time::default());
+        mirror.state = State::Attaching { id, link };
+        (mirror.not_before, mirror.incoming, mirror.said) = (Time::default(), None, false);
         let invited = mirror.invited;
-        let position = self.stream.as_ref().map(Stream::position);
-        let mut clients: Vec<_> = self.local.clients.values().cloned().collect();
-        let rest = clients.split_off(clients.len().min(MAX_CLIENTS));
-        self.send(home, RoomMessage::Attach { id, position, invited, clients }, node);
-        rest.into_iter().for_each(|info| self.send(home, RoomMessage::Join(info), node));
+        let have = self.stream.as_ref().map(Stream::have);
+        self.send_to(home, RoomMessage::Attach { id, have, invited }, node);
+        self.outgoing.retain(|it| !matches!(it.what, What::Clients(_)));
+        if self.local.clients.is_empty() {
+            let none = RoomMessage::Clients { id, clients: Vec::new(), last: true };
+            return self.send_to(home, none, node);
+        }
+        let mut ids: Vec<ClientId> = self.local.clients.keys().copied().collect();
+        ids.sort_unstable();
+        let what = What::Clients(ids.into_iter());
+        self.outgoing.push(Outgoing { to: home, link, id, what });
+        node.has_pages(home, &self.name);
     }
 
     /// No subscriber is left. One may come back soon, so stay attached for a while.
     fn linger(&mut self, node: &mut Node) {
         let Role::Mirror(mirror) = &mut self.role else { return };
         let until = *mirror.unused.get_or_insert(node.now + node.settings.linger);
-        if node.now < until && mirror.attached() {
+        if node.now < until && mirror.is_attached(node) {
             return;
         }
-        let (home, attached) = (mirror.home, mirror.attached());
+        let (home, attached) = (mirror.home, mirror.is_attached(node));
         self.role = Role::Guest;
+        self.outgoing.retain(|it| !matches!(it.what, What::Clients(_)));
         // What it knows may be all that is left if the home dies now, so it is kept for a while.
         self.last_used = node.now;
         if attached {
-            self.send(home, RoomMessage::Detach, node);
+            self.send_to(home, RoomMessage::Detach, node);
         }
     }
 
-    /// The home wants a copy kept here. One that is not the home as this node sees it is told what is held
-    /// here, if that is a home's, and asks again in any case.
+    /// The home wants a copy kept here. One that is not the home as this node sees it asks again.
     pub(super) fn invited(&mut self, from: NodeId, node: &mut Node) {
-        match &mut self.role {
-            Role::Home(_) => self.offer(from, node),
-            Role::Activating(_) => {}
-            Role::Guest | Role::Mirror(_) => {
-                if self.home(node) != Some(from) {
-                    return;
-                }
-                if matches!(self.role, Role::Guest) {
-                    self.role = Role::Mirror(Box::new(Mirror::new(from)));
-                }
-                self.turn_to(from, node);
-                if let Role::Mirror(mirror) = &mut self.role {
-                    if !mirror.invited {
-                        // It attached as an ordinary mirror: again, to be told what successors are told.
-                        mirror.state = State::Detached;
-                    }
-                    mirror.invited = true;
-                }
-            }
+        if self.owner(node) != Some(from) {
+            return;
+        }
+        self.last_used = node.now;
+        if matches!(self.role, Role::Guest) {
+            self.role = Role::Mirror(Box::new(Mirror::new(from)));
+        }
+        self.turn_to(from, node);
+        if let Role::Mirror(mirror) = &mut self.role
+            && !std::mem::replace(&mut mirror.invited, true)
+        {
+            // It attached as an ordinary mirror: again, to be told what successors are told.
+            mirror.state = State::Detached;
         }
     }
 
     fn forward(&mut self, home: NodeId, node: &mut Node) {
+        let Some(link) = node.link(home) else { return };
         let (repeatable, now) = (self.options.keeps_history(), node.now);
-        let next = self.requests.next(home, repeatable, now, || node.next_id());
+        let next = self.requests.next((home, link), repeatable, now, || node.next_id());
         let messages: Vec<RoomMessage> = (next.into_iter())
             .map(|(run, seq, it)| RoomMessage::Request { id: it.id, run, seq, ask: it.ask.clone() })
             .collect();
-        messages.into_iter().for_each(|message| self.send(home, message, node));
+        messages.into_iter().for_each(|message| self.send_to(home, message, node));
     }
 
-    fn admit_at_mirror(&mut self, subscribe: Subscribe, node: &mut Node) {
+    fn admit_at_mirror(&mut self, subscribe: Subscribe, until: Time, node: &mut Node) {
+        if self.is_ahead(&subscribe) {
+            // It waits until this node knows what a majority has.
+            return self.waiting.push_back((subscribe, until));
+        }
         let stream = self.stream.as_ref().filter(|_| self.options.keeps_history());
         let recovery = match (&subscribe.recover, stream) {
             (None, _) => Recovery::NotAsked,
@@ -236,14 +248,14 @@ impl Room {
                     None if stream.may_hold(since, &self.options) => {
                         let ask = Ask::Query(Query::Recover(since.clone()));
                         self.ask(ask, Reply::Subscriber(Box::new(subscribe)), node);
-                        let Some(home) = self.live_home() else { return };
+                        let Some(home) = self.live_home(node) else { return };
                         return self.forward(home, node);
                     }
                     None => Recovery::Failed,
                 }
             }
         };
-        let position = stream.map(Stream::position);
+        let position = stream.map(Stream::visible);
         self.admit(subscribe, Subscribed { position, recovery }, node);
     }
 
@@ -258,8 +270,8 @@ impl Room {
         if !self.local.contains(subscribe.socket) {
             return;
         }
-        let here = self.stream.as_ref().map(Stream::position);
-        if self.live_home().is_none() {
+        let here = self.stream.as_ref().map(Stream::visible);
+        if self.live_home(node).is_none() {
             // The home was lost or has changed meanwhile: begin again with whoever is home.
             let until = node.now + node.settings.publish_timeout;
             self.waiting.push_back((subscribe, until));
@@ -276,25 +288,25 @@ impl Room {
 
     /// The home says something. What anyone else says as if it were home is out of date.
     pub(super) fn follow(&mut self, from: NodeId, message: RoomMessage, node: &mut Node) {
+        if let RoomMessage::Deliver { count, .. } = message {
+            let term = node.slots.promised(self.slot);
+            if (Term { count, node: from }) < term {
+                let refused = RoomMessage::NotHome(Refused::Delivery(term));
+                return self.send_to(from, refused, node);
+            }
+        }
         let Role::Mirror(mirror) = &mut self.role else { return };
         if mirror.home != from {
             return;
         }
         match message {
-            RoomMessage::Attached { id, catchup, present }
-                if mirror.state == State::Attaching(id) =>
-            {
-                mirror.state = State::Live(id);
-                mirror.present = (mirror.invited)
-                    .then(|| present.into_iter().map(|info| (info.client, info)).collect());
-                self.former = None;
-                self.catch_up(catchup, node);
-                self.say_what_is_here(node);
+            RoomMessage::Dismiss => self.dismissed(node),
+            _ if !mirror.is_live(node) => {}
+            RoomMessage::Deliver { count, epoch, entry } => {
+                self.delivered(Term { count, node: from }, epoch, entry, node);
             }
-            RoomMessage::Dismiss => mirror.invited = false,
-            _ if !mirror.is_live() => {}
-            RoomMessage::Deliver(epoch, entry) => self.delivered(epoch, entry, node),
-            RoomMessage::Joined(info) => self.joined(info, node),
+            RoomMessage::Committed(offset) => self.commit(offset, node),
+            RoomMessage::Joined(at, info) => self.joined(at, info, node),
             RoomMessage::Left(info) => self.left(info, node),
             RoomMessage::HistoryRemoved => {
                 if let Some(stream) = &mut self.stream {
@@ -305,46 +317,76 @@ impl Room {
         }
     }
 
-    /// Where a successor notes who is there.
-    fn present_mut(&mut self) -> Option<&mut Clients> {
-        match &mut self.role {
-            Role::Mirror(mirror) => mirror.present.as_mut(),
-            _ => None,
+    /// The home has other successors, and they have what this node has.
+    fn dismissed(&mut self, node: &mut Node) {
+        let Role::Mirror(mirror) = &mut self.role else { return };
+        mirror.invited = false;
+        (self.owed, self.given) = (false, None);
+        if !self.options.join_leave {
+            self.present = None;
+        }
+        if self.local.is_empty() {
+            let (home, attached) = (mirror.home, mirror.is_attached(node));
+            self.role = Role::Guest;
+            self.forget_copy(node);
+            if attached {
+                self.send_to(home, RoomMessage::Detach, node);
+            }
         }
     }
 
-    fn joined(&mut self, info: Arc<ClientInfo>, node: &mut Node) {
-        if let Some(present) = self.present_mut() {
-            present.insert(info.client, info.clone());
+    /// Whether a mirror keeps who is there: a successor, and one whose members are told of who comes and goes.
+    fn keeps_presence(&self) -> bool {
+        let invited = matches!(&self.role, Role::Mirror(mirror) if mirror.invited);
+        invited || self.options.join_leave
+    }
+
+    fn joined(&mut self, at: NodeId, info: Arc<ClientInfo>, node: &mut Node) {
+        let mut new = true;
+        if self.keeps_presence() {
+            new = self.present.get_or_insert_default().join(at, info.clone());
+            self.attendance += 1;
         }
-        if info.is_announced(self.options.join_leave) {
+        if new && info.is_announced(self.options.join_leave) {
             self.deliver_local(Event::Join(info), node);
         }
     }
 
     fn left(&mut self, info: Arc<ClientInfo>, node: &mut Node) {
-        if let Some(present) = self.present_mut() {
-            present.remove(&info.client);
+        let mut known = true;
+        if self.keeps_presence() {
+            let left = self.present.as_mut().and_then(|present| present.remove(info.client));
+            known = left.is_some();
+            self.attendance += 1;
         }
-        if info.is_announced(self.options.join_leave) {
+        if known && info.is_announced(self.options.join_leave) {
             self.deliver_local(Event::Leave(info), node);
         }
     }
 
     /// A successor's word to its home, which acknowledges by it.
-    fn say_what_is_here(&self, node: &mut Node) {
-        let (Role::Mirror(mirror), Some(stream)) = (&self.role, &self.stream) else { return };
-        if mirror.invited && mirror.is_live() {
-            self.send(mirror.home, RoomMessage::Have(stream.position()), node);
+    fn say_what_is_here(&mut self, node: &mut Node) {
+        let Role::Mirror(mirror) = &mut self.role else { return };
+        // Quorum: a run that may have forgotten what it has answered to claims counts for nothing.
+        if mirror.invited && mirror.is_live(node) && node.slots.is_informed(self.slot) {
+            mirror.said = true;
+            let home = mirror.home;
+            self.send_to(home, RoomMessage::Has(self.top()), node);
         }
     }
 
-    fn delivered(&mut self, epoch: Option<Epoch>, entry: Entry, node: &mut Node) {
+    fn delivered(&mut self, term: Term, epoch: Option<Epoch>, entry: Entry, node: &mut Node) {
         let publication = entry.publication.clone();
         let Some(stream) = &mut self.stream else {
             return self.deliver_local(Event::Publication(publication), node);
         };
         if publication.offset == 0 {
+            // It has no place, but a repeat of it has to be known.
+            let top = stream.history.top();
+            stream.remember(entry.key.as_deref(), entry.forward, top, node.now);
+            if entry.key.is_some() {
+                node.memory.keyed(&self.name, node.now);
+            }
             return self.deliver_local(Event::Publication(publication), node);
         }
         let here = stream.position();
@@ -358,10 +400,14 @@ impl Room {
         if entry.key.is_some() {
             node.memory.keyed(&self.name, node.now);
         }
-        let change = stream.append(entry, &self.options, node.now);
+        let change = stream.append(entry, term, &self.options, node.now);
+        let gated = stream.committed().is_some();
         node.memory.kept(&self.name, publication.offset, change);
         self.say_what_is_here(node);
-        self.deliver_local(Event::Publication(publication), node);
+        match gated {
+            true => self.uncommitted.get_or_insert_default().push_back(publication),
+            false => self.deliver_local(Event::Publication(publication), node),
+        }
     }
 
     fn lose_track(&mut self) {
@@ -370,57 +416,200 @@ impl Room {
         }
     }
 
-    fn catch_up(&mut self, catchup: Catchup, node: &mut Node) {
-        match catchup {
-            Catchup::Nothing => {}
-            Catchup::Follow { position, first, missed, repeats } => {
-                let Some(stream) = &mut self.stream else { return self.lose_track() };
-                let (mut news, now) = (Vec::new(), node.now);
-                for (age, publication) in missed {
-                    if publication.offset <= stream.history.top() {
-                        continue;
-                    }
-                    let (at, offset) = (now.ago(age), publication.offset);
-                    let size = self.options.history_size;
-                    let change = stream.history.push(publication.clone(), at, size);
-                    node.memory.kept(&self.name, offset, change);
-                    news.push(publication);
-                }
-                node.memory.add(-stream.history.drop_through(first.saturating_sub(1)));
-                stream.learn(repeats, now);
-                let there = stream.position() == position;
-                news.into_iter().for_each(|it| self.deliver_local(Event::Publication(it), node));
-                if !there {
-                    self.deliver_local(Event::InsufficientState, node);
-                    self.forget_stream(node);
-                    self.lose_track();
-                }
+    /// A page of the home's copy has come.
+    pub(super) fn page_for_mirror(&mut self, from: NodeId, page: Page, node: &mut Node) {
+        let own = self.owed.then(|| self.standing());
+        let Role::Mirror(mirror) = &mut self.role else { return };
+        let State::Attaching { id, link } = mirror.state else { return };
+        if mirror.home != from || id != page.id || node.link(from) != Some(link) {
+            return;
+        }
+        if let Some(begin) = page.begin {
+            if let Begin::Afresh { standing, .. } = &begin
+                && own.is_some_and(|own| own.is_newer_than(standing))
+            {
+                // The home has not heard yet what is held here, and is about to: until then it must not be lost.
+                mirror.state = State::Detached;
+                mirror.not_before = node.now + UNHEARD;
+                return;
             }
-            Catchup::Afresh(snapshot) => self.begin_afresh(snapshot, node),
+            if let Begin::Follow { first } = begin
+                && let Some(stream) = &mut self.stream
+            {
+                node.memory.add(-stream.history.drop_through(first.saturating_sub(1)));
+            }
+            mirror.incoming = Some(Box::new(Incoming::begin(begin)));
+        }
+        let Some(mut incoming) = mirror.incoming.take() else { return };
+        if incoming.follows {
+            incoming.others.extend(self.follow_page(page.items, node));
+        } else {
+            incoming.take(page.items, &self.options, node.now);
+        }
+        if let Role::Mirror(mirror) = &mut self.role {
+            mirror.incoming = Some(incoming);
+        }
+        if let Some(end) = page.end {
+            self.copy_is_here(id, link, end, node);
         }
     }
 
-    /// Lets go of the stream. Returns it.
-    pub(super) fn forget_stream(&mut self, node: &mut Node) -> Option<Stream> {
-        let old = self.stream.take()?;
-        node.memory.add(-(old.history.bytes() as isize));
-        Some(old)
+    /// Takes over what follows this node's copy. Returns the clients among it.
+    fn follow_page(&mut self, items: Vec<Item>, node: &mut Node) -> Vec<Item> {
+        let (now, mut clients) = (node.now, Vec::new());
+        for item in items {
+            let Some(stream) = &mut self.stream else { break };
+            match &item {
+                Item::Client(..) => clients.push(item),
+                Item::Publication(_, publication) => {
+                    let (publication, top) = (publication.clone(), stream.history.top());
+                    if publication.offset <= top {
+                        continue;
+                    }
+                    let gap = publication.offset > top + 1;
+                    let change = stream.take(item, &self.options, now);
+                    let gated = stream.committed().is_some();
+                    node.memory.kept(&self.name, publication.offset, change);
+                    if gap {
+                        // It was dropped at the home while it was on its way.
+                        self.deliver_local(Event::InsufficientState, node);
+                    }
+                    match gated {
+                        true => self.uncommitted.get_or_insert_default().push_back(publication),
+                        false => self.deliver_local(Event::Publication(publication), node),
+                    }
+                }
+                _ => drop(stream.take(item, &self.options, now)),
+            }
+        }
+        clients
     }
 
-    /// The home's stream is another than the one known here, or a later epoch of it. Subscribers who watch
-    /// their position must learn the new epoch, so they subscribe again, and recover if that line holds
-    /// what they have; the others get what they missed, if it does.
-    fn begin_afresh(&mut self, snapshot: Snapshot, node: &mut Node) {
-        let old = self.forget_stream(node);
-        let new = Stream::from_snapshot(snapshot, &self.options, node.now);
-        node.memory.kept(&self.name, new.history.top(), new.history.bytes() as isize);
-        let missed = old.as_ref().and_then(|old| new.after(old.position()));
-        self.stream = Some(new);
-        if old.is_some() {
+    /// All of the home's copy is here.
+    fn copy_is_here(&mut self, id: u64, link: u64, end: End, node: &mut Node) {
+        let Role::Mirror(mirror) = &mut self.role else { return };
+        mirror.state = State::Live { id, link };
+        let Some(mut incoming) = mirror.incoming.take() else { return };
+        let stream = if incoming.follows { &mut self.stream } else { &mut incoming.stream };
+        let mut whole = true;
+        if let (Some(stream), Some(have)) = (stream, end.have) {
+            whole = stream.position() == have.position;
+            stream.reach(have.term);
+        }
+        incoming.committed = node.is_quorum().then_some(end.committed);
+        let with_presence = self.keeps_presence();
+        if with_presence {
+            // Without knowing who is there, it is no copy of that.
+            self.attendance = end.attendance;
+        }
+        self.install(*incoming, with_presence, node);
+        if !whole {
+            // Its last publications were dropped at the home while it was on its way.
+            self.deliver_local(Event::InsufficientState, node);
+            self.forget_stream(node);
+            return self.lose_track();
+        }
+        self.say_what_is_here(node);
+    }
+
+    /// Puts a copy in the place of what is here. Subscribers who watch their position must learn a new epoch, so
+    /// they subscribe again, and recover if that line holds what they have; the others get what they missed, if
+    /// it does. With `all`, who is there is a part of it.
+    pub(super) fn install(&mut self, incoming: Incoming, all: bool, node: &mut Node) {
+        let Incoming { stream, others, follows, committed, .. } = incoming;
+        if !follows {
+            self.begin_fetches_again(node);
+            let old = self.forget_stream(node).map(|old| old.visible());
+            if let Some(mut new) = stream {
+                if let Some(committed) = committed {
+                    let same = old.filter(|old| old.epoch == new.position().epoch);
+                    new.commit(committed.max(same.map_or(0, |old| old.offset)));
+                }
+                node.memory.kept(&self.name, new.history.top(), new.history.bytes() as isize);
+                self.stream = Some(new);
+                if matches!(self.role, Role::Mirror(_)) {
+                    self.tell_of_new_stream(old, node);
+                }
+            }
+        }
+        self.keep_uncommitted();
+        if let Some(committed) = committed {
+            self.commit(committed, node);
+        }
+        if !all {
+            return;
+        }
+        let mut present = Presence::default();
+        for item in others {
+            match item {
+                Item::Client(at, info) => drop(present.join(at, info)),
+                Item::Key(key) => {
+                    node.memory.keyed(&self.name, node.now);
+                    self.keys.get_or_insert_default().learn(vec![key], node.now);
+                }
+                _ => {}
+            }
+        }
+        let present = (!present.is_empty()).then(|| Box::new(present));
+        let before = std::mem::replace(&mut self.present, present);
+        self.tell_who_came_and_went(before, node);
+    }
+
+    /// Members are told of those of whom they were not while this node did not hear of it.
+    fn tell_who_came_and_went(&mut self, before: Option<Box<Presence>>, node: &mut Node) {
+        if !self.options.join_leave || self.local.is_empty() {
+            return;
+        }
+        let (before, now) = (before.unwrap_or_default(), self.present.take().unwrap_or_default());
+        let announced = |it: &ClientInfo| it.is_announced(true);
+        for gone in before.clients(|it| announced(it) && !now.has(it.client)) {
+            self.deliver_local(Event::Leave(gone), node);
+        }
+        for new in now.clients(|it| announced(it) && !before.has(it.client)) {
+            self.deliver_local(Event::Join(new), node);
+        }
+        self.present = (!now.is_empty()).then_some(now);
+    }
+
+    fn tell_of_new_stream(&mut self, old: Option<super::types::Position>, node: &mut Node) {
+        let (Some(old), Some(stream)) = (old, &self.stream) else { return };
+        let missed = stream.after(old);
+        // Where takeovers keep the epoch, nothing that members have had is missing in it.
+        let told = stream.committed().is_some()
+            && old.epoch == stream.position().epoch
+            && missed.is_some();
+        if !told {
             self.deliver_local(Event::InsufficientState, node);
         }
         for publication in missed.into_iter().flatten() {
             self.deliver_local(Event::Publication(publication), node);
         }
+    }
+
+    /// Quorum: whether a client has seen more elsewhere than members may have here, as far as this node knows.
+    pub(super) fn is_ahead(&self, subscribe: &Subscribe) -> bool {
+        let (Some(since), Some(stream)) = (&subscribe.recover, &self.stream) else { return false };
+        stream.resolve(since).is_some_and(|at| at.offset > stream.visible().offset)
+    }
+
+    /// Quorum: what members may not have yet, of the stream that is here now.
+    pub(super) fn keep_uncommitted(&mut self) {
+        let stream = self.stream.as_ref().filter(|it| it.committed().is_some());
+        let waiting: VecDeque<_> = stream.map(Stream::uncommitted).unwrap_or_default().into();
+        self.uncommitted = (!waiting.is_empty()).then_some(waiting);
+    }
+
+    /// Quorum: a majority has the stream up to `offset`, so members may have it.
+    pub(super) fn commit(&mut self, offset: u64, node: &mut Node) {
+        if let Some(stream) = &mut self.stream {
+            stream.commit(offset);
+        }
+        while let Some(waiting) = &mut self.uncommitted
+            && waiting.front().is_some_and(|it| it.offset <= offset)
+        {
+            let Some(publication) = waiting.pop_front() else { break };
+            self.deliver_local(Event::Publication(publication), node);
+        }
+        self.uncommitted.take_if(|it| it.is_empty());
     }
 }

@@ -4,47 +4,54 @@
 //! deliveries to the hubs, messages to peers. All of it is pure but for [`actor`], the shell around
 //! [`registry::State`].
 //!
-//! - [`history`]: the ring of a room's newest publications.
-//! - [`mod@line`]: where a stream stands and what it goes on from.
-//! - [`stream`]: a room's order: line, history, repeats. The same type in a home and in a mirror.
-//!   [`keys`]: the idempotency keys of late.
+//! - [`registry`]: all of the node's rooms ([`rooms`]) and what comes in for them. [`routing`]: who is there, and
+//!   who owns which slot. [`agenda`]: when rooms are due. [`work`]: what has to be done for many rooms, in slices. [`recovery`]: what a node that
+//!   has started again may have forgotten.
+//! - [`room`]: one room on one node, in whichever role it has there: [`opening`], [`home`] or [`mirror`].
+//!   [`publishing`] is how a home gives a publication its place, [`queries`] what it reads out, [`replication`]
+//!   who has a copy of what it has, [`listeners`] who is sent what happens, [`attendance`] who comes and goes,
+//!   [`single_connection`] what becomes of users that are to have one connection.
+//! - [`stream`]: a room's order, the same in a home and in a mirror: [`mod@line`] is where it stands and which copy
+//!   is the newest, [`history`] the ring of the newest publications, [`keys`] the idempotency keys of late.
+//! - [`messages`]: what rooms of different nodes say to each other. [`transfer`]: copies, in pages.
+//! - [`local`]: a node's own subscribers; [`requests`]: what it has yet to get from the home; [`presence`]: who is
+//!   in the room.
 //! - [`filter`]: which publications a subscriber wants, by their tags; [`wishes`]: what some members of a
 //!   room want otherwise than the rest.
-//! - [`presence`]: who is in the room, as its home knows it; [`attendance`]: who comes and goes; [`announcing`]:
-//!   who is told of it; [`alone`]: users that are to have one connection.
-//! - [`local`]: a node's own subscribers; [`requests`]: what it has yet to get from the home.
-//! - [`room`]: one room on one node, in whichever role it has there.
-//!   [`home`], [`mirror`] and [`activation`] are the roles; [`publishing`] is how a home gives a publication
-//!   its place, [`queries`] what it reads out, [`replication`] who has a copy of what it has.
 //! - [`node`]: what every room needs of its node, and what comes out of them.
-//! - [`pattern`]: names with `*` in them.
-//! - [`survey`]: questions to every node at once.
-//! - [`registry`]: all of the node's rooms, and what they need of the cluster.
+//! - [`survey`]: questions to every node at once. [`pattern`]: names with `*` in them.
 
-pub mod activation;
 pub mod actor;
-pub mod alone;
-pub mod announcing;
+pub mod agenda;
 pub mod attendance;
 pub mod filter;
 pub mod history;
 pub mod home;
 pub mod keys;
 pub mod line;
+pub mod listeners;
 pub mod local;
+pub mod messages;
 pub mod mirror;
 pub mod node;
+pub mod opening;
 pub mod options;
 pub mod pattern;
 pub mod presence;
 pub mod publishing;
 pub mod queries;
+pub mod recovery;
 pub mod registry;
 pub mod replication;
 pub mod requests;
 #[expect(clippy::module_inception, reason = "a room is the unit that this folder is about")]
 pub mod room;
+pub mod rooms;
+pub mod routing;
+pub mod single_connection;
 pub mod stream;
 pub mod survey;
+pub mod transfer;
 pub mod types;
 pub mod wishes;
+pub mod work;

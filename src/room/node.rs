@@ -8,6 +8,8 @@ use std::{
 
 use super::{
     keys,
+    messages::{Message, RoomMessage, SlotMessage},
+    transfer::{Flow, Source, weight_of_answer},
     types::{
         Answer, Epoch, Event, Findings, MemberFlags, ReplyTo, RoomName, SocketRef, Subscribed,
     },
@@ -18,9 +20,9 @@ use crate::{
     cluster::{
         node::{NodeId, mix},
         placement::Placement,
+        slots::{Ownership, Quorum, Slots, Term},
         view::View,
     },
-    mesh::wire::Message,
     protocol::codes::ErrorCode,
     runtime::time::Time,
     webhooks::event::Happening,
@@ -96,8 +98,6 @@ pub struct Settings {
     pub replicas: usize,
     /// How long something may wait for a room's home before its client is told that it failed.
     pub publish_timeout: Duration,
-    /// How long a new home waits for what the others know.
-    pub claim_timeout: Duration,
     /// How long a publication waits for a successor that should have it.
     pub replica_timeout: Duration,
     /// How long a mirror stays attached after its last subscriber.
@@ -105,16 +105,23 @@ pub struct Settings {
     /// How long a home keeps the presence of a node whose link broke, and how long a node stays routable
     /// then.
     pub link_grace: Duration,
-    /// How long after it opened a home takes clients that it did not know of for old ones.
+    /// How long a home that knows nothing of the one before takes clients that it did not know of for old ones.
     pub settling: Duration,
+    /// After which time a slot that this node should have is claimed again, when it was refused.
+    pub claim_again: Duration,
+    /// The most bytes in one page of a copy, but for a single thing that is larger.
+    pub page: usize,
+    /// The most bytes of pages that are under way to one peer.
+    pub window: usize,
+    /// The most rooms that one input goes through.
+    pub slice: usize,
     /// The most publications that a recovery may bring.
     pub recovery_limit: usize,
     /// The most bytes of history that the node keeps, over all rooms.
     pub history_bytes: usize,
     /// The most rooms that the node remembers while nobody uses them.
     pub room_limit: usize,
-    /// How many nodes there should be, if the node has to refuse publishes to rooms with history when it
-    /// sees less than half of them.
+    /// How many nodes the cluster is made of, if what is acknowledged has to be on a majority of them.
     pub quorum_of: Option<usize>,
 }
 
@@ -123,11 +130,14 @@ impl Default for Settings {
         Self {
             replicas: 1,
             publish_timeout: Duration::from_secs(2),
-            claim_timeout: Duration::from_secs(1),
             replica_timeout: Duration::from_secs(1),
             linger: Duration::from_secs(3),
             link_grace: Duration::from_millis(500),
             settling: Duration::from_secs(2),
+            claim_again: Duration::from_millis(200),
+            page: 64 << 10,
+            window: 1 << 20,
+            slice: 256,
             recovery_limit: 300,
             history_bytes: 512 << 20,
             room_limit: 500_000,
@@ -136,13 +146,13 @@ impl Default for Settings {
     }
 }
 
-/// How a peer can be reached.
+/// The link to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LinkState {
-    /// It can.
-    Up,
-    /// Not since then.
-    Down(Time),
+pub struct LinkState {
+    /// Which link it is, of all that this node has had; none: there is none now.
+    pub up: Option<u64>,
+    /// Since when.
+    pub since: Time,
 }
 
 /// What every room needs of its node.
@@ -154,13 +164,17 @@ pub struct Node {
     pub now: Time,
     /// The limits and delays.
     pub settings: Settings,
-    /// Where rooms are at home; nowhere while the node does not know who else is there.
+    /// Where rooms should be at home; nowhere while the node does not know who else is there.
     pub placement: Placement,
+    /// Where they are.
+    pub slots: Slots,
     /// What is to be done.
     pub out: Vec<Out>,
     /// Bytes of history, over all rooms.
     pub memory: Memory,
-    /// Copies of streams that are on their way here.
+    /// Pages under way to peers.
+    pub flows: BTreeMap<NodeId, Flow>,
+    /// Rooms whose copies are on their way here, or are to be.
     pub fetches: Fetches,
     pub(super) view: View,
     /// The nodes of the view that are reachable.
@@ -168,54 +182,168 @@ pub struct Node {
     /// Those of them that rooms are placed on.
     pub(super) placed: BTreeSet<NodeId>,
     pub(super) links: BTreeMap<NodeId, LinkState>,
+    /// Whether each peer has turned to this node with all rooms that it needs it for, after the claim of this
+    /// number.
+    settled: BTreeMap<NodeId, (u64, bool)>,
+    /// Slots that have to be claimed anew, should they be this node's: it has learnt that they are another's, or the
+    /// newest copy of a room is gone.
+    pub(super) claim_anew: BTreeSet<u16>,
     /// Subscriptions of this node's clients, over all rooms.
     pub(super) subscriptions: usize,
-    ids: u64,
+    pub(super) ids: u64,
     randomness: u64,
 }
 
 impl Node {
     pub(super) fn new(me: NodeId, settings: Settings, seed: u64) -> Self {
+        let quorum = settings.quorum_of.map(|expected| Quorum { expected });
         Self {
             me,
             now: Time::default(),
-            settings,
             placement: Placement::default(),
+            slots: Slots::new(me, quorum),
+            settings,
             out: Vec::new(),
             memory: Memory::default(),
+            flows: BTreeMap::new(),
             fetches: Fetches::default(),
             view: View::default(),
             routable: BTreeSet::new(),
             placed: BTreeSet::new(),
             links: BTreeMap::new(),
+            settled: BTreeMap::new(),
+            claim_anew: BTreeSet::new(),
             subscriptions: 0,
             ids: 0,
             randomness: seed,
         }
     }
 
+    /// The link to `peer`, while there is one.
+    pub fn link(&self, peer: NodeId) -> Option<u64> {
+        self.links.get(&peer)?.up
+    }
+
     /// Whether messages to `peer` go out now.
     pub fn reaches(&self, peer: NodeId) -> bool {
-        self.links.get(&peer) == Some(&LinkState::Up)
+        self.link(peer).is_some()
+    }
+
+    /// Whether the link to `peer` is gone for longer than one may be.
+    pub fn has_lost(&self, peer: NodeId) -> bool {
+        let grace = self.settings.link_grace;
+        self.links.get(&peer).is_none_or(|it| it.up.is_none() && self.now.since(it.since) >= grace)
     }
 
     /// Every peer that may hold something: those with a link, whatever gossip says of them, and those that
     /// should have one.
     pub fn peers(&self) -> BTreeSet<NodeId> {
-        let linked = self.links.keys().copied().filter(|peer| self.reaches(*peer));
+        let linked = self.links.iter().filter(|(_, it)| it.up.is_some()).map(|(peer, _)| *peer);
         linked.chain(self.routable.iter().copied()).filter(|node| *node != self.me).collect()
+    }
+
+    /// `peer` is told of a claim that its rooms have to follow (0: of a link).
+    pub(super) fn expect_settled(&mut self, peer: NodeId, claim: u64) {
+        self.settled.insert(peer, (claim, false));
+    }
+
+    /// `peer` says that its rooms have followed.
+    pub(super) fn has_settled(&mut self, peer: NodeId, claim: u64) {
+        if let Some((expected, settled)) = self.settled.get_mut(&peer) {
+            *settled |= claim >= *expected;
+        }
+    }
+
+    /// Whether `peer` has turned to this node with all rooms that it needs it for.
+    pub(super) fn is_settled(&self, peer: NodeId) -> bool {
+        self.settled.get(&peer).is_some_and(|(_, settled)| *settled)
+    }
+
+    /// The node that owns a slot, as far as this one knows; the one that should, if it knows of none.
+    pub fn owner(&self, slot: u16) -> Option<NodeId> {
+        match self.slots.ownership(slot) {
+            Ownership::Mine(_) | Ownership::Claimed(_) => Some(self.me),
+            Ownership::Theirs(Some(owner)) if !self.has_lost(owner) => Some(owner),
+            Ownership::Theirs(_) => self.placement.home(slot),
+        }
+    }
+
+    /// Who a slot belongs to, for a room that keeps history or does not. What is kept nowhere can't be lost, so in
+    /// a minority a node serves such rooms for those that it reaches.
+    pub fn ownership(&self, slot: u16, keeps_history: bool) -> Ownership {
+        match self.slots.ownership(slot) {
+            Ownership::Mine(term) => Ownership::Mine(term),
+            _ if !keeps_history
+                && self.is_in_minority()
+                && self.placement.home(slot) == Some(self.me) =>
+            {
+                Ownership::Mine(Term { count: self.slots.promised(slot).count, node: self.me })
+            }
+            ownership => ownership,
+        }
+    }
+
+    /// Whether acknowledged means on a majority.
+    pub fn is_quorum(&self) -> bool {
+        self.settings.quorum_of.is_some()
+    }
+
+    /// How many other nodes must have a publication before it is acknowledged, whatever becomes of them; none:
+    /// those that live.
+    pub fn acks_needed(&self) -> Option<usize> {
+        self.settings.quorum_of.map(|expected| Quorum { expected }.majority() - 1)
     }
 
     /// Whether the node must not take publications into rooms with history: most of the others may go on
     /// without it.
     pub fn is_in_minority(&self) -> bool {
-        self.settings.quorum_of.is_some_and(|expected| self.routable.len() * 2 < expected)
+        let linked = self.links.values().filter(|it| it.up.is_some()).count();
+        self.acks_needed().is_some_and(|others| linked < others)
+    }
+
+    /// Tells peers something about one room.
+    pub fn send_to(&mut self, to: Vec<NodeId>, room: &RoomName, message: RoomMessage) {
+        if !to.is_empty() {
+            self.out.push(Out::Send { to, message: Message::Room(room.clone(), message) });
+        }
+    }
+
+    /// Tells a peer something about slots.
+    pub fn send_about_slots(&mut self, to: Vec<NodeId>, message: SlotMessage) {
+        if !to.is_empty() {
+            self.out.push(Out::Send { to, message: Message::Slots(message) });
+        }
+    }
+
+    /// A page of a peer's is dealt with: it may send others.
+    pub fn dealt_with(&mut self, from: NodeId, bytes: usize) {
+        let window = self.settings.window;
+        if let Some(bytes) = self.flows.entry(from).or_default().received(bytes, window) {
+            self.out.push(Out::Send { to: vec![from], message: Message::Credit(bytes) });
+        }
+    }
+
+    /// Answers a peer. What is large goes as the link has room for it, if it may wait.
+    pub fn answer(&mut self, to: NodeId, room: &RoomName, message: RoomMessage, waits: bool) {
+        let RoomMessage::Answer { answer, .. } = &message else { return };
+        let Some(weight) = weight_of_answer(answer) else {
+            return self.send_to(vec![to], room, message);
+        };
+        let (window, flow) = (self.settings.window, self.flows.entry(to).or_default());
+        let window = if waits { window } else { usize::MAX };
+        if let Some(message) = flow.answer(room, message, weight, window) {
+            self.send_to(vec![to], room, message);
+        }
+    }
+
+    /// A room has pages for a peer.
+    pub fn has_pages(&mut self, to: NodeId, room: &RoomName) {
+        self.flows.entry(to).or_default().ready(Source::Room(room.clone()));
     }
 
     /// A number that this run of the node has not used before.
     pub fn next_id(&mut self) -> u64 {
-        self.ids += 1;
-        self.ids
+        next(&mut self.ids)
     }
 
     /// An epoch that no stream has had before.
@@ -225,38 +353,56 @@ impl Node {
     }
 }
 
-/// The most copies of streams that are under way to a node at a time: the link's queue has to hold them.
-const MAX_FETCHES: usize = 32;
+/// The number after the last one.
+pub(super) fn next(ids: &mut u64) -> u64 {
+    *ids += 1;
+    *ids
+}
 
-/// Copies of streams under way to this node.
+/// The most copies that are asked for at a time.
+const MAX_FETCHES: usize = 512;
+
+/// Rooms whose copies this node needs from others.
 #[derive(Debug, Default)]
 pub struct Fetches {
     under_way: BTreeSet<RoomName>,
-    waiting: BTreeSet<RoomName>,
-    /// Rooms whose turn has come.
-    pub(super) next: Vec<RoomName>,
+    /// Those that someone waits for.
+    urgent: VecDeque<RoomName>,
+    waiting: VecDeque<RoomName>,
 }
 
 impl Fetches {
-    /// Whether `room` may fetch now; if not, it is called when its turn comes.
-    pub fn begin(&mut self, room: &RoomName) -> bool {
-        if self.under_way.contains(room) {
-            return true;
+    /// `room` needs a copy; it is called when its turn comes. It may ask more than once.
+    pub fn want(&mut self, room: &RoomName, urgent: bool) {
+        match urgent {
+            true => self.urgent.push_back(room.clone()),
+            false => self.waiting.push_back(room.clone()),
         }
-        if self.under_way.len() >= MAX_FETCHES {
-            self.waiting.insert(room.clone());
-            return false;
+    }
+
+    /// The next room that may fetch.
+    pub(super) fn next(&mut self) -> Option<RoomName> {
+        // What someone waits for does not wait for what nobody does.
+        if let Some(room) = self.urgent.pop_front() {
+            return Some(room);
         }
+        (self.under_way.len() < MAX_FETCHES).then(|| self.waiting.pop_front()).flatten()
+    }
+
+    /// Whether a room may fetch now.
+    pub(super) fn is_ready(&self) -> bool {
+        let some = self.under_way.len() < MAX_FETCHES && !self.waiting.is_empty();
+        some || !self.urgent.is_empty()
+    }
+
+    /// `room` has asked for its copy.
+    pub fn begin(&mut self, room: &RoomName) {
         self.under_way.insert(room.clone());
-        true
     }
 
     /// `room` has what it fetched, or has given up.
     pub fn end(&mut self, room: &RoomName) {
-        self.waiting.remove(room);
-        if self.under_way.remove(room) {
-            self.next.extend(self.waiting.pop_first());
-        }
+        self.under_way.remove(room);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use litemap::LiteMap;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::types::{ClientId, ClientInfo};
@@ -14,6 +15,8 @@ type Users = Option<Box<HashMap<Box<str>, u32>>>;
 #[derive(Debug, Default)]
 pub struct Presence {
     clients: FxHashMap<ClientId, (NodeId, Arc<ClientInfo>)>,
+    /// How many of them each node has.
+    nodes: LiteMap<NodeId, u32>,
     /// How many of them are not shown.
     hidden: usize,
     /// Connections per user, so that counting users needs no walk. Of those that are shown.
@@ -24,9 +27,11 @@ impl Presence {
     /// Adds a client. Returns whether it is new.
     pub fn join(&mut self, node: NodeId, info: Arc<ClientInfo>) -> bool {
         self.count(&info);
+        *self.nodes.entry(node).or_default() += 1;
         let before = self.clients.insert(info.client, (node, info));
-        if let Some((_, before)) = &before {
+        if let Some((at, before)) = &before {
             self.discount(before);
+            self.discount_node(*at);
         }
         before.is_none()
     }
@@ -35,6 +40,15 @@ impl Presence {
         match info.is_shown() {
             true => *self.users.get_or_insert_default().entry(info.user.clone()).or_default() += 1,
             false => self.hidden += 1,
+        }
+    }
+
+    fn discount_node(&mut self, node: NodeId) {
+        if let Some(count) = self.nodes.get_mut(&node) {
+            *count -= 1;
+            if *count == 0 {
+                self.nodes.remove(&node);
+            }
         }
     }
 
@@ -56,8 +70,9 @@ impl Presence {
         if self.clients.get(&client).is_none_or(|(at, _)| *at != node) {
             return None;
         }
-        let (_, info) = self.clients.remove(&client)?;
+        let (at, info) = self.clients.remove(&client)?;
         self.discount(&info);
+        self.discount_node(at);
         Some(info)
     }
 
@@ -91,7 +106,25 @@ impl Presence {
 
     /// Whether a node has a client there.
     pub fn has_any_of(&self, node: NodeId) -> bool {
-        self.clients.values().any(|(at, _)| *at == node)
+        self.nodes.contains_key(&node)
+    }
+
+    /// The nodes that have clients there.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.nodes.keys().copied()
+    }
+
+    /// Every client and the node that it is on, in the order of their ids.
+    pub fn all(&self) -> Vec<(NodeId, Arc<ClientInfo>)> {
+        let mut all: Vec<_> = self.clients.values().cloned().collect();
+        all.sort_unstable_by_key(|(_, info)| info.client);
+        all
+    }
+
+    /// A client goes, wherever it was.
+    pub fn remove(&mut self, client: ClientId) -> Option<Arc<ClientInfo>> {
+        let at = self.clients.get(&client)?.0;
+        self.leave(at, client)
     }
 
     /// Every client that is wanted, in the order of their ids.

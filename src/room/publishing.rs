@@ -4,13 +4,12 @@
 use std::sync::Arc;
 
 use super::{
-    keys::Aged,
+    messages::RoomMessage,
     node::Node,
     room::Room,
     stream::{Entry, ForwardId, Repeat},
     types::{Answer, Event, NewPublication, Position, Publication},
 };
-use crate::mesh::wire::RoomMessage;
 
 impl Room {
     /// Gives a publication its place and sends it to all who listen. Returns the answer, and the offset that
@@ -39,11 +38,13 @@ impl Room {
         }
         if new.skip_history {
             // It has no place of its own, so a repeat is answered with where the stream stood.
-            stream.remember(key, None, here.offset, node.now);
+            stream.remember(key, Some(forward), here.offset, node.now);
             if key.is_some() {
                 node.memory.keyed(&self.name, node.now);
             }
-            self.pass_on(new.at(0), node);
+            let publication = Arc::new(new.at(0));
+            let key = new.idempotency_key.clone();
+            self.send_out(Entry { publication, forward: Some(forward), key, version: None }, node);
             return (Answer::Published(Some(here)), 0);
         }
         if new.version.as_ref().is_some_and(|version| stream.has_come_to(version)) {
@@ -62,8 +63,9 @@ impl Room {
             key: new.idempotency_key.clone(),
             version: new.version.clone(),
         };
+        let term = node.slots.term(self.slot);
         let Some(stream) = &mut self.stream else { return };
-        let change = stream.append(entry.clone(), &self.options, node.now);
+        let change = stream.append(entry.clone(), term, &self.options, node.now);
         node.memory.kept(&self.name, offset, change);
         if entry.key.is_some() {
             node.memory.keyed(&self.name, node.now);
@@ -89,9 +91,16 @@ impl Room {
     }
 
     fn send_out(&mut self, entry: Entry, node: &mut Node) {
-        self.deliver_local(Event::Publication(entry.publication.clone()), node);
-        let epoch = self.stream.as_ref().map(|stream| stream.position().epoch);
-        self.send_all(self.listeners(), RoomMessage::Deliver(epoch, entry), node);
+        let publication = entry.publication.clone();
+        let stream = self.stream.as_ref();
+        let epoch = stream.map(|stream| stream.position().epoch);
+        // Members may have it once a majority has it.
+        match publication.offset > 0 && stream.is_some_and(|it| it.committed().is_some()) {
+            true => self.uncommitted.get_or_insert_default().push_back(publication),
+            false => self.deliver_local(Event::Publication(publication), node),
+        }
+        let count = node.slots.term(self.slot).count;
+        self.tell_listeners(RoomMessage::Deliver { count, epoch, entry }, |_| true, node);
     }
 
     /// The node remembers too many idempotency keys.
@@ -101,23 +110,6 @@ impl Room {
         }
         if let Some(keys) = &mut self.keys {
             keys.forget_oldest();
-        }
-    }
-
-    /// The node that was home until now has seen these.
-    pub(super) fn learn_keys(&mut self, keys: Vec<Aged>, node: &mut Node) {
-        if !self.options.keeps_history() {
-            self.last_used = node.now;
-            keys.iter().for_each(|_| node.memory.keyed(&self.name, node.now));
-            self.keys.get_or_insert_default().learn(keys, node.now);
-        }
-    }
-
-    /// Another node is home now, and has to know repeats as this one did.
-    pub(super) fn hand_over_keys(&mut self, node: &mut Node) {
-        let Some(keys) = self.keys.take() else { return };
-        if let Some(home) = self.home(node).filter(|home| node.reaches(*home)) {
-            self.send(home, RoomMessage::Keys(keys.all(node.now)), node);
         }
     }
 }

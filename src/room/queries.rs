@@ -1,37 +1,34 @@
-//! What a home answers from its stream and its presence, and what it tells a mirror that attaches.
+//! What a home answers from its stream and its presence.
 
 use std::sync::Arc;
 
 use super::{
-    home::Home,
+    messages::RoomMessage,
     node::Node,
     room::Room,
-    stream::Stream,
-    types::{Answer, ClientInfo, HistoryFilter, Position, Publication, Query, Since},
+    types::{Answer, ClientInfo, HistoryFilter, Publication, Query, Since},
 };
-use crate::{
-    mesh::wire::{Catchup, MAX_PUBLICATIONS, RoomMessage},
-    protocol::codes::ErrorCode,
-    runtime::time::Time,
-};
+use crate::protocol::codes::ErrorCode;
+
+/// The most bytes of publications in one answer, but for a single one that is larger.
+const MAX_PUBLICATIONS: usize = 8 << 20;
 
 impl Room {
     /// Answers a question that only the home can.
     pub(super) fn answer(&mut self, query: &Query, node: &mut Node) -> Answer {
         match query {
             Query::Presence => {
-                let shown =
-                    |home: &mut Home| home.attendance.presence.clients(ClientInfo::is_shown);
-                Answer::Presence(self.home_mut().map_or_else(Vec::new, shown))
+                let present = self.present.as_ref();
+                let shown = present.map(|it| it.clients(ClientInfo::is_shown));
+                Answer::Presence(shown.unwrap_or_default())
             }
             Query::PresenceStats => {
-                let home = self.home_mut();
-                let (clients, users) = home.map_or((0, 0), |it| it.attendance.presence.stats());
+                let (clients, users) = self.present.as_ref().map_or((0, 0), |it| it.stats());
                 Answer::PresenceStats { clients, users }
             }
             Query::History(filter) => self.history(filter),
             Query::Recover(since) => match (&self.stream, self.recover(since, node)) {
-                (Some(stream), Some(missed)) => Answer::History(missed, stream.position()),
+                (Some(stream), Some(missed)) => Answer::History(missed, stream.visible()),
                 _ => Answer::Failed(ErrorCode::UnrecoverablePosition),
             },
             Query::RemoveHistory => self.remove_history(node),
@@ -60,16 +57,17 @@ impl Room {
                 Some(since.offset)
             }
         };
-        let mut page = stream.history.page(since, filter.reverse, filter.limit);
+        let mut page = stream.page(since, filter.reverse, filter.limit);
         page.truncate(fitting(&page));
-        Answer::History(page, stream.position())
+        Answer::History(page, stream.visible())
     }
 
     fn remove_history(&mut self, node: &mut Node) -> Answer {
         let Some(stream) = &mut self.stream else { return Answer::Failed(ErrorCode::NotAvailable) };
         node.memory.add(-stream.history.clear());
         let position = stream.position();
-        self.send_all(self.listeners(), RoomMessage::HistoryRemoved, node);
+        self.uncommitted = None;
+        self.tell_listeners(RoomMessage::HistoryRemoved, |_| true, node);
         Answer::Published(Some(position))
     }
 }
@@ -82,23 +80,4 @@ fn fitting(page: &[Arc<Publication>]) -> usize {
         bytes <= MAX_PUBLICATIONS
     };
     page.iter().take_while(fits).count().max(1)
-}
-
-/// What a mirror that stands at `position` needs to follow `stream`.
-pub(super) fn catch_up(stream: Option<&Stream>, position: Option<Position>, now: Time) -> Catchup {
-    let Some(stream) = stream else { return Catchup::Nothing };
-    // A mirror follows within an epoch; into a new one it goes by a snapshot, which has the lineage.
-    let same_epoch = position.filter(|it| it.epoch == stream.position().epoch);
-    let follow = same_epoch.and_then(|position| {
-        let missed = stream.after(position)?.len();
-        let newest = stream.history.newest(now, MAX_PUBLICATIONS);
-        let missed = newest.get(newest.len().checked_sub(missed)?..)?.to_vec();
-        Some(Catchup::Follow {
-            position: stream.position(),
-            first: stream.history.first(),
-            missed,
-            repeats: stream.repeats(position.offset, now),
-        })
-    });
-    follow.unwrap_or_else(|| Catchup::Afresh(stream.snapshot(now, MAX_PUBLICATIONS)))
 }

@@ -1,7 +1,8 @@
 //! All rooms of a node: the pure core that the registry actor drives.
 //!
 //! In: [`In`], with the time. Out: [`Out`]s. Every decision about rooms is made below this `handle`, and
-//! nothing here reads a clock, a socket or a random number.
+//! nothing here reads a clock, a socket or a random number. Who is there and who owns which slot is in
+//! [`super::routing`], what has to be done for many rooms in [`super::work`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,24 +10,25 @@ use std::{
     time::Duration,
 };
 
-use rustc_hash::FxHashMap;
-
 pub use super::node::{Out, Settings};
 use super::{
-    node::{LinkState, Node},
+    agenda::Agenda,
+    messages::{Message, RoomMessage},
+    node::Node,
     options::Namespaces,
     pattern,
+    recovery::Recovery,
     room::Room,
+    rooms::Rooms,
     survey::Surveys,
     types::{Answer, Finding, NodeFacts, Request, RoomName, Survey},
+    work::Work,
 };
 use crate::{
     cluster::{
         node::{NodeId, NodeInfo, Phase},
-        placement::Placement,
         view::View,
     },
-    mesh::wire::{Message, RoomMessage},
     protocol::codes::ErrorCode,
     runtime::time::Time,
 };
@@ -35,11 +37,6 @@ use crate::{
 pub const LULL: Duration = Duration::from_millis(500);
 /// A node that was told nothing for so long, and so much longer than [`LULL`], stood still.
 const STANDSTILL: Duration = Duration::from_secs(2);
-/// How long a node that stood still waits for the others before it goes on as home.
-const AWAKENING: Duration = Duration::from_secs(2);
-/// A room that is due and still is after settling comes up again after this.
-const NOT_YET: Duration = Duration::from_millis(50);
-
 /// Something that the registry has to deal with.
 #[derive(Debug, Clone)]
 pub enum In {
@@ -64,24 +61,29 @@ pub enum In {
 /// The rooms of one node.
 #[derive(Debug)]
 pub struct State {
-    node: Node,
+    pub(super) node: Node,
     namespaces: Arc<Namespaces>,
-    /// Boxed, so that a table that has just grown is not mostly empty rooms.
-    rooms: FxHashMap<RoomName, Box<Room>>,
-    /// Which room is due when, as said by [`Room::next_due`] when it was last asked.
-    agenda: BTreeSet<(Time, RoomName)>,
-    /// The rooms that nobody uses, by when they were used last.
-    idle: BTreeSet<(Time, RoomName)>,
+    pub(super) rooms: Rooms,
+    agenda: Agenda,
     surveys: Surveys,
     facts: NodeFacts,
     /// When it was last told that time has passed.
     ticked: Time,
     /// The nodes that are or were in the view, as long as their links live.
-    known: BTreeMap<NodeId, NodeInfo>,
+    pub(super) known: BTreeMap<NodeId, NodeInfo>,
+    /// How far the peers are, as they have said on their links.
+    pub(super) phases: BTreeMap<NodeId, Phase>,
     /// When nodes whose links are down are to be given up, or waited for no longer.
-    route_at: Option<Time>,
+    pub(super) route_at: Option<Time>,
+    /// When slots that this node should have are to be claimed again.
+    pub(super) claim_at: Option<Time>,
+    /// Quorum: when owners are asked again.
+    ask_at: Time,
     /// After a standstill: until when, and the nodes whose links should come back before.
-    awakening: Option<(Time, BTreeSet<NodeId>)>,
+    pub(super) awakening: Option<(Time, BTreeSet<NodeId>)>,
+    pub(super) work: Work,
+    /// Quorum: what others have said of what this run may have forgotten.
+    pub(super) recovery: Recovery,
 }
 
 impl State {
@@ -90,15 +92,19 @@ impl State {
         Self {
             node: Node::new(me, settings, seed),
             namespaces,
-            rooms: FxHashMap::default(),
-            agenda: BTreeSet::new(),
-            idle: BTreeSet::new(),
+            rooms: Rooms::new(seed),
+            agenda: Agenda::default(),
             surveys: Surveys::default(),
             facts: NodeFacts::default(),
             ticked: Time::default(),
             known: BTreeMap::new(),
+            phases: BTreeMap::new(),
             route_at: None,
+            claim_at: None,
+            ask_at: Time::default(),
             awakening: None,
+            work: Work::default(),
+            recovery: Recovery::default(),
         }
     }
 
@@ -115,22 +121,28 @@ impl State {
             In::Survey(to, survey) => self.survey(to, survey),
             In::Peer(from, message) => self.peer(from, message),
             In::LinkUp(peer) => self.link_up(peer),
-            In::LinkDown(peer) => self.link_down(peer),
+            In::LinkDown(peer) => {
+                self.link_down(peer);
+                self.close_surveys();
+            }
             In::View(view) => self.see(view),
             In::Facts(facts) => self.facts = facts,
             In::Tick => self.tick(),
         }
-        for name in std::mem::take(&mut self.node.fetches.next) {
-            self.with_room(&name, Room::settle);
-        }
+        self.do_some_work();
         self.enforce_memory();
         std::mem::take(&mut self.node.out)
     }
 
-    /// When it has to be told that time has passed.
+    /// When it has to be told that time has passed: at once while there is work left, so that other inputs come
+    /// in between.
     pub fn next_due(&self) -> Time {
-        let room = self.agenda.first().map(|(due, _)| *due);
-        let due = room.into_iter().chain(self.surveys.next_due()).chain(self.route_at);
+        if self.has_work() {
+            return self.node.now;
+        }
+        let room = self.agenda.next_due();
+        let due = room.into_iter().chain(self.surveys.next_due());
+        let due = due.chain(self.route_at).chain(self.claim_at);
         due.fold(self.ticked + LULL, Time::min)
     }
 
@@ -141,7 +153,7 @@ impl State {
 
     /// A room, if this node has anything to do with it.
     pub fn room(&self, name: &str) -> Option<&Room> {
-        self.rooms.get(name).map(Box::as_ref)
+        self.rooms.get(name)
     }
 
     /// How many rooms this node has anything to do with.
@@ -154,6 +166,11 @@ impl State {
         &self.node.routable
     }
 
+    /// How many slots this node owns.
+    pub fn slots_owned(&self) -> usize {
+        self.node.slots.owned().len()
+    }
+
     /// Subscriptions of this node's clients.
     pub fn subscriptions(&self) -> usize {
         self.node.subscriptions
@@ -161,7 +178,7 @@ impl State {
 
     /// Rooms that would lose something if the node left now, because no other has taken them over yet.
     pub fn to_be_taken(&self) -> usize {
-        self.rooms.values().filter(|room| room.is_to_be_taken()).count()
+        self.agenda.to_be_taken
     }
 
     /// Bytes of history kept.
@@ -169,33 +186,11 @@ impl State {
         self.node.memory.bytes()
     }
 
-    /// A node that is new in the view has the same grace to get its link as one whose link broke: else a
-    /// node that has just started would think itself alone, and home to every room.
-    fn see(&mut self, view: View) {
-        let (links, now) = (&mut self.node.links, self.node.now);
-        links.retain(|peer, link| *link == LinkState::Up || view.contains(*peer));
-        for peer in view.nodes().keys().filter(|peer| **peer != self.node.me) {
-            links.entry(*peer).or_insert(LinkState::Down(now));
-        }
-        self.known.extend(view.nodes().iter().map(|(id, info)| (*id, info.clone())));
-        self.node.view = view;
-        self.route();
-    }
-
-    /// The nodes that gossip sees, and those whose links live: a link has a heartbeat of its own, so gossip
-    /// that does not come through ends nothing.
-    fn alive(&mut self) -> View {
-        let node = &self.node;
-        self.known.retain(|id, _| node.view.contains(*id) || node.reaches(*id));
-        View::new(self.known.values().cloned())
-    }
-
     fn request(&mut self, name: &RoomName, request: Request) {
-        match self.enter(name) {
-            Some((room, node)) => room.request(request, node),
-            None => self.refuse(name, request),
+        if self.namespaces.options(name).is_none() {
+            return self.refuse(name, request);
         }
-        self.leave(name);
+        self.in_room(name, |room, node| room.request(request, node));
     }
 
     /// The namespace is not configured. Sessions check before they ask; API calls come here.
@@ -222,24 +217,28 @@ impl State {
 
     fn peer(&mut self, from: NodeId, message: Message) {
         match message {
-            Message::Room(name, message) => match self.enter(&name) {
-                Some((room, node)) => {
-                    room.message(from, message, node);
-                    self.leave(&name);
-                }
-                None => self.refuse_peer(from, name, message),
-            },
+            Message::Room(name, message) if self.namespaces.options(&name).is_none() => {
+                self.refuse_peer(from, name, message);
+            }
+            Message::Room(name, message) => {
+                self.in_room(&name, |room, node| room.message(from, message, node));
+            }
+            Message::Slots(message) => self.about_slots(from, message),
+            Message::Phase(phase) => self.phase_of(from, phase),
+            Message::YourPhase(phase) => self.phase_of(self.node.me, phase),
+            Message::Credit(bytes) => {
+                self.node.flows.entry(from).or_default().credit(bytes as usize);
+            }
+            Message::Settled(claim) => self.node.has_settled(from, claim),
             Message::Survey(id, survey) => {
                 let finding = self.find(&survey);
-                self.node
-                    .out
-                    .push(Out::Send { to: vec![from], message: Message::Finding(id, finding) });
+                let message = Message::Finding(id, finding);
+                self.node.out.push(Out::Send { to: vec![from], message });
             }
             Message::Finding(id, finding) => {
                 self.surveys.answered(id, from, finding);
                 self.close_surveys();
             }
-            Message::Hello(_) | Message::Alive | Message::Emulation(..) => {}
         }
     }
 
@@ -247,179 +246,76 @@ impl State {
     fn refuse_peer(&mut self, from: NodeId, name: RoomName, message: RoomMessage) {
         if let RoomMessage::Request { id, .. } = message {
             let answer = Answer::Failed(ErrorCode::UnknownChannel);
-            let message = Message::Room(name, RoomMessage::Answer { id, answer });
-            self.node.out.push(Out::Send { to: vec![from], message });
+            self.node.send_to(vec![from], &name, RoomMessage::Answer { id, answer });
         }
     }
 
-    fn enter(&mut self, name: &RoomName) -> Option<(&mut Room, &mut Node)> {
-        if !self.rooms.contains_key(name) {
-            let options = self.namespaces.options(name)?.clone();
-            let room = Room::new(name.clone(), options, self.node.now);
-            self.rooms.insert(name.clone(), Box::new(room));
+    /// Does something with a room, which may be new. Returns whether it can be: its namespace is configured.
+    pub(super) fn in_room(
+        &mut self,
+        name: &RoomName,
+        action: impl FnOnce(&mut Room, &mut Node),
+    ) -> bool {
+        let Self { rooms, node, namespaces, agenda, .. } = self;
+        let room = rooms.get_or_insert(name, || {
+            Some(Room::new(name.clone(), namespaces.options(name)?.clone(), node.now))
+        });
+        let Some(room) = room else { return false };
+        action(room, node);
+        if agenda.note(room, node) {
+            self.forget(name);
         }
-        Some((self.rooms.get_mut(name)?, &mut self.node))
+        true
     }
 
-    /// Puts the room on the agenda, or forgets it if it is over.
-    fn leave(&mut self, name: &RoomName) {
-        let Some(room) = self.rooms.get_mut(name) else { return };
-        if room.is_over(self.node.now) {
-            return self.forget(name);
+    /// The same with a room that is known.
+    pub(super) fn with_room<T>(
+        &mut self,
+        name: &RoomName,
+        action: impl FnOnce(&mut Room, &mut Node) -> T,
+    ) -> Option<T> {
+        let Self { rooms, node, agenda, .. } = self;
+        let room = rooms.get_mut(name)?;
+        let done = action(room, node);
+        if agenda.note(room, node) {
+            self.forget(name);
         }
-        let idle = room.idle_since();
-        if idle != room.noted_idle {
-            if let Some(since) = std::mem::replace(&mut room.noted_idle, idle) {
-                self.idle.remove(&(since, name.clone()));
-            }
-            self.idle.extend(idle.map(|since| (since, name.clone())));
-        }
-        // A room may come up earlier than needed, so only an earlier time has to be noted.
-        if let Some(next) = room.next_due(&self.node)
-            && room.due.is_none_or(|due| next < due)
-        {
-            let name = name.clone();
-            if let Some(due) = room.due.replace(next) {
-                self.agenda.remove(&(due, name.clone()));
-            }
-            self.agenda.insert((next, name));
-        }
+        Some(done)
     }
 
     fn forget(&mut self, name: &RoomName) {
-        let Some(mut room) = self.rooms.remove(name) else { return };
-        if let Some(due) = room.due {
-            self.agenda.remove(&(due, name.clone()));
+        if let Some(mut room) = self.rooms.remove(name) {
+            self.agenda.forget(&room);
+            room.end(&mut self.node);
         }
-        if let Some(since) = room.noted_idle {
-            self.idle.remove(&(since, name.clone()));
-        }
-        room.end(&mut self.node);
     }
 
+    /// Settles rooms that are due, up to as many as one input may go through.
     fn tick(&mut self) {
         let now = self.node.now;
         self.ticked = now;
-        while let Some((due, _)) = self.agenda.first()
-            && *due <= now
-        {
-            let Some((_, name)) = self.agenda.pop_first() else { break };
-            if let Some(room) = self.rooms.get_mut(&name) {
+        for _ in 0..self.node.settings.slice {
+            let Some(name) = self.agenda.pop_due(now) else { break };
+            self.with_room(&name, |room, node| {
                 room.due = None;
-                room.settle(&mut self.node);
-                self.leave_until(&name, now);
+                room.settle(node);
+            });
+            if let Some(room) = self.rooms.get_mut(&name) {
+                self.agenda.not_before(room, now);
             }
         }
         if self.route_at.is_some_and(|at| at <= now) {
             self.route();
         }
+        if self.claim_at.is_some_and(|at| at <= now) {
+            self.claim_slots();
+        }
+        if self.node.is_quorum() && self.ask_at <= now {
+            self.ask_at = now + LULL;
+            self.ask_owners();
+            self.look_at_own_slots();
+        }
         self.close_surveys();
-    }
-
-    fn leave_until(&mut self, name: &RoomName, now: Time) {
-        self.leave(name);
-        if let Some(room) = self.rooms.get_mut(name)
-            && let Some(due) = room.due
-            && due <= now
-        {
-            self.agenda.remove(&(due, name.clone()));
-            let later = now + NOT_YET;
-            room.due = Some(later);
-            self.agenda.insert((later, name.clone()));
-        }
-    }
-
-    fn link_up(&mut self, peer: NodeId) {
-        self.node.links.insert(peer, LinkState::Up);
-        if let Some((_, expected)) = &mut self.awakening {
-            expected.remove(&peer);
-        }
-        self.route();
-        self.for_all(Room::settle);
-    }
-
-    fn link_down(&mut self, peer: NodeId) {
-        self.node.links.insert(peer, LinkState::Down(self.node.now));
-        self.for_all(|room, node| room.link_down(peer, node));
-        self.route();
-        self.close_surveys();
-    }
-
-    /// The process stood still (stopped, suspended, or starved): others may have taken its rooms over, so
-    /// it is home to none until it has heard of them again, or nobody has come.
-    fn awake(&mut self) {
-        let others = self.node.peers();
-        if others.is_empty() {
-            return;
-        }
-        let until = self.node.now + AWAKENING;
-        self.awakening = Some((until, others));
-        self.route_at = Some(until);
-        self.node.placement = Placement::default();
-        self.for_all(Room::stop_being_home);
-    }
-
-    /// Rooms go to nodes in the view that have a link, or had one until just now: a closed link makes a
-    /// peer suspect long before gossip declares it dead.
-    fn route(&mut self) {
-        if let Some((until, expected)) = &self.awakening {
-            if self.node.now < *until && !expected.is_empty() {
-                self.route_at = Some(*until);
-                return;
-            }
-            self.awakening = None;
-            self.node.routable.clear();
-            self.node.placed.clear();
-        }
-        let alive = self.alive();
-        let node = &self.node;
-        let grace = |since: &Time| *since + node.settings.link_grace;
-        let reachable = |peer: NodeId| match node.links.get(&peer) {
-            Some(LinkState::Up) => true,
-            Some(LinkState::Down(since)) => node.now < grace(since),
-            None => peer == node.me,
-        };
-        let graces = node.links.values().filter_map(|link| match link {
-            LinkState::Up => None,
-            LinkState::Down(since) => Some(grace(since)).filter(|until| node.now < *until),
-        });
-        self.route_at = graces.min();
-        let here = alive.nodes().iter().filter(|(id, _)| reachable(**id));
-        let routable: BTreeSet<NodeId> = here.clone().map(|(id, _)| *id).collect();
-        // Those that are leaving take rooms only if there is no one else.
-        let placed = [Phase::Ready, Phase::Draining].into_iter().map(|phase| {
-            here.clone().map(|(_, info)| info).filter(move |it| it.phase == phase).collect()
-        });
-        let placed: Vec<_> =
-            placed.into_iter().find(|it: &Vec<_>| !it.is_empty()).unwrap_or_default();
-        let ids: BTreeSet<NodeId> = placed.iter().map(|info| info.id()).collect();
-        if routable == node.routable && ids == node.placed {
-            return;
-        }
-        let gone: Vec<NodeId> = node.routable.difference(&routable).copied().collect();
-        if ids != node.placed {
-            self.node.placement = Placement::new(placed, node.settings.replicas);
-        }
-        self.node.routable = routable;
-        self.node.placed = ids;
-        self.for_all(|room, node| {
-            gone.iter().for_each(|peer| room.unroutable(*peer, node));
-            room.view_changed(node);
-        });
-    }
-
-    fn for_all(&mut self, action: impl Fn(&mut Room, &mut Node)) {
-        let names: Vec<RoomName> = self.rooms.keys().cloned().collect();
-        for name in names {
-            self.with_room(&name, &action);
-        }
-    }
-
-    fn with_room(&mut self, name: &RoomName, action: impl Fn(&mut Room, &mut Node)) {
-        if let Some(room) = self.rooms.get_mut(name) {
-            action(room, &mut self.node);
-            self.leave(name);
-        }
     }
 
     fn survey(&mut self, to: u64, survey: Survey) {
@@ -477,7 +373,7 @@ impl State {
     /// has more of them than it may.
     fn enforce_memory(&mut self) {
         while self.rooms.len() > self.node.settings.room_limit {
-            let Some((_, name)) = self.idle.pop_first() else { break };
+            let Some(name) = self.agenda.longest_idle() else { break };
             self.forget(&name);
         }
         while let Some(name) = self.node.memory.too_many_keys(self.node.now) {
@@ -547,7 +443,7 @@ mod tests {
         let known: Vec<&str> =
             ["a", "b", "c", "d"].into_iter().filter(|it| state.room(it).is_some()).collect();
         assert_eq!(known, ["a", "c", "d"]);
-        assert_eq!((state.idle.len(), state.agenda.len()), (3, 3));
+        assert_eq!(state.agenda.lens(), (3, 3));
     }
 
     #[test]
@@ -568,7 +464,7 @@ mod tests {
             state.handle(In::Tick, Time::from_millis(1_100 + seconds * 1_000));
         }
         assert_eq!((state.rooms(), state.history_bytes()), (0, 0));
-        assert!(state.agenda.is_empty() && state.idle.is_empty());
+        assert_eq!(state.agenda.lens(), (0, 0));
     }
 
     #[test]
@@ -630,53 +526,5 @@ mod tests {
         assert_eq!(ask(1, go(1)), ["leave"]);
         assert_eq!(ask(2, go(2)), ["leave", "vacated"]);
         assert_eq!(ask(3, come(3)), ["occupied", "join"]);
-    }
-
-    #[test]
-    fn a_node_that_turns_to_another_home_takes_no_one_out_of_the_room() {
-        use crate::room::types::{ClientId, ClientInfo, MemberFlags, SocketRef, Subscribe};
-        let mut state = alone(Settings::default());
-        let told = RoomOptions { webhooks: true, ..Default::default() };
-        let namespaces = Namespaces { default: Arc::new(told), named: BTreeMap::new() };
-        state.namespaces = Arc::new(namespaces);
-        let (here, peer) = (state.node.view.nodes()[&state.node.me].clone(), "b".to_owned());
-        let peer = NodeInfo { name: peer, phase: Phase::Joining, ..here.clone() };
-        let from = peer.id();
-        let mut told = |input: In, at: u64| {
-            let out = state.handle(input, Time::from_millis(2_000 + at));
-            let kinds = out.into_iter().filter_map(|out| match out {
-                Out::Tell(what) => Some(what.kind()),
-                _ => None,
-            });
-            kinds.collect::<Vec<_>>()
-        };
-        told(In::View(View::new([here, peer])), 0);
-        told(In::LinkUp(from), 0);
-        let said = |message| In::Peer(from, Message::Room("a".into(), message));
-        let attach = |id| {
-            let clients = vec![Arc::new(ClientInfo::new(ClientId(1), "ann"))];
-            said(RoomMessage::Attach { id, position: None, invited: false, clients })
-        };
-        // Someone is there for so long that whoever comes is new.
-        let subscribe = Subscribe {
-            socket: SocketRef { worker: 0, slot: 9, generation: 0 },
-            id: 1,
-            info: Arc::new(ClientInfo::new(ClientId(9), "bob")),
-            flags: MemberFlags::default(),
-            recover: None,
-            must_recover: false,
-            wish: None,
-        };
-        told(In::Request("a".into(), Request::Subscribe(subscribe)), 0);
-        (1..4).for_each(|seconds| assert!(told(In::Tick, seconds * 1_000).is_empty()));
-        assert_eq!(told(attach(1), 3_001), ["join"]);
-        // It knows that another is home, and this node does not yet.
-        assert_eq!(told(said(RoomMessage::Detach), 3_002), Vec::<&str>::new());
-        assert_eq!(told(attach(2), 3_003), Vec::<&str>::new(), "it was wrong, and is back");
-        assert_eq!(told(said(RoomMessage::Leave(ClientId(1))), 3_004), ["leave"]);
-        assert_eq!(told(said(RoomMessage::Detach), 3_005), Vec::<&str>::new());
-        assert_eq!(told(attach(3), 3_006), ["join"]);
-        told(said(RoomMessage::Detach), 3_007);
-        assert_eq!(told(In::Tick, 4_000), ["leave"], "nobody has taken it over");
     }
 }

@@ -13,12 +13,16 @@ const INVITE_AGAIN: Duration = Duration::from_millis(200);
 /// A node that has to have everything before it is acknowledged.
 #[derive(Debug, Default)]
 struct Successor {
+    /// It is one of those that are to keep a copy. Others go once those have one.
+    wanted: bool,
     /// It listens.
     attached: bool,
     /// When it was last asked to.
     asked: Time,
     /// Up to where it has everything.
     has: u64,
+    /// It has had everything since it attached.
+    complete: bool,
     /// It was too slow, so nothing waits for it until it has caught up.
     lags: bool,
 }
@@ -69,65 +73,88 @@ impl Replication {
     }
 
     /// Makes `wanted` the successors, as far as they are reached. Returns whom to invite now, and whom to
-    /// dismiss.
+    /// dismiss: those that are wanted no more, once the others have what they have.
     pub fn choose(
         &mut self,
         wanted: &[NodeId],
         reaches: impl Fn(NodeId) -> bool,
         now: Time,
     ) -> (Vec<NodeId>, Vec<NodeId>) {
-        let known = self.successors.keys().copied();
-        let unwanted: Vec<NodeId> = known.filter(|peer| !wanted.contains(peer)).collect();
-        self.successors.retain(|peer, _| wanted.contains(peer));
         let mut absent = Vec::new();
+        self.successors.iter_mut().for_each(|(peer, it)| it.wanted = wanted.contains(peer));
         for peer in wanted.iter().copied().filter(|peer| reaches(*peer)) {
             let successor = self.successors.entry(peer).or_default();
+            successor.wanted = true;
             if !successor.attached && now.since(successor.asked) >= INVITE_AGAIN {
                 successor.asked = now;
                 absent.push(peer);
             }
         }
+        let all = |it: &Self| it.successors.values().filter(|it| it.wanted).all(|it| it.complete);
+        let unwanted: Vec<NodeId> = match all(self) {
+            true => self.successors.iter().filter(|(_, it)| !it.wanted).map(|it| *it.0).collect(),
+            false => {
+                // Without a link it keeps what it has by itself.
+                let lost =
+                    self.successors.iter().filter(|(peer, it)| !it.wanted && !reaches(**peer));
+                lost.map(|(peer, _)| *peer).collect()
+            }
+        };
+        self.successors.retain(|peer, _| !unwanted.contains(peer));
         (absent, unwanted)
+    }
+
+    /// Whether every successor that is reached has had all that there is.
+    pub fn is_safe(&self, reaches: impl Fn(NodeId) -> bool) -> bool {
+        self.successors.iter().all(|(peer, it)| it.complete || !reaches(*peer))
     }
 
     /// `peer` listens as a successor from now on, or it does not.
     pub fn attached(&mut self, peer: NodeId, attached: bool) {
         if let Some(successor) = self.successors.get_mut(&peer) {
-            successor.attached = attached;
+            (successor.attached, successor.complete, successor.has) = (attached, false, 0);
         }
     }
 
     /// The link to `peer` is gone. It may come back with what it had.
     pub fn lose(&mut self, peer: NodeId) {
+        self.attached(peer, false);
         if let Some(successor) = self.successors.get_mut(&peer) {
-            (successor.attached, successor.asked) = (false, Time::default());
+            successor.asked = Time::default();
         }
     }
 
     /// `peer` has everything up to `offset`; the stream is at `top`.
     pub fn has(&mut self, peer: NodeId, offset: u64, top: u64) {
-        if let Some(successor) = self.successors.get_mut(&peer) {
+        if let Some(successor) = self.successors.get_mut(&peer).filter(|it| it.attached) {
             successor.has = offset;
+            successor.complete |= offset >= top;
             successor.lags &= offset < top;
         }
     }
 
-    /// Up to where everything is where it has to be.
-    fn acked(&self, top: u64) -> u64 {
-        let counted = self.successors.values().filter(|it| !it.lags);
-        counted.map(|it| it.has).min().unwrap_or(top)
-    }
-
-    /// Up to where everyone has an answer.
-    pub fn answered(&self, top: u64) -> u64 {
-        self.unacked.front().map_or(top, |it| it.offset.saturating_sub(1))
+    /// Up to where everything is where it has to be: on `needed` others, or on all that live.
+    pub fn acked(&self, top: u64, needed: Option<usize>) -> u64 {
+        let Some(needed) = needed else {
+            let counted = self.successors.values().filter(|it| !it.lags);
+            return counted.map(|it| it.has).min().unwrap_or(top);
+        };
+        let attached = self.successors.values().filter(|it| it.attached);
+        let mut has: Vec<u64> = attached.map(|it| it.has.min(top)).collect();
+        has.sort_unstable_by(|a, b| b.cmp(a));
+        match needed {
+            0 => top,
+            needed => has.get(needed - 1).copied().unwrap_or(0),
+        }
     }
 
     /// Keeps an answer until its time has come; gives it back if that is now.
-    pub fn wait(&mut self, unacked: Unacked, top: u64) -> Option<Unacked> {
-        let at_once =
-            unacked.offset == 0 || self.unacked.is_empty() && unacked.offset <= self.acked(top);
-        if at_once {
+    pub fn wait(&mut self, unacked: Unacked, top: u64, needed: Option<usize>) -> Option<Unacked> {
+        let acked = unacked.offset == 0 || unacked.offset <= self.acked(top, needed);
+        if self.unacked.is_empty() && acked {
+            return Some(unacked);
+        }
+        if unacked.offset == 0 {
             return Some(unacked);
         }
         self.unacked.push_back(unacked);
@@ -135,20 +162,36 @@ impl Replication {
     }
 
     /// The answers whose time has come. A successor that keeps someone waiting for longer than `patience` is
-    /// done without until it has caught up.
-    pub fn acknowledge(&mut self, top: u64, now: Time, patience: Duration) -> Vec<Unacked> {
+    /// done without until it has caught up, unless so many are needed.
+    pub fn acknowledge(
+        &mut self,
+        top: u64,
+        now: Time,
+        patience: Duration,
+        needed: Option<usize>,
+    ) -> Vec<Unacked> {
         if let Some(front) = self.unacked.front()
+            && needed.is_none()
             && now.since(front.since) >= patience
         {
             let offset = front.offset;
             self.successors.iter_mut().for_each(|(_, it)| it.lags |= it.has < offset);
         }
-        let acked = self.acked(top);
+        let acked = self.acked(top, needed);
         let mut ready = Vec::new();
         while self.unacked.front().is_some_and(|it| it.offset <= acked) {
             ready.extend(self.unacked.pop_front());
         }
         ready
+    }
+
+    /// The answers that have waited for too long.
+    pub fn overdue(&mut self, now: Time, patience: Duration) -> Vec<Unacked> {
+        let mut overdue = Vec::new();
+        while self.unacked.front().is_some_and(|it| now.since(it.since) >= patience) {
+            overdue.extend(self.unacked.pop_front());
+        }
+        overdue
     }
 
     /// The answers that were never given.
@@ -192,50 +235,76 @@ mod tests {
         ready.iter().map(|it| it.offset).collect()
     }
 
+    /// `peers` have attached.
+    fn attach(replication: &mut Replication, peers: &[NodeId]) {
+        peers.iter().for_each(|peer| replication.attached(*peer, true));
+    }
+
     #[test]
     fn all_successors_must_have_it() {
         let mut replication = with_successors(&[A, B]);
-        assert!(
-            replication.wait(unacked(1), 1).is_none() && replication.wait(unacked(2), 2).is_none()
-        );
+        attach(&mut replication, &[A, B]);
+        assert!(replication.wait(unacked(1), 1, None).is_none());
+        assert!(replication.wait(unacked(2), 2, None).is_none());
         replication.has(A, 2, 2);
-        assert_eq!(offsets(replication.acknowledge(2, at(1), PATIENCE)), [0; 0]);
+        assert_eq!(offsets(replication.acknowledge(2, at(1), PATIENCE, None)), [0; 0]);
         replication.has(B, 1, 2);
-        assert_eq!(offsets(replication.acknowledge(2, at(1), PATIENCE)), [1]);
-        assert_eq!(replication.answered(2), 1);
+        assert_eq!(offsets(replication.acknowledge(2, at(1), PATIENCE, None)), [1]);
         replication.has(B, 2, 2);
-        assert_eq!(offsets(replication.acknowledge(2, at(1), PATIENCE)), [2]);
+        assert_eq!(offsets(replication.acknowledge(2, at(1), PATIENCE, None)), [2]);
     }
 
     #[test]
     fn without_successors_nothing_waits() {
         let mut replication = with_successors(&[]);
-        assert!(replication.wait(unacked(1), 1).is_some());
+        assert!(replication.wait(unacked(1), 1, None).is_some());
     }
 
     #[test]
     fn a_successor_that_is_too_slow_is_done_without_until_it_has_caught_up() {
         let mut replication = with_successors(&[A]);
-        replication.wait(unacked(1), 1);
+        replication.wait(unacked(1), 1, None);
         assert_eq!(replication.next_due(PATIENCE), Some(at(200)), "to be invited again");
-        replication.attached(A, true);
+        attach(&mut replication, &[A]);
         assert_eq!(replication.next_due(PATIENCE), Some(at(1_000)));
-        assert_eq!(offsets(replication.acknowledge(1, at(1_000), PATIENCE)), [1]);
-        assert!(replication.wait(unacked(2), 2).is_some(), "it lags");
+        assert_eq!(offsets(replication.acknowledge(1, at(1_000), PATIENCE, None)), [1]);
+        assert!(replication.wait(unacked(2), 2, None).is_some(), "it lags");
         replication.has(A, 2, 2);
-        assert!(replication.wait(unacked(3), 3).is_none(), "it has caught up");
+        assert!(replication.wait(unacked(3), 3, None).is_none(), "it has caught up");
     }
 
     #[test]
-    fn successors_are_invited_until_they_come_and_dismissed_when_others_are_wanted() {
+    fn a_quorum_waits_for_as_many_as_it_needs_and_for_no_others() {
+        let mut replication = with_successors(&[A, B]);
+        attach(&mut replication, &[A, B]);
+        assert!(replication.wait(unacked(1), 1, Some(1)).is_none());
+        assert!(replication.acknowledge(1, at(5_000), PATIENCE, Some(1)).is_empty(), "never less");
+        replication.has(A, 1, 1);
+        assert_eq!(offsets(replication.acknowledge(1, at(1), PATIENCE, Some(1))), [1]);
+        assert!(replication.wait(unacked(2), 2, Some(1)).is_none());
+        assert_eq!(offsets(replication.overdue(at(1_000), PATIENCE)), [2], "its publisher is told");
+    }
+
+    #[test]
+    fn successors_are_invited_until_they_come() {
         let mut replication = with_successors(&[A]);
         assert_eq!(replication.choose(&[A], |_| true, at(100)), (vec![], vec![]));
         assert_eq!(replication.choose(&[A], |_| true, at(200)), (vec![A], vec![]));
-        replication.attached(A, true);
+        attach(&mut replication, &[A]);
         assert_eq!(replication.choose(&[A], |_| true, at(900)), (vec![], vec![]));
-        assert_eq!(replication.choose(&[B], |_| true, at(900)), (vec![B], vec![A]));
-        replication.wait(unacked(1), 1);
-        replication.choose(&[], |_| true, at(901));
-        assert_eq!(offsets(replication.acknowledge(1, at(901), PATIENCE)), [1], "nobody is left");
+    }
+
+    #[test]
+    fn a_successor_is_dismissed_once_the_next_one_has_everything() {
+        let mut replication = with_successors(&[A]);
+        attach(&mut replication, &[A]);
+        assert_eq!(replication.choose(&[B], |_| true, at(900)), (vec![B], vec![]));
+        attach(&mut replication, &[B]);
+        assert!(!replication.is_safe(|_| true));
+        replication.has(A, 1, 1);
+        replication.has(B, 1, 1);
+        assert!(replication.is_safe(|_| true));
+        assert_eq!(replication.choose(&[B], |_| true, at(901)), (vec![], vec![A]));
+        assert_eq!(replication.successors(), [B]);
     }
 }

@@ -52,6 +52,8 @@ impl Pending {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Run {
     to: NodeId,
+    /// The link that it goes on.
+    link: u64,
     id: u64,
     /// How many were sent in it.
     next: u32,
@@ -96,7 +98,7 @@ impl Requests {
         }
     }
 
-    /// Takes the first, to be done by this node as the home.
+    /// Takes the first, to be done by this node as the home, or to be refused.
     pub fn take(&mut self) -> Option<Pending> {
         self.restart();
         self.remove(0)
@@ -121,7 +123,7 @@ impl Requests {
     /// answered or refused there before anything goes to this one.
     pub fn next(
         &mut self,
-        home: NodeId,
+        (home, link): (NodeId, u64),
         repeatable: bool,
         now: Time,
         mut new_run: impl FnMut() -> u64,
@@ -139,7 +141,7 @@ impl Requests {
             // Nothing is under way that the next could overtake, and the home may have begun anew.
             self.run = None;
         }
-        let run = self.run.get_or_insert_with(|| Run { to: home, id: new_run(), next: 0 });
+        let run = self.run.get_or_insert_with(|| Run { to: home, link, id: new_run(), next: 0 });
         let first = run.next;
         let unsent = self.queue.range(self.sent..);
         run.next += unsent.len() as u32;
@@ -161,9 +163,9 @@ impl Requests {
         }
     }
 
-    /// The node's view has changed: no need to wait for the same home to change its mind.
-    pub fn view_changed(&mut self) {
-        self.not_before = Time::default();
+    /// Where the front of the queue went, and on which link.
+    pub fn sent_on(&self) -> Option<(NodeId, u64)> {
+        self.run.map(|run| (run.to, run.link))
     }
 
     /// `peer` is gone, and whatever was under way to it or back. Without `repeatable` no one can tell what
@@ -247,7 +249,7 @@ mod tests {
 
     fn sent(requests: &mut Requests, home: NodeId, repeatable: bool) -> Vec<(u64, u32, u64)> {
         let mut run = 100 * home.0;
-        let next = requests.next(home, repeatable, NOW, || {
+        let next = requests.next((home, 1), repeatable, NOW, || {
             run += 1;
             run
         });
@@ -275,7 +277,7 @@ mod tests {
         assert_eq!(sent(&mut requests, A, true), [], "another run was refused");
         requests.refused(A, 101, NOW);
         assert_eq!(sent(&mut requests, A, true), [], "not at once");
-        requests.view_changed();
+        requests.not_before = NOW;
         assert_eq!(sent(&mut requests, B, true), [(201, 0, 2), (201, 1, 3)]);
         assert_eq!(requests.answered(A, 2), None, "it was asked of another since");
     }

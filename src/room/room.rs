@@ -1,37 +1,54 @@
 //! One room on one node: what came in for it, and which role the node has in it.
 //!
 //! In: requests of local sockets and API calls ([`Room::request`]), messages of peers ([`Room::message`]),
-//! and the passing of time and change of view ([`Room::settle`]). Out: pushed onto [`Node::out`]. What the
-//! home does is in [`super::home`], what a mirror does in [`super::mirror`], how a node becomes a home and
-//! stops being one in [`super::activation`].
+//! and the passing of time, of links and of slots ([`Room::settle`]). Out: pushed onto [`Node::out`].
+//!
+//! ```text
+//!           the slot is this node's                      every newer copy is here
+//!  Guest ───────────────────────────────► Opening ──────────────────────────────────► Home
+//!    │ ▲                                  ([`super::opening`])                ([`super::home`])
+//!    │ │ nobody needs it                     │                                           │
+//!    ▼ │                                     ▼        the slot is another's              ▼
+//!  Mirror ([`super::mirror`]) ◄──────────────┴───────────────────────────────────────────┘
+//! ```
+//!
+//! Which role a room has follows from whose its slot is ([`crate::cluster::slots`]). A change of that, or of a
+//! link, is looked for whenever something happens in the room, so none has to be told to all rooms at once.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
-    activation::{Activation, Former},
     home::Home,
     keys::{self, Keys},
+    line::Standing,
     local::Local,
+    messages::{Held, Refused, RoomMessage},
     mirror::Mirror,
     node::{Node, Out},
+    opening::Opening,
     options::RoomOptions,
+    presence::Presence,
     requests::{Pending, Reply, Requests},
     stream::Stream,
-    types::{Answer, Ask, ClientId, Event, Request, RoomName, SocketRef, Subscribe, Subscribed},
+    transfer::{Outgoing, weight_of_answer},
+    types::{
+        Answer, Ask, ClientId, Event, Publication, Request, RoomName, SocketRef, Subscribe,
+        Subscribed,
+    },
 };
 use crate::{
-    cluster::{node::NodeId, placement},
-    mesh::wire::{Message, Refused, RoomMessage},
+    cluster::{
+        node::NodeId,
+        placement,
+        slots::{Ownership, Term},
+    },
     protocol::codes::ErrorCode,
     runtime::time::Time,
 };
 
 /// How long a room that nobody uses and in which nothing was ever said keeps its epoch, and how long a copy
-/// of the stream is kept that no home has asked for.
+/// is kept that no home has asked for.
 const UNUSED: Duration = Duration::from_secs(60);
-
-/// How long a node that was given a room has for letting others know.
-const SILENT: Duration = Duration::from_secs(2);
 
 /// One room on one node.
 #[derive(Debug)]
@@ -44,31 +61,30 @@ pub struct Room {
     pub(super) stream: Option<Stream>,
     /// In a room without history: the idempotency keys that its home has seen lately.
     pub(super) keys: Option<Box<Keys>>,
+    /// Who is there, as the home knows it, and its successors.
+    pub(super) present: Option<Box<Presence>>,
+    /// How often someone has come or gone.
+    pub(super) attendance: u64,
+    /// Quorum: what waits for a majority to have it before members may.
+    pub(super) uncommitted: Option<VecDeque<Arc<Publication>>>,
     pub(super) local: Local,
     /// What needs the home and has no answer yet.
     pub(super) requests: Requests,
     /// Subscribers that came before the room was live here, and until when they wait.
     pub(super) waiting: VecDeque<(Subscribe, Time)>,
-    /// The node that this one gave the room to before its own view said so.
-    pub(super) handed_to: Option<Handed>,
-    /// What the stream held here is to the next home, until that has it.
-    pub(super) former: Option<Former>,
+    /// What is held here was a home's or a successor's: it is kept until the home says that others have it.
+    pub(super) owed: bool,
+    /// This node was home until the claim of this term.
+    pub(super) given: Option<Term>,
+    /// What is sent to peers in pages.
+    pub(super) outgoing: Vec<Outgoing>,
     pub(super) last_used: Time,
     /// When the registry is to call [`Room::settle`] next.
     pub(super) due: Option<Time>,
     /// What [`Room::idle_since`] said when the registry asked last.
     pub(super) noted_idle: Option<Time>,
-}
-
-/// Whom a room was given to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Handed {
-    /// The node.
-    pub to: NodeId,
-    /// Since when it has the room.
-    pub since: Time,
-    /// When the link to it broke. It has the room still, as long as the grace of a link lasts.
-    pub lost: Option<Time>,
+    /// What [`Room::is_to_be_taken`] said when the registry asked last.
+    pub(super) noted_to_be_taken: bool,
 }
 
 /// What a node is in a room.
@@ -78,8 +94,8 @@ pub enum Role {
     Guest,
     /// It listens to the home: it has subscribers, or had until just now, or is a successor.
     Mirror(Box<Mirror>),
-    /// It is to be home and asks the others what they know.
-    Activating(Box<Activation>),
+    /// It is to be home, and has yet to get the newest copy.
+    Opening(Box<Opening>),
     /// It is home.
     Home(Box<Home>),
 }
@@ -94,14 +110,19 @@ impl Room {
             role: Role::Guest,
             stream: None,
             keys: None,
+            present: None,
+            attendance: 0,
+            uncommitted: None,
             local: Local::default(),
             requests: Requests::default(),
             waiting: VecDeque::new(),
-            handed_to: None,
-            former: None,
+            owed: false,
+            given: None,
+            outgoing: Vec::new(),
             last_used: now,
             due: None,
             noted_idle: None,
+            noted_to_be_taken: false,
         }
     }
 
@@ -122,8 +143,24 @@ impl Room {
 
     /// Whether something would be lost if the node left now.
     pub fn is_to_be_taken(&self) -> bool {
-        let is_home = matches!(self.role, Role::Activating(_) | Role::Home(_));
-        self.holds_something() && (is_home || self.former.is_some())
+        let is_home = matches!(self.role, Role::Opening(_) | Role::Home(_));
+        self.holds_something() && (is_home || self.owed)
+    }
+
+    /// What is held here that the next home needs: a stream, if only its epoch, keys, or who is there.
+    pub(super) fn held(&self) -> Option<Held> {
+        self.holds_something().then(|| Held { standing: self.standing(), given: self.given })
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        let standing = self.stream.as_ref().map(Stream::standing).unwrap_or_default();
+        Standing { attendance: self.attendance, ..standing }
+    }
+
+    fn holds_something(&self) -> bool {
+        let present =
+            || self.needs_copies() && self.present.as_ref().is_some_and(|it| !it.is_empty());
+        self.stream.is_some() || self.keys.is_some() || present()
     }
 
     /// A local socket or API call asks for something.
@@ -138,9 +175,6 @@ impl Room {
             Request::Unsubscribe { socket, client, reply } => {
                 self.unsubscribe(socket, client, node);
                 node.out.push(Out::Unsubscribed { socket, reply, room: self.name.clone() });
-            }
-            Request::Publish(_, to) if self.options.keeps_history() && node.is_in_minority() => {
-                node.out.push(Out::Answer { to, answer: Answer::Failed(ErrorCode::Internal) });
             }
             Request::Publish(publication, reply) => {
                 self.ask(Ask::Publish(publication), Reply::To(reply), node);
@@ -168,9 +202,9 @@ impl Room {
         if self.local.clients.remove(&client).is_some() {
             match &mut self.role {
                 Role::Home(_) => self.client_left(node.me, client, node),
-                Role::Mirror(mirror) if mirror.attached() => {
+                Role::Mirror(mirror) if mirror.is_attached(node) => {
                     let home = mirror.home;
-                    self.send(home, RoomMessage::Leave(client), node);
+                    self.send_to(home, RoomMessage::Leave(client), node);
                 }
                 _ => {}
             }
@@ -179,33 +213,33 @@ impl Room {
 
     /// A peer says something about the room.
     pub fn message(&mut self, from: NodeId, message: RoomMessage, node: &mut Node) {
+        // What it says may have been true before the slot or the link changed.
+        self.follow_slot(node);
         match message {
-            RoomMessage::Answer { id, answer } => self.answered(from, id, answer, node),
+            RoomMessage::Answer { id, answer } => {
+                if let Some(weight) = weight_of_answer(&answer) {
+                    node.dealt_with(from, weight);
+                }
+                self.answered(from, id, answer, node);
+            }
             RoomMessage::NotHome(refused) => self.refused(from, refused, node),
-            RoomMessage::Claim(claim) => self.claimed_by(from, claim, node),
-            RoomMessage::Fetch(claim) => self.fetched_by(from, claim, node),
-            RoomMessage::Claimed { claim, line, clean } => {
-                self.claim_answered(from, claim, line, clean);
-            }
-            RoomMessage::Fetched { claim, snapshot } => {
-                self.fetched(from, claim, snapshot, node);
-            }
-            RoomMessage::Offer(line) => self.offered(from, line, node),
-            RoomMessage::Taken => self.taken(from, node),
+            RoomMessage::Page(page) => self.page_came(from, *page, node),
+            RoomMessage::Fetch(id) => self.fetched_by(from, id, node),
             RoomMessage::Invite => self.invited(from, node),
-            RoomMessage::Keys(keys) => self.learn_keys(keys, node),
-            RoomMessage::Attached { .. }
-            | RoomMessage::Deliver(..)
-            | RoomMessage::Joined(_)
+            RoomMessage::Release => self.released(from, node),
+            RoomMessage::Deliver { .. }
+            | RoomMessage::Committed(_)
+            | RoomMessage::Joined(..)
             | RoomMessage::Left(_)
             | RoomMessage::HistoryRemoved
             | RoomMessage::Dismiss => self.follow(from, message, node),
             RoomMessage::Request { .. }
             | RoomMessage::Attach { .. }
+            | RoomMessage::Clients { .. }
             | RoomMessage::Detach
             | RoomMessage::Join(_)
             | RoomMessage::Leave(_)
-            | RoomMessage::Have(_) => {
+            | RoomMessage::Has(_) => {
                 self.last_used = node.now;
                 self.asked_by_peer(from, message, node);
             }
@@ -216,21 +250,20 @@ impl Room {
     /// Requests of peers are for the home; who isn't says so.
     pub(super) fn asked_by_peer(&mut self, from: NodeId, message: RoomMessage, node: &mut Node) {
         let asks = matches!(message, RoomMessage::Request { .. } | RoomMessage::Attach { .. });
-        if asks {
-            self.take_back(from);
-            self.take_back_from_the_silent(node);
-        }
-        if asks && self.home(node) == Some(node.me) {
-            self.activate_if_not_home(node);
+        // Whoever has answered the claim knows before this node does that the slot is its own.
+        let claimed = !matches!(self.ownership(node), Ownership::Theirs(_));
+        if asks && claimed {
+            self.begin_to_open_unless_home(node);
+            self.try_to_open(node);
         }
         match &mut self.role {
             Role::Home(_) => self.serve_peer(from, message, node),
-            Role::Activating(activation) => {
-                if let Some(message) = activation.hold(from, message) {
+            Role::Opening(opening) if claimed => {
+                if let Some(message) = opening.hold(from, message) {
                     self.refuse_peer(from, &message, node);
                 }
             }
-            Role::Guest | Role::Mirror(_) => self.refuse_peer(from, &message, node),
+            _ => self.refuse_peer(from, &message, node),
         }
     }
 
@@ -240,7 +273,7 @@ impl Room {
             RoomMessage::Attach { id, .. } => Refused::Attach(*id),
             _ => return,
         };
-        self.send(from, RoomMessage::NotHome(refused), node);
+        self.send_to(from, RoomMessage::NotHome(refused), node);
     }
 
     fn answered(&mut self, from: NodeId, id: u64, answer: Answer, node: &mut Node) {
@@ -252,99 +285,87 @@ impl Room {
     }
 
     fn refused(&mut self, from: NodeId, refused: Refused, node: &mut Node) {
-        self.take_back(from);
         match (refused, &mut self.role) {
-            (Refused::Run(run), _) => self.requests.refused(from, run, node.now),
-            (Refused::Attach(id), Role::Mirror(mirror)) => mirror.refused(from, id, node.now),
-            (Refused::Attach(_), _) => {}
+            (Refused::Run(run), _) => {
+                node.slots.denied(from, self.slot);
+                self.requests.refused(from, run, node.now);
+            }
+            (Refused::Attach(id), role) => {
+                node.slots.denied(from, self.slot);
+                if let Role::Mirror(mirror) = role {
+                    mirror.refused(from, id, node.now);
+                }
+            }
+            (Refused::Fetch(id), Role::Opening(opening)) => opening.has_no_copy(from, id),
+            (Refused::Delivery(term), Role::Home(_) | Role::Opening(_)) => {
+                node.claim_anew.extend(node.slots.refused(None, &[(self.slot, term)]));
+            }
+            _ => {}
         }
     }
 
-    /// The link to a peer is gone, and with it all that was under way on it.
-    pub fn link_down(&mut self, peer: NodeId, node: &mut Node) {
-        if let Some(handed) = self.handed_to.as_mut().filter(|handed| handed.to == peer) {
-            handed.lost.get_or_insert(node.now);
-        }
-        match &mut self.role {
-            Role::Home(home) => home.lose(peer, node.now),
-            Role::Mirror(mirror) => mirror.lose(peer),
-            Role::Activating(activation) => activation.lose(peer, &self.name, node),
-            Role::Guest => {}
-        }
-        self.lose_requests(peer, node);
-        self.settle(node);
-    }
-
-    fn lose_requests(&mut self, peer: NodeId, node: &mut Node) {
-        for pending in self.requests.lose(peer, self.options.keeps_history()) {
-            self.fail(pending, ErrorCode::Internal, node);
+    /// What was sent on a link that is gone.
+    fn lose_requests(&mut self, node: &mut Node) {
+        let Some((peer, link)) = self.requests.sent_on() else { return };
+        if node.link(peer) != Some(link) {
+            for pending in self.requests.lose(peer, self.options.keeps_history()) {
+                self.fail(pending, ErrorCode::Internal, node);
+            }
         }
     }
 
-    /// The node that is home, as far as this one knows.
-    pub(super) fn home(&self, node: &Node) -> Option<NodeId> {
-        self.handed_to.map(|handed| handed.to).or_else(|| node.placement.home(self.slot))
+    /// Who the room's slot belongs to.
+    pub(super) fn ownership(&self, node: &Node) -> Ownership {
+        node.ownership(self.slot, self.options.keeps_history())
     }
 
-    /// A node that was given the room does not have it (any more).
-    pub(super) fn take_back(&mut self, from: NodeId) {
-        if self.handed_to.is_some_and(|handed| handed.to == from) {
-            self.handed_to = None;
+    /// The node that is home, or should be, as far as this one knows.
+    pub(super) fn owner(&self, node: &Node) -> Option<NodeId> {
+        match self.ownership(node) {
+            Ownership::Mine(_) => Some(node.me),
+            _ => node.owner(self.slot),
         }
     }
 
-    /// Others still take this node for the home, and so does its own view: whoever was given the room may have
-    /// stopped before it was home. If it has it after all, it will be asked.
-    fn take_back_from_the_silent(&mut self, node: &Node) {
-        let here = node.placement.home(self.slot) == Some(node.me);
-        if here && self.handed_to.is_some_and(|it| node.now.since(it.since) >= SILENT) {
-            self.handed_to = None;
+    /// Takes the role that follows from whose the slot is.
+    pub(super) fn follow_slot(&mut self, node: &mut Node) {
+        let ownership = self.ownership(node);
+        match (&self.role, ownership) {
+            (Role::Home(home), Ownership::Mine(term)) if home.term == term => {}
+            (Role::Home(_), _) => self.stop_being_home(node),
+            (Role::Opening(_), Ownership::Theirs(_))
+                if self.owner(node).is_some_and(|owner| owner != node.me) =>
+            {
+                self.stop_opening(node);
+            }
+            _ => {}
         }
-    }
-
-    fn take_back_from_the_lost(&mut self, node: &Node) {
-        let Some(handed) = &mut self.handed_to else { return };
-        let grace = node.settings.link_grace;
-        if node.reaches(handed.to) {
-            handed.lost = None;
-        } else if handed.lost.is_none_or(|lost| node.now.since(lost) >= grace) {
-            self.handed_to = None;
+        if self.owner(node) != Some(node.me) {
+            return;
         }
-    }
-
-    /// The view has changed. A room given away early is wherever the view says, unless that is still here.
-    pub fn view_changed(&mut self, node: &mut Node) {
-        if node.placement.home(self.slot) != Some(node.me) {
-            self.handed_to = None;
+        let owned = matches!(ownership, Ownership::Mine(_));
+        let wanted = match self.role {
+            Role::Guest => self.is_needed() || owned && self.holds_something(),
+            // What the last home said last may still be on its way.
+            Role::Mirror(_) => owned || !self.requests.is_empty() || !self.waiting.is_empty(),
+            _ => false,
+        };
+        if wanted {
+            self.begin_to_open_unless_home(node);
         }
-        self.requests.view_changed();
-        if let Role::Mirror(mirror) = &mut self.role {
-            mirror.view_changed();
-        }
-        self.settle(node);
-    }
-
-    /// A peer is no longer one that rooms are routed to: what it was asked may never be answered.
-    pub fn unroutable(&mut self, peer: NodeId, node: &mut Node) {
-        self.lose_requests(peer, node);
     }
 
     /// Does whatever can be done now. Calling it once more changes nothing.
     pub fn settle(&mut self, node: &mut Node) {
-        self.take_back_from_the_lost(node);
-        match self.home(node) {
-            Some(home) if home != node.me => self.stop_being_home(node),
-            Some(_) if self.is_needed() || self.holds_something() => {
-                self.activate_if_not_home(node);
-            }
-            _ => {}
-        }
+        self.follow_slot(node);
+        self.lose_requests(node);
+        self.outgoing.retain(|it| node.link(it.to) == Some(it.link));
+        self.give_up_overdue(node);
         match &mut self.role {
-            Role::Activating(_) => self.advance_activation(node),
+            Role::Opening(_) => self.try_to_open(node),
             Role::Home(_) => self.settle_home(node),
             Role::Mirror(_) | Role::Guest => self.settle_mirror(node),
         }
-        self.give_up_overdue(node);
         if let Some(stream) = &mut self.stream {
             node.memory.add(-stream.expire(&self.options, node.now));
         }
@@ -354,23 +375,23 @@ impl Room {
         }
     }
 
-    fn activate_if_not_home(&mut self, node: &mut Node) {
-        if !matches!(self.role, Role::Home(_) | Role::Activating(_)) {
-            self.activate(node);
-        }
-    }
-
     fn is_needed(&self) -> bool {
         !self.local.is_empty() || !self.requests.is_empty() || !self.waiting.is_empty()
     }
 
-    /// Whether something was said in the room that would be lost with this copy.
-    pub(super) fn holds_something(&self) -> bool {
-        self.stream.as_ref().is_some_and(|stream| stream.history.top() > 0)
+    /// Whether someone waits for the room.
+    pub(super) fn is_waited_for(&self) -> bool {
+        let held = matches!(&self.role, Role::Opening(it) if it.is_waited_for());
+        !self.requests.is_empty() || !self.waiting.is_empty() || held
     }
 
     fn give_up_overdue(&mut self, node: &mut Node) {
-        while let Some(pending) = self.requests.overdue(node.now) {
+        let minority = self.options.keeps_history() && node.is_in_minority();
+        while let Some(pending) = match minority {
+            // What is published could not be kept, and what is read here may be out of date.
+            true => self.requests.take(),
+            false => self.requests.overdue(node.now),
+        } {
             self.fail(pending, ErrorCode::Internal, node);
         }
         while self.waiting.front().is_some_and(|(_, until)| *until <= node.now) {
@@ -417,20 +438,14 @@ impl Room {
             Role::Home(_) => self.client_joined(node.me, info, node),
             Role::Mirror(mirror) => {
                 let home = mirror.home;
-                self.send(home, RoomMessage::Join(info), node);
+                self.send_to(home, RoomMessage::Join(info), node);
             }
             _ => {}
         }
     }
 
-    pub(super) fn send(&self, to: NodeId, message: RoomMessage, node: &mut Node) {
-        self.send_all(vec![to], message, node);
-    }
-
-    pub(super) fn send_all(&self, to: Vec<NodeId>, message: RoomMessage, node: &mut Node) {
-        if !to.is_empty() {
-            node.out.push(Out::Send { to, message: Message::Room(self.name.clone(), message) });
-        }
+    pub(super) fn send_to(&self, to: NodeId, message: RoomMessage, node: &mut Node) {
+        node.send_to(vec![to], &self.name, message);
     }
 
     /// Tells the members on this node, and no other.
@@ -447,30 +462,30 @@ impl Room {
         let expiry = self.stream.as_ref().and_then(|stream| stream.next_expiry(&self.options));
         let keys = self.keys.as_ref().and_then(|keys| keys.next_expiry());
         let role = match &self.role {
-            Role::Home(home) => home.next_due(&node.settings),
-            Role::Mirror(mirror) => mirror.next_due(),
-            Role::Activating(activation) => activation.next_due(),
-            Role::Guest => None,
+            Role::Home(home) => self.home_due(home, node),
+            Role::Mirror(mirror) => mirror.next_due(node),
+            Role::Opening(_) | Role::Guest => None,
         };
-        let offer = self.former.as_ref().map(|former| former.next_offer);
-        let lost = self.handed_to.and_then(|handed| handed.lost);
-        let back = lost.map(|lost| lost + node.settings.link_grace);
-        let all = [self.requests.next_due(), waiting, expiry, keys, role, offer, back];
-        all.into_iter().chain([self.keep_until()]).flatten().min()
+        let all = [self.requests.next_due(), waiting, expiry, keys, role];
+        all.into_iter().chain([self.keep_until(node.settings.linger)]).flatten().min()
     }
 
     /// Until when the node keeps the room for nobody; none while it is in use.
-    fn keep_until(&self) -> Option<Time> {
-        let said = self.holds_something();
+    fn keep_until(&self, linger: Duration) -> Option<Time> {
+        let said = self.stream.as_ref().is_some_and(|stream| stream.history.top() > 0);
         let keep = match &self.role {
-            _ if self.is_needed() => return None,
-            Role::Activating(_) | Role::Mirror(_) => return None,
-            Role::Home(home) if !home.is_idle() => return None,
+            _ if self.is_needed() || !self.outgoing.is_empty() => return None,
+            Role::Opening(_) | Role::Mirror(_) => return None,
+            Role::Home(home) if !self.is_idle_home(home) => return None,
             Role::Home(_) if said => self.options.history_meta_ttl,
-            Role::Guest if said && self.former.is_some() => self.options.history_meta_ttl,
+            Role::Guest if self.owed && self.holds_something() => {
+                self.options.history_meta_ttl.max(UNUSED)
+            }
             Role::Home(_) if self.options.keeps_history() => UNUSED,
-            Role::Guest if self.stream.is_some() => UNUSED,
+            Role::Guest if self.stream.is_some() || self.present.is_some() => UNUSED,
             Role::Home(_) | Role::Guest if self.keys.is_some() => keys::WINDOW,
+            // Whoever has attached may be about to let its first subscriber in.
+            Role::Home(home) if home.has_listeners() => linger,
             Role::Home(_) | Role::Guest => Duration::ZERO,
         };
         Some(self.last_used + keep)
@@ -478,21 +493,45 @@ impl Room {
 
     /// Since when nobody uses the room; none while someone does.
     pub(super) fn idle_since(&self) -> Option<Time> {
-        self.keep_until().map(|_| self.last_used)
+        self.keep_until(Duration::ZERO).map(|_| self.last_used)
     }
 
     /// Whether the node can forget the room without anyone noticing.
-    pub fn is_over(&self, now: Time) -> bool {
-        self.keep_until().is_some_and(|until| until <= now)
+    pub fn is_over(&self, node: &Node) -> bool {
+        self.keep_until(node.settings.linger).is_some_and(|until| until <= node.now)
     }
 
     /// The node forgets the room.
     pub fn end(&mut self, node: &mut Node) {
         if let Role::Home(home) = &self.role {
-            self.send_all(home.replication.successors(), RoomMessage::Dismiss, node);
+            node.send_to(home.replication.successors(), &self.name, RoomMessage::Dismiss);
+            node.send_to(home.holders(), &self.name, RoomMessage::Release);
         }
-        if let Some(stream) = self.stream.take() {
-            node.memory.add(-(stream.history.bytes() as isize));
+        node.fetches.end(&self.name);
+        self.forget_stream(node);
+    }
+
+    /// Lets go of the stream. Returns it.
+    pub(super) fn forget_stream(&mut self, node: &mut Node) -> Option<Stream> {
+        let old = self.stream.take()?;
+        node.memory.add(-(old.history.bytes() as isize));
+        Some(old)
+    }
+
+    /// The home says that others have what is held here.
+    fn released(&mut self, from: NodeId, node: &mut Node) {
+        let owner = Ownership::Theirs(Some(from));
+        if node.slots.ownership(self.slot) != owner {
+            return;
         }
+        (self.owed, self.given) = (false, None);
+        if matches!(self.role, Role::Guest) {
+            self.forget_copy(node);
+        }
+    }
+
+    pub(super) fn forget_copy(&mut self, node: &mut Node) {
+        self.forget_stream(node);
+        (self.keys, self.present, self.uncommitted) = (None, None, None);
     }
 }

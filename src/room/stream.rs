@@ -5,7 +5,6 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
-    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -13,17 +12,22 @@ use serde::{Deserialize, Serialize};
 use super::{
     filter::Filter,
     history::History,
-    keys::{Aged, Keys},
-    line::Line,
+    keys::Keys,
+    line::{Line, Root, Standing},
+    messages::{Have, Item},
     options::RoomOptions,
     types::{Epoch, Position, Publication, Recovery, Since, Version},
 };
-use crate::{cluster::node::NodeId, runtime::time::Time};
+use crate::{
+    cluster::{node::NodeId, slots::Term},
+    runtime::time::Time,
+};
 
 /// The most forwarded publications that a room remembers the offsets of.
 const MAX_FORWARDS: usize = 256;
-/// The most nodes that a room remembers the forwards of; a restarted node is another.
-const MAX_ORIGINS: usize = 256;
+/// The most nodes that a room remembers the forwards of; a restarted node is another. Those that were silent for
+/// the longest are forgotten.
+const MAX_ORIGINS: usize = 4_096;
 
 /// Where a forwarded publication came from: the node, and the node's number for it. A node's numbers rise,
 /// and a room gets them in that order.
@@ -42,30 +46,6 @@ pub struct Entry {
     pub version: Option<Version>,
 }
 
-/// What identifies repeats of publications that a stream holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Repeats {
-    /// The idempotency keys.
-    pub keys: Vec<Aged>,
-    /// The last forward of each node.
-    pub origins: BTreeMap<NodeId, u64>,
-    /// The newest forwards with their offsets.
-    pub forwards: Vec<(ForwardId, u64)>,
-    /// The version that the room is at.
-    pub version: Option<Version>,
-}
-
-/// All that another node needs to go on with a stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Snapshot {
-    /// Where the stream stands.
-    pub line: Line,
-    /// The newest publications with their ages, as many as a message may carry.
-    pub newest: Vec<(Duration, Arc<Publication>)>,
-    /// What identifies repeats.
-    pub repeats: Repeats,
-}
-
 /// The order of one room.
 #[derive(Debug, Clone)]
 pub struct Stream {
@@ -73,6 +53,12 @@ pub struct Stream {
     line: Line,
     /// The publications that are kept.
     pub history: History,
+    /// How it began.
+    root: Root,
+    /// The term in which the newest publication was placed.
+    term: Term,
+    /// Quorum: up to here a majority has it, and members may; none: they may have all.
+    committed: Option<u64>,
     /// Of the newest publication that had one. Boxed: few rooms have any.
     version: Option<Box<Version>>,
     /// Boxed: nothing was said in most rooms, or nothing is kept of it.
@@ -83,7 +69,8 @@ pub struct Stream {
 #[derive(Debug, Clone, Default)]
 struct Placed {
     keys: Keys,
-    origins: BTreeMap<NodeId, u64>,
+    /// The last forward of each node, and when it came.
+    origins: BTreeMap<NodeId, (u64, Time)>,
     forwards: VecDeque<(ForwardId, u64)>,
 }
 
@@ -100,68 +87,110 @@ pub enum Repeat {
 
 impl Stream {
     /// A stream in which nothing was said yet.
-    pub fn new(epoch: Epoch) -> Self {
-        Self { line: Line::new(epoch), history: History::default(), version: None, placed: None }
+    pub fn new(epoch: Epoch, root: Root) -> Self {
+        let (line, history) = (Line::new(epoch), History::default());
+        Self {
+            line,
+            history,
+            root,
+            term: Term::default(),
+            committed: None,
+            version: None,
+            placed: None,
+        }
+    }
+
+    /// A copy of a stream that is yet to be filled, from the publication at `first` on.
+    pub fn copy(line: Line, standing: &Standing, first: u64) -> Self {
+        let history = History::at(first.saturating_sub(1).min(line.top));
+        let (root, term) = (standing.root, standing.term);
+        Self { line, history, root, term, committed: None, version: None, placed: None }
     }
 
     fn placed_mut(&mut self) -> &mut Placed {
         self.placed.get_or_insert_default()
     }
 
-    /// Goes on where another node's stream ended.
-    pub fn from_snapshot(snapshot: Snapshot, options: &RoomOptions, now: Time) -> Self {
-        let Snapshot { line, newest, repeats } = snapshot;
-        let mut stream = Self::new(line.epoch);
-        stream.history = History::at(line.top.saturating_sub(newest.len() as u64));
-        stream.line = line;
-        for (age, publication) in newest {
-            stream.history.push(publication, now.ago(age), options.history_size);
-        }
-        stream.learn(repeats, now);
-        stream
+    /// What identifies repeats of the publications after `offset`: by the offset that each follows.
+    pub fn repeats(&self, offset: u64, now: Time) -> Vec<(u64, Item)> {
+        let Some(placed) = &self.placed else { return Vec::new() };
+        let keys = placed.keys.after(offset, now).into_iter();
+        let forwards = placed.forwards.iter().filter(|(_, of)| *of > offset);
+        let mut repeats: Vec<(u64, Item)> = keys
+            .map(|key| (key.2, Item::Key(key)))
+            .chain(forwards.map(|(forward, of)| (*of, Item::Forward(*forward, *of))))
+            .collect();
+        repeats.sort_by_key(|(of, _)| *of);
+        repeats
     }
 
-    /// What another node needs to go on, with up to `bytes` of publications.
-    pub fn snapshot(&self, now: Time, bytes: usize) -> Snapshot {
-        Snapshot {
-            line: self.line(),
-            newest: self.history.newest(now, bytes),
-            repeats: self.repeats(0, now),
-        }
+    /// What identifies repeats of publications whose offsets are forgotten, and the version that the room is at.
+    pub fn origins(&self) -> Vec<Item> {
+        let origins = self.placed.iter().flat_map(|placed| &placed.origins);
+        let origins = origins.map(|(node, (last, _))| Item::Origin(*node, *last));
+        origins.chain(self.version.as_deref().cloned().map(Item::Version)).collect()
     }
 
-    /// What identifies repeats of the publications after `offset`.
-    pub fn repeats(&self, offset: u64, now: Time) -> Repeats {
-        let version = self.version.as_deref().cloned();
-        let Some(placed) = &self.placed else { return Repeats { version, ..Repeats::default() } };
-        Repeats {
-            keys: placed.keys.after(offset, now),
-            origins: placed.origins.clone(),
-            forwards: placed.forwards.iter().filter(|(_, of)| *of > offset).copied().collect(),
-            version,
+    /// Takes over a part of another node's copy. Returns by how much the bytes kept have grown.
+    pub fn take(&mut self, item: Item, options: &RoomOptions, now: Time) -> isize {
+        match item {
+            Item::Publication(age, publication) => {
+                return self.history.push(publication, now.ago(age), options.history_size);
+            }
+            Item::Key(key) => self.placed_mut().keys.learn(vec![key], now),
+            Item::Forward(forward, offset) => {
+                self.placed_mut().remember_forward(forward, offset, now);
+            }
+            Item::Origin(node, id) => self.placed_mut().remember_origin((node, id), now),
+            Item::Version(version) => self.come_to(Some(version)),
+            Item::Client(..) => {}
         }
+        0
     }
 
-    /// Takes over what identifies repeats elsewhere.
-    pub fn learn(&mut self, repeats: Repeats, now: Time) {
-        let Repeats { keys, origins, forwards, version } = repeats;
-        self.come_to(version);
-        if keys.is_empty() && origins.is_empty() && forwards.is_empty() {
-            return;
-        }
-        let placed = self.placed_mut();
-        placed.keys.learn(keys, now);
-        for (forward, offset) in forwards {
-            placed.remember_forward(forward, offset);
-        }
-        for (node, id) in origins {
-            placed.remember_origin((node, id));
-        }
+    /// Its newest publication was placed in this term.
+    pub fn reach(&mut self, term: Term) {
+        self.term = term;
+    }
+
+    /// How far it reaches.
+    pub fn standing(&self) -> Standing {
+        let (root, term) = (self.root, self.term);
+        Standing { root, term, top: self.history.top(), attendance: 0 }
+    }
+
+    /// What a mirror says that it has.
+    pub fn have(&self) -> Have {
+        Have { position: self.position(), term: self.term }
     }
 
     /// Where the stream stands.
     pub fn position(&self) -> Position {
         Position { epoch: self.line.epoch, offset: self.history.top() }
+    }
+
+    /// Where members of the room are to stand.
+    pub fn visible(&self) -> Position {
+        let top = self.history.top();
+        let offset = self.committed.map_or(top, |committed| committed.min(top));
+        Position { offset, ..self.position() }
+    }
+
+    /// Quorum: up to where a majority has it, as far as this node knows.
+    pub fn committed(&self) -> Option<u64> {
+        self.committed
+    }
+
+    /// Quorum: a majority has it up to `offset`.
+    pub fn commit(&mut self, offset: u64) {
+        self.committed = self.committed.max(Some(offset));
+    }
+
+    /// Quorum: all of it counts as placed in `term`, whose owner has found it to be the newest.
+    pub fn mark(&mut self, term: Term) {
+        if self.history.top() > 0 {
+            self.term = term;
+        }
     }
 
     /// Where it stands and what it goes on from.
@@ -182,16 +211,17 @@ impl Stream {
             return Repeat::At(offset);
         }
         let Some((node, id)) = forward else { return Repeat::No };
-        if placed.origins.get(&node).is_none_or(|last| id > *last) {
+        if placed.origins.get(&node).is_none_or(|(last, _)| id > *last) {
             return Repeat::No;
         }
         let known = placed.forwards.iter().rev().find(|(it, _)| *it == (node, id));
         known.map_or(Repeat::Somewhere, |(_, offset)| Repeat::At(*offset))
     }
 
-    /// Appends an entry at its offset. Returns by how much the bytes kept have grown.
-    pub fn append(&mut self, entry: Entry, options: &RoomOptions, now: Time) -> isize {
+    /// Appends an entry at its offset, placed in `term`. Returns by how much the bytes kept have grown.
+    pub fn append(&mut self, entry: Entry, term: Term, options: &RoomOptions, now: Time) -> isize {
         let offset = entry.publication.offset;
+        self.term = term;
         self.remember(entry.key.as_deref(), entry.forward, offset, now);
         self.come_to(entry.version);
         self.history.push(entry.publication, now, options.history_size)
@@ -209,7 +239,7 @@ impl Stream {
             self.placed_mut().keys.remember(key, offset, now);
         }
         if let Some(forward) = forward {
-            self.placed_mut().remember_forward(forward, offset);
+            self.placed_mut().remember_forward(forward, offset, now);
         }
     }
 
@@ -257,7 +287,35 @@ impl Stream {
         if !self.covers(position) {
             return None;
         }
-        self.history.after(position.offset).map(|after| after.cloned().collect())
+        let visible = self.visible().offset;
+        let after = self.history.after(position.offset)?;
+        Some(after.filter(|it| it.offset <= visible).cloned().collect())
+    }
+
+    /// Whether a mirror that has this can go on from there.
+    pub fn continues(&self, have: &Have) -> bool {
+        let same = have.position.epoch == self.line.epoch;
+        // Where takeovers keep the epoch, only what was placed in one term is surely the same.
+        let same = same && (self.committed.is_none() || have.term == self.term);
+        same && self.history.after(have.position.offset).is_some()
+    }
+
+    /// What members may not have yet.
+    pub fn uncommitted(&self) -> Vec<Arc<Publication>> {
+        let after = self.history.after(self.visible().offset);
+        after.into_iter().flatten().cloned().collect()
+    }
+
+    /// Up to `limit` of what members may have: see [`History::page`].
+    pub fn page(&self, since: Option<u64>, reverse: bool, limit: usize) -> Vec<Arc<Publication>> {
+        let visible = self.visible().offset;
+        let since = match (since, reverse) {
+            (None, true) if visible < self.history.top() => Some(visible + 1),
+            (since, _) => since,
+        };
+        let mut page = self.history.page(since, reverse, limit);
+        page.retain(|it| it.offset <= visible);
+        page
     }
 
     /// A client's position on this stream; see [`Line::resolve`].
@@ -287,12 +345,12 @@ impl Stream {
     ) -> Option<Vec<Arc<Publication>>> {
         if options.recovery_cache {
             let told = since.offset > 0 && !since.epoch.is_empty();
-            let top = self.history.top();
+            let top = self.visible().offset;
             if told && self.resolve(since).is_some_and(|at| at.offset == top) {
                 return Some(Vec::new());
             }
             let most = filter.map_or(1, |_| limit);
-            let mut latest = self.history.page(None, true, most).into_iter();
+            let mut latest = self.page(None, true, most).into_iter();
             let wanted =
                 |it: &Arc<Publication>| filter.is_none_or(|filter| filter.matches(&it.tags));
             return Some(vec![latest.find(wanted)?]);
@@ -302,20 +360,21 @@ impl Stream {
 }
 
 impl Placed {
-    fn remember_forward(&mut self, forward: ForwardId, offset: u64) {
-        self.remember_origin(forward);
+    fn remember_forward(&mut self, forward: ForwardId, offset: u64, now: Time) {
+        self.remember_origin(forward, now);
         self.forwards.push_back((forward, offset));
         if self.forwards.len() > MAX_FORWARDS {
             self.forwards.pop_front();
         }
     }
 
-    fn remember_origin(&mut self, (node, id): ForwardId) {
-        let last = self.origins.entry(node).or_default();
-        *last = id.max(*last);
+    fn remember_origin(&mut self, (node, id): ForwardId, now: Time) {
+        let (last, used) = self.origins.entry(node).or_default();
+        (*last, *used) = (id.max(*last), now);
         if self.origins.len() > MAX_ORIGINS {
-            // Which one goes is arbitrary; hundreds of restarts lie between it and now.
-            self.origins.pop_first();
+            let oldest = self.origins.iter().min_by_key(|(_, (_, used))| *used);
+            let oldest = oldest.map(|(node, _)| *node);
+            oldest.map(|node| self.origins.remove(&node));
         }
     }
 }
@@ -328,14 +387,15 @@ impl From<Option<Vec<Arc<Publication>>>> for Recovery {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bytes::Bytes;
 
     use super::*;
     use crate::room::keys::WINDOW;
 
     const NOW: Time = Time::from_millis(1_000_000);
-    /// What one publication of [`entry`] counts.
-    const WEIGHT: usize = Publication::OVERHEAD + 1;
+    const TERM: Term = Term { count: 1, node: NodeId(1) };
 
     fn options() -> RoomOptions {
         RoomOptions { history_size: 5, history_ttl: Duration::from_secs(60), ..Default::default() }
@@ -352,9 +412,9 @@ mod tests {
     }
 
     fn stream(count: u64) -> Stream {
-        let mut stream = Stream::new(Epoch(0xe1));
+        let mut stream = Stream::new(Epoch(0xe1), Root::default());
         for offset in 1..=count {
-            stream.append(entry(offset), &options(), NOW);
+            stream.append(entry(offset), TERM, &options(), NOW);
         }
         stream
     }
@@ -385,7 +445,7 @@ mod tests {
     fn a_later_epoch_vouches_for_the_earlier_up_to_where_it_ended() {
         let mut stream = stream(4);
         stream.succeed(Epoch(0xe2));
-        stream.append(entry(5), &options(), NOW);
+        stream.append(entry(5), TERM, &options(), NOW);
         assert_eq!(recovered(&stream, "e1", 3), Some(vec![4, 5]));
         assert_eq!(recovered(&stream, "e1", 4), Some(vec![5]));
         assert_eq!(recovered(&stream, "e1", 5), None, "e1's own fifth was another one");
@@ -407,19 +467,6 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_goes_on_where_the_stream_was() {
-        let stream = stream(8);
-        let copy = Stream::from_snapshot(stream.snapshot(NOW, 1 << 20), &options(), NOW);
-        assert_eq!(copy.position(), stream.position());
-        assert_eq!(recovered(&copy, "e1", 4), recovered(&stream, "e1", 4));
-        assert_eq!(copy.find(Some("k7"), None), Repeat::At(7));
-        assert_eq!(copy.find(None, Some((NodeId(1), 7))), Repeat::At(7));
-        let short = Stream::from_snapshot(stream.snapshot(NOW, 2 * WEIGHT), &options(), NOW);
-        assert_eq!(recovered(&short, "e1", 6), Some(vec![7, 8]));
-        assert_eq!(recovered(&short, "e1", 5), None);
-    }
-
-    #[test]
     fn keys_are_forgotten_after_the_window() {
         let mut stream = stream(2);
         stream.expire(&options(), NOW + WINDOW);
@@ -433,18 +480,45 @@ mod tests {
         let version = |number, epoch: &str| Version { number, epoch: epoch.into() };
         let mut stream = stream(1);
         assert!(!stream.has_come_to(&version(1, "")));
-        stream.append(Entry { version: Some(version(3, "a")), ..entry(2) }, &options(), NOW);
-        stream.append(entry(3), &options(), NOW);
-        let copy = Stream::from_snapshot(stream.snapshot(NOW, 1 << 20), &options(), NOW);
+        stream.append(Entry { version: Some(version(3, "a")), ..entry(2) }, TERM, &options(), NOW);
+        stream.append(entry(3), TERM, &options(), NOW);
         let mut follower = stream.clone();
         follower.version = None;
-        follower.learn(stream.repeats(3, NOW), NOW);
-        for stream in [stream, copy, follower] {
+        for item in stream.origins() {
+            follower.take(item, &options(), NOW);
+        }
+        for stream in [stream, follower] {
             assert!(stream.has_come_to(&version(2, "a")) && stream.has_come_to(&version(3, "a")));
             assert!(stream.has_come_to(&version(3, "")), "whatever the epoch");
             assert!(!stream.has_come_to(&version(4, "a")) && !stream.has_come_to(&version(4, "")));
             assert!(!stream.has_come_to(&version(1, "b")), "numbers begin anew");
         }
+    }
+
+    #[test]
+    fn of_many_nodes_those_that_were_silent_for_the_longest_are_forgotten() {
+        let mut stream = stream(1);
+        let later = NOW + Duration::from_secs(1);
+        for node in 0..MAX_ORIGINS as u64 {
+            stream.remember(None, Some((NodeId(1_000_000 + node), 1)), 1, later);
+        }
+        assert_eq!(stream.find(None, Some((NodeId(1), 1))), Repeat::No);
+        let all = (0..MAX_ORIGINS as u64).map(|node| (NodeId(1_000_000 + node), 1));
+        assert!(all.into_iter().all(|it| stream.find(None, Some(it)) != Repeat::No));
+    }
+
+    #[test]
+    fn members_have_only_what_a_majority_has() {
+        let mut stream = stream(5);
+        stream.commit(3);
+        assert_eq!(recovered(&stream, "e1", 1), Some(vec![2, 3]));
+        assert_eq!(stream.visible().offset, 3);
+        let offsets =
+            |page: Vec<Arc<Publication>>| page.iter().map(|it| it.offset).collect::<Vec<_>>();
+        assert_eq!(offsets(stream.page(None, true, 2)), [3, 2]);
+        assert_eq!(offsets(stream.uncommitted()), [4, 5]);
+        stream.commit(5);
+        assert_eq!(recovered(&stream, "e1", 1), Some(vec![2, 3, 4, 5]));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
 use base64::Engine as _;
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
@@ -12,6 +13,7 @@ use tokio::sync::oneshot;
 use super::{control, key, parts::Parts};
 use crate::{
     cluster::node::NodeId,
+    config::BODY_LIMIT,
     protocol::{codes::ErrorCode, message},
     room::{
         actor::{ApiAsk, ApiSurvey},
@@ -25,14 +27,17 @@ use crate::{
 
 /// The most publications that one call returns.
 const HISTORY_LIMIT: usize = 10_000;
-/// The largest body of a call.
-const BODY_LIMIT: usize = 16 << 20;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest idempotency key and version epoch, in bytes.
 const MAX_KEY: usize = 256;
 /// The most rooms that one broadcast goes to.
 const BROADCAST_LIMIT: usize = 10_000;
+/// The most publications of one broadcast that are under way: more than that would fill the rooms' mailbox and
+/// the queues of links, and hold up or cut off what else goes there.
+const UNDER_WAY: usize = 64;
+/// The most bytes of them.
+const BYTES_UNDER_WAY: usize = 1 << 20;
 
 /// Every method that is called with one request.
 const METHODS: &[&str] = &[
@@ -317,12 +322,21 @@ async fn broadcast(parts: &Parts, body: &[u8]) -> Called {
     if call.channels.is_empty() || call.channels.len() > BROADCAST_LIMIT {
         return Err(bad_request(format!("channels must name 1 to {BROADCAST_LIMIT} rooms")));
     }
+    let most = under_way(publication.data.len());
     let answers = call.channels.iter().map(|it| publish_to(parts, it, publication.clone()));
-    // Asked in order, all at once; the answers come in order too.
-    let mut answers: Vec<_> = answers.map(Box::pin).collect();
-    let answers = futures_util::future::join_all(&mut answers).await;
-    let responses = answers.into_iter().map(Outcome::from).collect();
+    let responses = paced(answers, most).await.into_iter().map(Outcome::from).collect();
     written(&Responses { responses })
+}
+
+/// How many publications of so many bytes may be under way.
+fn under_way(bytes: usize) -> usize {
+    (BYTES_UNDER_WAY / bytes.max(1)).clamp(1, UNDER_WAY)
+}
+
+/// Does things in their order, up to `most` at a time: the next begins when the first of those under way is
+/// done. What comes of them is in their order, too.
+async fn paced<F: Future>(things: impl Iterator<Item = F>, most: usize) -> Vec<F::Output> {
+    stream::iter(things).buffered(most).collect().await
 }
 
 #[derive(Serialize)]
@@ -468,7 +482,32 @@ pub(super) fn names(nodes: &[NodeId]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+
     use super::*;
+
+    #[test]
+    fn a_broadcast_is_taken_in_at_the_pace_of_its_rooms() {
+        for (bytes, expected) in [(0, 64), (100, 64), (20_000, 52), (524_288, 2), (9 << 20, 1)] {
+            assert_eq!(under_way(bytes), expected, "{bytes} bytes");
+        }
+        let (now, most, order) = (Cell::new(0), Cell::new(0), RefCell::new(Vec::new()));
+        let (now, most, order) = (&now, &most, &order);
+        let things = (0..500_u64).map(|number| async move {
+            now.set(now.get() + 1);
+            most.set(now.get().max(most.get()));
+            order.borrow_mut().push(number);
+            // Later ones are often answered sooner.
+            tokio::time::sleep(Duration::from_micros(number * 7919 % 3000)).await;
+            now.set(now.get() - 1);
+            number
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let done = runtime.expect("a runtime").block_on(paced(things, 64));
+        assert!(done.iter().copied().eq(0..500), "answers in order");
+        assert!(order.borrow().iter().copied().eq(0..500), "asked in order");
+        assert_eq!(most.get(), 64);
+    }
 
     #[test]
     fn every_method_is_described_and_no_other() {

@@ -1,11 +1,15 @@
-//! SHELL. The demo: a chat page, the list of nodes, and a token for whoever gives a name.
+//! SHELL. The demo: a chat page, the list of nodes, and a token for whoever gives a name. The page follows the
+//! list by the [`feed`] at [`FEED`], and asks for it where it gets none.
 
 use actix_web::{HttpResponse, http::header, web};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::parts::Parts;
+use super::{feed, parts::Parts};
 use crate::{access::sign::sign as signed, runtime::clock};
+
+/// Where the page finds the feed; [`upgrade`](super::upgrade) opens it.
+pub const FEED: &str = "/demo/feed";
 
 /// How long a demo token is good for, in seconds.
 const TOKEN_LIFE: i64 = 24 * 3600;
@@ -38,12 +42,8 @@ pub fn routes(app: &mut web::ServiceConfig, enabled: bool) {
 }
 
 async fn nodes(parts: web::Data<Parts>) -> HttpResponse {
-    let view = parts.view.borrow().clone();
-    let mut nodes: Vec<_> = (view.nodes().values())
-        .map(|info| json!({"name": info.name, "url": format!("http://{}", info.http)}))
-        .collect();
-    nodes.sort_by_key(|node| node["name"].to_string());
-    open_to_all(HttpResponse::Ok()).json(json!({"node": parts.config.name, "nodes": nodes}))
+    let told = feed::told(&parts.config.name, &parts.view.borrow());
+    open_to_all(HttpResponse::Ok()).json(told)
 }
 
 #[derive(Deserialize)]

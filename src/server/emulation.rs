@@ -59,7 +59,7 @@ async fn take(parts: &Parts, request: &HttpRequest, body: web::Payload) -> Resul
             parts.emulated.give(&session, asked.data);
             Ok(())
         }
-        Some(to) => forward(parts, to, wire::Message::Emulation(session, asked.data)).await,
+        Some(to) => forward(parts, to, wire::Frame::Emulation(session, asked.data)).await,
     }
 }
 
@@ -70,7 +70,7 @@ fn other(parts: &Parts, node: &str) -> Result<NodeId, Refusal> {
 }
 
 /// Hands it to the node that has the session.
-async fn forward(parts: &Parts, to: NodeId, message: wire::Message) -> Result<(), Refusal> {
+async fn forward(parts: &Parts, to: NodeId, message: wire::Frame) -> Result<(), Refusal> {
     match parts.registry.send(Forward { to, message }).await {
         Ok(true) => Ok(()),
         _ => {

@@ -24,6 +24,9 @@ use super::{
     upgrade,
 };
 
+/// How many connections may wait to be accepted.
+pub const BACKLOG: i32 = 4096;
+
 /// How long a client may take to send the head of its request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -52,7 +55,7 @@ macro_rules! service {
     }};
 }
 
-/// Serves on `listener` until the server is stopped, with TLS if there is a certificate.
+/// Serves on `listener`, which listens already, until the server is stopped, with TLS if there is a certificate.
 ///
 /// # Errors
 /// If the listener or the certificate can't be used.
@@ -64,7 +67,6 @@ pub fn start(
     let next_worker = Arc::new(AtomicU16::new(0));
     let server = Server::build()
         .workers(parts.config.workers)
-        .backlog(4096)
         .max_concurrent_connections(1_000_000)
         .disable_signals()
         .shutdown_timeout(1);

@@ -6,7 +6,7 @@
 //! streams its response, for whose client [`emulation`] is the way back; [`cors`] and [`body`] serve those, and
 //! [`tls`] has the certificate. [`api`] is the server API ([`control`]: what it does to connections) and [`key`]
 //! its key (pure), [`status`] health and metrics, [`demo`] the demo's
-//! page, [`leaving`] whether the node is to leave.
+//! page, [`feed`] who is in the cluster, live, for pages like it, [`leaving`] whether the node is to leave.
 
 pub mod admission;
 pub mod api;
@@ -16,6 +16,7 @@ pub mod control;
 pub mod cors;
 pub mod demo;
 pub mod emulation;
+pub mod feed;
 pub mod http;
 pub mod key;
 pub mod leaving;

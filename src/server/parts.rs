@@ -23,7 +23,7 @@ use crate::{
         caller::Callers,
         headers::{self, Headers, TooLarge},
     },
-    cluster::view::View,
+    cluster::{names::Reach, view::View},
     config::{Config, tokens::Tokens},
     hub::Hub,
     metrics::Metrics,
@@ -61,6 +61,8 @@ pub struct Parts {
     pub leaving: Arc<Leaving>,
     /// Who is in the cluster.
     pub view: tokio::sync::watch::Receiver<View>,
+    /// Which of them this node can reach.
+    pub reach: tokio::sync::watch::Receiver<Reach>,
 }
 
 impl Parts {

@@ -1,9 +1,10 @@
-//! SHELL. From a WebSocket request to a socket actor on the bare connection.
+//! SHELL. From a WebSocket request to a socket actor on the bare connection. Every request for an upgrade comes
+//! here and none gets to the application, so the [`feed`] is opened here as well.
 
 use actix::prelude::*;
-use actix_codec::{AsyncRead, AsyncWrite, Framed};
+use actix_codec::{AsyncRead, AsyncWrite, BytesCodec, Framed};
 use actix_http::{
-    HttpMessage as _, Request, Response, StatusCode,
+    HttpMessage as _, Request, Response, ResponseBuilder, StatusCode,
     body::BodySize,
     h1,
     header::{self, HeaderValue},
@@ -14,7 +15,8 @@ use futures_util::SinkExt as _;
 
 use super::{
     admission::{self, Admitted, Refusal},
-    parts::Worker,
+    demo, feed,
+    parts::{Parts, Worker},
     streams,
 };
 use crate::{
@@ -43,11 +45,19 @@ const VERSION: &str = "13";
 /// Takes over a connection that asks for an upgrade. One that breaks meanwhile is simply gone.
 pub async fn upgrade<T>(worker: &Worker, request: Request, io: Framed<T, h1::Codec>)
 where
-    T: AsyncRead + AsyncWrite + Unpin + Into<Io>,
+    T: AsyncRead + AsyncWrite + Unpin + Into<Io> + 'static,
 {
-    let done = match accept(worker, &request) {
-        Ok(accepted) => open(worker, io, accepted).await,
-        Err(refusal) => refuse(io, refusal).await,
+    let parts = &worker.parts;
+    let done = if request.path() == demo::FEED && parts.config.demo {
+        match accept_feed(parts, &request) {
+            Ok(response) => open_feed(parts, io, response).await,
+            Err(refusal) => refuse(io, refusal).await,
+        }
+    } else {
+        match accept(worker, &request) {
+            Ok(accepted) => open(worker, io, accepted).await,
+            Err(refusal) => refuse(io, refusal).await,
+        }
     };
     if let Err(error) = done {
         tracing::debug!(%error, "a connection broke during its upgrade");
@@ -69,12 +79,7 @@ fn accept(worker: &Worker, request: &Request) -> Result<Accepted, Refusal> {
     if request.path() != PATH && !one_way {
         return Err(Refusal::new(StatusCode::NOT_FOUND, "no WebSocket is served here"));
     }
-    let mut response = ws::handshake(request.head()).map_err(|error| match error {
-        ws::HandshakeError::UnsupportedVersion => {
-            Refusal::new(StatusCode::UPGRADE_REQUIRED, "this version of the protocol is not served")
-        }
-        error => Refusal::new(StatusCode::BAD_REQUEST, error.to_string()),
-    })?;
+    let mut response = handshake(request)?;
     let admitted = admission::admit(parts, request.head())?;
     let query = request.uri().query().unwrap_or_default();
     if one_way {
@@ -93,6 +98,25 @@ fn accept(worker: &Worker, request: &Request) -> Result<Accepted, Refusal> {
     }
     let response = response.finish().drop_body();
     Ok(Accepted { encoding: Encoding::socket(format), response, first: None, admitted })
+}
+
+fn handshake(request: &Request) -> Result<ResponseBuilder, Refusal> {
+    ws::handshake(request.head()).map_err(|error| match error {
+        ws::HandshakeError::UnsupportedVersion => {
+            Refusal::new(StatusCode::UPGRADE_REQUIRED, "this version of the protocol is not served")
+        }
+        error => Refusal::new(StatusCode::BAD_REQUEST, error.to_string()),
+    })
+}
+
+/// Whoever may connect as a client of the page may see the feed, but is not counted as a client.
+fn accept_feed(parts: &Parts, request: &Request) -> Result<Response<()>, Refusal> {
+    let response = handshake(request)?.finish().drop_body();
+    if parts.leaving.has_begun() {
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "this node is leaving"));
+    }
+    admission::check_origin(parts, request.head())?;
+    Ok(response)
 }
 
 fn offered_protocols(request: &Request) -> Vec<String> {
@@ -147,4 +171,16 @@ where
     let driver = Driver::begin(shared, transport, session, admitted).await?;
     context.run(Socket::new(driver, first.map(Bytes::from)), mailbox);
     Ok(())
+}
+
+async fn open_feed<T>(
+    parts: &Parts,
+    mut io: Framed<T, h1::Codec>,
+    response: Response<()>,
+) -> std::io::Result<()>
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    io.send(h1::Message::Item((response, BodySize::None))).await?;
+    feed::run(parts, io.replace_codec(BytesCodec)).await
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::{
     protocol::{
         codec::Format,
-        codes::Unsubscribed,
+        codes::{ErrorCode, Unsubscribed},
         delta,
         message::{
             self, Body, Empty, HistoryResult, PresenceResult, PresenceStatsResult, Push, Reply,
@@ -32,10 +32,14 @@ pub fn failure(id: u32, why: impl Into<message::Error>) -> Reply {
 }
 
 /// The reply to command `id` for what a room answered. Of a history it brings as many publications as fit
-/// into `limit` bytes, but one at least: the client goes on reading from the last of them.
+/// into `limit` bytes, but one at least: the client goes on reading from the last of them. Of who is in a room
+/// it brings all or, if that is more than `limit` bytes, none: a part would look like the whole.
 pub fn answer(id: u32, answer: Answer, limit: usize) -> Reply {
     let body = match answer {
         Answer::Failed(code) => return failure(id, code),
+        Answer::Presence(clients) if !are_within(&clients, limit) => {
+            return failure(id, ErrorCode::LimitExceeded);
+        }
         Answer::Published(_) => Body::Publish(Empty {}),
         Answer::Presence(clients) => Body::Presence(PresenceResult { presence: by_id(&clients) }),
         Answer::PresenceStats { clients, users } => {
@@ -48,6 +52,25 @@ pub fn answer(id: u32, answer: Answer, limit: usize) -> Reply {
         }),
     };
     result(id, body)
+}
+
+/// Whether these clients take no more than `limit` bytes in a reply.
+fn are_within(clients: &[Arc<ClientInfo>], limit: usize) -> bool {
+    let mut left = limit;
+    clients.iter().all(|it| {
+        let size = it.weight() + escapes(&it.user) + PRESENT;
+        left.checked_sub(size).map(|less| left = less).is_some()
+    })
+}
+
+/// What a client that is present takes in a reply beside what it is called and what is told of it: its id twice,
+/// and the names of all that.
+const PRESENT: usize = 160;
+
+/// How many bytes more than it has a text may take in JSON.
+fn escapes(text: &str) -> usize {
+    let escaped = |it: &u8| *it < b' ' || b"\"\\".contains(it);
+    text.bytes().filter(|it| escaped(it)).count() * 5
 }
 
 /// The first of the publications, as many as fit into `limit` bytes, but one at least.
@@ -222,5 +245,42 @@ pub fn publication(publication: &Arc<Publication>) -> message::Publication {
         offset: publication.offset,
         tags: publication.tags.clone(),
         delta: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        protocol::encoding::Encoding,
+        room::types::{ClientId, Here},
+    };
+
+    fn clients(count: u128) -> Vec<Arc<ClientInfo>> {
+        let client = |number| ClientInfo {
+            conn_info: br#"{"name":"Ann"}"#[..].into(),
+            here: Some(Box::new(Here { info: b"{}"[..].into(), ..Here::default() })),
+            ..ClientInfo::new(ClientId(number), "\"an\\n\u{1}\"")
+        };
+        (0..count).map(|number| Arc::new(client(number))).collect()
+    }
+
+    #[test]
+    fn presence_is_whole_or_refused() {
+        let present = || Answer::Presence(clients(100));
+        for (limit, code) in [(usize::MAX, None), (100_000, None), (10_000, Some(106))] {
+            let reply = answer(1, present(), limit);
+            assert_eq!(reply.error.map(|it| it.code), code, "{limit}");
+        }
+        // What is let through fits, in either format.
+        let least =
+            (0..).map(|it| it * 100).find(|limit| answer(1, present(), *limit).error.is_none());
+        let limit = least.expect("enough for all");
+        for encoding in [Encoding::SocketJson, Encoding::SocketProtobuf] {
+            let mut written = bytes::BytesMut::new();
+            encoding.append(&answer(1, present(), limit), &mut written);
+            assert!(written.len() <= limit, "{} > {limit}", written.len());
+            assert!(written.len() * 3 > limit, "{} much less than {limit}", written.len());
+        }
     }
 }

@@ -9,6 +9,12 @@ use roomcast::room::types::{
 /// What every client has seen at each position: they must all have seen the same.
 pub type Seen = BTreeMap<(RoomName, String, u64), String>;
 
+/// What a publication says, without what follows the bar and only makes it large.
+pub fn said(data: &[u8]) -> String {
+    let text = data.split(|it| *it == b'|').next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
+}
+
 /// Where a client is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -18,6 +24,17 @@ pub enum Place {
     Subscribing,
     /// It is in.
     In,
+}
+
+/// What a client was told of another one since it entered.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Pushes {
+    /// How often it came.
+    pub joins: u32,
+    /// How often it went.
+    pub leaves: u32,
+    /// Whether it is in, by what was told last.
+    pub is_in: bool,
 }
 
 /// One client.
@@ -39,6 +56,8 @@ pub struct Client {
     unbroken: BTreeSet<String>,
     /// How often it was told that it may have missed something.
     pub gaps_told: u32,
+    /// Who came and went, as it was told since it entered.
+    pub pushes: BTreeMap<ClientId, Pushes>,
 }
 
 impl Client {
@@ -53,6 +72,7 @@ impl Client {
             position: None,
             unbroken: BTreeSet::new(),
             gaps_told: 0,
+            pushes: BTreeMap::new(),
         }
     }
 
@@ -70,6 +90,7 @@ impl Client {
     /// It is let in.
     pub fn subscribed(&mut self, subscribed: &Subscribed, seen: &mut Seen) -> Result<(), String> {
         self.place = Place::In;
+        self.pushes.clear();
         let top = subscribed.position.ok_or("a room with history gave no position")?;
         match &subscribed.recovery {
             Recovery::Recovered(missed) => {
@@ -93,6 +114,14 @@ impl Client {
         Ok(())
     }
 
+    /// It is told who came, or went.
+    pub fn pushed(&mut self, who: ClientId, is_in: bool) {
+        let pushes = self.pushes.entry(who).or_default();
+        pushes.joins += u32::from(is_in);
+        pushes.leaves += u32::from(!is_in);
+        pushes.is_in = is_in;
+    }
+
     /// It gets a publication.
     pub fn publication(&mut self, new: &Publication, seen: &mut Seen) -> Result<(), String> {
         let (epoch, at) =
@@ -101,7 +130,7 @@ impl Client {
             return Err(format!("a silent gap or a repeat: at {at}, got {}", new.offset));
         }
         *at = new.offset;
-        let data = String::from_utf8_lossy(&new.data).into_owned();
+        let data = said(&new.data);
         let place = (self.room.clone(), epoch.clone(), new.offset);
         if let Some(other) = seen.insert(place, data.clone())
             && other != data

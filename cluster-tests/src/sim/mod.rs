@@ -5,10 +5,12 @@
 //! through the real wire codec, over links that delay, and lose what is under way when they break.
 //! Clients subscribe, are cut off, come back to any node and recover; publishers publish anywhere.
 //!
-//! [`network`] is the links, [`client`] a client and what it may never see, [`world`] the clock, the faults
-//! and the judgement, [`mutants`] what must be caught. [`scale`] counts what large clusters say, without faults.
+//! [`faults`] is the kinds of histories, [`network`] the links, [`client`] a client and what it may never see,
+//! [`world`] the clock, what happens and the judgement, [`mutants`] what must be caught. [`scale`] counts what
+//! large clusters say, without faults.
 
 pub mod client;
+pub mod faults;
 pub mod mutants;
 pub mod network;
 pub mod scale;
@@ -16,39 +18,7 @@ pub mod world;
 
 use std::fmt;
 
-/// What may go wrong in a history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Faults {
-    /// Nothing: messages are slow, no more.
-    Delays,
-    /// Links break, shortly.
-    Links,
-    /// Links break, and nodes join while rooms are busy.
-    Joins,
-    /// Nodes crash and restart under their names, one after the other.
-    Deaths,
-    /// Nodes stand still for a while, as if stopped, and go on as if nothing had happened.
-    Standstills,
-    /// All of it at once, and nodes are cut off from all others, or from one, for long.
-    Everything,
-}
-
-impl Faults {
-    /// Every kind.
-    pub const ALL: [Self; 6] =
-        [Self::Delays, Self::Links, Self::Joins, Self::Deaths, Self::Standstills, Self::Everything];
-
-    /// Whether an acknowledged message must be in its room's history at the end: the home or one of its
-    /// successors has always lived.
-    pub fn keep_what_is_acked(self) -> bool {
-        self != Self::Everything
-    }
-
-    /// Whether no client may be told of a gap: no home has died with what it alone had.
-    pub fn leave_no_gap(self) -> bool {
-        matches!(self, Self::Delays | Self::Links | Self::Joins)
-    }
-}
+pub use faults::Faults;
 
 /// A promise that was broken.
 pub struct Failure {
@@ -65,7 +35,26 @@ pub struct Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "seed {} with {:?}: {}", self.seed, self.faults, self.broken)?;
-        self.story.iter().try_for_each(|line| writeln!(f, "  {line}"))
+        let short = self.story.len() <= LONG;
+        let mut lines = self.story.iter().filter(|line| short || self.concerns(line));
+        lines.try_for_each(|line| writeln!(f, "  {line}"))
+    }
+}
+
+/// A story with more lines than this is told without what happened in other rooms.
+const LONG: usize = 400;
+
+fn rooms(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|it: char| !(it.is_alphanumeric() || it == '-'));
+    words.filter(|it| it.starts_with("room-"))
+}
+
+impl Failure {
+    /// Whether a line of the story is about the room of which the promise was broken, or about none.
+    fn concerns(&self, line: &str) -> bool {
+        rooms(&self.broken).next().is_none()
+            || rooms(line).next().is_none()
+            || rooms(line).any(|room| rooms(&self.broken).any(|it| it == room))
     }
 }
 
@@ -86,9 +75,17 @@ pub fn run_with(
     faults: Faults,
     mutant: Option<mutants::Mutant>,
 ) -> Result<(), Box<Failure>> {
+    let (broken, story) = play(seed, faults, mutant);
+    broken.map_err(|broken| Box::new(Failure { seed, faults, broken, story }))
+}
+
+/// Runs one history, and tells it whether or not a promise was broken in it.
+pub fn play(
+    seed: u64,
+    faults: Faults,
+    mutant: Option<mutants::Mutant>,
+) -> (Result<(), String>, Vec<String>) {
     let mut world = world::World::new(seed, faults, mutant);
-    world.run().map_err(|broken| {
-        let story = std::mem::take(&mut world.story);
-        Box::new(Failure { seed, faults, broken, story })
-    })
+    let outcome = world.run();
+    (outcome, world.story)
 }

@@ -5,10 +5,10 @@
 //! product.
 
 use roomcast::{
-    mesh::wire::{Catchup, Message, RoomMessage},
+    cluster::{placement, slots::Term},
     room::{
+        messages::{Item, Message, Refused, RoomMessage, SlotMessage},
         registry::Out,
-        stream::{Repeats, Snapshot},
         types::{Event, Recovery},
     },
 };
@@ -20,8 +20,20 @@ pub enum Mutant {
     NoSuccessors,
     /// Successors say that they have what is yet to come.
     BoastfulSuccessors,
-    /// Whoever is asked says that it was the last home, so that a dead home's epoch goes on.
+    /// Whoever answers a claim says that it was the last home, so that a dead home's epoch goes on.
     EpochsNeverEnd,
+    /// Whoever answers a claim says that it holds nothing: as if the claimer did not wait for the answers.
+    EmptyInventories,
+    /// Nobody refuses a claim or a delivery for its term.
+    NoTerms,
+    /// Copies are compared by their offsets alone.
+    NewestByOffset,
+    /// Every fifth page is empty.
+    LostPages,
+    /// A copy is let go of as soon as another node asks for it.
+    CopiesDroppedEarly,
+    /// Nobody is told that others have what it holds.
+    NoReleases,
     /// Subscribers are not told that they may have missed something.
     SilentGaps,
     /// Every seventh delivery is left out.
@@ -36,15 +48,13 @@ pub enum Mutant {
     ForgottenKeys,
     /// A home does not hear of those who leave.
     GhostsInTheRoom,
-    /// A home that stops does not offer what it holds, nor does it say to its mirrors that it has stopped.
-    QuietRetreats,
     /// Peers are not told that someone else is home now.
     NoRefusals,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 17] = [
         Self::NoSuccessors,
         Self::BoastfulSuccessors,
         Self::EpochsNeverEnd,
@@ -55,7 +65,12 @@ impl Mutant {
         Self::ForgottenForwards,
         Self::ForgottenKeys,
         Self::GhostsInTheRoom,
-        Self::QuietRetreats,
+        Self::EmptyInventories,
+        Self::NoTerms,
+        Self::NewestByOffset,
+        Self::LostPages,
+        Self::CopiesDroppedEarly,
+        Self::NoReleases,
         Self::NoRefusals,
     ];
 
@@ -85,55 +100,74 @@ impl Mutant {
                 vec![Out::Subscribed { socket, id, room, flags, wish, result }]
             }
             Out::Send { to, message: Message::Room(room, message) } => self
-                .spoil_message(message)
-                .map(|message| Out::Send { to, message: Message::Room(room, message) })
+                .spoil_message(message, count)
+                .into_iter()
+                .map(|message| Out::Send {
+                    to: to.clone(),
+                    message: Message::Room(room.clone(), message),
+                })
+                .collect(),
+            Out::Send { to, message: Message::Slots(message) } => self
+                .spoil_claim(message)
+                .map(|message| Out::Send { to, message: Message::Slots(message) })
                 .into_iter()
                 .collect(),
             out => vec![out],
         }
     }
 
-    fn spoil_message(self, mut message: RoomMessage) -> Option<RoomMessage> {
+    fn spoil_message(self, mut message: RoomMessage, count: u64) -> Vec<RoomMessage> {
         match (self, &mut message) {
-            (Self::BoastfulSuccessors, RoomMessage::Have(position)) => position.offset += 1_000,
-            (Self::EpochsNeverEnd, RoomMessage::Claimed { clean, .. }) => *clean = true,
-            (Self::ForgottenForwards, RoomMessage::Deliver(_, entry)) => entry.forward = None,
-            (Self::ForgottenKeys, RoomMessage::Deliver(_, entry)) => entry.key = None,
-            (
-                Self::ForgottenForwards | Self::ForgottenKeys,
-                RoomMessage::Fetched { snapshot, .. },
-            ) => {
-                if let Some(snapshot) = snapshot {
-                    self.forget(&mut snapshot.repeats);
+            (Self::BoastfulSuccessors, RoomMessage::Has(offset)) => *offset += 1_000,
+            (Self::ForgottenForwards, RoomMessage::Deliver { entry, .. }) => entry.forward = None,
+            (Self::ForgottenKeys, RoomMessage::Deliver { entry, .. }) => entry.key = None,
+            (Self::ForgottenForwards | Self::ForgottenKeys, RoomMessage::Page(page)) => {
+                page.items.retain(|item| !self.forgets(item));
+            }
+            (Self::LostPages, RoomMessage::Page(page)) if count.is_multiple_of(5) => {
+                page.items.clear();
+            }
+            (Self::CopiesDroppedEarly, RoomMessage::Fetch(_)) => {
+                return vec![RoomMessage::Release, message];
+            }
+            (Self::NoReleases, RoomMessage::Release)
+            | (Self::GhostsInTheRoom, RoomMessage::Leave(_))
+            | (Self::NoRefusals, RoomMessage::NotHome(_))
+            | (Self::NoTerms, RoomMessage::NotHome(Refused::Delivery(_))) => return Vec::new(),
+            _ => {}
+        }
+        vec![message]
+    }
+
+    fn spoil_claim(self, mut message: SlotMessage) -> Option<SlotMessage> {
+        match (self, &mut message) {
+            (Self::NoTerms, SlotMessage::Refused { .. }) => return None,
+            (Self::EmptyInventories, SlotMessage::Inventory { rooms, .. }) => rooms.clear(),
+            (Self::NewestByOffset, SlotMessage::Inventory { rooms, .. }) => {
+                rooms.iter_mut().for_each(|(_, held)| held.standing.term = Term::default());
+            }
+            (Self::EpochsNeverEnd, SlotMessage::Inventory { rooms, ended, .. }) => {
+                let never = Term { count: u64::MAX, ..Term::default() };
+                for (room, held) in rooms {
+                    held.given = Some(never);
+                    ended.push((placement::slot(room), never));
                 }
             }
-            (
-                Self::ForgottenForwards | Self::ForgottenKeys,
-                RoomMessage::Attached {
-                    catchup:
-                        Catchup::Follow { repeats, .. } | Catchup::Afresh(Snapshot { repeats, .. }),
-                    ..
-                },
-            ) => self.forget(repeats),
-            (Self::GhostsInTheRoom, RoomMessage::Leave(_)) => return None,
-            (Self::QuietRetreats, RoomMessage::Offer(_) | RoomMessage::NotHome(_)) => return None,
-            (Self::NoRefusals, RoomMessage::NotHome(_)) => return None,
             _ => {}
         }
         Some(message)
     }
 
-    fn forget(self, repeats: &mut Repeats) {
-        if self == Self::ForgottenKeys {
-            repeats.keys.clear();
-        } else {
-            repeats.origins.clear();
-            repeats.forwards.clear();
+    fn forgets(self, item: &Item) -> bool {
+        match item {
+            Item::Key(_) => self == Self::ForgottenKeys,
+            Item::Forward(..) | Item::Origin(..) => self == Self::ForgottenForwards,
+            _ => false,
         }
     }
 
-    /// How many nodes keep a copy of a room.
-    pub fn replicas(mutant: Option<Self>) -> usize {
-        usize::from(mutant != Some(Self::NoSuccessors))
+    /// How many nodes keep a copy of a room, where `planned` should.
+    pub fn replicas(mutant: Option<Self>, planned: usize) -> usize {
+        if mutant == Some(Self::NoSuccessors) { 0 } else { planned }
     }
 }

@@ -1,93 +1,82 @@
 //! The clock of a simulated cluster, and what happens at each moment.
 //!
-//! `nodes` is what becomes of nodes and what they say, `people` what clients and publishers do, `faults`
-//! what goes wrong, `judge` the judgement at the end.
+//! `plan` is what a history of each kind consists of, `agenda` what is to happen. `nodes` is how nodes
+//! start and end and what their cores say, `views` what they know of each other, `links` how they reach
+//! each other, `drains` how they leave. `trouble` and `cuts` are what goes wrong, `people` and
+//! `publishers` who uses the cluster. `record` is what was promised, and `judge` the judgement at the end.
 
-mod faults;
+mod agenda;
+mod cuts;
+mod drains;
 mod judge;
+mod links;
 mod nodes;
 mod people;
+mod plan;
+mod publishers;
+mod record;
+mod trouble;
+mod views;
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
 use roomcast::{
     cluster::node::NodeId,
-    room::{
-        registry::In,
-        types::{Answer, ClientId, RoomName, SocketRef},
-    },
+    room::types::{Position, RoomName, SocketRef},
 };
 
-use self::nodes::Node;
+use self::{
+    agenda::{Agenda, Happening},
+    nodes::Node,
+    plan::Plan,
+    record::Record,
+};
 use super::{
     Faults,
-    client::{Client, Place, Seen},
+    client::{Client, Seen},
     mutants::Mutant,
-    network::{Frame, Network},
+    network::Network,
 };
 
-/// How long things go wrong, in milliseconds.
-const TROUBLE: u64 = 6_000;
-/// How long the cluster then has to come to rest.
-const REST: u64 = 10_000;
+/// When histories begin, in milliseconds: not with the clock.
+const BEGINNING: u64 = 10_000_000;
+/// How long trouble may last at most.
+const LONGEST: u64 = 300_000;
+/// How long the cluster has to come to rest, then.
+const REST: u64 = 12_000;
 /// How often it is seen whether a core wants to be told that time has passed, in milliseconds.
 const TICK: u64 = roomcast::room::actor::TICK.as_millis() as u64;
-
-/// Something that will happen.
-#[derive(Debug)]
-enum Happening {
-    Tick(usize),
-    Arrive(Frame),
-    /// A node sees who is there.
-    See(usize),
-    Dial(NodeId, NodeId),
-    Publish,
-    Return(usize),
-    /// A client that was told to subscribes again.
-    Again(usize, SocketRef),
-    Trouble,
-    Start(usize),
-    Crash,
-    Freeze,
-    /// A node that stands still, since this moment, is taken for dead.
-    Unheard(usize, u64),
-    Unlinked(usize, u64),
-    Thaw(usize, u64),
-    /// A publisher tries again.
-    Retry(u64, u8),
-    Heal,
-}
 
 /// A simulated cluster with its clients.
 pub struct World {
     faults: Faults,
     mutant: Option<Mutant>,
+    plan: Plan,
     outputs: u64,
     rng: Rng,
     now: u64,
-    order: u64,
-    agenda: BinaryHeap<Reverse<(u64, u64)>>,
-    happenings: BTreeMap<u64, Happening>,
+    agenda: Agenda,
     nodes: Vec<Node>,
+    /// Number of the latest view that has left for a node.
+    version: u64,
     network: Network,
+    /// Who is going to dial whom.
+    dialling: BTreeSet<(NodeId, NodeId)>,
     clients: Vec<Client>,
+    by_socket: BTreeMap<SocketRef, usize>,
     rooms: Vec<RoomName>,
     seen: Seen,
-    published: u64,
     sockets: u32,
-    /// Publications by number: the room, and whether it was acknowledged.
-    acked: BTreeMap<u64, RoomName>,
-    asked: BTreeMap<u64, RoomName>,
-    answers: BTreeMap<u64, Answer>,
-    tries: BTreeMap<u64, u8>,
-    /// Who is where, as the application was told.
-    told: BTreeSet<(RoomName, ClientId)>,
-    /// How often it was told of someone of whom it knew.
-    repeats: u32,
+    record: Record,
+    /// Where rooms stood when it was noted.
+    probed: BTreeMap<usize, Position>,
+    /// When something last happened that the cluster has to recover from.
+    disturbed: u64,
+    /// Whether all trouble is over.
+    healed: bool,
+    /// Whether the story tells of every message between nodes.
+    traced: bool,
     /// What happened, for people.
     pub story: Vec<String>,
 }
@@ -96,32 +85,31 @@ impl World {
     /// The beginning of a history.
     pub fn new(seed: u64, faults: Faults, mutant: Option<Mutant>) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let rooms: Vec<RoomName> =
-            (0..rng.usize(1..4)).map(|it| format!("room-{it}").into()).collect();
-        let clients =
-            (0..rng.usize(3..9)).map(|_| Client::new(rooms[rng.usize(..rooms.len())].clone()));
-        let clients = clients.collect();
+        let plan = Plan::new(seed, faults, &mut rng);
+        let rooms = (0..plan.rooms).map(|it| format!("room-{it}").into()).collect();
+        let mut network = Network::default();
+        network.capacity = plan.capacity;
         let mut world = Self {
             faults,
             mutant,
+            plan,
             outputs: 0,
-            now: 10_000_000,
-            order: 0,
-            agenda: BinaryHeap::new(),
-            happenings: BTreeMap::new(),
+            now: BEGINNING,
+            agenda: Agenda::default(),
             nodes: Vec::new(),
-            network: Network::default(),
-            clients,
+            version: 0,
+            network,
+            dialling: BTreeSet::new(),
+            clients: Vec::new(),
+            by_socket: BTreeMap::new(),
             rooms,
             seen: Seen::new(),
-            published: 0,
             sockets: 0,
-            acked: BTreeMap::new(),
-            asked: BTreeMap::new(),
-            answers: BTreeMap::new(),
-            tries: BTreeMap::new(),
-            told: BTreeSet::new(),
-            repeats: 0,
+            record: Record::default(),
+            probed: BTreeMap::new(),
+            disturbed: BEGINNING,
+            healed: false,
+            traced: std::env::var_os("SIMULATOR_TRACE").is_some(),
             story: Vec::new(),
             rng,
         };
@@ -129,37 +117,12 @@ impl World {
         world
     }
 
-    fn prepare(&mut self) {
-        let nodes = self.rng.usize(2..6);
-        let some_come_late = matches!(self.faults, Faults::Joins | Faults::Everything);
-        let late = if some_come_late { nodes / 2 } else { 0 };
-        for index in 0..nodes {
-            let name = format!("node-{index}");
-            let members = BTreeMap::new();
-            self.nodes.push(Node { name, generation: 0, state: None, frozen: None, members });
-            let at = if index < nodes - late { 0 } else { self.rng.u64(500..TROUBLE) };
-            self.later(at, Happening::Start(index));
-        }
-        for index in 0..self.clients.len() {
-            let at = self.rng.u64(500..2_000);
-            self.later(at, Happening::Return(index));
-        }
-        for _ in 0..self.rng.usize(5..60) {
-            let at = self.rng.u64(600..TROUBLE);
-            self.later(at, Happening::Publish);
-        }
-        self.plan_trouble();
-        self.later(TROUBLE, Happening::Heal);
-    }
-
     fn later(&mut self, delay: u64, happening: Happening) {
-        self.order += 1;
-        self.agenda.push(Reverse((self.now + delay, self.order)));
-        self.happenings.insert(self.order, happening);
+        self.agenda.add(self.now + delay, happening);
     }
 
     fn tell(&mut self, line: impl FnOnce() -> String) {
-        let at = self.now - 10_000_000;
+        let at = self.now - BEGINNING;
         self.story.push(format!("{at:>6} ms  {}", line()));
     }
 
@@ -168,7 +131,11 @@ impl World {
     /// # Errors
     /// If a promise is broken.
     pub fn run(&mut self) -> Result<(), String> {
-        let end = self.now + TROUBLE + REST;
+        self.pass_until(self.now + LONGEST, |world| world.healed)?;
+        if !self.healed {
+            return Err("the cluster does not come to rest between troubles".to_owned());
+        }
+        let end = self.now + REST;
         self.pass_until(end, |_| false)?;
         self.now = end;
         self.judge()
@@ -177,80 +144,48 @@ impl World {
     /// Lets everything happen up to `end`, or until `enough`.
     fn pass_until(&mut self, end: u64, enough: impl Fn(&Self) -> bool) -> Result<(), String> {
         while !enough(self)
-            && let Some(Reverse((at, order))) = self.agenda.peek().copied()
-            && at <= end
+            && let Some((at, happening)) = self.agenda.next(end)
         {
-            self.agenda.pop();
-            self.now = at;
-            if let Some(happening) = self.happenings.remove(&order) {
-                self.happen(happening)?;
-            }
+            // What was to happen while someone waited for an answer happens late.
+            self.now = self.now.max(at);
+            self.happen(happening)?;
         }
         Ok(())
     }
 
     fn happen(&mut self, happening: Happening) -> Result<(), String> {
         match happening {
-            Happening::Tick(node) => {
-                if self.nodes[node].is_due(self.now) {
-                    self.input(node, In::Tick)?;
-                }
-                self.later(TICK, Happening::Tick(node));
+            Happening::Tick(node, generation) => self.tick(node, generation)?,
+            Happening::GoOn(node, generation) => self.go_on(node, generation)?,
+            Happening::Arrive(frame) => self.arrive(frame)?,
+            Happening::See { node, generation, version, view } => {
+                self.see(node, generation, version, view)?;
             }
-            Happening::Arrive(frame) => {
-                let message = self.network.receive(&frame)?;
-                if let (Some(message), Some(node)) = (message, self.index(frame.to)) {
-                    self.input(node, In::Peer(frame.from, message))?;
-                }
-            }
-            Happening::See(node) => self.see(node)?,
+            Happening::Look => self.everyone_looks(),
+            Happening::GetToKnow(node, generation) => self.get_to_know(node, generation),
             Happening::Dial(a, b) => self.dial(a, b)?,
+            Happening::Silent { node, peer, link, since } => {
+                self.silent_since(node, peer, link, since)?;
+            }
+            Happening::Closed { node, peer, link } => self.closed(node, peer, link)?,
             Happening::Publish => self.publish()?,
-            Happening::Return(client) => self.come_back(client)?,
-            Happening::Again(client, socket) => {
-                if self.clients[client].socket == socket
-                    && self.clients[client].place != Place::Away
-                {
-                    self.unsubscribe(client)?;
-                    self.subscribe(client)?;
-                }
+            Happening::PublishThrough(node, generation) => {
+                self.publish_through(node, generation)?
             }
-            Happening::Trouble => self.trouble()?,
-            Happening::Start(node) => self.start(node),
-            Happening::Crash => self.crash()?,
-            Happening::Freeze => self.freeze(),
-            Happening::Unheard(node, since) => {
-                if self.is_frozen(node, since) {
-                    self.everyone_looks();
-                }
-            }
-            Happening::Unlinked(node, since) => {
-                if self.is_frozen(node, since) {
-                    let id = self.nodes[node].id();
-                    for peer in self.network.peers(id) {
-                        self.disconnect(id, peer)?;
-                    }
-                }
-            }
-            Happening::Thaw(node, since) => {
-                if self.is_frozen(node, since) {
-                    self.thaw(node)?;
-                }
-            }
+            Happening::PublishTo(room, size) => self.publish_to(room, size)?,
             Happening::Retry(number, tries) => self.try_to_publish(number, tries)?,
-            Happening::Heal => {
-                self.tell(|| "every cut heals".to_owned());
-                self.network.heal();
-                for node in 0..self.nodes.len() {
-                    self.thaw(node)?;
-                }
-                self.everyone_looks();
-                for node in 0..self.nodes.len() {
-                    if self.nodes[node].state.is_none() {
-                        self.start(node);
-                    }
-                }
+            Happening::Return(client) => self.come_back(client)?,
+            Happening::Again(client, socket) => self.again(client, socket)?,
+            Happening::Dismiss(client, socket) => self.dismiss(client, socket)?,
+            Happening::LoseClient => self.lose_client()?,
+            Happening::Start(node) => self.start(node),
+            Happening::Drain(left) => self.drain(left),
+            Happening::HandOver { node, generation, since, left } => {
+                self.hand_over(node, generation, since, left)?;
             }
+            Happening::Stop { node, generation, left } => self.stop(node, generation, left)?,
+            Happening::Probe => self.probe()?,
+            trouble => self.go_wrong(trouble)?,
         }
         Ok(())
     }

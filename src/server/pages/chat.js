@@ -21,7 +21,9 @@ const PEOPLE_ANNOUNCED_BELOW = 50;
 const PEOPLE_REFRESH_MS = 60_000;
 /** Someone who moves to another node leaves and joins: only a longer absence counts as leaving. */
 const LEAVE_GRACE_MS = 1_500;
+/** Without a feed, the nodes are asked for this often. */
 const NODES_REFRESH_MS = 15_000;
+const FEED_RETRY_MS = 250;
 const NODE_FORGOTTEN_AFTER_MS = 5 * 60_000;
 const FETCH_TIMEOUT_MS = 4_000;
 const RETRY_OLDER_AFTER_MS = 3_000;
@@ -141,10 +143,17 @@ function suggestedName() {
 
 /* The cluster */
 
-/** The nodes this page knows of, dead ones included, so that it can move when its own dies. */
+/**
+ * The nodes this page knows of, dead ones included, so that it can move when its own dies. One node at a
+ * time is followed by its feed, which tells at once who comes and goes; where there is none, it is asked.
+ */
 class Cluster extends EventTarget {
   #ownName = '';
-  #nodes = new Map(); // name → {name, url, live, seenAt}
+  #nodes = new Map(); // name → {name, url, phase, live, seenAt}
+  #followed = '';
+  #feed = null;
+  #failures = 0; // feeds lost since one last told something
+  #retryTimer;
 
   /** All nodes, by name. */
   get nodes() {
@@ -155,10 +164,12 @@ class Cluster extends EventTarget {
 
   /** WebSocket endpoints: this page's own node first, then the others, the live ones before the rest. */
   get endpoints() {
+    return this.#urls.map((url) => `${url.replace(/^http/, 'ws')}/connection/websocket`);
+  }
+
+  get #urls() {
     const others = this.nodes.sort((a, b) => b.live - a.live).map((node) => node.url);
-    return [...new Set([location.origin, ...others])].map(
-      (url) => `${url.replace(/^http/, 'ws')}/connection/websocket`,
-    );
+    return [...new Set([location.origin, ...others])];
   }
 
   nameOf(endpoint) {
@@ -173,25 +184,57 @@ class Cluster extends EventTarget {
     return this.#nodes.has(name);
   }
 
+  /** Sees the cluster as the node at `url` does, and as another one does when that is lost. */
+  follow(url) {
+    if (url === this.#followed && this.#feed) return;
+    clearTimeout(this.#retryTimer);
+    if (this.#feed) {
+      this.#feed.onmessage = this.#feed.onclose = null;
+      this.#feed.close();
+    }
+    this.#followed = url;
+    this.#feed = new WebSocket(`${url.replace(/^http/, 'ws')}/demo/feed`);
+    this.#feed.onmessage = ({ data }) => {
+      this.#failures = 0;
+      this.#take(url, JSON.parse(data));
+    };
+    this.#feed.onclose = () => this.#lost();
+  }
+
+  /** The feed is lost, or was not to be had: the next node has one, perhaps; once round, asking has to do. */
+  #lost() {
+    this.#feed = null;
+    const urls = this.#urls;
+    const next = urls[(urls.indexOf(this.#followed) + 1) % urls.length];
+    this.#failures += 1;
+    const round = Math.floor((this.#failures - 1) / urls.length);
+    if (round > 0) this.#ask(next);
+    const delay = Math.min(NODES_REFRESH_MS, FEED_RETRY_MS * 2 ** Math.min(round, 10));
+    this.#retryTimer = setTimeout(() => this.follow(next), delay * (0.5 + Math.random() / 2));
+  }
+
   /** Asks the node at `url` who is in the cluster; keeps what is known when it does not answer. */
-  async refresh(url) {
+  async #ask(url) {
     try {
-      const { node, nodes } = await getJson(`${url}/demo/nodes`);
-      if (url === location.origin) this.#ownName = node;
-      this.#merge(nodes);
-      this.dispatchEvent(new Event('change'));
+      this.#take(url, await getJson(`${url}/demo/nodes`));
     } catch {
       /* asked again soon */
     }
   }
 
+  #take(url, { node, nodes }) {
+    if (url === location.origin) this.#ownName = node;
+    this.#merge(nodes);
+    this.dispatchEvent(new Event('change'));
+  }
+
   #merge(nodes) {
     const now = Date.now();
     for (const node of this.#nodes.values()) node.live = false;
-    for (const { name, url } of nodes) {
+    for (const { name, url, phase } of nodes) {
       // Under the page's own address, which may be another name for the same node (localhost).
       const reachedAt = name === this.#ownName ? location.origin : url.replace(/\/+$/, '');
-      this.#nodes.set(name, { name, url: reachedAt, live: true, seenAt: now });
+      this.#nodes.set(name, { name, url: reachedAt, phase, live: true, seenAt: now });
     }
     for (const { name, seenAt } of this.#nodes.values()) {
       if (now - seenAt > NODE_FORGOTTEN_AFTER_MS) this.#nodes.delete(name);
@@ -805,7 +848,6 @@ function join(name, room) {
   client.addEventListener('disconnected', ({ detail }) => showOffline(detail));
   client.connect();
   enterRoom(room);
-  setInterval(refreshNodes, NODES_REFRESH_MS);
   if (matchMedia('(pointer: fine)').matches) $('text').focus();
 }
 
@@ -879,23 +921,18 @@ function showSummary() {
     .join(' · ');
 }
 
-function refreshNodes() {
-  if (!document.hidden) cluster.refresh(client ? httpOf(client.endpoint) : location.origin);
-}
-
 function showNodes() {
   if (client) client.endpoints = cluster.endpoints;
-  const items = cluster.nodes.map(({ name, url, live }) => {
+  const items = cluster.nodes.map(({ name, url, phase, live }) => {
     const dot = tintNode(element('span', { className: 'dot', 'aria-hidden': 'true' }), name);
     const item = element(
       'li',
-      { data: { name, live } },
+      { data: { name, live, phase } },
       dot,
       element('span', { className: 'node-name', text: `node ${name}` }),
     );
-    if (!live) item.append(element('span', { className: 'aside', text: 'gone' }));
-    else if (name === served.node)
-      item.append(element('span', { className: 'aside', text: 'serves you' }));
+    const aside = nodeAside(name, phase, live);
+    if (aside) item.append(element('span', { className: 'aside', text: aside }));
     if (live) item.append(nodeLink(name, url));
     return item;
   });
@@ -904,6 +941,13 @@ function showNodes() {
   const live = cluster.nodes.filter((each) => each.live).length;
   const share = live === 1 ? 'the only one' : `one of ${live}`;
   if (live > 0) $('served-by').textContent = `This page comes from node ${own}, ${share}.`;
+}
+
+function nodeAside(name, phase, live) {
+  if (!live) return 'gone';
+  if (phase === 'draining') return 'is leaving';
+  if (phase === 'joining') return 'is joining';
+  return name === served.node ? 'serves you' : '';
 }
 
 function nodeLink(name, url) {
@@ -945,7 +989,7 @@ function showConnected({ endpoint, client: id, node: named }) {
   tintNode($('node-chip'), node);
   showState('connected', '');
   showNodes();
-  refreshNodes();
+  cluster.follow(httpOf(endpoint));
 }
 
 function showOffline({ reason }) {
@@ -1080,4 +1124,4 @@ document.addEventListener('visibilitychange', () => {
 });
 cluster.addEventListener('change', showNodes);
 showRoomChoices();
-cluster.refresh(location.origin);
+cluster.follow(location.origin);

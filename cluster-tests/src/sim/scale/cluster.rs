@@ -12,8 +12,9 @@ use roomcast::{
         node::{NodeId, NodeInfo, Phase},
         view::View,
     },
-    mesh::wire::{self, Message, RoomMessage},
+    mesh::wire::{self, Frame as WireFrame},
     room::{
+        messages::{Message, RoomMessage, SlotMessage},
         options::{Namespaces, RoomOptions},
         registry::{In, Out, Settings, State},
         types::{
@@ -193,7 +194,7 @@ impl Cluster {
 
     fn perform(&mut self, node: usize, out: Out) {
         match out {
-            Out::Send { to, message } => self.send(node, &to, &message),
+            Out::Send { to, message } => self.send(node, &to, message),
             Out::Event { event: Event::Publication(_), .. } => self.traffic.fan_outs += 1,
             Out::Answer { answer: Answer::Published(_), .. } => self.traffic.acknowledged += 1,
             _ => {}
@@ -201,14 +202,15 @@ impl Cluster {
     }
 
     /// Encoded once, as the registry's actor does it.
-    fn send(&mut self, from: usize, to: &[NodeId], message: &Message) {
-        let Ok(frame) = wire::encode(message) else { return };
+    fn send(&mut self, from: usize, to: &[NodeId], message: Message) {
+        let kind = kind(&message);
+        let Ok(frame) = wire::encode(&WireFrame::Rooms(message)) else { return };
         let nodes = self.members.len();
         self.traffic.sent.resize(nodes, Tally::default());
         self.traffic.received.resize(nodes, Tally::default());
         for peer in to {
             let Some(to) = self.index.get(peer).copied() else { continue };
-            self.traffic.kinds.entry(kind(message)).or_default().add(frame.len());
+            self.traffic.kinds.entry(kind).or_default().add(frame.len());
             self.traffic.sent[from].add(frame.len());
             self.traffic.received[to].add(frame.len());
             self.links[from * nodes + to].add(frame.len());
@@ -218,10 +220,22 @@ impl Cluster {
 
     /// Until nobody has anything to say.
     fn deliver(&mut self) {
-        while let Some((from, to, frame)) = self.under_way.pop_front() {
-            let from = self.members[from].id;
-            if let Ok(Some(message)) = wire::decode(&mut BytesMut::from(&frame[..])) {
-                self.input(to, In::Peer(from, message));
+        loop {
+            while let Some((from, to, frame)) = self.under_way.pop_front() {
+                let from = self.members[from].id;
+                let decoded = wire::decode(&mut BytesMut::from(&frame[..]));
+                if let Ok(Some(WireFrame::Rooms(message))) = decoded {
+                    self.input(to, In::Peer(from, message));
+                }
+            }
+            let has_work = |it: &Member| it.state.as_ref().is_some_and(State::has_work);
+            let busy: Vec<usize> =
+                (0..self.members.len()).filter(|it| has_work(&self.members[*it])).collect();
+            if busy.is_empty() {
+                return;
+            }
+            for node in busy {
+                self.input(node, In::Tick);
             }
         }
     }
@@ -254,19 +268,22 @@ pub fn info(number: usize) -> NodeInfo {
 }
 
 fn kind(message: &Message) -> &'static str {
-    let Message::Room(_, message) = message else { return "about nodes" };
+    let message = match message {
+        Message::Room(_, message) => message,
+        Message::Slots(SlotMessage::Claim(_)) => return "claim",
+        Message::Slots(_) => return "claimed",
+        _ => return "about nodes",
+    };
     match message {
         RoomMessage::Request { .. } => "request",
         RoomMessage::Answer { .. } => "answer",
         RoomMessage::Attach { .. } => "attach",
-        RoomMessage::Attached { .. } => "attached",
-        RoomMessage::Deliver(..) => "deliver",
-        RoomMessage::Have(_) => "have",
-        RoomMessage::Claim(_) => "claim",
-        RoomMessage::Claimed { .. } => "claimed",
+        RoomMessage::Clients { .. } => "clients",
+        RoomMessage::Page(_) => "page",
+        RoomMessage::Deliver { .. } => "deliver",
+        RoomMessage::Has(_) => "has",
         RoomMessage::Invite => "invite",
-        RoomMessage::Offer(_) | RoomMessage::Taken => "offer",
-        RoomMessage::Fetch(_) | RoomMessage::Fetched { .. } => "fetch",
+        RoomMessage::Fetch(_) => "fetch",
         RoomMessage::NotHome(_) => "not home",
         _ => "other",
     }

@@ -7,9 +7,10 @@ use roomcast::{
     cluster::placement::Placement,
     mesh::{
         noise::Handshake,
-        wire::{self, Message, RoomMessage},
+        wire::{self, Frame},
     },
     room::{
+        messages::{Message, RoomMessage},
         registry::In,
         stream::Entry,
         types::{Epoch, Publication},
@@ -125,7 +126,7 @@ pub fn of_frames() -> Option<FrameCosts> {
     })
 }
 
-fn delivery() -> Message {
+fn delivery() -> Frame {
     let publication = Publication {
         offset: 1_000,
         data: Bytes::from(vec![b'x'; SIZE]),
@@ -133,5 +134,7 @@ fn delivery() -> Message {
     };
     let publication = Arc::new(publication);
     let entry = Entry { publication, forward: None, key: None, version: None };
-    Message::Room(room_name(1), RoomMessage::Deliver(Some(Epoch(u64::MAX)), entry))
+    let epoch = Some(Epoch(u64::MAX));
+    let deliver = RoomMessage::Deliver { count: 1, epoch, entry };
+    Frame::Rooms(Message::Room(room_name(1), deliver))
 }

@@ -4,7 +4,7 @@
 //! it does when another dies. Frames are by formulas that the simulation confirms (`tests/scale.rs`); costs of
 //! one step are the constants here, each with its source.
 
-use roomcast::room::registry::LULL;
+use roomcast::{cluster::placement::SLOTS, room::registry::LULL};
 
 use super::scenario::{SIZE, Use};
 
@@ -122,13 +122,22 @@ impl Plan {
         2.0 * elsewhere + copies + if self.history { successor + 1.0 } else { 0.0 }
     }
 
-    /// Frames of a room that moves because its home has died: those that listen attach to the next one, and
-    /// with history it has asked every other node before. About as many rooms lose their successor; new ones
-    /// for both are invited, attach and say what they have.
+    /// Frames of a room that moves because its home has died: those that listen attach to the next one, say their
+    /// clients and get their copy. With history they are told as well that it has what they hold. About as many
+    /// rooms lose their successor, which is dismissed; new ones for both are invited, attach, say their clients,
+    /// get their copy and say what they have.
     pub fn move_frames(self) -> f64 {
-        let alive = self.nodes - 2.0;
-        let again = 2.0 * self.spread() * alive / self.nodes;
-        again + if self.history { 2.0 * alive + 9.0 } else { 0.0 }
+        let listening = self.spread() * (self.nodes - 2.0) / self.nodes;
+        if self.history { 4.0 * listening + 11.0 } else { 3.0 * listening }
+    }
+
+    /// Frames with which those that are left share the slots of a node that has died, however many rooms there are:
+    /// each that gets some claims them from each other one, which says what it holds, and that its rooms have
+    /// followed.
+    pub fn claim_frames(self) -> f64 {
+        let (left, slots) = (self.nodes - 1.0, SLOTS as f64 / self.nodes);
+        let claimers = left * (1.0 - (1.0 - 1.0 / left).powf(slots));
+        3.0 * claimers * (self.nodes - 2.0)
     }
 
     /// What a node does.
@@ -137,7 +146,7 @@ impl Plan {
         let deliveries = self.clients / nodes * self.rate();
         let known = rooms * self.known_by() / nodes;
         let moved = rooms / nodes;
-        let death_frames = moved * self.move_frames() / (nodes - 1.0);
+        let death_frames = (moved * self.move_frames() + self.claim_frames()) / (nodes - 1.0);
         let frames = rooms * self.rate() * self.frames() / nodes;
         Load {
             deliveries,

@@ -1,4 +1,4 @@
-//! The nodes: how they start, see and reach each other, and what becomes of what their cores say.
+//! The nodes: how they start and end, and what becomes of what their cores say.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +11,6 @@ use roomcast::{
         node::{NodeId, NodeInfo, Phase},
         view::View,
     },
-    mesh::wire::Message,
     room::{
         options::{Namespaces, RoomOptions},
         registry::{In, Out, Settings, State},
@@ -20,17 +19,28 @@ use roomcast::{
     runtime::time::Time,
 };
 
-use super::{Happening, TICK, World};
-use crate::sim::{Faults, mutants::Mutant};
-
-/// How long a node can stand still before gossip takes it for dead.
-pub(super) const UNHEARD: u64 = 3_000;
+use super::{Happening, TICK, World, judge::MOST_OUTPUTS};
+use crate::sim::{client::Place, mutants::Mutant};
 
 /// A node, whether it runs or not.
 pub(super) struct Node {
     pub(super) name: String,
     pub(super) generation: u64,
     pub(super) state: Option<State>,
+    /// It is about to go on with what is left to do.
+    pub(super) goes_on: bool,
+    pub(super) phase: Phase,
+    /// It has handed over, and takes no clients and publications any more.
+    pub(super) leaving: bool,
+    /// The most milliseconds that its view lags.
+    pub(super) lag: u64,
+    /// Who is there, as it sees it, and which of all views that is.
+    pub(super) view: View,
+    pub(super) version: u64,
+    /// When it started, first saw another node, and last saw a change.
+    pub(super) started: u64,
+    pub(super) met: Option<u64>,
+    pub(super) viewed: u64,
     /// Since when it stands still, and what has come in meanwhile.
     pub(super) frozen: Option<(u64, Vec<In>)>,
     /// Which sockets are in which room: what hubs know.
@@ -45,119 +55,169 @@ impl Node {
             generation: self.generation,
             mesh: address,
             http: address,
-            phase: Phase::Ready,
+            phase: self.phase,
         }
     }
 
     pub(super) fn id(&self) -> NodeId {
-        self.info().id()
+        NodeId::new(&self.name, self.generation)
+    }
+
+    /// Whether clients and publishers can use it.
+    pub(super) fn serves(&self) -> bool {
+        self.state.is_some() && self.phase != Phase::Joining && !self.leaving
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.state.is_some() && self.phase == Phase::Ready
     }
 
     /// Whether the actor would tell the core now that time has passed.
-    pub(super) fn is_due(&self, now: u64) -> bool {
+    fn is_due(&self, now: u64) -> bool {
         self.state.as_ref().is_some_and(|state| state.next_due() <= Time::from_millis(now))
     }
 }
 
+fn namespaces() -> Namespaces {
+    let keeps = RoomOptions {
+        presence: true,
+        join_leave: true,
+        webhooks: true,
+        history_size: 1_000,
+        history_ttl: Duration::from_secs(3_600),
+        history_meta_ttl: Duration::from_secs(36_000),
+        force_recovery: true,
+        force_positioning: true,
+        ..Default::default()
+    };
+    Namespaces { default: Arc::new(keeps), named: BTreeMap::new() }
+}
+
+/// What an input is, in words.
+fn kind(input: &In) -> &'static str {
+    match input {
+        In::Request(..) => "a request",
+        In::Peer(..) => "what a peer says",
+        In::LinkUp(_) => "a link that is up",
+        In::LinkDown(_) => "a link that is down",
+        In::View(_) => "a view",
+        In::Tick => "time that has passed",
+        In::Survey(..) | In::Facts(_) => "a survey",
+    }
+}
+
 impl World {
+    pub(super) fn add_node(&mut self, name: String, lag: u64) {
+        self.nodes.push(Node {
+            name,
+            generation: 0,
+            state: None,
+            goes_on: false,
+            phase: Phase::Joining,
+            leaving: false,
+            lag,
+            view: View::default(),
+            version: 0,
+            started: 0,
+            met: None,
+            viewed: 0,
+            frozen: None,
+            members: BTreeMap::new(),
+        });
+    }
+
     pub(super) fn index(&self, id: NodeId) -> Option<usize> {
         self.nodes.iter().position(|node| node.state.is_some() && node.id() == id)
     }
 
+    /// Whether a node still is in this run.
+    pub(super) fn runs(&self, index: usize, generation: u64) -> bool {
+        self.nodes[index].state.is_some() && self.nodes[index].generation == generation
+    }
+
+    fn those(&self, which: impl Fn(&Node) -> bool) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|index| which(&self.nodes[*index])).collect()
+    }
+
     pub(super) fn alive(&self) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|index| self.nodes[*index].state.is_some()).collect()
+        self.those(|node| node.state.is_some())
+    }
+
+    pub(super) fn ready_ones(&self) -> Vec<usize> {
+        self.those(Node::is_ready)
+    }
+
+    fn any_of(&mut self, nodes: &[usize]) -> Option<usize> {
+        (!nodes.is_empty()).then(|| nodes[self.rng.usize(..nodes.len())])
     }
 
     pub(super) fn any_alive(&mut self) -> Option<usize> {
         let alive = self.alive();
-        (!alive.is_empty()).then(|| alive[self.rng.usize(..alive.len())])
+        self.any_of(&alive)
+    }
+
+    /// Any node that clients and publishers can use.
+    pub(super) fn any_serving(&mut self) -> Option<usize> {
+        let serving = self.those(Node::serves);
+        self.any_of(&serving)
     }
 
     pub(super) fn start(&mut self, index: usize) {
         if self.nodes[index].state.is_some() {
             return;
         }
-        let keeps = RoomOptions {
-            presence: true,
-            join_leave: true,
-            webhooks: true,
-            history_size: 1_000,
-            history_ttl: Duration::from_secs(3_600),
-            history_meta_ttl: Duration::from_secs(36_000),
-            force_recovery: true,
-            force_positioning: true,
-            ..Default::default()
-        };
-        let namespaces = Namespaces { default: Arc::new(keeps), named: BTreeMap::new() };
-        let node = &mut self.nodes[index];
-        node.generation = self.now;
-        node.members.clear();
         let seed = self.rng.u64(..);
-        let settings = Settings { replicas: Mutant::replicas(self.mutant), ..Default::default() };
-        let state = State::new(node.id(), Arc::new(namespaces), settings, seed);
-        node.state = Some(state);
-        let name = node.name.clone();
-        self.tell(|| format!("{name} starts"));
+        let replicas = Mutant::replicas(self.mutant, self.plan.replicas);
+        let settings = Settings { replicas, quorum_of: self.plan.quorum_of, ..Settings::default() };
+        let (now, node) = (self.now, &mut self.nodes[index]);
+        let before = node.id();
+        node.generation = now;
+        (node.phase, node.leaving, node.goes_on) = (Phase::Joining, false, false);
+        (node.view, node.version) = (View::default(), 0);
+        (node.started, node.met, node.viewed) = (now, None, now);
+        node.members.clear();
+        let id = node.id();
+        node.state = Some(State::new(id, Arc::new(namespaces()), settings, seed));
+        self.network.renamed(before, id);
+        self.disturbed = now;
+        let name = self.nodes[index].name.clone();
+        self.tell(|| format!("{name} starts as {id}"));
         let phase = self.rng.u64(1..TICK);
-        self.later(phase, Happening::Tick(index));
+        self.later(phase, Happening::Tick(index, now));
+        self.later(1, Happening::GetToKnow(index, now));
         self.everyone_looks();
     }
 
-    /// Gossip takes its time, and a different one to each node.
-    pub(super) fn everyone_looks(&mut self) {
-        for node in 0..self.nodes.len() {
-            let delay = self.rng.u64(1..400);
-            self.later(delay, Happening::See(node));
+    /// A node is gone at once, with all that it had.
+    pub(super) fn take_down(&mut self, index: usize) -> Result<(), String> {
+        let id = self.nodes[index].id();
+        (self.nodes[index].state, self.nodes[index].frozen) = (None, None);
+        // Its own ends go with it; whoever is cut off from it does not notice yet.
+        for peer in self.network.peers(id) {
+            self.network.close(id, peer);
         }
-    }
-
-    pub(super) fn see(&mut self, index: usize) -> Result<(), String> {
-        if self.nodes[index].state.is_none() {
-            return Ok(());
+        for peer in self.network.linked_to(id) {
+            self.disconnect(id, peer)?;
         }
-        let me = self.nodes[index].id();
-        let silent = |node: &Node| {
-            node.frozen.as_ref().is_some_and(|(since, _)| self.now - since >= UNHEARD)
-        };
-        let here = self.nodes.iter().filter(|node| node.state.is_some());
-        let here = here.filter(|node| node.id() == me || !silent(node));
-        let here: Vec<NodeInfo> =
-            here.filter(|node| !self.network.is_cut(me, node.id())).map(Node::info).collect();
-        // Gossip may lose sight of one for a moment.
-        let unseen = (self.faults == Faults::Everything && self.rng.u8(..10) == 0)
-            .then(|| here[self.rng.usize(..here.len())].id())
-            .filter(|it| *it != me);
-        if unseen.is_some() {
-            let delay = self.rng.u64(100..1_500);
-            self.later(delay, Happening::See(index));
-        }
-        let view = View::new(here.into_iter().filter(|it| Some(it.id()) != unseen));
-        let peers: Vec<NodeId> = view.nodes().keys().copied().filter(|id| *id != me).collect();
-        self.input(index, In::View(view))?;
-        for peer in peers {
-            let delay = self.rng.u64(1..50);
-            self.later(delay, Happening::Dial(me, peer));
-        }
-        Ok(())
-    }
-
-    pub(super) fn dial(&mut self, a: NodeId, b: NodeId) -> Result<(), String> {
-        let (Some(first), Some(second)) = (self.index(a), self.index(b)) else { return Ok(()) };
-        if self.network.connect(a, b) {
-            self.input(first, In::LinkUp(b))?;
-            self.input(second, In::LinkUp(a))?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn disconnect(&mut self, a: NodeId, b: NodeId) -> Result<(), String> {
-        if self.network.disconnect(a, b) {
-            for (node, peer) in [(a, b), (b, a)] {
-                if let Some(index) = self.index(node) {
-                    self.input(index, In::LinkDown(peer))?;
-                }
+        for client in 0..self.clients.len() {
+            if self.clients[client].node == index && self.clients[client].place != Place::Away {
+                self.send_away(client);
             }
         }
+        self.give_up_on(index);
+        self.disturbed = self.now;
+        self.everyone_looks();
+        Ok(())
+    }
+
+    pub(super) fn tick(&mut self, index: usize, generation: u64) -> Result<(), String> {
+        if !self.runs(index, generation) {
+            return Ok(());
+        }
+        if self.nodes[index].is_due(self.now) {
+            self.input(index, In::Tick)?;
+        }
+        self.later(TICK, Happening::Tick(index, generation));
         Ok(())
     }
 
@@ -172,7 +232,9 @@ impl World {
             return Ok(());
         }
         let Some(state) = &mut self.nodes[node].state else { return Ok(()) };
+        let kind = kind(&input);
         let outs = state.handle(input, now);
+        self.note_outputs(node, kind, outs.len());
         for out in outs {
             self.outputs += 1;
             let spoiled = match self.mutant {
@@ -183,70 +245,54 @@ impl World {
                 self.perform(node, out)?;
             }
         }
+        self.go_on_later(node);
         Ok(())
     }
 
-    pub(super) fn perform(&mut self, node: usize, out: Out) -> Result<(), String> {
-        match out {
-            Out::Send { to, message } => self.send(node, &to, &message),
-            Out::Subscribed { socket, room, result, .. } => {
-                let Some(client) = self.client_of(node, socket) else { return Ok(()) };
-                match result {
-                    Ok(subscribed) => {
-                        self.nodes[node].members.entry(room).or_default().insert(socket);
-                        let (it, seen) = (&mut self.clients[client], &mut self.seen);
-                        it.subscribed(&subscribed, seen)
-                            .map_err(|it| format!("client {client}: {it}"))
-                    }
-                    Err(_) => {
-                        self.send_away(client);
-                        Ok(())
-                    }
-                }
-            }
-            Out::Unsubscribed { socket, room, .. } => {
-                self.nodes[node].members.entry(room).or_default().remove(&socket);
-                Ok(())
-            }
-            Out::Event { room, event, .. } => self.event(node, &room, &event),
-            Out::Answer { to: ReplyTo::Api(number), answer } => {
-                self.answered(number, answer);
-                Ok(())
-            }
-            Out::Tell(what) => {
-                self.application_hears(node, what);
-                Ok(())
-            }
-            Out::Answer { .. } | Out::Findings { .. } | Out::Control(_) => Ok(()),
+    /// What is left to do for many rooms is done as soon as nothing else waits, as the actor does it.
+    fn go_on_later(&mut self, node: usize) {
+        let it = &mut self.nodes[node];
+        if it.state.as_ref().is_some_and(State::has_work) && !it.goes_on {
+            it.goes_on = true;
+            let generation = it.generation;
+            self.later(1, Happening::GoOn(node, generation));
         }
     }
 
-    pub(super) fn send(
-        &mut self,
-        node: usize,
-        to: &[NodeId],
-        message: &Message,
-    ) -> Result<(), String> {
-        let from = self.nodes[node].id();
-        if std::env::var_os("SIMULATOR_TRACE").is_some() {
-            let to: Vec<String> = to
-                .iter()
-                .map(|it| match self.index(*it) {
-                    Some(i) => self.nodes[i].name.clone(),
-                    None => it.to_string(),
-                })
-                .collect();
-            let name = self.nodes[node].name.clone();
-            let text = format!("{message:?}");
-            self.tell(|| {
-                format!("      {name} -> {to:?}: {}", text.chars().take(300).collect::<String>())
-            });
+    pub(super) fn go_on(&mut self, node: usize, generation: u64) -> Result<(), String> {
+        if self.nodes[node].generation != generation || self.nodes[node].state.is_none() {
+            return Ok(());
         }
-        for peer in to {
-            let arrival = self.now + self.rng.u64(1..80);
-            if let Some((at, frame)) = self.network.send(from, *peer, message, arrival)? {
-                self.later(at - self.now, Happening::Arrive(frame));
+        self.nodes[node].goes_on = false;
+        if self.nodes[node].frozen.is_some() {
+            return Ok(());
+        }
+        self.input(node, In::Tick)
+    }
+
+    fn note_outputs(&mut self, node: usize, kind: &str, outputs: usize) {
+        if outputs > MOST_OUTPUTS.max(self.record.most_outputs) {
+            let name = self.nodes[node].name.clone();
+            self.tell(|| format!("{name} does {outputs} things at once because of {kind}"));
+        }
+        self.record.most_outputs = self.record.most_outputs.max(outputs);
+    }
+
+    fn perform(&mut self, node: usize, out: Out) -> Result<(), String> {
+        match out {
+            Out::Send { to, message } => return self.send(node, &to, &message),
+            Out::Subscribed { socket, room, result, .. } => {
+                return self.subscribed(node, socket, room, result);
             }
+            Out::Unsubscribed { socket, room, .. } => {
+                self.nodes[node].members.entry(room).or_default().remove(&socket);
+            }
+            Out::Event { room, event, .. } => return self.event(node, &room, &event),
+            Out::Answer { to: ReplyTo::Api(number), answer } => {
+                self.answered(node, number, answer);
+            }
+            Out::Tell(what) => self.application_hears(node, what),
+            Out::Answer { .. } | Out::Findings { .. } | Out::Control(_) => {}
         }
         Ok(())
     }

@@ -1,82 +1,24 @@
-//! Clients and publishers: what they do, and what they are told.
+//! Clients: where they come and go, and what they and the application are told.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use roomcast::{
     room::{
         registry::In,
         types::{
-            Answer, ClientId, ClientInfo, Event, MemberFlags, NewPublication, ReplyTo, Request,
-            RoomName, SocketRef, Subscribe,
+            ClientId, ClientInfo, Event, MemberFlags, ReplyTo, Request, RoomName, SocketRef,
+            Subscribe, Subscribed,
         },
     },
     webhooks::event::Happening as Told,
 };
 
-use super::{Happening, World, judge::JUDGEMENT};
+use super::{Happening, World, record::Stay};
 use crate::sim::client::{Client, Place};
 
-/// How often a publisher tries again.
-const RETRIES: u8 = 5;
-
 impl World {
-    pub(super) fn publish(&mut self) -> Result<(), String> {
-        let Some(node) = self.any_alive() else { return Ok(()) };
-        let room = self.rooms[self.rng.usize(..self.rooms.len())].clone();
-        self.published += 1;
-        let number = self.published;
-        self.asked.insert(number, room.clone());
-        self.try_on(node, room, number)?;
-        Ok(())
-    }
-
-    pub(super) fn try_to_publish(&mut self, number: u64, tries: u8) -> Result<(), String> {
-        let (Some(node), Some(room)) = (self.any_alive(), self.asked.get(&number).cloned()) else {
-            return Ok(());
-        };
-        self.tries.insert(number, tries);
-        self.try_on(node, room, number)
-    }
-
-    pub(super) fn try_on(
-        &mut self,
-        node: usize,
-        room: RoomName,
-        number: u64,
-    ) -> Result<(), String> {
-        let publication = NewPublication {
-            data: Bytes::from(format!("message {number}")),
-            // Every other publisher tries again when it is told that it failed.
-            idempotency_key: number.is_multiple_of(2).then(|| format!("key {number}").into()),
-            ..NewPublication::default()
-        };
-        let request = Request::Publish(publication, ReplyTo::Api(number));
-        let name = self.nodes[node].name.clone();
-        self.tell(|| format!("message {number} to {room} through {name}"));
-        self.input(node, In::Request(room, request))
-    }
-
-    pub(super) fn answered(&mut self, number: u64, answer: Answer) {
-        if number >= JUDGEMENT {
-            self.answers.insert(number, answer);
-        } else if let (Answer::Published(position), Some(room)) =
-            (&answer, self.asked.get(&number).cloned())
-        {
-            let position = *position;
-            self.tell(|| format!("message {number} is acknowledged at {position:?}"));
-            self.acked.insert(number, room);
-        } else if number.is_multiple_of(2) {
-            let tries = self.tries.get(&number).copied().unwrap_or_default();
-            if tries < RETRIES {
-                let delay = self.rng.u64(1..300);
-                self.later(delay, Happening::Retry(number, tries + 1));
-            }
-        }
-    }
-
     pub(super) fn come_back(&mut self, index: usize) -> Result<(), String> {
-        let Some(node) = self.any_alive() else {
+        let Some(node) = self.any_serving() else {
             self.later(100, Happening::Return(index));
             return Ok(());
         };
@@ -86,10 +28,14 @@ impl World {
         self.sockets += 1;
         let id = ClientId(u128::from(self.sockets));
         let client = &mut self.clients[index];
+        self.by_socket.remove(&client.socket);
         client.socket = SocketRef { worker: 0, slot: self.sockets, generation: 0 };
         (client.id, client.node) = (id, node);
+        self.by_socket.insert(client.socket, index);
+        let room = client.room.clone();
+        self.record.stays.insert(id, Stay { room, entered: false, left: false, told: (0, 0) });
         let name = self.nodes[node].name.clone();
-        self.tell(|| format!("client {index} comes to {name}"));
+        self.tell(|| format!("client {index} comes to {name} as {id}"));
         self.subscribe(index)
     }
 
@@ -99,9 +45,22 @@ impl World {
         self.later(delay, Happening::Return(client));
     }
 
+    /// A node that leaves tells a client to go to another.
+    pub(super) fn dismiss(&mut self, client: usize, socket: SocketRef) -> Result<(), String> {
+        let Client { place, socket: current, .. } = self.clients[client];
+        if current == socket && place != Place::Away {
+            self.unsubscribe(client)?;
+            self.send_away(client);
+        }
+        Ok(())
+    }
+
     pub(super) fn subscribe(&mut self, index: usize) -> Result<(), String> {
         let client = &mut self.clients[index];
         client.place = Place::Subscribing;
+        if let Some(stay) = self.record.stays.get_mut(&client.id) {
+            stay.left = false;
+        }
         let info = ClientInfo::new(client.id, &format!("user {index}"));
         let subscribe = Subscribe {
             socket: client.socket,
@@ -116,16 +75,60 @@ impl World {
         self.input(node, In::Request(room, Request::Subscribe(subscribe)))
     }
 
+    pub(super) fn subscribed(
+        &mut self,
+        node: usize,
+        socket: SocketRef,
+        room: RoomName,
+        result: Result<Subscribed, impl std::fmt::Debug>,
+    ) -> Result<(), String> {
+        let Some(client) = self.client_of(node, socket) else { return Ok(()) };
+        match result {
+            Ok(subscribed) => {
+                self.nodes[node].members.entry(room).or_default().insert(socket);
+                let (it, seen) = (&mut self.clients[client], &mut self.seen);
+                if let Some(stay) = self.record.stays.get_mut(&it.id) {
+                    stay.entered = true;
+                }
+                let gaps = it.gaps_told;
+                it.subscribed(&subscribed, seen).map_err(|it| format!("client {client}: {it}"))?;
+                if self.clients[client].gaps_told > gaps {
+                    self.tell(|| {
+                        format!("client {client} is told that it may have missed something")
+                    });
+                }
+            }
+            Err(error) => {
+                self.tell(|| format!("client {client} is not let in: {error:?}"));
+                self.send_away(client);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn again(&mut self, client: usize, socket: SocketRef) -> Result<(), String> {
+        let Client { place, socket: current, .. } = self.clients[client];
+        if current == socket && place != Place::Away {
+            self.unsubscribe(client)?;
+            self.subscribe(client)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn unsubscribe(&mut self, client: usize) -> Result<(), String> {
         let Client { socket, id, node, room, .. } = &self.clients[client];
+        if let Some(stay) = self.record.stays.get_mut(id) {
+            stay.left = true;
+        }
         let request = Request::Unsubscribe { socket: *socket, client: *id, reply: ReplyTo::Nobody };
         let (node, room) = (*node, room.clone());
         self.input(node, In::Request(room, request))
     }
 
-    pub(super) fn client_of(&self, node: usize, socket: SocketRef) -> Option<usize> {
-        self.clients.iter().position(|client| {
-            client.node == node && client.socket == socket && client.place != Place::Away
+    fn client_of(&self, node: usize, socket: SocketRef) -> Option<usize> {
+        self.by_socket.get(&socket).copied().filter(|client| {
+            let client = &self.clients[*client];
+            client.node == node && client.place != Place::Away
         })
     }
 
@@ -135,7 +138,7 @@ impl World {
         room: &RoomName,
         event: &Event,
     ) -> Result<(), String> {
-        let members = self.nodes[node].members.entry(room.clone()).or_default();
+        let Some(members) = self.nodes[node].members.get_mut(room) else { return Ok(()) };
         let sockets: Vec<SocketRef> = members.iter().copied().collect();
         if *event == Event::InsufficientState {
             members.clear();
@@ -154,7 +157,8 @@ impl World {
                     let delay = self.rng.u64(0..20);
                     self.later(delay, Happening::Again(client, socket));
                 }
-                Event::Join(_) | Event::Leave(_) => {}
+                Event::Join(who) => self.clients[client].pushed(who.client, true),
+                Event::Leave(who) => self.clients[client].pushed(who.client, false),
             }
         }
         Ok(())
@@ -165,17 +169,16 @@ impl World {
         let name = self.nodes[node].name.clone();
         match what {
             Told::Join(room, info) => {
-                self.tell(|| format!("{name} says that {:?} has come to {room}", info.client));
-                if !self.told.insert((room.clone(), info.client)) {
-                    self.repeats += 1;
+                self.tell(|| format!("{name} says that {} has come to {room}", info.client));
+                if !self.record.application_hears_join(&room, info.client) {
                     self.tell(|| {
-                        format!("once more: {name} says that {:?} is in {room}", info.client)
+                        format!("once more: {name} says that {} is in {room}", info.client)
                     });
                 }
             }
             Told::Leave(room, info) => {
-                self.tell(|| format!("{name} says that {:?} has left {room}", info.client));
-                self.told.remove(&(room, info.client));
+                self.tell(|| format!("{name} says that {} has left {room}", info.client));
+                self.record.application_hears_leave(room, info.client);
             }
             _ => {}
         }

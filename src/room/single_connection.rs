@@ -14,15 +14,14 @@ use super::{
 use crate::{
     access::control::{Action, Control},
     cluster::node::NodeId,
-    mesh::wire::Message,
     protocol::codes::Disconnect,
-    room::types::Survey,
+    room::{messages::Message, types::Survey},
 };
 
 impl Presence {
     /// Of the clients that a node says it has: those that have to go, since their users have come elsewhere before
     /// it said so.
-    pub(super) fn surplus(&self, clients: &[Arc<ClientInfo>]) -> Vec<Arc<ClientInfo>> {
+    pub fn surplus(&self, clients: &[Arc<ClientInfo>]) -> Vec<Arc<ClientInfo>> {
         let alone = clients.iter().filter(|it| it.is_alone() && !self.has(it.client));
         alone.filter(|it| !self.others_of(it).is_empty()).cloned().collect()
     }
@@ -31,8 +30,8 @@ impl Presence {
 impl Room {
     /// A client has come, and is the newest.
     pub(super) fn close_older_than(&mut self, newest: &ClientInfo, node: &mut Node) {
-        let Some(home) = self.home_mut().filter(|_| newest.is_alone()) else { return };
-        for (at, client) in home.attendance.presence.others_of(newest) {
+        let Some(present) = self.present.as_ref().filter(|_| newest.is_alone()) else { return };
+        for (at, client) in present.others_of(newest) {
             close(at, newest, client, node);
         }
     }

@@ -1,0 +1,705 @@
+//! Who owns which slot: what this node has claimed, and what it has answered to the claims of others.
+//!
+//! In: what the placement wants, claims and answers of peers, and links that end. Out: claims to be sent, and
+//! slots that have changed hands. Rooms follow their slot; nothing here knows of rooms.
+//!
+//! # The rule
+//!
+//! A node owns a slot by a **claim** of a term that is higher than any it knows, once every node that it waits
+//! for has answered it. Whoever answers stops owning first, and from then on takes nothing of a lower term. A
+//! claim is refused by whoever knows a higher term, by the owner that its own view still places first, and by
+//! whoever reaches an owner that the claimer does not ask. So two nodes own a slot at the same time only if no
+//! node reaches both; the higher term stands when they meet.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::{node::NodeId, placement::SLOTS, slot_set::SlotSet};
+
+/// Which claim of a slot this is. A later one is greater.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+pub struct Term {
+    /// How many claims there were before, as far as the claimer knew.
+    pub count: u64,
+    /// The claimer.
+    pub node: NodeId,
+}
+
+/// A claim as it is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The claimer's number for it.
+    pub id: u64,
+    /// The slots, by the count of the term in which they are claimed.
+    pub slots: BTreeMap<u64, SlotSet>,
+    /// The claimer owns these slots already and tells one that it had not asked.
+    pub held: bool,
+    /// Whom the claimer asks: an owner among them has its say itself.
+    pub asked: Vec<NodeId>,
+}
+
+/// Who a slot belongs to, as far as this node knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ownership {
+    /// This node, in this term.
+    Mine(Term),
+    /// Nobody yet: this node has claimed it in this term, and waits for answers.
+    Claimed(Term),
+    /// Another node, or nobody that is known.
+    Theirs(Option<NodeId>),
+}
+
+/// A slot as a peer answered a claim: whether this node's own owner has stopped.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answered {
+    /// The slots that were refused, with the terms that are in the way.
+    pub refused: Vec<(u16, Term)>,
+    /// The slots that are the claimer's from here on.
+    pub granted: Vec<u16>,
+    /// Those of them that this node has owned or claimed until now.
+    pub lost: Vec<u16>,
+    /// The terms of claims of this node's that came to nothing, and of those that it gives up now.
+    pub ended: Vec<(u16, Term)>,
+    /// Quorum only: those of the granted about which this node may have forgotten something.
+    pub unsure: Vec<u16>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Stand {
+    #[default]
+    Follows,
+    Claims,
+    Owns,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Slot {
+    /// The highest term that this node has used or answered.
+    term: Term,
+    /// What it was before this node's own claim, which may come to nothing.
+    before: Term,
+    /// The claim for which this node stopped owning it last; none if it does not know who has claimed it.
+    given: Term,
+    /// This node's own claims of late that came to nothing.
+    voids: Vec<Term>,
+    /// For this node's own claim: earlier ones that came to nothing, or whose node has answered as the owner.
+    ended: Vec<Term>,
+    stand: Stand,
+    /// The node of that term says that it does not own the slot.
+    denied: bool,
+    /// The claimer before has answered this node's own claim. If not, a room that is new here may exist elsewhere.
+    heard_before: bool,
+    /// Quorum only: this run of the node knows what earlier ones have answered.
+    informed: bool,
+    /// Quorum only: this run of the node knows all that was acknowledged and answered here.
+    sure: bool,
+}
+
+/// The most claims that came to nothing which are remembered for a slot.
+const MAX_VOIDS: usize = 4;
+
+impl Slot {
+    /// It is another's from here on, for the claim of `given`.
+    fn end(&mut self, given: Term) {
+        match self.stand {
+            Stand::Follows => {}
+            Stand::Owns => self.given = given,
+            Stand::Claims => {
+                self.voids.push(self.term);
+                let excess = self.voids.len().saturating_sub(MAX_VOIDS);
+                self.voids.drain(..excess);
+            }
+        }
+    }
+}
+
+/// A claim under way.
+#[derive(Debug)]
+struct Pending {
+    slots: SlotSet,
+    waiting: BTreeSet<NodeId>,
+    /// Those of them that it has not been sent to.
+    unsent: BTreeSet<NodeId>,
+    /// Only the owner was asked yet.
+    first: bool,
+    /// Those that are asked once the owner has answered.
+    later: BTreeSet<NodeId>,
+    heard: BTreeSet<NodeId>,
+    /// Quorum only: of those heard, the ones that may have forgotten something, by slot.
+    unsure: BTreeMap<u16, BTreeSet<NodeId>>,
+}
+
+/// How many of how many nodes a claim must have heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quorum {
+    /// The nodes that the cluster is made of.
+    pub expected: usize,
+}
+
+impl Quorum {
+    /// The least number of nodes of which any two such numbers share one.
+    pub fn majority(self) -> usize {
+        self.expected / 2 + 1
+    }
+}
+
+/// The slots as one node knows them.
+#[derive(Debug)]
+pub struct Slots {
+    me: NodeId,
+    quorum: Option<Quorum>,
+    slots: Vec<Slot>,
+    pending: BTreeMap<u64, Pending>,
+}
+
+impl Slots {
+    /// A node that has heard of no claim.
+    pub fn new(me: NodeId, quorum: Option<Quorum>) -> Self {
+        let sure = quorum.is_none();
+        let slot = Slot { sure, informed: sure, ..Slot::default() };
+        Self { me, quorum, slots: vec![slot; SLOTS], pending: BTreeMap::new() }
+    }
+
+    /// The highest term that this node has used or answered.
+    pub fn term(&self, slot: u16) -> Term {
+        self.slots[usize::from(slot)].term
+    }
+
+    /// The highest term that this node has answered, whatever it has claimed itself and does not own yet.
+    pub fn promised(&self, slot: u16) -> Term {
+        let it = &self.slots[usize::from(slot)];
+        if it.stand == Stand::Claims { it.before } else { it.term }
+    }
+
+    /// Who a slot belongs to.
+    pub fn ownership(&self, slot: u16) -> Ownership {
+        let it = &self.slots[usize::from(slot)];
+        match it.stand {
+            Stand::Owns => Ownership::Mine(it.term),
+            Stand::Claims => Ownership::Claimed(it.term),
+            Stand::Follows => {
+                let known = it.term.count > 0 && !it.denied && it.term.node != self.me;
+                Ownership::Theirs(known.then_some(it.term.node))
+            }
+        }
+    }
+
+    /// The claim for which this node stopped owning a slot last: nobody has owned it in between. None if that is
+    /// not known.
+    pub fn given(&self, slot: u16) -> Option<Term> {
+        Some(self.slots[usize::from(slot)].given).filter(|term| term.count > 0)
+    }
+
+    /// Whether nobody can have changed anything in a slot of this node's since the claim of this term was answered:
+    /// it is this node's own, or it came to nothing, or its claimer has owned the slot until this node's.
+    pub fn nothing_since(&self, slot: u16, term: Term) -> bool {
+        let it = &self.slots[usize::from(slot)];
+        it.term == term || it.voids.contains(&term) || it.ended.contains(&term)
+    }
+
+    /// Whether this node owns a slot.
+    pub fn owns(&self, slot: u16) -> bool {
+        self.slots[usize::from(slot)].stand == Stand::Owns
+    }
+
+    /// Whether the owner before was not heard when this node claimed the slot.
+    pub fn is_blind(&self, slot: u16) -> bool {
+        let it = &self.slots[usize::from(slot)];
+        self.quorum.is_none() && it.before.count > 0 && !it.heard_before
+    }
+
+    /// Quorum only: whether this run of the node knows all that was acknowledged and answered in a slot.
+    pub fn is_sure(&self, slot: u16) -> bool {
+        self.slots[usize::from(slot)].sure
+    }
+
+    /// Quorum only: whether this run of the node knows what earlier ones have answered, so that an
+    /// acknowledgement may count on it.
+    pub fn is_informed(&self, slot: u16) -> bool {
+        self.slots[usize::from(slot)].informed
+    }
+
+    /// The slots that this node owns.
+    pub fn owned(&self) -> Vec<u16> {
+        self.standing(Stand::Owns)
+    }
+
+    fn standing(&self, stand: Stand) -> Vec<u16> {
+        let all = self.slots.iter().enumerate();
+        all.filter(|(_, it)| it.stand == stand).map(|(slot, _)| slot as u16).collect()
+    }
+
+    /// Claims slots that this node neither owns nor claims, in terms of its own. `peers` have to answer: first the
+    /// owners that are among them, so that nobody turns away from an owner that stays, then the others.
+    /// [`Self::to_send`] is what they are to be sent. `new_id` numbers claims.
+    pub fn claim(
+        &mut self,
+        slots: &[u16],
+        peers: &BTreeSet<NodeId>,
+        mut new_id: impl FnMut() -> u64,
+    ) {
+        let mut by_owner: BTreeMap<Option<NodeId>, SlotSet> = BTreeMap::new();
+        for slot in slots {
+            let it = &mut self.slots[usize::from(*slot)];
+            let before = it.term;
+            let owner = Some(before.node).filter(|it| peers.contains(it));
+            by_owner.entry(owner.filter(|_| before.count > 0)).or_default().insert(*slot);
+            (it.before, it.heard_before) = (before, false);
+            it.ended.clear();
+            it.term = Term { count: before.count + 1, node: self.me };
+            (it.stand, it.denied) = (Stand::Claims, false);
+        }
+        for (owner, slots) in by_owner {
+            let first: BTreeSet<NodeId> = owner.map_or_else(|| peers.clone(), |it| [it].into());
+            let pending = Pending {
+                slots,
+                later: peers.difference(&first).copied().collect(),
+                unsent: first.clone(),
+                first: owner.is_some(),
+                waiting: first,
+                heard: BTreeSet::new(),
+                unsure: BTreeMap::new(),
+            };
+            self.pending.insert(new_id(), pending);
+        }
+    }
+
+    /// The claims that are to be sent now, and to whom: to each that is reached, once on each link.
+    pub fn to_send(&mut self, reaches: impl Fn(NodeId) -> bool) -> Vec<(Claim, Vec<NodeId>)> {
+        let mut sent = Vec::new();
+        for (id, pending) in &mut self.pending {
+            if pending.waiting.is_empty() && std::mem::take(&mut pending.first) {
+                pending.waiting = std::mem::take(&mut pending.later);
+                pending.unsent = pending.waiting.clone();
+            }
+            let to: Vec<NodeId> =
+                pending.unsent.iter().copied().filter(|peer| reaches(*peer)).collect();
+            if !to.is_empty() {
+                to.iter().for_each(|peer| _ = pending.unsent.remove(peer));
+                let asked = pending.waiting.iter().chain(&pending.heard).chain(&pending.later);
+                let asked = asked.copied().chain([self.me]).collect();
+                sent.push((*id, pending.slots.clone(), asked, to));
+            }
+        }
+        let claim = |(id, slots, asked, to): (u64, SlotSet, Vec<NodeId>, Vec<NodeId>)| {
+            (Claim { id, slots: self.by_count(slots.iter()), held: false, asked }, to)
+        };
+        sent.into_iter().map(claim).collect()
+    }
+
+    /// There is a new link to `peer`, which every claim has to wait for. Returns what it is to be sent of what this
+    /// node owns already, under the number `id`.
+    pub fn meet(&mut self, peer: NodeId, id: u64) -> Option<Claim> {
+        for pending in self.pending.values_mut() {
+            if pending.waiting.contains(&peer) || !pending.first {
+                pending.waiting.insert(peer);
+                pending.unsent.insert(peer);
+            } else {
+                pending.later.insert(peer);
+            }
+        }
+        let owned = self.owned();
+        (!owned.is_empty()).then(|| {
+            let slots = self.by_count(owned.into_iter());
+            Claim { id, slots, held: true, asked: Vec::new() }
+        })
+    }
+
+    fn by_count(&self, slots: impl Iterator<Item = u16>) -> BTreeMap<u64, SlotSet> {
+        let mut by_count: BTreeMap<u64, SlotSet> = BTreeMap::new();
+        for slot in slots {
+            by_count.entry(self.term(slot).count).or_default().insert(slot);
+        }
+        by_count
+    }
+
+    /// Answers a claim. `keeps` are the slots that this node's own view places on it; `reaches` says whether it
+    /// has a link to a node.
+    pub fn answer(
+        &mut self,
+        from: NodeId,
+        claim: &Claim,
+        keeps: impl Fn(u16) -> bool,
+        reaches: impl Fn(NodeId) -> bool,
+    ) -> Answered {
+        let mut answered = Answered::default();
+        let claimed =
+            claim.slots.iter().flat_map(|(count, slots)| slots.iter().map(|it| (it, *count)));
+        for (slot, count) in claimed {
+            let Some(it) = self.slots.get_mut(usize::from(slot)) else { continue };
+            let term = Term { count, node: from };
+            let owner = Some(it.term.node).filter(|_| it.term.count > 0 && !it.denied);
+            let has_its_say = |owner: NodeId| {
+                owner == from || owner == self.me || claim.asked.contains(&owner) || !reaches(owner)
+            };
+            let refused = term < it.term
+                || !claim.held
+                    && (it.stand == Stand::Owns && keeps(slot) || !owner.is_none_or(has_its_say));
+            if refused {
+                answered.refused.push((slot, it.term));
+                continue;
+            }
+            answered.ended.extend(it.voids.iter().map(|term| (slot, *term)));
+            if it.stand != Stand::Follows {
+                answered.ended.push((slot, it.term));
+                it.end(term);
+                answered.lost.push(slot);
+            }
+            if !it.sure {
+                answered.unsure.push(slot);
+            }
+            (it.term, it.stand, it.denied) = (term, Stand::Follows, false);
+            answered.granted.push(slot);
+        }
+        self.forget_claims_of(&answered.lost);
+        answered
+    }
+
+    /// Slots are refused, to a claim of this number or to something else that this node has said as their owner.
+    /// A claim may have come to nothing meanwhile, and been followed by another. Returns those that this node has owned or claimed until now.
+    pub fn refused(&mut self, claim: Option<u64>, refused: &[(u16, Term)]) -> Vec<u16> {
+        let mut lost = Vec::new();
+        for (slot, term) in refused {
+            let Some(it) = self.slots.get_mut(usize::from(*slot)) else { continue };
+            let pending = claim.and_then(|claim| self.pending.get(&claim));
+            let asked = pending.is_some_and(|it| it.slots.contains(*slot));
+            if *term <= it.term && !(asked && it.stand == Stand::Claims) {
+                continue;
+            }
+            let own = match it.stand {
+                // Nobody has taken anything in the term of a claim that is refused.
+                Stand::Claims => it.before,
+                _ => it.term,
+            };
+            it.end(Term::default());
+            if it.stand != Stand::Follows {
+                it.stand = Stand::Follows;
+                lost.push(*slot);
+            }
+            (it.term, it.denied) = (own.max(*term), false);
+        }
+        self.forget_claims_of(&lost);
+        lost
+    }
+
+    fn forget_claims_of(&mut self, slots: &[u16]) {
+        self.pending.retain(|_, pending| {
+            slots.iter().for_each(|slot| pending.slots.remove(*slot));
+            !pending.slots.is_empty()
+        });
+    }
+
+    /// The node of a slot's term says that it does not own it.
+    pub fn denied(&mut self, from: NodeId, slot: u16) {
+        let it = &mut self.slots[usize::from(slot)];
+        it.denied |= it.stand == Stand::Follows && it.term.node == from;
+    }
+
+    /// `from` has said all that it holds in the slots of a claim.
+    pub fn heard(&mut self, from: NodeId, id: u64, ended: &[(u16, Term)], unsure: &[u16]) {
+        let Some(pending) = self.pending.get_mut(&id) else { return };
+        if pending.waiting.remove(&from) {
+            pending.heard.insert(from);
+            for (slot, term) in ended.iter().filter(|(slot, _)| pending.slots.contains(*slot)) {
+                self.slots[usize::from(*slot)].ended.push(*term);
+            }
+            for slot in unsure {
+                pending.unsure.entry(*slot).or_default().insert(from);
+            }
+        }
+    }
+
+    /// The link to `peer` is gone: it has to be asked again, should it come back.
+    pub fn lose(&mut self, peer: NodeId) {
+        for pending in self.pending.values_mut() {
+            let heard = pending.heard.remove(&peer);
+            if heard || pending.waiting.contains(&peer) {
+                pending.waiting.insert(peer);
+                pending.unsent.insert(peer);
+            }
+            if heard {
+                for unsure in pending.unsure.values_mut() {
+                    unsure.remove(&peer);
+                }
+            }
+        }
+    }
+
+    /// `peer` is no longer waited for.
+    pub fn give_up_on(&mut self, peer: NodeId) {
+        for pending in self.pending.values_mut() {
+            pending.waiting.remove(&peer);
+            pending.unsent.remove(&peer);
+            pending.later.remove(&peer);
+        }
+    }
+
+    /// The slots that this node owns from now on.
+    pub fn complete(&mut self) -> Vec<u16> {
+        let (quorum, mut owned) = (self.quorum, Vec::new());
+        let slots = &mut self.slots;
+        let answered = |it: &&mut Pending| it.waiting.is_empty() && !it.first;
+        for pending in self.pending.values_mut().filter(answered) {
+            let heard = pending.heard.len() + 1;
+            for slot in pending.slots.clone().iter() {
+                let it = &mut slots[usize::from(slot)];
+                let unsure = pending.unsure.get(&slot).map_or(0, BTreeSet::len);
+                let sure = heard - unsure - usize::from(!it.sure);
+                // All there are know all there is, whatever single ones have forgotten.
+                let enough = quorum.is_none_or(|it| sure >= it.majority() || heard >= it.expected);
+                if enough {
+                    // It is sure only once it has what it has heard of.
+                    (it.stand, it.informed) = (Stand::Owns, true);
+                    // What was given up for them counts for this claim, and for no later one.
+                    let voids = std::mem::take(&mut it.voids);
+                    it.ended.extend(voids);
+                    let before = it.before.node;
+                    it.heard_before = before == self.me || pending.heard.contains(&before);
+                    owned.push(slot);
+                    pending.slots.remove(slot);
+                }
+            }
+        }
+        self.pending.retain(|_, it| !it.slots.is_empty());
+        owned
+    }
+
+    /// Gives up all that this node owns or claims, for it may have been taken from it without its knowledge.
+    /// Returns those slots.
+    pub fn stop(&mut self) -> Vec<u16> {
+        self.pending.clear();
+        let stopped = [self.standing(Stand::Owns), self.standing(Stand::Claims)].concat();
+        for slot in &stopped {
+            let it = &mut self.slots[usize::from(*slot)];
+            // Until someone else claims it, only this node itself can.
+            it.end(Term { count: it.term.count + 1, node: self.me });
+            it.stand = Stand::Follows;
+        }
+        stopped
+    }
+
+    /// Gives up a slot of this node's, to claim it anew.
+    pub fn give_up(&mut self, slot: u16) {
+        let it = &mut self.slots[usize::from(slot)];
+        if it.stand == Stand::Owns {
+            it.end(Term::default());
+            it.stand = Stand::Follows;
+        }
+    }
+
+    /// Quorum only: the slots that this node owns, and may have forgotten something of.
+    pub fn owned_unsure(&self) -> Vec<u16> {
+        let all = self.slots.iter().enumerate();
+        let unsure = all.filter(|(_, it)| it.stand == Stand::Owns && !it.sure);
+        unsure.map(|(slot, _)| slot as u16).collect()
+    }
+
+    /// Of the slots that `wanted` lets through: those that this node neither owns nor claims.
+    pub fn unclaimed(&self, wanted: impl Fn(u16) -> bool) -> Vec<u16> {
+        let all = self.slots.iter().enumerate().map(|(slot, it)| (slot as u16, it));
+        let mine = all.filter(|(slot, it)| it.stand == Stand::Follows && wanted(*slot));
+        mine.map(|(slot, _)| slot).collect()
+    }
+
+    /// Quorum only: the highest term of every slot, and whether this node is sure of it, for one that has
+    /// forgotten.
+    pub fn known(&self) -> Vec<(Term, bool)> {
+        self.slots.iter().map(|it| (it.term, it.sure)).collect()
+    }
+
+    /// Quorum only: takes over what others have answered, so that this run takes nothing that an earlier one
+    /// would have refused.
+    pub fn learn(&mut self, slot: u16, term: Term) {
+        let Some(it) = self.slots.get_mut(usize::from(slot)) else { return };
+        it.informed = true;
+        if term > it.term && it.stand == Stand::Follows {
+            (it.term, it.denied) = (term, false);
+        }
+    }
+
+    /// Quorum only: from here on this run knows all of a slot, if its owner is the one in this term.
+    pub fn become_sure(&mut self, slot: u16, term: Term) {
+        if let Some(it) = self.slots.get_mut(usize::from(slot)) {
+            it.sure |= it.informed && it.term == term;
+        }
+    }
+
+    /// Quorum only: the slots of other owners that this run may have forgotten something of, with their terms.
+    pub fn unsure(&self) -> Vec<(u16, Term)> {
+        let all = self.slots.iter().enumerate();
+        all.filter(|(_, it)| !it.sure && it.informed && it.term.count > 0)
+            .filter(|(_, it)| it.stand == Stand::Follows)
+            .map(|(slot, it)| (slot as u16, it.term))
+            .collect()
+    }
+
+    /// Quorum only: whether there is a slot of which this run does not know what earlier ones have answered.
+    pub fn is_uninformed(&self) -> bool {
+        self.slots.iter().any(|it| !it.informed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: NodeId = NodeId(1);
+    const B: NodeId = NodeId(2);
+    const C: NodeId = NodeId(3);
+
+    fn node(me: NodeId) -> Slots {
+        Slots::new(me, None)
+    }
+
+    fn peers(peers: &[NodeId]) -> BTreeSet<NodeId> {
+        peers.iter().copied().collect()
+    }
+
+    /// Claims slot 7 and lets `answering` answer as nodes that keep nothing.
+    fn take(claimer: &mut Slots, answering: &mut [&mut Slots]) -> Vec<Answered> {
+        let others = answering.iter().map(|it| it.me).collect();
+        claimer.claim(&[7], &others, || 1);
+        let mut answers = Vec::new();
+        loop {
+            let sent = claimer.to_send(|_| true);
+            if sent.is_empty() {
+                break;
+            }
+            for (claim, to) in sent {
+                for other in answering.iter_mut().filter(|it| to.contains(&it.me)) {
+                    let answered = other.answer(claimer.me, &claim, |_| false, |_| true);
+                    claimer.refused(Some(claim.id), &answered.refused);
+                    claimer.heard(other.me, 1, &answered.ended, &answered.unsure);
+                    answers.push(answered);
+                }
+            }
+        }
+        claimer.complete();
+        answers
+    }
+
+    /// The one claim that a node has to send.
+    fn sent(claimer: &mut Slots) -> Claim {
+        let mut sent = claimer.to_send(|_| true);
+        assert_eq!(sent.len(), 1);
+        sent.remove(0).0
+    }
+
+    #[test]
+    fn a_claim_waits_for_everyone_that_is_asked() {
+        let mut a = node(A);
+        a.claim(&[7], &peers(&[B, C]), || 1);
+        a.heard(B, 1, &[], &[]);
+        assert_eq!(a.complete(), [0u16; 0]);
+        a.heard(C, 1, &[], &[]);
+        assert_eq!(a.complete(), [7]);
+        assert_eq!(a.ownership(7), Ownership::Mine(Term { count: 1, node: A }));
+    }
+
+    #[test]
+    fn the_owner_is_asked_before_the_others_are_told() {
+        let (mut a, mut b) = (node(A), node(B));
+        take(&mut a, &mut [&mut b]);
+        b.claim(&[7], &peers(&[A, C]), || 2);
+        let first = b.to_send(|_| true);
+        assert_eq!(first.iter().map(|(_, to)| to.clone()).collect::<Vec<_>>(), [[A]]);
+        assert!(b.to_send(|_| true).is_empty(), "not again");
+        b.heard(A, 2, &[], &[]);
+        let (then, to) = b.to_send(|_| true).remove(0);
+        assert_eq!((to, then.asked), (vec![C], vec![C, A, B]));
+        assert_eq!(b.complete(), [0u16; 0]);
+        b.heard(C, 2, &[], &[]);
+        assert_eq!(b.complete(), [7]);
+    }
+
+    #[test]
+    fn one_that_was_heard_and_lost_is_asked_again() {
+        let mut a = node(A);
+        a.claim(&[7], &peers(&[B, C]), || 1);
+        a.heard(B, 1, &[], &[]);
+        a.lose(B);
+        a.heard(C, 1, &[], &[]);
+        assert_eq!(a.complete(), [0u16; 0]);
+        a.give_up_on(B);
+        assert_eq!(a.complete(), [7]);
+    }
+
+    #[test]
+    fn who_answers_owns_no_more_and_refuses_lower_terms() {
+        let (mut a, mut b) = (node(A), node(B));
+        take(&mut a, &mut [&mut b]);
+        let answers = take(&mut b, &mut [&mut a]);
+        assert_eq!(answers[0].lost, [7]);
+        assert_eq!(a.ownership(7), Ownership::Theirs(Some(B)));
+        let slots = BTreeMap::from([(1, SlotSet::from_iter([7]))]);
+        let old = Claim { id: 9, slots, held: true, asked: vec![] };
+        assert_eq!(a.answer(C, &old, |_| false, |_| true).refused, [(7, b.term(7))]);
+    }
+
+    #[test]
+    fn an_owner_that_is_placed_first_keeps_the_slot() {
+        let (mut a, mut b) = (node(A), node(B));
+        take(&mut a, &mut [&mut b]);
+        b.claim(&[7], &peers(&[A]), || 2);
+        let claim = sent(&mut b);
+        let answered = a.answer(B, &claim, |slot| slot == 7, |_| true);
+        assert_eq!(answered.refused, [(7, a.term(7))]);
+        assert_eq!(b.refused(Some(2), &answered.refused), [7]);
+        assert_eq!(b.complete(), [0u16; 0]);
+        assert!(a.owns(7) && b.pending.is_empty());
+    }
+
+    #[test]
+    fn nobody_answers_for_an_owner_that_is_reached_and_not_asked() {
+        let (mut a, mut b, mut c) = (node(A), node(B), node(C));
+        take(&mut a, &mut [&mut b]);
+        c.claim(&[7], &peers(&[B]), || 1);
+        let claim = sent(&mut c);
+        let claim = Claim { slots: BTreeMap::from([(5, SlotSet::from_iter([7]))]), ..claim };
+        assert_eq!(b.answer(C, &claim, |_| false, |_| true).refused.len(), 1);
+        assert_eq!(b.answer(C, &claim, |_| false, |node| node != A).granted, [7]);
+    }
+
+    #[test]
+    fn an_owner_of_a_lower_term_yields_to_one_that_it_meets() {
+        let (mut a, mut b) = (node(A), node(B));
+        take(&mut a, &mut []);
+        b.claim(&[7], &BTreeSet::new(), || 1);
+        b.complete();
+        let (of_a, of_b) = (a.meet(B, 5).expect("it owns"), b.meet(A, 5).expect("it owns"));
+        let answered = b.answer(A, &of_a, |_| true, |_| true);
+        assert_eq!(a.refused(Some(5), &answered.refused), [7], "the greater node wins a tie");
+        assert_eq!(a.answer(B, &of_b, |_| true, |_| true).granted, [7]);
+        assert!(b.owns(7) && !a.owns(7));
+    }
+
+    #[test]
+    fn a_quorum_is_a_majority_that_has_forgotten_nothing_or_everyone() {
+        let quorum = Some(Quorum { expected: 3 });
+        let mut a = Slots::new(A, quorum);
+        a.claim(&[7], &peers(&[B]), || 1);
+        a.heard(B, 1, &[], &[7]);
+        assert_eq!(a.complete(), [0u16; 0], "two of three that may have forgotten all");
+        a.meet(C, 9);
+        a.heard(C, 1, &[], &[7]);
+        assert_eq!(a.complete(), [7], "there is nobody else who could know more");
+        let mut b = Slots::new(B, quorum);
+        b.slots[7].sure = true;
+        b.claim(&[7], &peers(&[A]), || 1);
+        assert_eq!(b.complete(), [0u16; 0]);
+        b.heard(A, 1, &[], &[]);
+        assert_eq!(b.complete(), [7]);
+    }
+
+    #[test]
+    fn a_slot_whose_owner_was_not_heard_is_claimed_blindly() {
+        let (mut a, mut b) = (node(A), node(B));
+        take(&mut a, &mut [&mut b]);
+        assert!(!a.is_blind(7));
+        take(&mut b, &mut []);
+        assert!(b.is_blind(7));
+    }
+}

@@ -1,0 +1,94 @@
+//! When each room is due, which rooms nobody uses, and how many would lose something if the node left now.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{node::Node, room::Room, types::RoomName};
+use crate::runtime::time::Time;
+
+/// A room that is due and still is after settling comes up again after this.
+const NOT_YET: Duration = Duration::from_millis(50);
+
+/// What a node notes of its rooms, so that it need not look through them.
+#[derive(Debug, Default)]
+pub struct Agenda {
+    /// Which room is due when, as said by [`Room::next_due`] when it was last asked.
+    due: BTreeSet<(Time, RoomName)>,
+    /// The rooms that nobody uses, by when they were used last.
+    idle: BTreeSet<(Time, RoomName)>,
+    /// Rooms that would lose something if the node left now.
+    pub to_be_taken: usize,
+}
+
+impl Agenda {
+    /// Takes note of a room after something has happened in it. Returns whether it is over.
+    pub fn note(&mut self, room: &mut Room, node: &Node) -> bool {
+        if room.is_over(node) {
+            return true;
+        }
+        let to_be_taken = room.is_to_be_taken();
+        let noted = std::mem::replace(&mut room.noted_to_be_taken, to_be_taken);
+        self.to_be_taken += usize::from(to_be_taken);
+        self.to_be_taken -= usize::from(noted);
+        let idle = room.idle_since();
+        if idle != room.noted_idle {
+            if let Some(since) = std::mem::replace(&mut room.noted_idle, idle) {
+                self.idle.remove(&(since, room.name.clone()));
+            }
+            self.idle.extend(idle.map(|since| (since, room.name.clone())));
+        }
+        // A room may come up earlier than needed, so only an earlier time has to be noted.
+        if let Some(next) = room.next_due(node)
+            && room.due.is_none_or(|due| next < due)
+        {
+            self.set_due(room, next);
+        }
+        false
+    }
+
+    fn set_due(&mut self, room: &mut Room, at: Time) {
+        if let Some(due) = room.due.replace(at) {
+            self.due.remove(&(due, room.name.clone()));
+        }
+        self.due.insert((at, room.name.clone()));
+    }
+
+    /// A room that has just settled is not due again at once.
+    pub fn not_before(&mut self, room: &mut Room, now: Time) {
+        if room.due.is_some_and(|due| due <= now) {
+            self.set_due(room, now + NOT_YET);
+        }
+    }
+
+    /// When the first room is due.
+    pub fn next_due(&self) -> Option<Time> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    /// A room that is due.
+    pub fn pop_due(&mut self, now: Time) -> Option<RoomName> {
+        self.due.first().filter(|(due, _)| *due <= now)?;
+        self.due.pop_first().map(|(_, room)| room)
+    }
+
+    /// The room that nobody has used for the longest.
+    pub fn longest_idle(&self) -> Option<RoomName> {
+        self.idle.first().map(|(_, room)| room.clone())
+    }
+
+    /// The node forgets a room.
+    pub fn forget(&mut self, room: &Room) {
+        if let Some(due) = room.due {
+            self.due.remove(&(due, room.name.clone()));
+        }
+        if let Some(since) = room.noted_idle {
+            self.idle.remove(&(since, room.name.clone()));
+        }
+        self.to_be_taken -= usize::from(room.noted_to_be_taken);
+    }
+
+    /// How many rooms are idle, and how many are due at some time.
+    #[cfg(test)]
+    pub fn lens(&self) -> (usize, usize) {
+        (self.idle.len(), self.due.len())
+    }
+}

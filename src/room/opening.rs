@@ -1,0 +1,324 @@
+//! How a node becomes a room's home, and how it stops being one.
+//!
+//! ```text
+//! the claimer                                           whoever answers
+//!    │ Claim(slots, terms) ─────────────────────────────────► stops owning them
+//!    │ ◄──────────────────────────────── Inventory(rooms, how far each reaches)
+//!    │    from all: the slots are its own
+//!    │ Fetch(room) ───────────────► who has the newest copy, if it is not the claimer
+//!    │ ◄──────────────────────────────────────────────────── Page, Page, …, the last
+//!    │    the room is open: it serves, and has its successors attach
+//!    │ Release ───────────────────► who held a copy and is no successor, once the successors have it
+//! ```
+//!
+//! Whoever holds a copy that was a home's or a successor's keeps it until it is released.
+
+use std::collections::VecDeque;
+
+use super::{
+    home::Home,
+    line::{Root, Standing},
+    messages::{Held, Page, Refused, RoomMessage},
+    node::Node,
+    room::{Role, Room},
+    stream::Stream,
+    transfer::{self, Incoming, Outgoing, What},
+    types::{Event, Position},
+};
+use crate::cluster::{
+    node::NodeId,
+    slots::{Ownership, Term},
+};
+
+/// The most requests of peers that wait for an opening; more are refused, and come again.
+const MAX_HELD: usize = 1_000;
+
+/// A home that is not open yet.
+#[derive(Debug, Default)]
+pub struct Opening {
+    /// What others hold.
+    heard: Vec<(NodeId, Held)>,
+    fetch: Option<Fetch>,
+    /// It waits for its turn to fetch; whether among those that someone waits for.
+    queued: Option<bool>,
+    /// Where this node's subscribers stand.
+    stood_at: Option<Position>,
+    /// What peers have asked meanwhile.
+    held: VecDeque<(NodeId, RoomMessage)>,
+}
+
+/// A copy on its way.
+#[derive(Debug)]
+struct Fetch {
+    from: NodeId,
+    link: u64,
+    id: u64,
+    incoming: Incoming,
+}
+
+impl Opening {
+    /// Keeps a peer's message until it can be dealt with, or gives it back: there are too many.
+    pub(super) fn hold(&mut self, from: NodeId, message: RoomMessage) -> Option<RoomMessage> {
+        let asks = matches!(message, RoomMessage::Request { .. } | RoomMessage::Attach { .. });
+        if asks && self.held.len() >= MAX_HELD {
+            return Some(message);
+        }
+        self.held.push_back((from, message));
+        None
+    }
+
+    /// Whether a peer waits for the room.
+    pub(super) fn is_waited_for(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// `from` has no such copy (any more).
+    pub(super) fn has_no_copy(&mut self, from: NodeId, id: u64) {
+        if self.fetch.as_ref().is_some_and(|fetch| (fetch.from, fetch.id) == (from, id)) {
+            self.fetch = None;
+            self.heard.retain(|(node, _)| *node != from);
+        }
+    }
+
+    /// The newest of the copies that others hold.
+    fn newest(&self) -> Option<(NodeId, Standing)> {
+        let mut newest: Option<(NodeId, Standing, bool)> = None;
+        for (from, held) in &self.heard {
+            let (copy, whole) = (held.standing, held.given.is_some());
+            let newer = |(_, known, known_whole): (NodeId, Standing, bool)| {
+                // Of several that are the same, that of the last home.
+                copy.is_newer_than(&known) || !known.is_newer_than(&copy) && whole && !known_whole
+            };
+            if newest.is_none_or(newer) {
+                newest = Some((*from, copy, whole));
+            }
+        }
+        newest.map(|(from, copy, _)| (from, copy))
+    }
+}
+
+impl Room {
+    pub(super) fn begin_to_open_unless_home(&mut self, node: &mut Node) {
+        if matches!(self.role, Role::Home(_) | Role::Opening(_)) {
+            return;
+        }
+        self.last_used = node.now;
+        self.owed |= matches!(&self.role, Role::Mirror(mirror) if mirror.is_invited());
+        let stood_at = self.stream.as_ref().map(Stream::visible);
+        self.role = Role::Opening(Box::new(Opening { stood_at, ..Opening::default() }));
+    }
+
+    /// A peer has told what it holds of the room, in answer to a claim.
+    pub(super) fn heard_of(&mut self, from: NodeId, held: Held, node: &mut Node) {
+        self.follow_slot(node);
+        self.last_used = node.now;
+        if matches!(&self.role, Role::Home(_)) {
+            let newer = held.standing.is_newer_than(&self.standing());
+            let Role::Home(home) = &mut self.role else { return };
+            if !newer {
+                return home.holds_a_copy(from);
+            }
+            // It was not reached when the slot was claimed, and knows more.
+            self.stop_being_home(node);
+        }
+        self.begin_to_open_unless_home(node);
+        if let Role::Opening(opening) = &mut self.role {
+            opening.heard.retain(|(node, _)| *node != from);
+            opening.heard.push((from, held));
+        }
+    }
+
+    /// Opens the room once its slot is this node's and no other has a newer copy.
+    pub(super) fn try_to_open(&mut self, node: &mut Node) {
+        let Ownership::Mine(term) = self.ownership(node) else { return };
+        if self.options.keeps_history() && node.is_in_minority() {
+            // Another may have claimed the slot without this node's knowledge, and hold what is missing here.
+            return;
+        }
+        let (name, own) = (self.name.clone(), self.held().map(|held| held.standing));
+        let urgent = self.is_waited_for() || !self.local.is_empty();
+        let Role::Opening(opening) = &mut self.role else { return };
+        if let Some(fetch) = &opening.fetch {
+            if node.link(fetch.from) == Some(fetch.link) {
+                return;
+            }
+            opening.fetch = None;
+            node.fetches.end(&name);
+        }
+        let newest = opening.newest();
+        opening.heard.retain(|(from, _)| !node.has_lost(*from));
+        if node.is_quorum() && newest != opening.newest() {
+            // A lesser copy may lack what was acknowledged. Another majority may know more.
+            node.claim_anew.insert(self.slot);
+            return;
+        }
+        let newer = |(_, it): &(NodeId, Standing)| own.is_none_or(|own| it.is_newer_than(&own));
+        let newer = opening.newest().filter(newer);
+        match newer {
+            None => self.open(term, node),
+            Some(_) if opening.queued.is_some_and(|it| it >= urgent) => {}
+            Some(_) => {
+                opening.queued = Some(urgent);
+                node.fetches.want(&name, urgent);
+            }
+        }
+    }
+
+    /// The room's turn to fetch has come.
+    pub(super) fn fetch(&mut self, node: &mut Node) {
+        let (name, id) = (self.name.clone(), node.next_id());
+        let Role::Opening(opening) = &mut self.role else { return };
+        if opening.fetch.is_some() {
+            return;
+        }
+        opening.queued = None;
+        let Some((from, _)) = opening.newest() else { return };
+        if let Some(link) = node.link(from) {
+            let incoming = Incoming::default();
+            opening.fetch = Some(Fetch { from, link, id, incoming });
+            node.fetches.begin(&name);
+            self.send_to(from, RoomMessage::Fetch(id), node);
+        }
+    }
+
+    /// Another node asks for this one's copy.
+    pub(super) fn fetched_by(&mut self, from: NodeId, id: u64, node: &mut Node) {
+        if let Role::Home(home) = &self.role {
+            let refused = Refused::Delivery(home.term);
+            return self.send_to(from, RoomMessage::NotHome(refused), node);
+        }
+        match node.link(from) {
+            Some(link) if self.held().is_some() => {
+                self.outgoing.retain(|it| it.to != from || it.id != id);
+                self.outgoing.push(Outgoing { to: from, link, id, what: What::Fetched });
+                node.has_pages(from, &self.name);
+            }
+            _ => {
+                self.send_to(from, RoomMessage::NotHome(Refused::Fetch(id)), node);
+            }
+        }
+    }
+
+    /// A page of a copy has come: to a home that is opening, or to a mirror.
+    pub(super) fn page_came(&mut self, from: NodeId, page: Page, node: &mut Node) {
+        node.dealt_with(from, transfer::weight(&page.items));
+        let Role::Opening(opening) = &mut self.role else {
+            return self.page_for_mirror(from, page, node);
+        };
+        let fetch = opening.fetch.as_mut().filter(|it| (it.from, it.id) == (from, page.id));
+        let Some(fetch) = fetch else { return };
+        if let Some(begin) = page.begin {
+            fetch.incoming = Incoming::begin(begin);
+        }
+        fetch.incoming.take(page.items, &self.options, node.now);
+        let Some(end) = page.end else { return };
+        let Some(mut fetch) = opening.fetch.take() else { return };
+        if let (Some(stream), Some(have)) = (&mut fetch.incoming.stream, end.have) {
+            stream.reach(have.term);
+        }
+        fetch.incoming.committed = node.is_quorum().then_some(end.committed);
+        self.owed = true;
+        self.attendance = end.attendance;
+        self.install(fetch.incoming, true, node);
+        // It may be another copy by now than the one that was told of.
+        let standing = self.standing();
+        if let Role::Opening(opening) = &mut self.role {
+            let fetched = opening.heard.iter_mut().filter(|(node, _)| *node == from);
+            fetched.for_each(|(_, held)| held.standing = standing);
+        }
+        node.fetches.end(&self.name.clone());
+    }
+
+    fn open(&mut self, term: Term, node: &mut Node) {
+        let Role::Opening(opening) = std::mem::replace(&mut self.role, Role::Guest) else { return };
+        let vouched = self.is_vouched_for(&opening, node);
+        let unknown = self.held().is_none() && opening.heard.is_empty();
+        self.open_stream(term, vouched, node);
+        let mut home = Home::new(term, unknown.then_some(node.now + node.settings.settling));
+        opening.heard.iter().for_each(|(from, _)| home.holds_a_copy(*from));
+        home.occupied = self.present.as_ref().is_some_and(|it| !it.is_empty());
+        (self.owed, self.given) = (false, None);
+        self.role = Role::Home(Box::new(home));
+        self.own_clients_are_there(node);
+        // Before anything is served, so that the first publication waits for them too.
+        self.choose_successors(node);
+        self.tell_own(opening.stood_at, node);
+        for (from, message) in opening.held {
+            self.asked_by_peer(from, message, node);
+        }
+        if self.is_home() {
+            self.settle_home(node);
+        }
+    }
+
+    /// Whether this node's copy is complete: all that the last home has said.
+    fn is_vouched_for(&self, opening: &Opening, node: &Node) -> bool {
+        let own = self.standing();
+        let mut all = self.held().into_iter().chain(opening.heard.iter().map(|(_, held)| *held));
+        all.any(|it| {
+            let nothing_since = |given| node.slots.nothing_since(self.slot, given);
+            it.given.is_some_and(nothing_since) && it.standing.is_level_with(&own)
+        })
+    }
+
+    fn open_stream(&mut self, term: Term, vouched: bool, node: &mut Node) {
+        if !self.options.keeps_history() {
+            self.forget_stream(node);
+            return;
+        }
+        match &mut self.stream {
+            None => {
+                let blind = node.slots.is_blind(self.slot);
+                let root = Root { blind, term, serial: node.next_id() };
+                let mut stream = Stream::new(node.new_epoch(), root);
+                if node.is_quorum() {
+                    stream.commit(0);
+                }
+                self.stream = Some(stream);
+            }
+            // Nothing acknowledged can be missing, and nobody has had what is not.
+            Some(stream) if node.is_quorum() => {
+                stream.mark(term);
+                stream.commit(0);
+            }
+            Some(_) if vouched => {}
+            Some(stream) => stream.succeed(node.new_epoch()),
+        }
+    }
+
+    /// This node's own subscribers stood at `old` until now, a mirror's or an earlier home's.
+    fn tell_own(&mut self, old: Option<Position>, node: &mut Node) {
+        self.keep_uncommitted();
+        let (Some(old), Some(stream)) = (old, &self.stream) else { return };
+        let missed = stream.after(old);
+        if old.epoch != stream.position().epoch || missed.is_none() {
+            self.deliver_local(Event::InsufficientState, node);
+        }
+        for publication in missed.into_iter().flatten() {
+            self.deliver_local(Event::Publication(publication), node);
+        }
+    }
+
+    /// Another node has claimed the slot: from here on the room is that one's.
+    pub(super) fn stop_being_home(&mut self, node: &mut Node) {
+        let Role::Home(home) = std::mem::replace(&mut self.role, Role::Guest) else { return };
+        self.owed = true;
+        self.given = node.slots.given(self.slot);
+        self.last_used = node.now;
+        self.outgoing.clear();
+        if !self.needs_copies() {
+            self.present = None;
+        }
+        self.give_up(*home, node);
+    }
+
+    /// The slot is another's after all.
+    pub(super) fn stop_opening(&mut self, node: &mut Node) {
+        let Role::Opening(opening) = std::mem::replace(&mut self.role, Role::Guest) else { return };
+        node.fetches.end(&self.name);
+        self.last_used = node.now;
+        for (from, message) in opening.held {
+            self.refuse_peer(from, &message, node);
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! What has to be done for many rooms, in slices: no input goes through more than some hundred.
+//!
+//! Rooms of slots that have changed hands take their new roles; rooms that lack a copy fetch it; pages go to
+//! peers as their links have room for them.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{
+    messages::{Held, Message, SlotMessage},
+    node::Out,
+    registry::State,
+    room::Room,
+    transfer::Source,
+    types::RoomName,
+};
+use crate::cluster::{node::NodeId, placement, slot_set::SlotSet, slots::Term};
+
+/// What is left to be done.
+#[derive(Debug, Default)]
+pub struct Work {
+    /// Slots whose rooms are to settle, in turn.
+    slots: SlotSet,
+    /// None are left.
+    swept: bool,
+    /// The rooms that are left of the slot whose turn it is.
+    rooms: Vec<RoomName>,
+    /// The peers that wait to be told that all rooms have turned to them, with their last claims.
+    owed: BTreeMap<NodeId, u64>,
+    /// Answers to claims.
+    inventories: BTreeMap<(NodeId, u64), Inventory>,
+}
+
+/// The answer to a claim, as far as it is not sent.
+#[derive(Debug)]
+struct Inventory {
+    slots: SlotSet,
+    rooms: VecDeque<RoomName>,
+    ended: Vec<(u16, Term)>,
+    unsure: Vec<u16>,
+}
+
+impl Work {
+    /// The rooms of these slots are to settle.
+    pub(super) fn sweep(&mut self, slots: impl IntoIterator<Item = u16>) {
+        slots.into_iter().for_each(|slot| self.slots.insert(slot));
+        self.swept = false;
+    }
+
+    /// So are all.
+    pub(super) fn sweep_all(&mut self) {
+        self.slots = SlotSet::all();
+        self.swept = false;
+    }
+
+    /// A peer waits to be told that all rooms have turned to it, after its claim of this number.
+    pub(super) fn owe(&mut self, peer: NodeId, claim: u64) {
+        self.owed.insert(peer, claim);
+    }
+
+    /// The link to a peer is gone.
+    pub(super) fn lose(&mut self, peer: NodeId) {
+        self.owed.remove(&peer);
+        self.inventories.retain(|(to, _), _| *to != peer);
+    }
+
+    fn is_left(&self) -> bool {
+        !self.swept || !self.owed.is_empty()
+    }
+}
+
+impl State {
+    /// Whether there is something to do that needs no input.
+    pub fn has_work(&self) -> bool {
+        let window = self.node.settings.window;
+        self.work.is_left()
+            || self.node.fetches.is_ready()
+            || self.node.flows.values().any(|flow| flow.is_ready(window))
+    }
+
+    /// Does as much as one input may.
+    pub(super) fn do_some_work(&mut self) {
+        self.sweep_some();
+        self.claim_anew();
+        self.fetch_some();
+        self.send_pages();
+    }
+
+    fn sweep_some(&mut self) {
+        if !self.work.is_left() {
+            return;
+        }
+        self.work.slots.retain(self.rooms.occupied());
+        for _ in 0..self.node.settings.slice {
+            while self.work.rooms.is_empty()
+                && let Some(slot) = self.work.slots.pop_first()
+            {
+                self.work.rooms = self.rooms.of_slot(slot).cloned().collect();
+            }
+            let Some(name) = self.work.rooms.pop() else { break };
+            self.with_room(&name, Room::settle);
+        }
+        if self.work.slots.is_empty() && self.work.rooms.is_empty() {
+            self.work.swept = true;
+            for (peer, claim) in std::mem::take(&mut self.work.owed) {
+                let message = Message::Settled(claim);
+                self.node.out.push(Out::Send { to: vec![peer], message });
+            }
+        }
+    }
+
+    fn fetch_some(&mut self) {
+        for _ in 0..self.node.settings.slice {
+            let Some(name) = self.node.fetches.next() else { break };
+            self.with_room(&name, Room::fetch);
+        }
+    }
+
+    /// Pages go to each peer in turn, as many as its link has room for.
+    fn send_pages(&mut self) {
+        if self.node.flows.values().all(|flow| flow.is_idle()) {
+            return;
+        }
+        let window = self.node.settings.window;
+        let peers: Vec<NodeId> = self.node.flows.keys().copied().collect();
+        for peer in peers {
+            while let Some(flow) = self.node.flows.get_mut(&peer)
+                && let Some((room, answer)) = flow.next_answer(window)
+            {
+                self.node.send_to(vec![peer], &room, answer);
+            }
+            for _ in 0..self.node.settings.slice {
+                let Some(flow) = self.node.flows.get_mut(&peer) else { break };
+                let Some(source) = flow.next(window) else { break };
+                let more = match &source {
+                    Source::Inventory(claim) => self.send_inventory(peer, *claim),
+                    Source::Room(name) => self.send_page_of(peer, name),
+                };
+                if more && let Some(flow) = self.node.flows.get_mut(&peer) {
+                    flow.ready(source);
+                }
+            }
+        }
+    }
+
+    fn send_page_of(&mut self, peer: NodeId, name: &RoomName) -> bool {
+        let sent = self.with_room(name, |room, node| {
+            room.follow_slot(node);
+            room.send_page(peer, node)
+        });
+        sent.unwrap_or(false)
+    }
+
+    /// What this node holds in slots that are another's from now on is told to it.
+    pub(super) fn begin_inventory(
+        &mut self,
+        to: NodeId,
+        claim: u64,
+        slots: SlotSet,
+        ended: Vec<(u16, Term)>,
+        unsure: Vec<u16>,
+    ) {
+        let inventory = Inventory { slots, rooms: VecDeque::new(), ended, unsure };
+        self.work.inventories.insert((to, claim), inventory);
+        self.node.flows.entry(to).or_default().urgent(Source::Inventory(claim));
+    }
+
+    /// Sends the next page of an inventory. Returns whether there are more.
+    fn send_inventory(&mut self, to: NodeId, claim: u64) -> bool {
+        let Some(mut inventory) = self.work.inventories.remove(&(to, claim)) else { return false };
+        let (mut rooms, mut bytes) = (Vec::new(), 0);
+        let (most, slice) = (self.node.settings.page, self.node.settings.slice);
+        let mut looked = 0;
+        inventory.slots.retain(self.rooms.occupied());
+        while bytes < most && looked < slice {
+            while inventory.rooms.is_empty()
+                && let Some(slot) = inventory.slots.pop_first()
+            {
+                inventory.rooms = self.rooms.of_slot(slot).cloned().collect();
+            }
+            let Some(name) = inventory.rooms.pop_front() else { break };
+            looked += 1;
+            if let Some(held) = self.take_stock(&name) {
+                bytes += name.len() + WEIGHT_HELD;
+                rooms.push((name, held));
+            }
+        }
+        let last = inventory.slots.is_empty() && inventory.rooms.is_empty();
+        let (mut ended, mut unsure) = (Vec::new(), Vec::new());
+        if last {
+            ended = std::mem::take(&mut inventory.ended);
+            unsure = std::mem::take(&mut inventory.unsure);
+        }
+        if !last {
+            self.work.inventories.insert((to, claim), inventory);
+        }
+        self.node.flows.entry(to).or_default().sent(bytes);
+        let message = SlotMessage::Inventory { claim, rooms, ended, unsure, last };
+        self.node.send_about_slots(vec![to], message);
+        !last
+    }
+
+    /// What this node holds of a room, as one that is not its home.
+    fn take_stock(&mut self, name: &RoomName) -> Option<Held> {
+        let held = self.with_room(name, |room, node| {
+            room.follow_slot(node);
+            room.held()
+        });
+        held.flatten()
+    }
+
+    /// A peer has told what it holds in slots that this node claims or owns.
+    pub(super) fn inventory_came(
+        &mut self,
+        from: NodeId,
+        claim: u64,
+        rooms: Vec<(RoomName, Held)>,
+        (ended, unsure): (&[(u16, Term)], &[u16]),
+        last: bool,
+    ) {
+        let bytes = rooms.iter().map(|(name, _)| name.len() + WEIGHT_HELD).sum();
+        self.node.dealt_with(from, bytes);
+        for (name, held) in rooms {
+            if self.node.owner(placement::slot(&name)) != Some(self.node.me) {
+                continue;
+            }
+            self.in_room(&name, |room, node| {
+                room.heard_of(from, held, node);
+                room.settle(node);
+            });
+        }
+        if last {
+            self.node.slots.heard(from, claim, ended, unsure);
+            self.own_what_is_answered();
+        }
+    }
+}
+
+/// What a room counts in an inventory, beside its name.
+const WEIGHT_HELD: usize = 64;
