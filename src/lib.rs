@@ -62,7 +62,7 @@
 //! perform the outputs. `tests/layering.rs` keeps them apart. Pure code knows: [protocol], [room] (but its
 //! actor), [cluster] (but membership, gossip, seeds and sight), [mesh::wire], [mesh::noise] and [mesh::life],
 //! [session::state] and what it needs, [access] (but [access::jwks]), [backend] (but its caller), [webhooks] (but
-//! its sender), [runtime::time], [runtime::reclaim], [config].
+//! its sender), [runtime::time], [runtime::reclaim], [runtime::longest], [config].
 //!
 //! [placement]: cluster::placement
 //! [slots]: cluster::slots

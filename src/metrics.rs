@@ -1,7 +1,8 @@
 //! SHELL. What the node counts, by the names under which operators read it.
 
 use prometheus::{
-    Encoder as _, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder as _, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 macro_rules! metrics {
@@ -26,6 +27,7 @@ macro_rules! metrics {
         }
     };
     (@new IntCounter, $opts:ident) => { IntCounter::with_opts($opts) };
+    (@new Gauge, $opts:ident) => { Gauge::with_opts($opts) };
     (@new IntGauge, $opts:ident) => { IntGauge::with_opts($opts) };
     (@new IntCounterVec, $opts:ident, [$($label:literal),+]) => { IntCounterVec::new($opts, &[$($label),+]) };
     (@new IntGaugeVec, $opts:ident, [$($label:literal),+]) => { IntGaugeVec::new($opts, &[$($label),+]) };
@@ -44,6 +46,8 @@ metrics! {
     subscriptions: IntGauge = "subscriptions", "Subscriptions of this node's clients.";
     /// Rooms known.
     rooms: IntGauge = "rooms", "Rooms that this node knows, as home or as mirror.";
+    /// The longest input of the room registry.
+    longest_input: Gauge = "registry_longest_input_seconds", "Longest that one input kept all rooms of this node waiting, of the last minute or two.";
     /// History kept.
     history_bytes: IntGauge = "history_bytes", "Bytes of publications that this node keeps, as home or as mirror.";
     /// Messages from clients.

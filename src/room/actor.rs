@@ -24,7 +24,9 @@ use crate::{
     metrics::Metrics,
     protocol::codes::ErrorCode,
     runtime::{
-        clock, memory,
+        clock,
+        longest::Longest,
+        memory,
         reclaim::Reclaim,
         time::Time,
         timers::{self, Timed},
@@ -51,6 +53,8 @@ pub struct RoomRegistry {
     calls: HashMap<u64, Call>,
     /// Of the rooms and subscriptions.
     reclaim: Reclaim,
+    /// Of the inputs: nothing else of any room happens meanwhile.
+    longest: Longest,
     address: Option<Addr<Self>>,
     /// It has told itself to go on with what is left to be done.
     goes_on: bool,
@@ -81,6 +85,7 @@ impl RoomRegistry {
             next_call: 0,
             calls: HashMap::new(),
             reclaim: Reclaim::default(),
+            longest: Longest::default(),
             address: None,
             goes_on: false,
         }
@@ -91,7 +96,7 @@ impl RoomRegistry {
         self.handle_at(input, now);
         // A busy mailbox is emptied before anything else of the actor runs.
         if now.since(self.state.ticked()) >= TICK {
-            self.handle_at(In::Tick, now);
+            self.handle_at(In::Tick, clock::now());
         }
     }
 
@@ -106,6 +111,7 @@ impl RoomRegistry {
         {
             address.do_send(GoOn);
         }
+        self.longest.note(clock::now().since(now));
     }
 
     fn perform(&mut self, out: Out) {
@@ -207,6 +213,7 @@ impl RoomRegistry {
         self.metrics.mesh_links.set(self.links.len() as i64);
         self.handle(In::Facts(facts));
         let now = clock::now();
+        self.metrics.longest_input.set(self.longest.get(now).as_secs_f64());
         self.reclaim.update(self.state.rooms() + self.state.subscriptions(), now);
         if self.reclaim.take_due(now) {
             memory::give_back();
