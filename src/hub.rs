@@ -4,11 +4,10 @@
 //! message per socket, on the same thread. A push is encoded once per worker and encoding: as a whole WebSocket
 //! frame that all sockets share, or as what the bodies of streamed responses share.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use actix::prelude::*;
 use bytes::Bytes;
-use rustc_hash::FxHashMap;
 
 use crate::{
     metrics::Metrics,
@@ -74,10 +73,11 @@ pub struct Hub {
     metrics: Metrics,
     slots: Vec<Slot>,
     free: Vec<u32>,
-    /// In each room the members are in the order of their slots.
-    rooms: FxHashMap<RoomName, Vec<Member>>,
+    /// In each room the members are in the order of their slots. Clients choose the names, so the hash has a
+    /// secret key.
+    rooms: HashMap<RoomName, Vec<Member>>,
     /// Of the rooms where some members want something otherwise than the rest.
-    wishes: FxHashMap<RoomName, Wishes>,
+    wishes: HashMap<RoomName, Wishes>,
     timers: Timers,
     /// Of the sockets.
     reclaim: Reclaim,
@@ -101,8 +101,8 @@ impl Hub {
             metrics,
             slots: Vec::new(),
             free: Vec::new(),
-            rooms: FxHashMap::default(),
-            wishes: FxHashMap::default(),
+            rooms: HashMap::new(),
+            wishes: HashMap::new(),
             timers: Timers::default(),
             reclaim: Reclaim::default(),
             stopping: None,

@@ -4,7 +4,10 @@
 //! In: who comes with which wish, who goes, and each publication that all of them are offered. Out: what each
 //! is to get of it. Equal filters are asked once. A room without wishes needs none of this.
 
-use std::{collections::hash_map::Entry, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
 
 use rustc_hash::FxHashMap;
 
@@ -50,7 +53,8 @@ impl Form {
 pub struct Wishes {
     of: FxHashMap<u32, Kept>,
     filters: Vec<Known>,
-    by_filter: FxHashMap<Arc<Filter>, usize>,
+    /// Clients choose the filters, so the hash has a secret key.
+    by_filter: HashMap<Arc<Filter>, usize>,
     unused: Vec<usize>,
     /// How many want deltas.
     deltas: usize,
