@@ -20,6 +20,7 @@ use std::fmt;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 
 use crate::node::node_name;
 use crate::rough::Rough;
@@ -139,6 +140,12 @@ pub struct Hosts {
 
 /// Whether hosts can be made here, or what is missing.
 pub fn available() -> Result<(), String> {
+    // Once: tests that run side by side would get in each other's way.
+    static AVAILABLE: OnceLock<Result<(), String>> = OnceLock::new();
+    AVAILABLE.get_or_init(probe).clone()
+}
+
+fn probe() -> Result<(), String> {
     let probe = format!("rcprobe{}", std::process::id());
     run("nft", &["list", "tables"])?;
     run("ip", &["netns", "add", &probe])?;
