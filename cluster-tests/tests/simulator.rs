@@ -98,6 +98,7 @@ fn whatever_happens_no_gap_is_silent() {
 /// Histories that once failed. A seed means another history whenever what histories consist of changes.
 const ONCE_FAILED: &[(u64, Faults)] = &[
     (354, Faults::Starts),
+    (205, Faults::Everything),
     (930, Faults::Drains),
     (91, Faults::Cuts),
     (387, Faults::Cuts),

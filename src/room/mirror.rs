@@ -426,7 +426,8 @@ impl Room {
         }
         if let Some(begin) = page.begin {
             if let Begin::Afresh { standing, .. } = &begin
-                && own.is_some_and(|own| own.is_newer_than(standing))
+                && own
+                    .is_some_and(|own| own.is_newer_than(standing) && !own.is_level_with(standing))
             {
                 // The home has not heard yet what is held here, and is about to: until then it must not be lost.
                 mirror.state = State::Detached;
