@@ -28,6 +28,13 @@ pub struct Term {
     pub node: NodeId,
 }
 
+impl Term {
+    /// The term of the claim with which `node` follows this one. Counts come from peers, so they end somewhere.
+    fn next(self, node: NodeId) -> Self {
+        Self { count: self.count.saturating_add(1), node }
+    }
+}
+
 /// A claim as it is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
@@ -52,7 +59,7 @@ pub enum Ownership {
     Theirs(Option<NodeId>),
 }
 
-/// A slot as a peer answered a claim: whether this node's own owner has stopped.
+/// What a node answers to a claim.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answered {
     /// The slots that were refused, with the terms that are in the way.
@@ -211,11 +218,6 @@ impl Slots {
         self.quorum.is_none() && it.before.count > 0 && !it.heard_before
     }
 
-    /// Quorum only: whether this run of the node knows all that was acknowledged and answered in a slot.
-    pub fn is_sure(&self, slot: u16) -> bool {
-        self.slots[usize::from(slot)].sure
-    }
-
     /// Quorum only: whether this run of the node knows what earlier ones have answered, so that an
     /// acknowledgement may count on it.
     pub fn is_informed(&self, slot: u16) -> bool {
@@ -223,7 +225,7 @@ impl Slots {
     }
 
     /// The slots that this node owns.
-    pub fn owned(&self) -> Vec<u16> {
+    fn owned(&self) -> Vec<u16> {
         self.standing(Stand::Owns)
     }
 
@@ -249,7 +251,7 @@ impl Slots {
             by_owner.entry(owner.filter(|_| before.count > 0)).or_default().insert(*slot);
             (it.before, it.heard_before) = (before, false);
             it.ended.clear();
-            it.term = Term { count: before.count + 1, node: self.me };
+            it.term = before.next(self.me);
             (it.stand, it.denied) = (Stand::Claims, false);
         }
         for (owner, slots) in by_owner {
@@ -359,7 +361,8 @@ impl Slots {
     }
 
     /// Slots are refused, to a claim of this number or to something else that this node has said as their owner.
-    /// A claim may have come to nothing meanwhile, and been followed by another. Returns those that this node has owned or claimed until now.
+    /// A claim may have come to nothing meanwhile, and been followed by another. Returns those that this node has
+    /// owned or claimed until now.
     pub fn refused(&mut self, claim: Option<u64>, refused: &[(u16, Term)]) -> Vec<u16> {
         let mut lost = Vec::new();
         for (slot, term) in refused {
@@ -475,7 +478,7 @@ impl Slots {
         for slot in &stopped {
             let it = &mut self.slots[usize::from(*slot)];
             // Until someone else claims it, only this node itself can.
-            it.end(Term { count: it.term.count + 1, node: self.me });
+            it.end(it.term.next(self.me));
             it.stand = Stand::Follows;
         }
         stopped

@@ -103,14 +103,9 @@ impl Room {
     }
 
     pub(super) fn home_due(&self, home: &Home, node: &Node) -> Option<Time> {
-        let settings = &node.settings;
-        let patience = match node.is_quorum() {
-            true => settings.publish_timeout,
-            false => settings.replica_timeout,
-        };
         let look_again = self.absent(home, node).next().map(|_| node.now + LOOK_AGAIN);
         let unknown = home.unknown.as_ref().map(|it| it.0);
-        let due = [home.replication.next_due(patience), look_again, unknown];
+        let due = [home.replication.next_due(node.patience()), look_again, unknown];
         due.into_iter().flatten().min()
     }
 
@@ -197,10 +192,7 @@ impl Room {
     /// Answers for what the successors have, and does without those that are too slow.
     fn acknowledge(&mut self, node: &mut Node) {
         let (top, now, needed) = (self.top(), node.now, node.acks_needed());
-        let patience = match needed {
-            None => node.settings.replica_timeout,
-            Some(_) => node.settings.publish_timeout,
-        };
+        let patience = node.patience();
         let Some(home) = self.home_mut() else { return };
         let given_up = match needed {
             Some(_) => home.replication.overdue(now, patience),

@@ -294,6 +294,15 @@ impl Node {
         self.settings.quorum_of.map(|expected| Quorum { expected }.majority() - 1)
     }
 
+    /// How long an acknowledgement waits for a successor: with a quorum until it fails, else until that one is done
+    /// without.
+    pub(super) fn patience(&self) -> Duration {
+        match self.is_quorum() {
+            true => self.settings.publish_timeout,
+            false => self.settings.replica_timeout,
+        }
+    }
+
     /// Whether the node must not take publications into rooms with history: most of the others may go on
     /// without it.
     pub fn is_in_minority(&self) -> bool {
@@ -329,11 +338,12 @@ impl Node {
         let Some(weight) = weight_of_answer(answer) else {
             return self.send_to(vec![to], room, message);
         };
-        let (window, flow) = (self.settings.window, self.flows.entry(to).or_default());
-        let window = if waits { window } else { usize::MAX };
-        if let Some(message) = flow.answer(room, message, weight, window) {
-            self.send_to(vec![to], room, message);
+        let flow = self.flows.entry(to).or_default();
+        if waits && flow.is_busy(self.settings.window) {
+            return flow.wait(room, message, weight);
         }
+        flow.sent(weight);
+        self.send_to(vec![to], room, message);
     }
 
     /// A room has pages for a peer.

@@ -166,11 +166,6 @@ impl State {
         &self.node.routable
     }
 
-    /// How many slots this node owns.
-    pub fn slots_owned(&self) -> usize {
-        self.node.slots.owned().len()
-    }
-
     /// Subscriptions of this node's clients.
     pub fn subscriptions(&self) -> usize {
         self.node.subscriptions

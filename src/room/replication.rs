@@ -150,11 +150,8 @@ impl Replication {
 
     /// Keeps an answer until its time has come; gives it back if that is now.
     pub fn wait(&mut self, unacked: Unacked, top: u64, needed: Option<usize>) -> Option<Unacked> {
-        let acked = unacked.offset == 0 || unacked.offset <= self.acked(top, needed);
-        if self.unacked.is_empty() && acked {
-            return Some(unacked);
-        }
-        if unacked.offset == 0 {
+        let is_next = self.unacked.is_empty();
+        if unacked.offset == 0 || is_next && unacked.offset <= self.acked(top, needed) {
             return Some(unacked);
         }
         self.unacked.push_back(unacked);

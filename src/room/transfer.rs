@@ -12,7 +12,6 @@ use std::{
 };
 
 use super::{
-    line::{Line, Standing},
     messages::{Begin, End, Item, Page, RoomMessage},
     options::RoomOptions,
     stream::Stream,
@@ -81,20 +80,14 @@ impl Flow {
         self.ready.is_empty() && self.answers.is_empty()
     }
 
-    /// A large answer is to go. Returns it, if it may at once.
-    pub fn answer(
-        &mut self,
-        room: &RoomName,
-        answer: RoomMessage,
-        weight: usize,
-        window: usize,
-    ) -> Option<RoomMessage> {
-        if self.under_way >= window || window != usize::MAX && !self.answers.is_empty() {
-            self.answers.push_back((room.clone(), answer, weight));
-            return None;
-        }
-        self.sent(weight);
-        Some(answer)
+    /// Whether a large answer has to wait: for the link to have room, or for earlier ones.
+    pub fn is_busy(&self, window: usize) -> bool {
+        self.under_way >= window || !self.answers.is_empty()
+    }
+
+    /// A large answer waits.
+    pub fn wait(&mut self, room: &RoomName, answer: RoomMessage, weight: usize) {
+        self.answers.push_back((room.clone(), answer, weight));
     }
 
     /// The next answer that has waited, if the link has room for it.
@@ -107,7 +100,7 @@ impl Flow {
         Some((room, answer))
     }
 
-    /// A page of so many bytes is sent.
+    /// A page or a large answer of so many bytes is sent.
     pub fn sent(&mut self, bytes: usize) {
         self.under_way += bytes;
     }
@@ -292,8 +285,6 @@ pub struct Incoming {
     pub stream: Option<Stream>,
     /// What has no place in a stream, and the clients.
     pub others: Vec<Item>,
-    /// The first page has come.
-    pub begun: bool,
     /// It goes on from what is here.
     pub follows: bool,
     /// Quorum: up to where a majority has it.
@@ -307,10 +298,10 @@ impl Incoming {
             Begin::Nothing => (None, false),
             Begin::Follow { .. } => (None, true),
             Begin::Afresh { line, standing, first } => {
-                (Some(new_stream(line, &standing, first)), false)
+                (Some(Stream::copy(line, &standing, first)), false)
             }
         };
-        Self { stream, others: Vec::new(), begun: true, follows, committed: None }
+        Self { stream, others: Vec::new(), follows, committed: None }
     }
 
     /// A part of it has come.
@@ -324,8 +315,4 @@ impl Incoming {
             }
         }
     }
-}
-
-fn new_stream(line: Line, standing: &Standing, first: u64) -> Stream {
-    Stream::copy(line, standing, first)
 }

@@ -15,6 +15,9 @@ use super::{
 };
 use crate::cluster::{node::NodeId, placement, slot_set::SlotSet, slots::Term};
 
+/// What a room counts in an inventory, beside its name.
+const WEIGHT_HELD: usize = 64;
+
 /// What is left to be done.
 #[derive(Debug, Default)]
 pub struct Work {
@@ -234,6 +237,3 @@ impl State {
         }
     }
 }
-
-/// What a room counts in an inventory, beside its name.
-const WEIGHT_HELD: usize = 64;
