@@ -391,6 +391,7 @@ impl Handler<FromRegistry> for Hub {
                 if result.is_ok() {
                     self.enter(&room, socket, flags, wish);
                 }
+                let result = result.map_err(Into::into);
                 self.tell(socket, In::Subscribed { room, id, result });
             }
             Out::Unsubscribed { socket, reply, room } => {

@@ -20,6 +20,7 @@ use roomcast::cluster::membership;
 use roomcast::cluster::node::{NodeInfo, Phase};
 use roomcast::cluster::secret::Secrets;
 use roomcast::mesh::noise::Handshake;
+use roomcast::mesh::version::{OURS, Versions};
 use roomcast::mesh::wire::{self, Frame, Hello};
 use roomcast::metrics::Metrics;
 use serde_json::json;
@@ -269,8 +270,11 @@ fn a_crowd_that_says_nothing_at_the_mesh_port_costs_no_link() {
     it.end();
 }
 
+/// What a node speaks that is more than one mesh version ahead.
+const NEWER: Versions = Versions { oldest: OURS.newest + 1, newest: OURS.newest + 2 };
+
 /// Says hello at a node's mesh port as a node of another mesh version, with the right secret.
-fn hello_of(version: u32, mesh: SocketAddr) -> Result<usize, String> {
+fn hello_of(theirs: Versions, mesh: SocketAddr) -> Result<usize, String> {
     let mut secrets = Secrets::default();
     secrets.add(SECRET).ok_or("long enough")?;
     let noise = |e| format!("{e:?}");
@@ -283,7 +287,9 @@ fn hello_of(version: u32, mesh: SocketAddr) -> Result<usize, String> {
     stream.read_exact(&mut answer).map_err(|e| e.to_string())?;
     handshake.read(&answer).map_err(noise)?;
     let (mut sealer, _) = handshake.finish().map_err(noise)?;
-    let hello = Hello { version, cluster: "roomcast".into(), node: other_node(mesh), to: None };
+    let Versions { oldest, newest } = theirs;
+    let (cluster, node) = ("roomcast".into(), other_node(mesh));
+    let hello = Hello { newest, cluster, node, to: None, oldest };
     let frame = wire::encode(&Frame::Hello(hello)).map_err(|code| format!("{code:?}"))?;
     let mut sealed = BytesMut::new();
     sealer.seal(&frame, &mut sealed).map_err(noise)?;
@@ -301,13 +307,11 @@ fn a_node_of_another_mesh_version_gets_no_link() {
     let mut it = begin();
     let mesh = address(&it.world.cluster.node(0).mesh);
     let before = count(&it.world, 0, NOT_INTRODUCED);
-    it.world
-        .check("the door is shut on a newer one", |_| hello_of(wire::VERSION + 1, mesh).map(drop));
+    it.world.check("the door is shut on a newer one", |_| hello_of(NEWER, mesh).map(drop));
     it.counted(0, NOT_INTRODUCED, before, 1);
     it.world.eventually("and the log names both versions", SOON, |world| {
         let log = world.cluster.node(0).log();
-        let (theirs, ours) = (wire::VERSION + 1, wire::VERSION);
-        let told = format!("it speaks mesh version {theirs}, this node {ours}");
+        let told = format!("it speaks mesh version {NEWER}, this node {OURS}");
         ensure(log.contains(&told), || log)
     });
     it.end();
@@ -329,9 +333,12 @@ fn gossip_as_another_version(world: &World) -> (Runtime, ChitchatHandle) {
         let metrics = Metrics::new().expect("metrics");
         let transport = Gossip::new(socket, &secrets.keys("gossip"), metrics);
         let handle = membership::start(&settings, &transport).await.expect("it gossips");
-        let newer = (wire::VERSION + 1).to_string();
+        let Versions { oldest, newest } = NEWER;
         handle
-            .with_chitchat(|it| it.self_node_state().set(membership::VERSION, newer.as_str()))
+            .with_chitchat(|it| {
+                it.self_node_state().set(membership::OLDEST, oldest.to_string());
+                it.self_node_state().set(membership::NEWEST, newest.to_string());
+            })
             .await;
         handle
     });
@@ -345,7 +352,7 @@ fn a_node_that_gossips_another_mesh_version_is_left_out_and_named() {
     for node in [0, 1] {
         it.world.eventually("the log names both versions", SOON, |world| {
             let log = world.cluster.node(node).log();
-            let theirs = format!("\"theirs\":\"{}\"", wire::VERSION + 1);
+            let theirs = format!("\"theirs\":\"{NEWER}\"");
             ensure(log.contains(&theirs) && log.contains("is left out"), || log)
         });
     }

@@ -14,7 +14,10 @@ use roomcast::{
         node::{NodeId, NodeInfo, Phase},
         view::View,
     },
-    mesh::wire::{self, Frame, FrameError},
+    mesh::{
+        version::OURS,
+        wire::{self, Frame, FrameError},
+    },
     room::{
         messages::Message,
         options::{Namespaces, RoomOptions},
@@ -52,7 +55,7 @@ fn play(input: &mut Unstructured<'_>) -> Result<()> {
                 None => continue,
             },
             7..=9 => In::Request(room(input)?, request(input)?),
-            10 => In::LinkUp(peer(input)?),
+            10 => In::LinkUp(peer(input)?, OURS.newest),
             11 => In::LinkDown(peer(input)?),
             12 => In::View(view(input)?),
             13 => In::Survey(1, Survey::Channels("*".into())),

@@ -14,7 +14,10 @@ use roomcast::{
         placement::{Placement, slot},
         view::View,
     },
-    mesh::wire::{self, Frame},
+    mesh::{
+        version::OURS,
+        wire::{self, Frame},
+    },
     room::{
         messages::Message,
         registry::{In, Out, Settings, State},
@@ -76,7 +79,7 @@ impl Mesh {
         }
         for (id, peer) in ids.into_iter().flat_map(|id| ids.map(|peer| (id, peer))) {
             if id != peer {
-                mesh.play(id, In::LinkUp(peer));
+                mesh.play(id, In::LinkUp(peer, OURS.newest));
             }
         }
         while let Some(busy) = mesh.nodes.iter().position(|(_, state)| state.has_work()) {

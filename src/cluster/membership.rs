@@ -24,7 +24,7 @@ use super::{
 use crate::{
     mesh::{
         dialer::{Dialer, Know},
-        wire,
+        version::{OURS, Versions},
     },
     metrics::Metrics,
     room::actor::{FromCluster, RoomRegistry},
@@ -40,8 +40,10 @@ const REMEMBRANCE: Duration = Duration::from_secs(600);
 const PHASE: &str = "phase";
 const MESH: &str = "mesh";
 const HTTP: &str = "http";
-/// Version of what is said on links: see [`wire::VERSION`].
-pub const VERSION: &str = "mesh_version";
+/// The newest version of what is said on links that a node speaks: see [`crate::mesh::version`].
+pub const NEWEST: &str = "mesh_version";
+/// The oldest.
+pub const OLDEST: &str = "mesh_oldest_version";
 
 /// What gossip needs to know to begin.
 pub struct Settings {
@@ -81,7 +83,8 @@ pub async fn start(settings: &Settings, transport: &Gossip) -> anyhow::Result<Ch
         (MESH.into(), me.mesh.to_string()),
         (HTTP.into(), me.http.to_string()),
         (PHASE.into(), me.phase.word().to_owned()),
-        (VERSION.into(), wire::VERSION.to_string()),
+        (NEWEST.into(), OURS.newest.to_string()),
+        (OLDEST.into(), OURS.oldest.to_string()),
     ];
     spawn_chitchat(config, facts, transport).await
 }
@@ -180,22 +183,27 @@ impl Actor for Membership {
     }
 }
 
-/// The nodes that speak another mesh version. Links to them are refused, so rooms that were placed on them
+/// The mesh versions that a node speaks; none while gossip has not brought them.
+fn versions(state: &NodeState) -> Option<Versions> {
+    let version = |key| state.get(key)?.parse().ok();
+    Some(Versions { oldest: version(OLDEST)?, newest: version(NEWEST)? })
+}
+
+/// The nodes that speak no mesh version that this one speaks. Links to them are refused, so rooms that were placed on them
 /// could not be reached. Says so of those that were not there `before`.
 fn leave_out(
     nodes: &BTreeMap<ChitchatId, NodeState>,
     before: &BTreeSet<ChitchatId>,
 ) -> BTreeSet<ChitchatId> {
-    let ours = wire::VERSION.to_string();
     let others = nodes.iter().filter_map(|(id, state)| {
-        let theirs = state.get(VERSION).filter(|it| *it != ours)?;
+        let theirs = versions(state).filter(|it| OURS.agree(*it).is_none())?;
         if !before.contains(id) {
             let node = &*id.node_id;
             tracing::warn!(
                 node,
-                theirs,
-                ours,
-                "a node speaks another mesh version, and is left out: upgrade one"
+                %theirs,
+                ours = %OURS,
+                "a node speaks other mesh versions, and is left out: upgrade one version at a time"
             );
         }
         Some(id.clone())
@@ -203,9 +211,10 @@ fn leave_out(
     others.collect()
 }
 
-/// What a node says of itself; none while gossip has not brought all of it, and of one that speaks another mesh version.
+/// What a node says of itself; none while gossip has not brought all of it, and of one that speaks no mesh version
+/// that this one speaks.
 fn node_info(id: &ChitchatId, state: &NodeState) -> Option<NodeInfo> {
-    (state.get(VERSION)?.parse() == Ok(wire::VERSION)).then_some(())?;
+    OURS.agree(versions(state)?)?;
     Some(NodeInfo {
         name: id.node_id.to_string(),
         generation: id.generation_id,

@@ -401,14 +401,21 @@ impl Slots {
         it.denied |= it.stand == Stand::Follows && it.term.node == from;
     }
 
+    /// In answer to a claim `from` has named terms of its own claims that came to nothing, or end now.
+    pub fn ended(&mut self, from: NodeId, id: u64, ended: &[(u16, Term)]) {
+        let Some(pending) = self.pending.get(&id).filter(|it| it.waiting.contains(&from)) else {
+            return;
+        };
+        for (slot, term) in ended.iter().filter(|(slot, _)| pending.slots.contains(*slot)) {
+            self.slots[usize::from(*slot)].ended.push(*term);
+        }
+    }
+
     /// `from` has said all that it holds in the slots of a claim.
-    pub fn heard(&mut self, from: NodeId, id: u64, ended: &[(u16, Term)], unsure: &[u16]) {
+    pub fn heard(&mut self, from: NodeId, id: u64, unsure: &[u16]) {
         let Some(pending) = self.pending.get_mut(&id) else { return };
         if pending.waiting.remove(&from) {
             pending.heard.insert(from);
-            for (slot, term) in ended.iter().filter(|(slot, _)| pending.slots.contains(*slot)) {
-                self.slots[usize::from(*slot)].ended.push(*term);
-            }
             for slot in unsure {
                 pending.unsure.entry(*slot).or_default().insert(from);
             }
@@ -575,7 +582,8 @@ mod tests {
                 for other in answering.iter_mut().filter(|it| to.contains(&it.me)) {
                     let answered = other.answer(claimer.me, &claim, |_| false, |_| true);
                     claimer.refused(Some(claim.id), &answered.refused);
-                    claimer.heard(other.me, 1, &answered.ended, &answered.unsure);
+                    claimer.ended(other.me, 1, &answered.ended);
+                    claimer.heard(other.me, 1, &answered.unsure);
                     answers.push(answered);
                 }
             }
@@ -595,9 +603,9 @@ mod tests {
     fn a_claim_waits_for_everyone_that_is_asked() {
         let mut a = node(A);
         a.claim(&[7], &peers(&[B, C]), || 1);
-        a.heard(B, 1, &[], &[]);
+        a.heard(B, 1, &[]);
         assert_eq!(a.complete(), [0u16; 0]);
-        a.heard(C, 1, &[], &[]);
+        a.heard(C, 1, &[]);
         assert_eq!(a.complete(), [7]);
         assert_eq!(a.ownership(7), Ownership::Mine(Term { count: 1, node: A }));
     }
@@ -610,11 +618,11 @@ mod tests {
         let first = b.to_send(|_| true);
         assert_eq!(first.iter().map(|(_, to)| to.clone()).collect::<Vec<_>>(), [[A]]);
         assert!(b.to_send(|_| true).is_empty(), "not again");
-        b.heard(A, 2, &[], &[]);
+        b.heard(A, 2, &[]);
         let (then, to) = b.to_send(|_| true).remove(0);
         assert_eq!((to, then.asked), (vec![C], vec![C, A, B]));
         assert_eq!(b.complete(), [0u16; 0]);
-        b.heard(C, 2, &[], &[]);
+        b.heard(C, 2, &[]);
         assert_eq!(b.complete(), [7]);
     }
 
@@ -622,9 +630,9 @@ mod tests {
     fn one_that_was_heard_and_lost_is_asked_again() {
         let mut a = node(A);
         a.claim(&[7], &peers(&[B, C]), || 1);
-        a.heard(B, 1, &[], &[]);
+        a.heard(B, 1, &[]);
         a.lose(B);
-        a.heard(C, 1, &[], &[]);
+        a.heard(C, 1, &[]);
         assert_eq!(a.complete(), [0u16; 0]);
         a.give_up_on(B);
         assert_eq!(a.complete(), [7]);
@@ -684,16 +692,16 @@ mod tests {
         let quorum = Some(Quorum { expected: 3 });
         let mut a = Slots::new(A, quorum);
         a.claim(&[7], &peers(&[B]), || 1);
-        a.heard(B, 1, &[], &[7]);
+        a.heard(B, 1, &[7]);
         assert_eq!(a.complete(), [0u16; 0], "two of three that may have forgotten all");
         a.meet(C, 9);
-        a.heard(C, 1, &[], &[7]);
+        a.heard(C, 1, &[7]);
         assert_eq!(a.complete(), [7], "there is nobody else who could know more");
         let mut b = Slots::new(B, quorum);
         b.slots[7].sure = true;
         b.claim(&[7], &peers(&[A]), || 1);
         assert_eq!(b.complete(), [0u16; 0]);
-        b.heard(A, 1, &[], &[]);
+        b.heard(A, 1, &[]);
         assert_eq!(b.complete(), [7]);
     }
 

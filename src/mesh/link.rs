@@ -27,6 +27,7 @@ use super::{
     dialer::{Dialer, Ended},
     life::Life,
     noise::{self, Handshake, Opener, Sealer},
+    version::{MeshVersion, OURS, Versions},
     wire::{self, Frame, Hello},
 };
 use crate::{
@@ -99,6 +100,8 @@ pub enum LinkError {
 pub struct Introduced {
     /// Who is on the other end.
     pub peer: NodeInfo,
+    /// What the link uses.
+    version: MeshVersion,
     reader: Reader,
     write: OwnedWriteHalf,
     sealer: Sealer,
@@ -165,17 +168,18 @@ async fn try_introduce(
     let (read, mut write) = io.into_split();
     let mut reader = Reader { read, opener, sealed: BytesMut::new(), open: BytesMut::new() };
     let hello = Hello {
-        version: wire::VERSION,
+        newest: OURS.newest,
         cluster: settings.cluster.clone(),
         node: settings.me.clone(),
         to,
+        oldest: OURS.oldest,
     };
     let frame = wire::encode(&Frame::Hello(hello))
         .map_err(|_| LinkError::Refused("this node's own hello is too large".into()))?;
     let mut sealed = BytesMut::new();
     sealer.seal(&frame, &mut sealed)?;
     write.write_all(&sealed).await?;
-    let peer = loop {
+    let (peer, version) = loop {
         // No more than the hello: what follows it belongs to the link.
         if let Some(message) = wire::decode(&mut reader.open)? {
             break check_hello(message, to, &settings.me, &settings.cluster)?;
@@ -185,7 +189,7 @@ async fn try_introduce(
         }
         reader.opener.open(&mut reader.sealed, &mut reader.open)?;
     };
-    Ok(Introduced { peer, reader, write, sealer })
+    Ok(Introduced { peer, version, reader, write, sealer })
 }
 
 async fn dial_sealed(
@@ -228,16 +232,18 @@ fn check_hello(
     dialled: Option<NodeId>,
     me: &NodeInfo,
     cluster: &str,
-) -> Result<NodeInfo, LinkError> {
+) -> Result<(NodeInfo, MeshVersion), LinkError> {
     let refuse = |why: String| Err(LinkError::Refused(why));
     let Frame::Hello(hello) = message else {
         return refuse("it did not introduce itself".into());
     };
     let id = hello.node.id();
-    if hello.version != wire::VERSION {
-        let (theirs, ours) = (hello.version, wire::VERSION);
-        return refuse(format!("it speaks mesh version {theirs}, this node {ours}: upgrade one"));
-    }
+    let theirs = Versions { oldest: hello.oldest, newest: hello.newest };
+    let Some(version) = OURS.agree(theirs) else {
+        return refuse(format!(
+            "it speaks mesh version {theirs}, this node {OURS}: upgrade one version at a time"
+        ));
+    };
     if hello.cluster != cluster {
         return refuse(format!("it belongs to cluster {:?} (cluster.id)", hello.cluster));
     }
@@ -248,7 +254,7 @@ fn check_hello(
     if hello.to.is_some_and(|to| to != me.id()) || dialled.is_some_and(|to| to != id) {
         return refuse(format!("{:?} is another run of that node", hello.node.name));
     }
-    Ok(hello.node)
+    Ok((hello.node, version))
 }
 
 /// What waits to be sent.
@@ -263,6 +269,7 @@ struct Outgoing {
 pub struct Link {
     settings: Settings,
     peer: NodeInfo,
+    version: MeshVersion,
     outgoing: Rc<Outgoing>,
     /// Shared with what reads.
     life: Rc<RefCell<Life>>,
@@ -276,10 +283,11 @@ pub struct Link {
 impl Link {
     /// The actor of a connection on which both sides are known.
     pub fn new(introduced: Introduced, settings: Settings, dialer: Addr<Dialer>) -> Self {
-        let Introduced { peer, reader, write, sealer } = introduced;
+        let Introduced { peer, version, reader, write, sealer } = introduced;
         Self {
             settings,
             peer,
+            version,
             outgoing: Rc::default(),
             life: Rc::new(RefCell::new(Life::new(HEARTBEAT, SILENCE, clock::now()))),
             spoke: false,
@@ -333,8 +341,8 @@ impl Actor for Link {
     fn started(&mut self, ctx: &mut Self::Context) {
         let Some((reader, write, sealer)) = self.halves.take() else { return };
         let id = self.peer.id();
-        tracing::info!(peer = %self.peer.name, %id, "link up");
-        self.settings.registry.do_send(FromCluster::LinkUp(id, ctx.address()));
+        tracing::info!(peer = %self.peer.name, %id, version = self.version, "link up");
+        self.settings.registry.do_send(FromCluster::LinkUp(id, self.version, ctx.address()));
         let metrics = self.settings.metrics.clone();
         let reading = receive(reader, id, self.settings.clone(), self.life.clone());
         let writing = send(write, sealer, self.outgoing.clone(), metrics);

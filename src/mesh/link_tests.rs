@@ -20,21 +20,31 @@ fn node(name: &str, generation: u64) -> NodeInfo {
 fn answer(change: impl FnOnce(&mut Hello)) -> Result<NodeInfo, String> {
     let me = node("a", 1);
     let mut hello = Hello {
-        version: wire::VERSION,
+        newest: OURS.newest,
         cluster: "c".into(),
         node: node("b", 1),
         to: Some(me.id()),
+        oldest: OURS.oldest,
     };
     change(&mut hello);
-    check_hello(Frame::Hello(hello), None, &me, "c").map_err(|error| error.to_string())
+    let checked = check_hello(Frame::Hello(hello), None, &me, "c");
+    checked.map(|(peer, _)| peer).map_err(|error| error.to_string())
 }
 
 #[test]
 fn a_node_of_another_version_is_refused_in_words_that_help() {
     assert_eq!(answer(|_| {}).map(|it| it.name), Ok("b".to_owned()));
-    let newer = answer(|hello| hello.version += 1).expect_err("another version");
-    let (theirs, ours) = (wire::VERSION + 1, wire::VERSION);
-    assert_eq!(newer, format!("it speaks mesh version {theirs}, this node {ours}: upgrade one"));
+    let newer = answer(|it| (it.oldest, it.newest) = (OURS.newest + 1, OURS.newest + 2));
+    let newer = newer.expect_err("another version");
+    let (from, to) = (OURS.newest + 1, OURS.newest + 2);
+    assert_eq!(
+        newer,
+        format!(
+            "it speaks mesh version {from} to {to}, this node {OURS}: upgrade one version at a time"
+        )
+    );
+    let next = answer(|it| (it.oldest, it.newest) = (OURS.newest, OURS.newest + 1));
+    assert_eq!(next.map(|it| it.name), Ok("b".to_owned()), "one version apart");
 }
 
 #[test]

@@ -1,20 +1,18 @@
 //! What nodes say to each other about rooms, and how it is written: bincode in length-prefixed frames.
 //!
 //! The only module that knows bincode (RUSTSEC-2025-0141: it is complete and no longer maintained), so that
-//! it can be replaced here alone, under a new [`VERSION`].
+//! it can be replaced here alone. What may be changed here, and how: see [`super::version`].
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
+use super::version::{self, MeshVersion};
 use crate::{
     cluster::node::{NodeId, NodeInfo},
-    protocol::codes::ErrorCode,
-    room::messages::Message,
+    room::{messages::Message, types::Failure},
     session::id::SessionId,
 };
 
-/// Version of everything in this module. Nodes of different versions refuse each other.
-pub const VERSION: u32 = 7;
 /// The largest frame that a peer may send.
 pub const MAX_FRAME: usize = 16 << 20;
 
@@ -31,17 +29,29 @@ pub enum Frame {
     Emulation(SessionId, Bytes),
 }
 
-/// Who is on the other end.
+/// Who is on the other end. What later versions say behind this is not read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// See [`VERSION`].
-    pub version: u32,
+    /// The newest version that the sender speaks.
+    pub newest: MeshVersion,
     /// Name of the cluster; links never cross clusters.
     pub cluster: String,
     /// The sender.
     pub node: NodeInfo,
     /// Whom the sender means to talk to. The dialled node refuses if it is another.
     pub to: Option<NodeId>,
+    /// The oldest version that the sender speaks.
+    pub oldest: MeshVersion,
+}
+
+impl Frame {
+    /// The version since which there is such a frame.
+    pub fn since(&self) -> MeshVersion {
+        match self {
+            Self::Rooms(message) => message.since(),
+            _ => version::FIRST,
+        }
+    }
 }
 
 /// Why a frame could not be read.
@@ -66,15 +76,15 @@ fn config() -> impl bincode::config::Config {
 ///
 /// # Errors
 /// If the message is larger than [`MAX_FRAME`]: tell whoever waits, the peer would refuse it.
-pub fn encode(message: &Frame) -> Result<Bytes, ErrorCode> {
+pub fn encode(message: &Frame) -> Result<Bytes, Failure> {
     let mut frame = BytesMut::with_capacity(128);
     frame.put_u32(0);
     let mut writer = (&mut frame).writer();
     bincode::serde::encode_into_std_write(message, &mut writer, config())
-        .map_err(|_| ErrorCode::Internal)?;
+        .map_err(|_| Failure::Unavailable)?;
     let length = frame.len() - 4;
     if length > MAX_FRAME {
-        return Err(ErrorCode::LimitExceeded);
+        return Err(Failure::TooLarge);
     }
     frame[..4].copy_from_slice(&(length as u32).to_be_bytes());
     Ok(frame.freeze())
@@ -96,7 +106,7 @@ pub fn decode(bytes: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
     bytes.advance(4);
     let frame = bytes.split_to(length);
     let (message, read) = bincode::serde::decode_from_slice(&frame, config())?;
-    if read != length {
+    if read != length && !matches!(message, Frame::Hello(_)) {
         return Err(FrameError::Trailing(length - read));
     }
     Ok(Some(message))

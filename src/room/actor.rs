@@ -12,17 +12,17 @@ use tokio::sync::oneshot;
 use super::{
     messages::{Message as PeerMessage, RoomMessage},
     registry::{In, Out, State},
-    types::{Answer, Findings, NodeFacts, ReplyTo, Request, RoomName, Survey},
+    types::{Answer, Failure, Findings, NodeFacts, ReplyTo, Request, RoomName, Survey},
 };
 use crate::{
     cluster::{node::NodeId, view::View},
     hub::{FromRegistry, Hub, Tell},
     mesh::{
         link::{Link, Queue},
+        version::MeshVersion,
         wire::{self, Frame},
     },
     metrics::Metrics,
-    protocol::codes::ErrorCode,
     runtime::{
         clock,
         longest::Longest,
@@ -48,7 +48,7 @@ pub struct RoomRegistry {
     users: Arc<Users>,
     webhooks: Option<Arc<Webhooks>>,
     hubs: FxHashMap<u16, Addr<Hub>>,
-    links: FxHashMap<NodeId, Addr<Link>>,
+    links: FxHashMap<NodeId, (MeshVersion, Addr<Link>)>,
     next_call: u64,
     calls: HashMap<u64, Call>,
     /// Of the rooms and subscriptions.
@@ -168,16 +168,22 @@ impl RoomRegistry {
             Ok(frame) => frame,
             Err(error) => return self.unsendable(to, message, error),
         };
+        let since = message.since();
         for peer in to {
-            if let Some(link) = self.links.get(peer) {
-                link.do_send(Queue(frame.clone()));
+            match self.links.get(peer) {
+                Some((version, link)) if *version >= since => link.do_send(Queue(frame.clone())),
+                // The core has something older to say to such a peer, so this is an error of ours.
+                Some((version, _)) => {
+                    tracing::error!(%peer, version, since, "a node can't read what it was to be sent");
+                }
+                None => {}
             }
         }
     }
 
     /// What is too large to be sent is answered as if the peer had refused it, and a peer that waits for an
     /// answer gets one.
-    fn unsendable(&mut self, to: &[NodeId], message: Frame, error: ErrorCode) {
+    fn unsendable(&mut self, to: &[NodeId], message: Frame, error: Failure) {
         tracing::error!(?to, "a message to a node is too large to be sent; whoever waits is told");
         let Frame::Rooms(PeerMessage::Room(room, message)) = message else { return };
         let answer = |id| RoomMessage::Answer { id, answer: Answer::Failed(error) };
@@ -375,7 +381,7 @@ impl Handler<CatchUp> for RoomRegistry {
 #[rtype(result = "()")]
 pub enum FromCluster {
     /// A link is up.
-    LinkUp(NodeId, Addr<Link>),
+    LinkUp(NodeId, MeshVersion, Addr<Link>),
     /// A link is down.
     LinkDown(NodeId, Addr<Link>),
     /// A peer says something.
@@ -389,17 +395,17 @@ impl Handler<FromCluster> for RoomRegistry {
 
     fn handle(&mut self, message: FromCluster, _: &mut Self::Context) {
         match message {
-            FromCluster::LinkUp(peer, link) => {
+            FromCluster::LinkUp(peer, version, link) => {
                 // A second link replaces the first: whatever was under way on that is lost.
-                if let Some(old) = self.links.insert(peer, link) {
+                if let Some((_, old)) = self.links.insert(peer, (version, link)) {
                     old.do_send(crate::mesh::link::Close("replaced"));
                     self.handle(In::LinkDown(peer));
                 }
                 self.metrics.mesh_links.set(self.links.len() as i64);
-                self.handle(In::LinkUp(peer));
+                self.handle(In::LinkUp(peer, version));
             }
             FromCluster::LinkDown(peer, link) => {
-                if self.links.get(&peer) == Some(&link) {
+                if self.links.get(&peer).is_some_and(|(_, known)| *known == link) {
                     self.links.remove(&peer);
                     self.metrics.mesh_links.set(self.links.len() as i64);
                     self.handle(In::LinkDown(peer));

@@ -13,11 +13,10 @@ use super::{
     requests::{Pending, Reply},
     room::{Role, Room},
     stream::Stream,
-    types::{Answer, Ask, Query, Recovery, Subscribe, Subscribed},
+    types::{Answer, Ask, Failure, Query, Recovery, Subscribe, Subscribed},
 };
 use crate::{
     cluster::{node::NodeId, slots::Term},
-    protocol::codes::ErrorCode,
     runtime::time::Time,
 };
 
@@ -204,7 +203,7 @@ impl Room {
             self.acked_by_all(ready, node);
         }
         for unacked in given_up {
-            let answer = Answer::Failed(ErrorCode::Internal);
+            let answer = Answer::Failed(Failure::Unavailable);
             self.acked_by_all(Unacked { answer, ..unacked }, node);
         }
     }
@@ -293,7 +292,7 @@ impl Room {
         home.runs.insert(from, (run, seq.wrapping_add(1)));
         let (answer, offset) = match &ask {
             _ if self.options.keeps_history() && node.is_in_minority() => {
-                (Answer::Failed(ErrorCode::Internal), 0)
+                (Answer::Failed(Failure::Unavailable), 0)
             }
             Ask::Publish(publication) => self.place(publication, (from, id), node),
             Ask::Query(query) => {

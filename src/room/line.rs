@@ -22,8 +22,9 @@ pub struct Line {
 /// How a stream began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Root {
-    /// The owner before was not heard: the room may have had a stream elsewhere.
-    pub blind: bool,
+    /// It may not be the room's stream: the owner before was not heard when it began, or nothing that was said in
+    /// it was acknowledged.
+    pub tentative: bool,
     /// The term of the owner that began it.
     pub term: Term,
     /// Tells it from others that this owner began; later ones are greater.
@@ -47,19 +48,19 @@ impl Standing {
     /// Whether this copy is newer than `other`.
     ///
     /// Newest is what was placed in the highest term, and of that the most. A stream in which nothing was placed
-    /// is never newer than one in which something was; nor is one that began because its owner could not ask
-    /// those who held the room.
+    /// is never newer than one in which something was; nor is a tentative one newer than one that is not.
     pub fn is_newer_than(&self, other: &Self) -> bool {
         let key = |it: &Self| {
             let began = (it.root.term, it.root.serial);
-            (it.top > 0, !it.root.blind, it.term, began, it.top, it.attendance)
+            (it.top > 0, !it.root.tentative, it.term, began, it.top, it.attendance)
         };
         key(self) > key(other)
     }
 
     /// Whether both are the same as far as publications go.
     pub fn is_level_with(&self, other: &Self) -> bool {
-        (self.root, self.term, self.top) == (other.root, other.term, other.top)
+        let key = |it: &Self| (it.root.term, it.root.serial, it.term, it.top);
+        key(self) == key(other)
     }
 }
 
@@ -133,10 +134,10 @@ mod tests {
 
     #[test]
     fn a_stream_that_began_without_asking_does_not_beat_the_one_that_was_there() {
-        let mut blind = standing(2, 3);
-        blind.root.blind = true;
-        assert!(standing(1, 1).is_newer_than(&blind));
-        assert!(blind.is_newer_than(&standing(1, 0)));
+        let mut tentative = standing(2, 3);
+        tentative.root.tentative = true;
+        assert!(standing(1, 1).is_newer_than(&tentative));
+        assert!(tentative.is_newer_than(&standing(1, 0)));
     }
 
     #[test]

@@ -15,9 +15,12 @@ use super::{
         Version,
     },
 };
-use crate::cluster::{
-    node::{NodeId, Phase},
-    slots::{Claim, Term},
+use crate::{
+    cluster::{
+        node::{NodeId, Phase},
+        slots::{Claim, Term},
+    },
+    mesh::version::{self, MeshVersion},
 };
 
 /// What the rooms of one node say to those of another.
@@ -42,6 +45,14 @@ pub enum Message {
     Finding(u64, Finding),
 }
 
+impl Message {
+    /// The version of what nodes say to each other since which there is such a message: a link that uses an
+    /// older one must not carry it. See [`crate::mesh::version`].
+    pub fn since(&self) -> MeshVersion {
+        version::FIRST
+    }
+}
+
 /// What nodes say about who owns which slots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SlotMessage {
@@ -60,7 +71,7 @@ pub enum SlotMessage {
         claim: u64,
         /// The rooms, and what I have of each.
         rooms: Vec<(RoomName, Held)>,
-        /// With the last page: claims of mine that came to nothing, or that end now.
+        /// After the rooms: claims of mine that came to nothing, or that end now.
         ended: Vec<(u16, Term)>,
         /// Quorum, with the last page: the slots of which I may have forgotten something.
         unsure: Vec<u16>,

@@ -11,7 +11,8 @@ use super::{
     messages::{Message, RoomMessage, SlotMessage},
     transfer::{Flow, Source, weight_of_answer},
     types::{
-        Answer, Epoch, Event, Findings, MemberFlags, ReplyTo, RoomName, SocketRef, Subscribed,
+        Answer, Epoch, Event, Failure, Findings, MemberFlags, ReplyTo, RoomName, SocketRef,
+        Subscribed,
     },
     wishes::Wish,
 };
@@ -23,7 +24,7 @@ use crate::{
         slots::{Ownership, Quorum, Slots, Term},
         view::View,
     },
-    protocol::codes::ErrorCode,
+    mesh::version::MeshVersion,
     runtime::time::Time,
     webhooks::event::Happening,
 };
@@ -44,7 +45,7 @@ pub enum Out {
         /// What it wants otherwise than most.
         wish: Option<Wish>,
         /// Whether it is in.
-        result: Result<Subscribed, ErrorCode>,
+        result: Result<Subscribed, Failure>,
     },
     /// Tell the hub, and it the socket, that a subscription is over.
     Unsubscribed {
@@ -151,6 +152,8 @@ impl Default for Settings {
 pub struct LinkState {
     /// Which link it is, of all that this node has had; none: there is none now.
     pub up: Option<u64>,
+    /// Which version of what nodes say to each other it uses.
+    pub version: MeshVersion,
     /// Since when.
     pub since: Time,
 }

@@ -266,10 +266,15 @@ impl Room {
             self.forget_stream(node);
             return;
         }
+        if let Some(stream) = &mut self.stream
+            && !node.slots.is_blind(self.slot)
+        {
+            stream.doubt(false);
+        }
         match &mut self.stream {
             None => {
-                let blind = node.slots.is_blind(self.slot);
-                let root = Root { blind, term, serial: node.next_id() };
+                let tentative = node.slots.is_blind(self.slot);
+                let root = Root { tentative, term, serial: node.next_id() };
                 let mut stream = Stream::new(node.new_epoch(), root);
                 if node.is_quorum() {
                     stream.commit(0);
@@ -302,6 +307,13 @@ impl Room {
     /// Another node has claimed the slot: from here on the room is that one's.
     pub(super) fn stop_being_home(&mut self, node: &mut Node) {
         let Role::Home(home) = std::mem::replace(&mut self.role, Role::Guest) else { return };
+        if let Some(stream) = &mut self.stream
+            && stream.standing().root.term == home.term
+            && !home.replication.has_acknowledged()
+        {
+            // What waited here is published again, through whoever is home then.
+            stream.doubt(true);
+        }
         self.owed = true;
         self.given = node.slots.given(self.slot);
         self.last_used = node.now;

@@ -124,6 +124,7 @@ mod tests {
             node::{NodeInfo, Phase},
             view::View,
         },
+        mesh::version::OURS,
         room::{
             keys,
             node::Out,
@@ -169,7 +170,7 @@ mod tests {
             let infos = [0, 1].map(|index: usize| pair.nodes[index].0.clone());
             for (index, other) in [(0, 1), (1, 0)] {
                 pair.input(index, In::View(View::new(infos.clone())));
-                pair.input(index, In::LinkUp(infos[other].id()));
+                pair.input(index, In::LinkUp(infos[other].id(), OURS.newest));
             }
             pair.pass(Duration::from_secs(3));
             pair

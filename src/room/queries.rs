@@ -6,9 +6,8 @@ use super::{
     messages::RoomMessage,
     node::Node,
     room::Room,
-    types::{Answer, ClientInfo, HistoryFilter, Publication, Query, Since},
+    types::{Answer, ClientInfo, Failure, HistoryFilter, Publication, Query, Since},
 };
-use crate::protocol::codes::ErrorCode;
 
 /// The most bytes of publications in one answer, but for a single one that is larger.
 const MAX_PUBLICATIONS: usize = 8 << 20;
@@ -29,7 +28,7 @@ impl Room {
             Query::History(filter) => self.history(filter),
             Query::Recover(since) => match (&self.stream, self.recover(since, node)) {
                 (Some(stream), Some(missed)) => Answer::History(missed, stream.visible()),
-                _ => Answer::Failed(ErrorCode::UnrecoverablePosition),
+                _ => Answer::Failed(Failure::UnrecoverablePosition),
             },
             Query::RemoveHistory => self.remove_history(node),
         }
@@ -41,18 +40,18 @@ impl Room {
     }
 
     fn history(&self, filter: &HistoryFilter) -> Answer {
-        let Some(stream) = &self.stream else { return Answer::Failed(ErrorCode::NotAvailable) };
+        let Some(stream) = &self.stream else { return Answer::Failed(Failure::NoHistory) };
         let since = match &filter.since {
             None => None,
             Some(since) if since.offset == 0 && filter.reverse => {
-                return Answer::Failed(ErrorCode::BadRequest);
+                return Answer::Failed(Failure::BadPosition);
             }
             Some(since) => {
                 let of_this_stream = stream.resolve(since).is_some()
                     || since.epoch.is_empty()
                     || since.epoch == stream.position().epoch.to_string();
                 if !of_this_stream {
-                    return Answer::Failed(ErrorCode::UnrecoverablePosition);
+                    return Answer::Failed(Failure::UnrecoverablePosition);
                 }
                 Some(since.offset)
             }
@@ -63,7 +62,7 @@ impl Room {
     }
 
     fn remove_history(&mut self, node: &mut Node) -> Answer {
-        let Some(stream) = &mut self.stream else { return Answer::Failed(ErrorCode::NotAvailable) };
+        let Some(stream) = &mut self.stream else { return Answer::Failed(Failure::NoHistory) };
         node.memory.add(-stream.history.clear());
         let position = stream.position();
         self.uncommitted = None;

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{messages::SlotMessage, registry::State};
+use super::{messages::SlotMessage, registry::State, work::SLOTS_A_MESSAGE};
 use crate::cluster::{
     node::NodeId,
     placement::SLOTS,
@@ -69,8 +69,11 @@ impl State {
             by_owner.entry(term.node).or_default().push((slot, term));
         }
         for (owner, slots) in by_owner {
-            if self.node.reaches(owner) {
-                self.node.send_about_slots(vec![owner], SlotMessage::Ask(slots));
+            if !self.node.reaches(owner) {
+                continue;
+            }
+            for slots in slots.chunks(SLOTS_A_MESSAGE) {
+                self.node.send_about_slots(vec![owner], SlotMessage::Ask(slots.to_vec()));
             }
         }
     }

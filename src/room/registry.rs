@@ -21,7 +21,7 @@ use super::{
     room::Room,
     rooms::Rooms,
     survey::Surveys,
-    types::{Answer, Finding, NodeFacts, Request, RoomName, Survey},
+    types::{Answer, Failure, Finding, NodeFacts, Request, RoomName, Survey},
     work::Work,
 };
 use crate::{
@@ -29,7 +29,7 @@ use crate::{
         node::{NodeId, NodeInfo, Phase},
         view::View,
     },
-    protocol::codes::ErrorCode,
+    mesh::version::MeshVersion,
     runtime::time::Time,
 };
 
@@ -46,8 +46,8 @@ pub enum In {
     Survey(u64, Survey),
     /// A peer says something.
     Peer(NodeId, Message),
-    /// A link to a peer is up; nothing was sent on it yet.
-    LinkUp(NodeId),
+    /// A link to a peer is up, and uses this version; nothing was sent on it yet.
+    LinkUp(NodeId, MeshVersion),
     /// The link to a peer is down; what was under way on it is lost.
     LinkDown(NodeId),
     /// Gossip has a new view.
@@ -120,7 +120,7 @@ impl State {
             In::Request(room, request) => self.request(&room, request),
             In::Survey(to, survey) => self.survey(to, survey),
             In::Peer(from, message) => self.peer(from, message),
-            In::LinkUp(peer) => self.link_up(peer),
+            In::LinkUp(peer, version) => self.link_up(peer, version),
             In::LinkDown(peer) => {
                 self.link_down(peer);
                 self.close_surveys();
@@ -190,7 +190,7 @@ impl State {
 
     /// The namespace is not configured. Sessions check before they ask; API calls come here.
     fn refuse(&mut self, room: &RoomName, request: Request) {
-        let error = ErrorCode::UnknownChannel;
+        let error = Failure::UnknownNamespace;
         let out = match request {
             Request::Subscribe(it) => Out::Subscribed {
                 socket: it.socket,
@@ -240,7 +240,7 @@ impl State {
     /// A peer whose configuration has a namespace that this node's has not.
     fn refuse_peer(&mut self, from: NodeId, name: RoomName, message: RoomMessage) {
         if let RoomMessage::Request { id, .. } = message {
-            let answer = Answer::Failed(ErrorCode::UnknownChannel);
+            let answer = Answer::Failed(Failure::UnknownNamespace);
             self.node.send_to(vec![from], &name, RoomMessage::Answer { id, answer });
         }
     }

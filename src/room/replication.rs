@@ -54,6 +54,7 @@ pub enum Whom {
 pub struct Replication {
     successors: LiteMap<NodeId, Successor>,
     unacked: VecDeque<Unacked>,
+    acknowledged: bool,
 }
 
 impl Replication {
@@ -70,6 +71,11 @@ impl Replication {
     /// Whether anyone waits.
     pub fn waits(&self) -> bool {
         !self.unacked.is_empty()
+    }
+
+    /// Whether anything was acknowledged.
+    pub fn has_acknowledged(&self) -> bool {
+        self.acknowledged
     }
 
     /// Makes `wanted` the successors, as far as they are reached. Returns whom to invite now, and whom to
@@ -152,6 +158,7 @@ impl Replication {
     pub fn wait(&mut self, unacked: Unacked, top: u64, needed: Option<usize>) -> Option<Unacked> {
         let is_next = self.unacked.is_empty();
         if unacked.offset == 0 || is_next && unacked.offset <= self.acked(top, needed) {
+            self.acknowledged |= unacked.offset > 0;
             return Some(unacked);
         }
         self.unacked.push_back(unacked);
@@ -179,6 +186,7 @@ impl Replication {
         while self.unacked.front().is_some_and(|it| it.offset <= acked) {
             ready.extend(self.unacked.pop_front());
         }
+        self.acknowledged |= !ready.is_empty();
         ready
     }
 

@@ -32,8 +32,8 @@ use super::{
     stream::Stream,
     transfer::{Outgoing, weight_of_answer},
     types::{
-        Answer, Ask, ClientId, Event, Publication, Request, RoomName, SocketRef, Subscribe,
-        Subscribed,
+        Answer, Ask, ClientId, Event, Failure, Publication, Request, RoomName, SocketRef,
+        Subscribe, Subscribed,
     },
 };
 use crate::{
@@ -42,7 +42,6 @@ use crate::{
         placement,
         slots::{Ownership, Term},
     },
-    protocol::codes::ErrorCode,
     runtime::time::Time,
 };
 
@@ -188,7 +187,7 @@ impl Room {
         let deadline = node.now + node.settings.publish_timeout;
         let pending = Pending { id: node.next_id(), ask, reply, deadline };
         if let Err(pending) = self.requests.push(pending) {
-            self.fail(pending, ErrorCode::TooManyRequests, node);
+            self.fail(pending, Failure::Overloaded, node);
         }
     }
 
@@ -309,7 +308,7 @@ impl Room {
         let Some((peer, link)) = self.requests.sent_on() else { return };
         if node.link(peer) != Some(link) {
             for pending in self.requests.lose(peer, self.options.keeps_history()) {
-                self.fail(pending, ErrorCode::Internal, node);
+                self.fail(pending, Failure::Unavailable, node);
             }
         }
     }
@@ -392,22 +391,22 @@ impl Room {
             true => self.requests.take(),
             false => self.requests.overdue(node.now),
         } {
-            self.fail(pending, ErrorCode::Internal, node);
+            self.fail(pending, Failure::Unavailable, node);
         }
         while self.waiting.front().is_some_and(|(_, until)| *until <= node.now) {
             let Some((subscribe, _)) = self.waiting.pop_front() else { break };
-            self.refuse(subscribe, ErrorCode::Internal, node);
+            self.refuse(subscribe, Failure::Unavailable, node);
         }
     }
 
-    fn fail(&mut self, pending: Pending, error: ErrorCode, node: &mut Node) {
+    fn fail(&mut self, pending: Pending, error: Failure, node: &mut Node) {
         match pending.reply {
             Reply::To(to) => node.out.push(Out::Answer { to, answer: Answer::Failed(error) }),
             Reply::Subscriber(subscribe) => self.refuse(*subscribe, error, node),
         }
     }
 
-    pub(super) fn refuse(&mut self, subscribe: Subscribe, error: ErrorCode, node: &mut Node) {
+    pub(super) fn refuse(&mut self, subscribe: Subscribe, error: Failure, node: &mut Node) {
         node.subscriptions -= usize::from(self.local.remove(subscribe.socket));
         self.local.clients.remove(&subscribe.info.client);
         self.subscribed(subscribe, Err(error), node);
@@ -416,7 +415,7 @@ impl Room {
     pub(super) fn subscribed(
         &self,
         subscribe: Subscribe,
-        result: Result<Subscribed, ErrorCode>,
+        result: Result<Subscribed, Failure>,
         node: &mut Node,
     ) {
         let Subscribe { socket, id, flags, wish, .. } = subscribe;
@@ -426,7 +425,7 @@ impl Room {
     /// Lets a subscriber in, or tells it why not. The same in a home and in a mirror.
     pub(super) fn admit(&mut self, subscribe: Subscribe, subscribed: Subscribed, node: &mut Node) {
         if subscribe.must_recover && subscribed.recovery == super::types::Recovery::Failed {
-            return self.refuse(subscribe, ErrorCode::UnrecoverablePosition, node);
+            return self.refuse(subscribe, Failure::UnrecoverablePosition, node);
         }
         let info = subscribe.info.clone();
         self.subscribed(subscribe, Ok(subscribed), node);

@@ -10,6 +10,7 @@ use super::{
     node::{LinkState, Node, Out, next},
     registry::State,
     transfer::Flow,
+    work::SLOTS_A_MESSAGE,
 };
 use crate::{
     cluster::{
@@ -18,6 +19,7 @@ use crate::{
         slots::Claim,
         view::View,
     },
+    mesh::version::MeshVersion,
     runtime::time::Time,
 };
 
@@ -31,7 +33,7 @@ impl State {
         let (links, now) = (&mut self.node.links, self.node.now);
         links.retain(|peer, link| link.up.is_some() || view.contains(*peer));
         for peer in view.nodes().keys().filter(|peer| **peer != self.node.me) {
-            links.entry(*peer).or_insert(LinkState { up: None, since: now });
+            links.entry(*peer).or_insert(LinkState { up: None, since: now, version: 0 });
         }
         self.known.extend(view.nodes().iter().map(|(id, info)| (*id, info.clone())));
         let before = self.own_phase();
@@ -62,9 +64,9 @@ impl State {
         self.route();
     }
 
-    pub(super) fn link_up(&mut self, peer: NodeId) {
+    pub(super) fn link_up(&mut self, peer: NodeId, version: MeshVersion) {
         let (link, now) = (self.node.next_id(), self.node.now);
-        self.node.links.insert(peer, LinkState { up: Some(link), since: now });
+        self.node.links.insert(peer, LinkState { up: Some(link), since: now, version });
         self.node.flows.insert(peer, Flow::default());
         self.node.expect_settled(peer, 0);
         if let Some((_, expected)) = &mut self.awakening {
@@ -85,7 +87,7 @@ impl State {
 
     pub(super) fn link_down(&mut self, peer: NodeId) {
         let since = self.node.now;
-        self.node.links.insert(peer, LinkState { up: None, since });
+        self.node.links.insert(peer, LinkState { up: None, since, version: 0 });
         self.node.flows.remove(&peer);
         self.node.expect_settled(peer, u64::MAX);
         self.node.slots.lose(peer);
@@ -271,8 +273,8 @@ impl State {
             |slot| placement.home(slot) == Some(*me),
             |node| links.get(&node).is_some_and(|it| it.up.is_some()),
         );
-        if !answered.refused.is_empty() {
-            let refused = SlotMessage::Refused { claim: claim.id, slots: answered.refused };
+        for refused in answered.refused.chunks(SLOTS_A_MESSAGE) {
+            let refused = SlotMessage::Refused { claim: claim.id, slots: refused.to_vec() };
             self.node.send_about_slots(vec![from], refused);
         }
         self.work.sweep(answered.granted.iter().copied());

@@ -186,6 +186,11 @@ impl Stream {
         self.committed = self.committed.max(Some(offset));
     }
 
+    /// Whether it may not be the room's stream: see [`Root::tentative`].
+    pub fn doubt(&mut self, tentative: bool) {
+        self.root.tentative = tentative;
+    }
+
     /// Quorum: all of it counts as placed in `term`, whose owner has found it to be the newest.
     pub fn mark(&mut self, term: Term) {
         if self.history.top() > 0 {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{filter::Filter, wishes::Wish};
-use crate::{access::control::Control, cluster::node::NodeId, protocol::codes::ErrorCode};
+use crate::{access::control::Control, cluster::node::NodeId};
 
 /// Name of a room; what the protocol calls a channel.
 pub type RoomName = Arc<str>;
@@ -341,7 +341,26 @@ pub enum Answer {
     /// What was said, and where the stream stands.
     History(Vec<Arc<Publication>>, Position),
     /// It couldn't be done.
-    Failed(ErrorCode),
+    Failed(Failure),
+}
+
+/// Why a room could not do what was asked of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Failure {
+    /// The node that could do it was not reached in time, or must not do it now. The same may work later.
+    Unavailable,
+    /// Too much waits for the room already. The same may work later.
+    Overloaded,
+    /// The room's namespace is not configured.
+    UnknownNamespace,
+    /// The room keeps no history.
+    NoHistory,
+    /// Nothing can be read from this position on.
+    BadPosition,
+    /// The history no longer reaches back to this position.
+    UnrecoverablePosition,
+    /// It does not fit into what nodes may send each other.
+    TooLarge,
 }
 
 /// The answer to [`Request::Subscribe`]. It reaches the socket through its hub, before any publication

@@ -18,6 +18,9 @@ use crate::cluster::{node::NodeId, placement, slot_set::SlotSet, slots::Term};
 /// What a room counts in an inventory, beside its name.
 const WEIGHT_HELD: usize = 64;
 
+/// The most slots that are named in one message, each with a term: less than a page.
+pub(super) const SLOTS_A_MESSAGE: usize = 2_048;
+
 /// What is left to be done.
 #[derive(Debug, Default)]
 pub struct Work {
@@ -187,13 +190,16 @@ impl State {
                 rooms.push((name, held));
             }
         }
-        let last = inventory.slots.is_empty() && inventory.rooms.is_empty();
+        let told = inventory.slots.is_empty() && inventory.rooms.is_empty();
         let (mut ended, mut unsure) = (Vec::new(), Vec::new());
-        if last {
-            ended = std::mem::take(&mut inventory.ended);
-            unsure = std::mem::take(&mut inventory.unsure);
+        if told && rooms.is_empty() {
+            let left = inventory.ended.len().saturating_sub(SLOTS_A_MESSAGE);
+            ended = inventory.ended.split_off(left);
         }
-        if !last {
+        let last = told && inventory.ended.is_empty();
+        if last {
+            unsure = std::mem::take(&mut inventory.unsure);
+        } else {
             self.work.inventories.insert((to, claim), inventory);
         }
         self.node.flows.entry(to).or_default().sent(bytes);
@@ -231,8 +237,9 @@ impl State {
                 room.settle(node);
             });
         }
+        self.node.slots.ended(from, claim, ended);
         if last {
-            self.node.slots.heard(from, claim, ended, unsure);
+            self.node.slots.heard(from, claim, unsure);
             self.own_what_is_answered();
         }
     }

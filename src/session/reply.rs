@@ -16,7 +16,7 @@ use crate::{
     },
     room::{
         filter::Filter,
-        types::{Answer, ClientInfo, Event, Publication, Recovery, Since, Subscribed},
+        types::{Answer, ClientInfo, Event, Failure, Publication, Recovery, Since, Subscribed},
         wishes::Form,
     },
 };
@@ -31,12 +31,27 @@ pub fn failure(id: u32, why: impl Into<message::Error>) -> Reply {
     Reply { id, error: Some(why.into()), body: None }
 }
 
+/// What a client is told when a room could not do what was asked.
+impl From<Failure> for ErrorCode {
+    fn from(why: Failure) -> Self {
+        match why {
+            Failure::Unavailable => Self::Internal,
+            Failure::Overloaded => Self::TooManyRequests,
+            Failure::UnknownNamespace => Self::UnknownChannel,
+            Failure::NoHistory => Self::NotAvailable,
+            Failure::BadPosition => Self::BadRequest,
+            Failure::UnrecoverablePosition => Self::UnrecoverablePosition,
+            Failure::TooLarge => Self::LimitExceeded,
+        }
+    }
+}
+
 /// The reply to command `id` for what a room answered. Of a history it brings as many publications as fit
 /// into `limit` bytes, but one at least: the client goes on reading from the last of them. Of who is in a room
 /// it brings all or, if that is more than `limit` bytes, none: a part would look like the whole.
 pub fn answer(id: u32, answer: Answer, limit: usize) -> Reply {
     let body = match answer {
-        Answer::Failed(code) => return failure(id, code),
+        Answer::Failed(why) => return failure(id, ErrorCode::from(why)),
         Answer::Presence(clients) if !are_within(&clients, limit) => {
             return failure(id, ErrorCode::LimitExceeded);
         }

@@ -7,7 +7,7 @@ use crate::{
     protocol::codec,
     room::{
         options::Permissions,
-        types::{Epoch, Position, Publication, Recovery},
+        types::{Epoch, Failure, Position, Publication, Recovery},
     },
 };
 
@@ -336,7 +336,7 @@ fn only_who_may_publishes_and_reads() {
     talk.say(&publish);
     assert!(matches!(talk.requests()[..], [Request::Publish(..)]));
     talk.out.clear();
-    talk.input(In::Answer { id: 3, answer: Answer::Failed(ErrorCode::Internal) });
+    talk.input(In::Answer { id: 3, answer: Answer::Failed(Failure::Unavailable) });
     let error = json!({"code": 100, "message": "internal server error", "temporary": true});
     assert_eq!(talk.replies(), [json!({"id": 3, "error": error})]);
     let nothing = json!({"id": 4, "publish": {"channel": "chat:a"}});

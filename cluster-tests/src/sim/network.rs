@@ -10,7 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::{Bytes, BytesMut};
 use roomcast::{
     cluster::node::NodeId,
-    mesh::wire::{self, Frame as WireFrame},
+    mesh::{
+        version::MeshVersion,
+        wire::{self, Frame as WireFrame},
+    },
     room::messages::Message,
 };
 
@@ -99,6 +102,8 @@ pub struct Network {
     /// What has gone over the links.
     pub traffic: Traffic,
     links: u64,
+    /// The mesh version that each link uses.
+    versions: BTreeMap<(NodeId, NodeId), MeshVersion>,
 }
 
 impl Network {
@@ -114,6 +119,11 @@ impl Network {
         self.ends.insert((a, b), self.links);
         let replaced = self.ends.insert((b, a), self.links).is_some();
         Dialled::Up { replaced }
+    }
+
+    /// The link between two nodes uses this mesh version.
+    pub fn agree(&mut self, (a, b): (NodeId, NodeId), version: MeshVersion) {
+        self.versions.extend([((a, b), version), ((b, a), version)]);
     }
 
     /// Which link a node thinks that it has to a peer.
@@ -181,7 +191,7 @@ impl Network {
     /// Puts a message on a link, if there is one.
     ///
     /// # Errors
-    /// If it can't be encoded.
+    /// If it can't be encoded, or the peer can't read it.
     pub fn send(
         &mut self,
         (from, to): (NodeId, NodeId),
@@ -194,6 +204,9 @@ impl Network {
             return Ok(Sent::Nowhere);
         }
         let frame = WireFrame::Rooms(message.clone());
+        if self.versions.get(&(from, to)).is_some_and(|version| *version < frame.since()) {
+            return Err(format!("{to} can't read what it is sent by {from}: {message:?}"));
+        }
         let bytes = wire::encode(&frame).map_err(|code| format!("can't be encoded: {code:?}"))?;
         self.traffic.largest = self.traffic.largest.max(bytes.len());
         let lane = self.lanes.entry((from, to)).or_default();

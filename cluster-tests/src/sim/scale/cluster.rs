@@ -12,7 +12,10 @@ use roomcast::{
         node::{NodeId, NodeInfo, Phase},
         view::View,
     },
-    mesh::wire::{self, Frame as WireFrame},
+    mesh::{
+        version::OURS,
+        wire::{self, Frame as WireFrame},
+    },
     room::{
         messages::{Message, RoomMessage, SlotMessage},
         options::{Namespaces, RoomOptions},
@@ -91,7 +94,7 @@ impl Cluster {
         let ids: Vec<NodeId> = self.members.iter().map(|it| it.id).collect();
         for node in 0..self.members.len() {
             for peer in ids.iter().filter(|peer| **peer != ids[node]) {
-                self.input(node, In::LinkUp(*peer));
+                self.input(node, In::LinkUp(*peer, OURS.newest));
             }
             self.input(node, In::View(view.clone()));
         }

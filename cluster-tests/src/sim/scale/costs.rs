@@ -7,6 +7,7 @@ use roomcast::{
     cluster::placement::Placement,
     mesh::{
         noise::Handshake,
+        version::OURS,
         wire::{self, Frame},
     },
     room::{
@@ -47,7 +48,7 @@ pub fn of_nodes(nodes: usize) -> NodeCosts {
         let all = || (0..ROUNDS).map(|_| cluster.input(0, input())).sum::<Duration>();
         timed(all).1 / ROUNDS
     };
-    let (tick, link_up) = (many(&|| In::Tick), many(&|| In::LinkUp(peer)));
+    let (tick, link_up) = (many(&|| In::Tick), many(&|| In::LinkUp(peer, OURS.newest)));
     NodeCosts { nodes, placement: placement / ROUNDS, tick, link_up }
 }
 

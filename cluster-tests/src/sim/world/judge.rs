@@ -9,6 +9,7 @@ use roomcast::room::{
 
 use super::{
     World,
+    links::LONGEST_DELAY,
     publishers::label,
     record::{Acked, Split, Try},
 };
@@ -134,7 +135,7 @@ impl World {
     }
 
     /// Without a quorum either side of a cut goes on, and one of them wins: all that it acknowledged is
-    /// there, and all from before the cut.
+    /// there, and all from before the cut. What was still under way to the other side then is one side's alone.
     fn judge_sides(
         &self,
         (number, kept): (usize, &Kept),
@@ -142,7 +143,7 @@ impl World {
         lost: &[(u64, Acked)],
     ) -> Result<(), String> {
         let (room, Some(split)) = (&self.rooms[number], &self.record.split) else { return Ok(()) };
-        if let Some((number, _)) = lost.iter().find(|(_, it)| it.at < split.at) {
+        if let Some((number, _)) = lost.iter().find(|(_, it)| it.at + LONGEST_DELAY < split.at) {
             return Err(format!(
                 "message {number} was acknowledged before the cut and is not in {room}"
             ));

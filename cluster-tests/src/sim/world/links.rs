@@ -2,6 +2,7 @@
 
 use roomcast::{
     cluster::node::NodeId,
+    mesh::version::{MeshVersion, OURS},
     room::{messages::Message, registry::In},
 };
 
@@ -12,6 +13,8 @@ use crate::sim::network::{Dialled, Frame, Sent};
 /// heartbeat more.
 pub(super) const SILENCE: u64 = 4_000;
 const HEARTBEAT: u64 = 1_000;
+/// The longest that a message is under way where nothing holds it up.
+pub(super) const LONGEST_DELAY: u64 = 80;
 
 fn shortened(message: &Message) -> String {
     format!("{message:?}").chars().take(300).collect()
@@ -36,16 +39,23 @@ impl World {
         };
         match (dialled, second) {
             (Dialled::Up { replaced }, Some(second)) => {
-                self.input(first, In::LinkUp(b))?;
+                let version = self.version_of(first).min(self.version_of(second));
+                self.network.agree((a, b), version);
+                self.input(first, In::LinkUp(b, version))?;
                 if replaced {
                     self.input(second, In::LinkDown(a))?;
                 }
-                self.input(second, In::LinkUp(a))?;
+                self.input(second, In::LinkUp(a, version))?;
             }
             (Dialled::Blocked, _) if self.nodes[first].view.contains(b) => self.redial(a, b),
             _ => {}
         }
         Ok(())
+    }
+
+    /// Where versions are mixed, every second node is one version behind.
+    fn version_of(&self, node: usize) -> MeshVersion {
+        if self.plan.mixed && node % 2 == 0 { OURS.oldest } else { OURS.newest }
     }
 
     fn redial(&mut self, node: NodeId, peer: NodeId) {
@@ -152,7 +162,7 @@ impl World {
         }
         let largest = self.network.traffic.largest;
         for peer in to {
-            let delay = self.rng.u64(1..80);
+            let delay = self.rng.u64(1..LONGEST_DELAY);
             match self.network.send((from, *peer), message, self.now, delay)? {
                 Sent::Nowhere => {}
                 Sent::UnderWay(at, frame) => self.later(at - self.now, Happening::Arrive(frame)),

@@ -98,7 +98,7 @@ fn kind(input: &In) -> &'static str {
     match input {
         In::Request(..) => "a request",
         In::Peer(..) => "what a peer says",
-        In::LinkUp(_) => "a link that is up",
+        In::LinkUp(..) => "a link that is up",
         In::LinkDown(_) => "a link that is down",
         In::View(_) => "a view",
         In::Tick => "time that has passed",

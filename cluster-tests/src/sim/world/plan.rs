@@ -45,6 +45,8 @@ pub(super) struct Plan {
     /// How long things go wrong then.
     pub(super) trouble: u64,
     pub(super) capacity: Option<Capacity>,
+    /// Whether some nodes are one mesh version behind the others.
+    pub(super) mixed: bool,
 }
 
 impl Plan {
@@ -64,6 +66,7 @@ impl Plan {
             opening: OPENING,
             trouble: 6_000,
             capacity: None,
+            mixed: seed % 4 == 3,
         };
         match faults {
             Faults::Delays | Faults::Links | Faults::Standstills => plan,
