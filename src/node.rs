@@ -8,6 +8,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
+    access::connection_limits::{ConnectionLimiter, ConnectionLimits},
     backend::caller::Callers,
     cluster::{
         gossip::Gossip,
@@ -34,7 +35,6 @@ use crate::{
     runtime::clock,
     server::{
         admission::Counter,
-        connection_limits::{ConnectionLimits, Limits},
         http,
         leaving::Leaving,
         parts::{Parts, session_settings},
@@ -203,7 +203,7 @@ fn reach(sight: Option<&Sight>) -> watch::Receiver<Reach> {
 /// Counts clients, if their number is limited in a way that needs it.
 fn counter(config: &Config) -> Option<Counter> {
     let limits = config.connection_limits;
-    (limits != Limits::default()).then(|| Counter::new(ConnectionLimits::new(limits)))
+    (limits != ConnectionLimits::default()).then(|| Counter::new(ConnectionLimiter::new(limits)))
 }
 
 /// How many others there are that take rooms and clients.

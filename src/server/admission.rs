@@ -8,12 +8,13 @@ use std::{
 
 use actix_http::{RequestHead, StatusCode, header};
 
-use super::{
-    connection_limits::{ConnectionLimits, Full},
-    origin,
-    parts::Parts,
+use super::{origin, parts::Parts};
+use crate::{
+    access::connection_limits::{ConnectionLimiter, Full},
+    backend::headers::Headers,
+    room::pattern,
+    runtime::clock,
 };
-use crate::{backend::headers::Headers, room::pattern, runtime::clock};
 
 /// Why a client is not let in.
 #[derive(Debug)]
@@ -43,15 +44,15 @@ pub struct Admitted {
 
 /// The clients of a node, as far as they are limited.
 #[derive(Clone)]
-pub struct Counter(Arc<Mutex<ConnectionLimits>>);
+pub struct Counter(Arc<Mutex<ConnectionLimiter>>);
 
 impl Counter {
     /// Counts them.
-    pub fn new(limits: ConnectionLimits) -> Self {
+    pub fn new(limits: ConnectionLimiter) -> Self {
         Self(Arc::new(Mutex::new(limits)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, ConnectionLimits> {
+    fn lock(&self) -> MutexGuard<'_, ConnectionLimiter> {
         // Counting can't panic half way.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
