@@ -8,7 +8,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    access::connection_limits::{ConnectionLimiter, ConnectionLimits},
+    access::{connection_counter::ConnectionCounter, connection_limits::ConnectionLimits},
     backend::caller::Callers,
     cluster::{
         gossip::Gossip,
@@ -34,7 +34,6 @@ use crate::{
     },
     runtime::clock,
     server::{
-        admission::Counter,
         http,
         leaving::Leaving,
         parts::{Parts, session_settings},
@@ -201,9 +200,9 @@ fn reach(sight: Option<&Sight>) -> watch::Receiver<Reach> {
 }
 
 /// Counts clients, if their number is limited in a way that needs it.
-fn counter(config: &Config) -> Option<Counter> {
+fn counter(config: &Config) -> Option<ConnectionCounter> {
     let limits = config.connection_limits;
-    (limits != ConnectionLimits::default()).then(|| Counter::new(ConnectionLimiter::new(limits)))
+    (limits != ConnectionLimits::default()).then(|| ConnectionCounter::new(limits))
 }
 
 /// How many others there are that take rooms and clients.

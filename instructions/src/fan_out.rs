@@ -21,8 +21,9 @@ use roomcast::{
         registry::State,
         types::{NodeFacts, ReplyTo, Request},
     },
-    server::{admission::Admitted, parts::session_settings},
+    server::parts::session_settings,
     session::{
+        admitted::Admitted,
         context::{SocketContext, Wire},
         driver::{Driver, Shared},
         socket::Socket,
@@ -139,7 +140,7 @@ async fn open(shared: &Rc<Shared>, server: TcpStream) -> anyhow::Result<()> {
     let sent = BytesMut::from(&[&head[..], COMMANDS].concat()[..]);
     let (context, mailbox) = SocketContext::new(server.into(), sent, encoding, shared.wire.clone());
     let transport = Transport::Socket(encoding, context.address());
-    let admitted = Admitted { pass: None, user: None, headers: None };
+    let admitted = Admitted { permit: None, user: None, headers: None };
     let driver = Driver::begin(shared.clone(), transport, None, admitted).await?;
     context.run(Socket::new(driver, None), mailbox);
     Ok(())

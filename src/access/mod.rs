@@ -4,9 +4,10 @@
 //! [`grant::Grant`] of a subscription, or why there are none. [`keys`] knows which key a token must be signed
 //! with, [`verifier`] checks it, [`claims`] reads what it says, [`sign`] makes one for tests and operators;
 //! [`control`] is what the application does to connections that are there, and [`connection_limits`] says how many
-//! there may be: all pure. [`jwks`] is the shell that fetches public keys.
+//! there may be: all pure. [`jwks`] is the shell that fetches public keys, [`connection_counter`] the one that counts.
 
 pub mod claims;
+pub mod connection_counter;
 pub mod connection_limits;
 pub mod control;
 pub mod grant;

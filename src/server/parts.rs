@@ -12,9 +12,10 @@ use std::{
 use actix::prelude::*;
 use actix_http::header::HeaderMap;
 
-use super::{admission::Counter, leaving::Leaving};
+use super::leaving::Leaving;
 use crate::{
     access::{
+        connection_counter::ConnectionCounter,
         jwks::{Fetcher, Fetchers},
         keys::PublishedKeys,
         verifier::Verifier,
@@ -52,7 +53,7 @@ pub struct Parts {
     /// Who is connected.
     pub users: Arc<Users>,
     /// How many clients there are, where they are limited.
-    pub counter: Option<Counter>,
+    pub counter: Option<ConnectionCounter>,
     /// The sessions whose clients send by requests of their own.
     pub emulated: Arc<Sessions>,
     /// Where the workers' hubs are announced, so that they can be told to stop.

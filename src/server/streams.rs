@@ -14,7 +14,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::{
-    admission::{self, Admitted, Refusal},
+    admission::{self, Refusal},
     body, cors,
     parts::Worker,
 };
@@ -26,6 +26,7 @@ use crate::{
         encoding::Encoding,
     },
     session::{
+        admitted::Admitted,
         driver::{self, Driver},
         id::SessionId,
         pipe::{self, Body},

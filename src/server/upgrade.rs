@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::SinkExt as _;
 
 use super::{
-    admission::{self, Admitted, Refusal},
+    admission::{self, Refusal},
     demo, feed,
     parts::{Parts, Worker},
     streams,
@@ -26,6 +26,7 @@ use crate::{
         encoding::Encoding,
     },
     session::{
+        admitted::Admitted,
         context::SocketContext,
         driver::{self, Driver},
         id::SessionId,

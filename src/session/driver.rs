@@ -9,12 +9,13 @@ use actix::prelude::*;
 use bytes::Bytes;
 
 use super::{
+    admitted::Admitted,
     context::{Progress, Wire},
     id::SessionId,
     state::{Call, CallFailed, Called, Env, In, Out, Settings, State},
 };
 use crate::{
-    access::jwks::Fetchers,
+    access::{connection_counter::ConnectionPermit, jwks::Fetchers},
     backend::{
         caller::Callers,
         request::{Question, Via},
@@ -27,7 +28,6 @@ use crate::{
         types::{ClientId, ClientInfo, SocketRef},
     },
     runtime::{clock, time::Time},
-    server::admission::{Admitted, Pass},
     session::users::Users,
     webhooks::{event::Happening, sender::Webhooks},
 };
@@ -105,7 +105,7 @@ pub struct Driver {
     /// The code that the server closed it with; 0 if it did not.
     closed_with: u16,
     /// Counts the client as long as it is held.
-    _pass: Option<Pass>,
+    _permit: Option<ConnectionPermit>,
 }
 
 impl Driver {
@@ -140,7 +140,7 @@ impl Driver {
             barred: false,
             encoding,
             closed_with: 0,
-            _pass: admitted.pass,
+            _permit: admitted.permit,
         })
     }
 
