@@ -13,7 +13,7 @@ use roomcast::{
     backend::caller::Callers,
     cluster::view::View,
     config::load,
-    hub::{Hub, Transport},
+    hub::Hub,
     metrics::Metrics,
     protocol::encoding::Encoding,
     room::{
@@ -26,6 +26,7 @@ use roomcast::{
         admitted::Admitted,
         context::{SocketContext, Wire},
         driver::{Driver, Shared},
+        messages::ConnectionAddress,
         socket::Socket,
         users::Users,
     },
@@ -104,7 +105,7 @@ async fn worker() -> anyhow::Result<Rc<Shared>> {
         bytes_sent: metrics.bytes_sent.clone(),
     };
     Ok(Rc::new(Shared {
-        hub,
+        hub: hub.into(),
         registry,
         settings: Arc::new(settings),
         keys,
@@ -139,7 +140,7 @@ async fn open(shared: &Rc<Shared>, server: TcpStream) -> anyhow::Result<()> {
     let head = [0x81, 0x80 | COMMANDS.len() as u8, 0, 0, 0, 0];
     let sent = BytesMut::from(&[&head[..], COMMANDS].concat()[..]);
     let (context, mailbox) = SocketContext::new(server.into(), sent, encoding, shared.wire.clone());
-    let transport = Transport::Socket(encoding, context.address());
+    let transport = ConnectionAddress::Socket(encoding, context.address());
     let admitted = Admitted { permit: None, user: None, headers: None };
     let driver = Driver::begin(shared.clone(), transport, None, admitted).await?;
     context.run(Socket::new(driver, None), mailbox);

@@ -163,7 +163,7 @@ impl Worker {
             bytes_sent: parts.metrics.bytes_sent.clone(),
         };
         Rc::new(Shared {
-            hub,
+            hub: hub.into(),
             wire: Rc::new(wire),
             registry: parts.registry.clone(),
             settings: parts.sessions.clone(),

@@ -12,6 +12,7 @@ use super::{
     admitted::Admitted,
     context::{Progress, Wire},
     id::SessionId,
+    messages::{ConnectionAddress, FromSocket, HubAddress, Register, Tell, ToSocket},
     state::{Call, CallFailed, Called, Env, In, Out, Settings, State},
 };
 use crate::{
@@ -20,7 +21,6 @@ use crate::{
         caller::Callers,
         request::{Question, Via},
     },
-    hub::{FromSocket, Hub, Register, Tell, Transport},
     metrics::Metrics,
     protocol::{codec::Format, codes::Disconnect, encoding::Encoding, message::Reply},
     room::{
@@ -35,7 +35,7 @@ use crate::{
 /// What all connections of a worker share.
 pub struct Shared {
     /// The worker's hub.
-    pub hub: Addr<Hub>,
+    pub hub: HubAddress,
     /// The node's rooms.
     pub registry: Addr<RoomRegistry>,
     /// What sessions go by.
@@ -115,13 +115,13 @@ impl Driver {
     /// If there is no randomness, or the hub is gone.
     pub async fn begin(
         shared: Rc<Shared>,
-        transport: Transport,
+        address: ConnectionAddress,
         session: Option<SessionId>,
         admitted: Admitted,
     ) -> io::Result<Self> {
-        let encoding = transport.encoding();
+        let encoding = address.encoding();
         let client = ClientId(u128::from_be_bytes(random()?));
-        let place = shared.hub.send(Register(transport)).await.map_err(io::Error::other)?;
+        let place = shared.hub.register.send(Register(address)).await.map_err(io::Error::other)?;
         let mut state = State::new(place, encoding.format(), client);
         if let Some(session) = session {
             state = state.over(session, encoding.is_one_way());
@@ -228,7 +228,7 @@ impl Driver {
             Call::TokenKeys => keys.connection.clone(),
             Call::SubscriptionTokenKeys => keys.subscription.clone(),
         };
-        let (hub, place) = (self.shared.hub.clone(), self.place);
+        let (hub, place) = (self.shared.hub.to_socket.clone(), self.place);
         actix_rt::spawn(async move {
             let fetched = match fetcher {
                 Some(fetcher) => fetcher.refresh().await,
@@ -243,7 +243,7 @@ impl Driver {
     fn ask(&self, number: u32, question: Question) {
         let via = Via { transport: self.encoding.transport(), format: self.encoding.format() };
         let backends = self.shared.backends.clone();
-        let (hub, place) = (self.shared.hub.clone(), self.place);
+        let (hub, place) = (self.shared.hub.to_socket.clone(), self.place);
         actix_rt::spawn(async move {
             let reply = backends.ask(question, via).await;
             let result = reply.map(Called::Backend).ok_or(CallFailed);
@@ -259,7 +259,7 @@ impl Driver {
     }
 
     fn wake_at(&self, at: Time) {
-        self.shared.hub.do_send(FromSocket::WakeAt(self.place, at));
+        self.shared.hub.from_socket.do_send(FromSocket::WakeAt(self.place, at));
     }
 
     /// Whether more than half of what may wait for the client does, after it was offered.
@@ -331,7 +331,7 @@ impl Driver {
             let code = self.closed_with;
             self.tell(|info| Happening::Disconnect(info, code));
         }
-        self.shared.hub.do_send(FromSocket::Closed(self.place));
+        self.shared.hub.from_socket.do_send(FromSocket::Closed(self.place));
     }
 }
 
@@ -343,14 +343,4 @@ pub fn random() -> io::Result<[u8; 16]> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(io::Error::other)?;
     Ok(bytes)
-}
-
-/// What a hub sends to one of its connections.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub enum ToSocket {
-    /// Bytes to be written as they are.
-    Frame(Bytes),
-    /// Something for the session to decide on.
-    Input(Box<In>),
 }

@@ -8,7 +8,7 @@
 //! answers into the protocol's words, [`id`] names a session, [`handshake`] opens and closes as WebSocket wants
 //! it, [`admitted`] is what is known when it begins, [`outbox`] holds what is not written yet, [`timers`] say when to wake which socket.
 //!
-//! Shell: [`driver`] performs what a session says. [`socket`], [`context`] and [`incoming`] are its actor on a
+//! Shell: [`driver`] performs what a session says, [`messages`] is what it and the worker's hub say to each other. [`socket`], [`context`] and [`incoming`] are its actor on a
 //! WebSocket, the actix context that runs it on a bare connection ([`io`]), and what it reads of that. [`stream`]
 //! and [`pipe`] are its actor over a streamed response, and the way to that; [`sessions`] finds a session by its
 //! id, [`users`] the connections of a user.
@@ -22,6 +22,7 @@ pub mod handshake;
 pub mod id;
 pub mod incoming;
 pub mod io;
+pub mod messages;
 pub mod outbox;
 pub mod pipe;
 pub mod reply;
