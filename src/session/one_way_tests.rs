@@ -35,7 +35,7 @@ fn a_client_is_told_the_name_of_its_session_if_it_needs_one() {
 
 #[test]
 fn the_application_finds_a_connection_by_its_session() {
-    use crate::access::control::Action;
+    use crate::room::control::Action;
     let mut talk = over(settings(), false);
     talk.say(&json!({"id": 1, "connect": {}}));
     talk.out.clear();

@@ -15,7 +15,7 @@ use super::{
     subscribing::{Asker, Subscription},
 };
 use crate::{
-    access::{control::Control, verifier::Verifier},
+    access::verifier::Verifier,
     backend::{
         headers::Headers,
         options::{BackendId, Proxies, Verdict},
@@ -31,6 +31,7 @@ use crate::{
         },
     },
     room::{
+        control::Control,
         options::{Audience, Namespaces, RoomOptions},
         types::{
             Answer, ClientId, ClientInfo, HistoryFilter, NewPublication, Query, ReplyTo, Request,
@@ -744,7 +745,7 @@ impl State {
     }
 
     fn control(&mut self, control: &Control, env: Env<'_>, out: &mut Vec<Out>) {
-        use crate::access::control::Action;
+        use crate::room::control::Action;
         let client = self.info.client.to_string();
         let meant = |id: &str| id.is_empty() || *id == *client;
         let is_it = *control.user == *self.info.user

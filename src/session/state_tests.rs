@@ -703,7 +703,7 @@ fn a_key_that_is_not_known_is_fetched_once() {
 
 #[test]
 fn the_application_does_things_to_a_users_connections() {
-    use crate::access::control::{Action, Control};
+    use crate::room::control::{Action, Control};
     let control = |user: &str, action: Action| {
         let (client, session) = Default::default();
         In::Control(Arc::new(Control { user: user.into(), client, session, action }))

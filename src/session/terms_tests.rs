@@ -6,12 +6,10 @@ use super::{
     tests::{Talk, connecting, settings, token},
     *,
 };
-use crate::{
-    access::control::{Action, Control},
-    room::{
-        options::Permissions,
-        types::{Here, Subscribe},
-    },
+use crate::room::{
+    control::{Action, Control},
+    options::Permissions,
+    types::{Here, Subscribe},
 };
 
 /// Settings with these options for rooms without a namespace.
