@@ -17,7 +17,7 @@ use roomcast::{
     },
     runtime::time::Time,
     server::parts::session_settings,
-    session::state::{CallFailed, Env, In, Out, Settings, State},
+    session::state::{CallFailed, Env, In, Out, Session, Settings},
 };
 use serde_json::json;
 
@@ -47,7 +47,7 @@ pub fn run(input: &[u8]) {
 
 struct Talk {
     settings: &'static Settings,
-    session: State,
+    session: Session,
     format: Format,
     late: bool,
     congested: bool,
@@ -61,7 +61,7 @@ impl Talk {
         let format = if how & 1 == 0 { Format::Json } else { Format::Protobuf };
         Self {
             settings: settings_of(how & 4 != 0),
-            session: State::new(SOCKET, format, ClientId(5)),
+            session: Session::new(SOCKET, format, ClientId(5)),
             format,
             late: how & 2 != 0,
             congested: how & 2 != 0,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{
     reply,
-    state::{Call, CallFailed, Called, Env, Out, Outcome, Phase, Refusal, State},
+    state::{Call, CallFailed, Called, Env, Out, Outcome, Phase, Refusal, Session},
 };
 use crate::{
     backend::{
@@ -104,7 +104,7 @@ impl Calls {
     }
 }
 
-impl State {
+impl Session {
     /// A command waits for something that neither the session nor a room knows.
     pub(super) fn call(&mut self, id: u32, command: ClientRequest, call: Call, out: &mut Vec<Out>) {
         self.in_flight += 1;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{
     reply,
-    state::{Call, CallFailed, Called, Env, Out, Outcome, Phase, Refusal, State},
+    state::{Call, CallFailed, Called, Env, Out, Outcome, Phase, Refusal, Session},
     subscribing::Asker,
 };
 use crate::{
@@ -54,7 +54,7 @@ enum Who {
     Ask(Call),
 }
 
-impl State {
+impl Session {
     /// Takes the connect command. `retried`: the keys of tokens were fetched for it.
     pub(super) fn connect(
         &mut self,

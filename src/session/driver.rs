@@ -13,7 +13,7 @@ use super::{
     context::{Progress, Wire},
     id::SessionId,
     messages::{ConnectionAddress, FromSocket, HubAddress, Register, Tell, ToSocket},
-    state::{Call, CallFailed, Called, Env, In, Out, Settings, State},
+    state::{Call, CallFailed, Called, Env, In, Out, Session, Settings},
 };
 use crate::{
     access::{connection_counter::ConnectionPermit, jwks::Fetchers},
@@ -96,7 +96,7 @@ pub trait Line {
 pub struct Driver {
     shared: Rc<Shared>,
     place: SocketRef,
-    session: State,
+    session: Session,
     /// Set once the client is authenticated.
     user: Option<Box<str>>,
     /// Its user has too many: from there on it gets nothing but its goodbye.
@@ -109,33 +109,33 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// Begins the session of a client that was let in. `session` names it, if its client needs that.
+    /// Begins the session of a client that was let in. `id` names it, if its client needs that.
     ///
     /// # Errors
     /// If there is no randomness, or the hub is gone.
     pub async fn begin(
         shared: Rc<Shared>,
         address: ConnectionAddress,
-        session: Option<SessionId>,
+        id: Option<SessionId>,
         admitted: Admitted,
     ) -> io::Result<Self> {
         let encoding = address.encoding();
         let client = ClientId(u128::from_be_bytes(random()?));
         let place = shared.hub.register.send(Register(address)).await.map_err(io::Error::other)?;
-        let mut state = State::new(place, encoding.format(), client);
-        if let Some(session) = session {
-            state = state.over(session, encoding.is_one_way());
+        let mut session = Session::new(place, encoding.format(), client);
+        if let Some(id) = id {
+            session = session.over(id, encoding.is_one_way());
         }
         if let Some(user) = admitted.user {
-            state.trust(user);
+            session.trust(user);
         }
         if let Some(headers) = admitted.headers {
-            state.came_with(headers);
+            session.came_with(headers);
         }
         Ok(Self {
             shared,
             place,
-            session: state,
+            session,
             user: None,
             barred: false,
             encoding,

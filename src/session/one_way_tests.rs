@@ -10,7 +10,7 @@ const NAME: [u8; 16] = [7; 16];
 fn over(settings: Settings, one_way: bool) -> Talk {
     let mut talk = Talk::new(settings);
     let session =
-        std::mem::replace(&mut talk.session, State::new(SOCKET, Format::Json, ClientId(5)));
+        std::mem::replace(&mut talk.session, Session::new(SOCKET, Format::Json, ClientId(5)));
     talk.session = session.over(SessionId::new(NAME), one_way);
     talk
 }

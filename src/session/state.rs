@@ -88,7 +88,7 @@ pub struct Settings {
     pub node: String,
 }
 
-/// What every call of [`State::handle`] may look at.
+/// What every call of [`Session::handle`] may look at.
 #[derive(Debug, Clone, Copy)]
 pub struct Env<'a> {
     /// The node's settings.
@@ -155,7 +155,7 @@ pub enum In {
     Opened,
     /// The payload of a message from the client.
     Payload(Bytes),
-    /// Take on more of the commands that are here; see [`State::can_go_on`].
+    /// Take on more of the commands that are here; see [`Session::can_go_on`].
     GoOn,
     /// A subscribe is decided.
     Subscribed {
@@ -292,7 +292,7 @@ pub(super) struct Rare {
     pub(super) meta: Bytes,
     /// The user that a trusted proxy in front of the node has named.
     pub(super) trusted_user: Option<Box<str>>,
-    /// The name of the session, if its client needs one: see [`State::over`].
+    /// The name of the session, if its client needs one: see [`Session::over`].
     pub(super) session: Option<SessionId>,
 }
 
@@ -310,7 +310,7 @@ impl Rare {
 
 /// One connection.
 #[derive(Debug)]
-pub struct State {
+pub struct Session {
     pub(super) socket: SocketRef,
     pub(super) format: Format,
     /// Whether the client only listens, once it has sent its connect request.
@@ -329,7 +329,7 @@ pub struct State {
     pub(super) expires_at: Option<i64>,
 }
 
-impl State {
+impl Session {
     /// A connection that has said nothing yet.
     pub fn new(socket: SocketRef, format: Format, client: ClientId) -> Self {
         let info = ClientInfo::new(client, "");

@@ -63,7 +63,7 @@ pub(super) fn settings() -> Settings {
 /// A session, and what came out of it since it was last asked.
 pub(super) struct Talk {
     settings: Settings,
-    pub(super) session: State,
+    pub(super) session: Session,
     now: Time,
     congested: bool,
     wall: i64,
@@ -72,7 +72,7 @@ pub(super) struct Talk {
 
 impl Talk {
     pub(super) fn new(settings: Settings) -> Self {
-        let session = State::new(SOCKET, Format::Json, ClientId(5));
+        let session = Session::new(SOCKET, Format::Json, ClientId(5));
         let (now, out) = (Time::default(), Vec::new());
         let mut talk = Self { settings, session, now, congested: false, wall: WALL, out };
         talk.input(In::Opened);

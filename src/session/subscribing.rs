@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     reply,
-    state::{Call, Env, Out, Outcome, Phase, Refusal, State},
+    state::{Call, Env, Out, Outcome, Phase, Refusal, Session},
 };
 use crate::{
     access::{
@@ -169,7 +169,7 @@ impl Subscription {
     }
 }
 
-impl State {
+impl Session {
     fn subscription(&mut self, room: &str) -> Option<&mut Subscription> {
         self.subscriptions.iter_mut().find(|it| *it.room == *room)
     }
