@@ -17,7 +17,7 @@ use roomcast::{
     },
     runtime::time::Time,
     server::parts::session_settings,
-    session::state::{CallFailed, Env, In, Out, Session, Settings},
+    session::state::{CallFailed, Env, In, Out, Session, SessionSettings},
 };
 use serde_json::json;
 
@@ -46,7 +46,7 @@ pub fn run(input: &[u8]) {
 }
 
 struct Talk {
-    settings: &'static Settings,
+    settings: &'static SessionSettings,
     session: Session,
     format: Format,
     late: bool,
@@ -163,13 +163,13 @@ fn answer(query: &Query) -> Answer {
 }
 
 /// Made once: inputs are many.
-fn settings_of(insecure: bool) -> &'static Settings {
-    static SETTINGS: OnceLock<[Settings; 2]> = OnceLock::new();
+fn settings_of(insecure: bool) -> &'static SessionSettings {
+    static SETTINGS: OnceLock<[SessionSettings; 2]> = OnceLock::new();
     &SETTINGS.get_or_init(|| [false, true].map(settings))[usize::from(insecure)]
 }
 
 /// As the configuration makes them: everyone may do everything.
-fn settings(insecure: bool) -> Settings {
+fn settings(insecure: bool) -> SessionSettings {
     let room = json!({
         "presence": true,
         "history_size": 10,

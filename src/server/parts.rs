@@ -29,7 +29,9 @@ use crate::{
     hub::Hub,
     metrics::Metrics,
     room::actor::{AddHub, RoomRegistry},
-    session::{context::Wire, driver::Shared, sessions::Sessions, state, users::Users},
+    session::{
+        context::Wire, driver::Shared, sessions::Sessions, state::SessionSettings, users::Users,
+    },
     webhooks::sender::Webhooks,
 };
 
@@ -39,7 +41,7 @@ pub struct Parts {
     /// The configuration.
     pub config: Arc<Config>,
     /// What sessions go by.
-    pub sessions: Arc<state::Settings>,
+    pub sessions: Arc<SessionSettings>,
     /// Who fetches the keys of tokens.
     pub keys: Fetchers,
     /// Who asks the application's backends.
@@ -89,7 +91,7 @@ impl Parts {
 pub fn session_settings(
     config: &Config,
     node: String,
-) -> anyhow::Result<(state::Settings, Fetchers)> {
+) -> anyhow::Result<(SessionSettings, Fetchers)> {
     let client = &config.client;
     let (tokens, connection) = token_checks(&config.tokens)?;
     let (subscription_tokens, subscription) = match &config.subscription_tokens {
@@ -97,7 +99,7 @@ pub fn session_settings(
         None => (tokens.clone(), connection.clone()),
     };
     let personal = &client.subscribe_to_user_personal_channel;
-    let settings = state::Settings {
+    let settings = SessionSettings {
         insecure: client.insecure,
         allow_anonymous: client.allow_anonymous_connect_without_token,
         refuse_anonymous_tokens: client.disallow_anonymous_connection_tokens,

@@ -21,7 +21,7 @@ const SUB_REFRESH: BackendId = BackendId(4);
 const RPC: BackendId = BackendId(5);
 
 /// Everything is for backends to decide: in `chat:` rooms, and beside them.
-fn with_backends() -> Settings {
+fn with_backends() -> SessionSettings {
     let all = RoomProxies {
         subscribe: Some(SUBSCRIBE),
         publish: Some(PUBLISH),
@@ -29,7 +29,7 @@ fn with_backends() -> Settings {
     };
     let chat = RoomOptions { proxies: all, allow_user_limited: true, ..RoomOptions::default() };
     let named = [("chat".into(), Arc::new(chat))].into_iter().collect();
-    Settings {
+    SessionSettings {
         allow_anonymous: false,
         namespaces: Arc::new(Namespaces { default: Arc::default(), named }),
         proxies: Proxies {
@@ -74,7 +74,7 @@ fn ann(expires_at: Option<i64>) -> Decision {
     Decision::Connect(Some(Box::new(it)))
 }
 
-fn connected_as_ann(settings: Settings, expires_at: Option<i64>) -> Talk {
+fn connected_as_ann(settings: SessionSettings, expires_at: Option<i64>) -> Talk {
     let mut talk = Talk::new(settings);
     let number = talk.asks(json!({"id": 1, "connect": {}}));
     talk.decide(number, ann(expires_at));
@@ -131,7 +131,7 @@ fn a_client_is_not_told_of_an_end_that_it_can_not_put_off() {
     let mut talk = connected_as_ann(with_backends(), Some(WALL + 100));
     let connected = talk.replies().remove(0);
     assert_eq!(connected["connect"].get("expires"), None);
-    let settings = Settings {
+    let settings = SessionSettings {
         proxies: Proxies { refresh: None, ..with_backends().proxies },
         ..with_backends()
     };
@@ -176,7 +176,7 @@ fn a_backend_refuses_a_connect_in_its_own_words() {
 
 #[test]
 fn a_backend_that_says_nothing_leaves_it_to_the_configuration() {
-    let mut talk = Talk::new(Settings { allow_anonymous: true, ..with_backends() });
+    let mut talk = Talk::new(SessionSettings { allow_anonymous: true, ..with_backends() });
     let number = talk.asks(json!({"id": 1, "connect": {}}));
     talk.decide(number, Decision::Connect(None));
     assert!(talk.out.contains(&Out::Authenticated("".into())));
@@ -464,7 +464,7 @@ fn headers_go_along_as_long_as_someone_wants_them() {
     for keeps_headers in [true, false] {
         let emulated_headers = vec!["authorization".to_owned()];
         let proxies = Proxies { keeps_headers, emulated_headers, ..with_backends().proxies };
-        let mut talk = Talk::new(Settings { proxies, ..with_backends() });
+        let mut talk = Talk::new(SessionSettings { proxies, ..with_backends() });
         talk.session.came_with(Headers { sent: vec![header("cookie")], said: Vec::new() });
         let said = json!({"Authorization": "v", "X-Other": "v"});
         talk.say(&json!({"id": 1, "connect": {"headers": said}}));

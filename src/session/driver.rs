@@ -13,7 +13,7 @@ use super::{
     context::{Progress, Wire},
     id::SessionId,
     messages::{ConnectionAddress, FromSocket, HubAddress, Register, Tell, ToSocket},
-    state::{Call, CallFailed, Called, Env, In, Out, Session, Settings},
+    state::{Call, CallFailed, Called, Env, In, Out, Session, SessionSettings},
 };
 use crate::{
     access::{connection_counter::ConnectionPermit, jwks::Fetchers},
@@ -39,7 +39,7 @@ pub struct Shared {
     /// The node's rooms.
     pub registry: Addr<RoomRegistry>,
     /// What sessions go by.
-    pub settings: Arc<Settings>,
+    pub settings: Arc<SessionSettings>,
     /// Who fetches the keys of tokens.
     pub keys: Fetchers,
     /// Who asks the application's backends.

@@ -7,7 +7,7 @@ use super::*;
 
 const NAME: [u8; 16] = [7; 16];
 
-fn over(settings: Settings, one_way: bool) -> Talk {
+fn over(settings: SessionSettings, one_way: bool) -> Talk {
     let mut talk = Talk::new(settings);
     let session =
         std::mem::replace(&mut talk.session, Session::new(SOCKET, Format::Json, ClientId(5)));
@@ -68,7 +68,7 @@ fn who_only_listens_is_pinged_and_answers_nothing() {
 
 #[test]
 fn who_only_listens_is_closed_where_others_get_an_error() {
-    let refused = |settings: Settings, request: &'static [u8]| {
+    let refused = |settings: SessionSettings, request: &'static [u8]| {
         let mut talk = over(settings, true);
         talk.input(In::Payload(Bytes::from_static(request)));
         talk.out

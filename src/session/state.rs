@@ -45,7 +45,7 @@ use crate::{
 const COMMANDS_PER_CALL: usize = 64;
 /// What every session of a node goes by.
 #[derive(Debug)]
-pub struct Settings {
+pub struct SessionSettings {
     /// Let everyone in and permit everything.
     pub insecure: bool,
     /// Let clients in that have no token.
@@ -92,7 +92,7 @@ pub struct Settings {
 #[derive(Debug, Clone, Copy)]
 pub struct Env<'a> {
     /// The node's settings.
-    pub settings: &'a Settings,
+    pub settings: &'a SessionSettings,
     /// The moment of the input.
     pub now: Time,
     /// Unix time in seconds: tokens follow the wall clock.
@@ -484,18 +484,18 @@ impl Session {
     /// Whether nothing more should be read of its client: some commands must be answered first, or there
     /// are some that were not taken on yet. A client that sends faster than it is answered is slowed down,
     /// not refused.
-    pub fn is_busy(&self, settings: &Settings) -> bool {
+    pub fn is_busy(&self, settings: &SessionSettings) -> bool {
         self.phase != Phase::Closed && (!self.held.is_empty() || self.is_full(settings))
     }
 
     /// Whether there are answers to be given, or commands to be taken on, with [`In::GoOn`] as soon as the
     /// client has taken what it has.
-    pub fn can_go_on(&self, settings: &Settings) -> bool {
+    pub fn can_go_on(&self, settings: &SessionSettings) -> bool {
         let commands = !self.held.is_empty() && !self.is_full(settings);
         self.phase != Phase::Closed && (commands || self.has_deferred())
     }
 
-    fn is_full(&self, settings: &Settings) -> bool {
+    fn is_full(&self, settings: &SessionSettings) -> bool {
         self.is_connecting() || usize::from(self.in_flight) >= settings.in_flight_limit
     }
 
