@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{
     reply,
-    state::{Call, CallFailed, Called, Env, Out, Outcome, Phase, Refusal, Session},
+    state::{Call, CallFailed, Called, ConnectionState, Env, Out, Outcome, Refusal, Session},
 };
 use crate::{
     backend::{
@@ -399,7 +399,7 @@ impl Session {
     /// The connect command failed: no other is expected.
     pub(super) fn refuse_connect(&mut self, id: u32, why: Refusal, out: &mut Vec<Out>) {
         if !matches!(why, Refusal::Close(_)) {
-            self.phase = Phase::Refused;
+            self.state = ConnectionState::Refused;
         }
         self.outcome(id, Err(why), out);
     }

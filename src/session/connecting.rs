@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{
     reply,
-    state::{Call, CallFailed, Called, Env, Out, Outcome, Phase, Refusal, Session},
+    state::{Call, CallFailed, Called, ConnectionState, Env, Out, Outcome, Refusal, Session},
     subscribing::Asker,
 };
 use crate::{
@@ -70,7 +70,7 @@ impl Session {
         match self.credentials(&request, retried, env) {
             Ok(Who::Is(credentials)) => self.admit(id, credentials, &request.subs, env, out),
             Ok(Who::Ask(call)) => {
-                self.phase = Phase::Connecting;
+                self.state = ConnectionState::Connecting;
                 // What it says is not needed twice.
                 let request =
                     ConnectRequest { data: Bytes::new(), headers: HashMap::new(), ..request };
@@ -185,7 +185,7 @@ impl Session {
         if rooms.len() > env.settings.channel_limit {
             return self.close(Disconnect::ChannelLimit, out);
         }
-        self.phase = Phase::Connecting;
+        self.state = ConnectionState::Connecting;
         let (data, waiting) = (credentials.data, rooms.len());
         self.rare_mut().connecting = Some(Connecting { id, data, waiting, rooms: Vec::new() });
         for (room, grant) in rooms {
@@ -194,7 +194,7 @@ impl Session {
                 .filter(|it| it.recover)
                 .map(|it| Since { epoch: it.epoch.clone(), offset: it.offset });
             self.put_into(&room, &grant, since, Asker::Connect, env, out);
-            if self.phase != Phase::Connecting {
+            if self.state != ConnectionState::Connecting {
                 return;
             }
         }
@@ -233,7 +233,7 @@ impl Session {
             Err(error) => {
                 let id = connecting.id;
                 self.rare_mut().connecting = None;
-                self.phase = Phase::Refused;
+                self.state = ConnectionState::Refused;
                 out.push(Out::Reply(reply::failure(id, error)));
             }
         }
@@ -246,7 +246,7 @@ impl Session {
             return;
         };
         let session = self.rare().and_then(|it| it.session);
-        self.phase = Phase::Open;
+        self.state = ConnectionState::Open;
         self.tidy();
         let settings = env.settings;
         let ping = settings.ping_interval;

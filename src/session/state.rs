@@ -266,7 +266,7 @@ impl From<Disconnect> for Refusal {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum ConnectionState {
     /// Waits for the connect command.
     New,
     /// It is being answered: nothing else is taken on until it is.
@@ -315,7 +315,7 @@ pub struct Session {
     pub(super) format: Format,
     /// Whether the client only listens, once it has sent its connect request.
     one_way: bool,
-    pub(super) phase: Phase,
+    pub(super) state: ConnectionState,
     pub(super) info: Arc<ClientInfo>,
     pub(super) subscriptions: Vec<Subscription>,
     pub(super) in_flight: u16,
@@ -337,7 +337,7 @@ impl Session {
             socket,
             format,
             one_way: false,
-            phase: Phase::New,
+            state: ConnectionState::New,
             info: Arc::new(info),
             subscriptions: Vec::new(),
             in_flight: 0,
@@ -392,7 +392,7 @@ impl Session {
 
     /// Whether the client has yet to be told that it is connected: until then it must hear of no room.
     pub fn is_connecting(&self) -> bool {
-        self.phase == Phase::Connecting
+        self.state == ConnectionState::Connecting
     }
 
     /// Who the client is.
@@ -407,7 +407,7 @@ impl Session {
 
     /// Takes one input and says what is to be done, in order.
     pub fn handle(&mut self, input: In, env: Env<'_>, out: &mut Vec<Out>) {
-        if self.phase == Phase::Closed {
+        if self.state == ConnectionState::Closed {
             return;
         }
         let first = out.len();
@@ -440,7 +440,7 @@ impl Session {
 
     /// A client that only listens sends its connect request; whatever else it sends is nothing to us.
     fn listen(&mut self, payload: &[u8], env: Env<'_>, out: &mut Vec<Out>) {
-        if self.phase != Phase::New {
+        if self.state != ConnectionState::New {
             return;
         }
         match codec::decode_connect(payload) {
@@ -485,14 +485,14 @@ impl Session {
     /// are some that were not taken on yet. A client that sends faster than it is answered is slowed down,
     /// not refused.
     pub fn is_busy(&self, settings: &SessionSettings) -> bool {
-        self.phase != Phase::Closed && (!self.held.is_empty() || self.is_full(settings))
+        self.state != ConnectionState::Closed && (!self.held.is_empty() || self.is_full(settings))
     }
 
     /// Whether there are answers to be given, or commands to be taken on, with [`In::GoOn`] as soon as the
     /// client has taken what it has.
     pub fn can_go_on(&self, settings: &SessionSettings) -> bool {
         let commands = !self.held.is_empty() && !self.is_full(settings);
-        self.phase != Phase::Closed && (commands || self.has_deferred())
+        self.state != ConnectionState::Closed && (commands || self.has_deferred())
     }
 
     fn is_full(&self, settings: &SessionSettings) -> bool {
@@ -505,7 +505,7 @@ impl Session {
             return self.answer(id, answer, env, out);
         }
         for _ in 0..COMMANDS_PER_CALL {
-            if self.phase == Phase::Closed || self.is_full(env.settings) {
+            if self.state == ConnectionState::Closed || self.is_full(env.settings) {
                 return;
             }
             match self.held.next(self.format) {
@@ -517,7 +517,7 @@ impl Session {
     }
 
     pub(super) fn close(&mut self, why: Disconnect, out: &mut Vec<Out>) {
-        if self.phase != Phase::Closed {
+        if self.state != ConnectionState::Closed {
             out.push(Out::Close(why));
             self.end(out);
         }
@@ -525,7 +525,7 @@ impl Session {
 
     /// Leaves every room. After the close, so that no one hears of the leaving before the client does.
     fn end(&mut self, out: &mut Vec<Out>) {
-        self.phase = Phase::Closed;
+        self.state = ConnectionState::Closed;
         self.held = Commands::default();
         self.rare = None;
         for subscription in std::mem::take(&mut self.subscriptions) {
@@ -540,15 +540,15 @@ impl Session {
 
     fn command(&mut self, command: Command, env: Env<'_>, out: &mut Vec<Out>) {
         let (id, request) = command.into_request();
-        match (self.phase, request) {
-            (Phase::New, Some(ClientRequest::Connect(request))) if id > 0 => {
+        match (self.state, request) {
+            (ConnectionState::New, Some(ClientRequest::Connect(request))) if id > 0 => {
                 self.connect(id, request, false, env, out);
             }
-            (Phase::Open, Some(ClientRequest::Send(_))) => {
+            (ConnectionState::Open, Some(ClientRequest::Send(_))) => {
                 self.close(Disconnect::NotAvailable, out)
             }
-            (Phase::Open, _) if id == 0 => self.pong(env, out),
-            (Phase::Open, Some(request)) => self.request(id, request, env, out),
+            (ConnectionState::Open, _) if id == 0 => self.pong(env, out),
+            (ConnectionState::Open, Some(request)) => self.request(id, request, env, out),
             _ => self.close(Disconnect::BadRequest, out),
         }
     }
@@ -579,7 +579,7 @@ impl Session {
     }
 
     fn wake(&mut self, env: Env<'_>, out: &mut Vec<Out>) {
-        if self.phase != Phase::Open {
+        if self.state != ConnectionState::Open {
             return self.close(Disconnect::Stale, out);
         }
         if self.expires_at.is_some_and(|at| env.is_over(at, env.connection_grace())) {
@@ -590,7 +590,7 @@ impl Session {
             }
         }
         self.end_expired(env, out);
-        if self.phase == Phase::Closed {
+        if self.state == ConnectionState::Closed {
             return;
         }
         if !env.settings.ping_interval.is_zero() && env.now >= self.next_ping {
@@ -753,7 +753,7 @@ impl Session {
             && (control.session.is_empty() || self.is_session(&control.session));
         // One that is about to be let in can be turned away.
         let ends = self.is_connecting() && matches!(control.action, Action::Disconnect { .. });
-        if !is_it || self.phase != Phase::Open && !ends {
+        if !is_it || self.state != ConnectionState::Open && !ends {
             return;
         }
         match &control.action {

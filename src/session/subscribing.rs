@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     reply,
-    state::{Call, Env, Out, Outcome, Phase, Refusal, Session},
+    state::{Call, ConnectionState, Env, Out, Outcome, Refusal, Session},
 };
 use crate::{
     access::{
@@ -625,7 +625,7 @@ impl Session {
                 Some(backend) => self.ask_about_subscription(backend, room, out),
                 None => self.end_as_expired(&room, out),
             }
-            if self.phase == Phase::Closed {
+            if self.state == ConnectionState::Closed {
                 return;
             }
         }
