@@ -22,8 +22,8 @@ use tokio::sync::Semaphore;
 use super::{
     breaker::Breaker,
     options::Backend,
-    reply::{self, Reply, Unusable},
     request::{Kind, Question, Via},
+    response::{self, BackendResponse, InvalidResponse},
 };
 use crate::{metrics::Metrics, runtime::clock};
 
@@ -51,7 +51,7 @@ enum Failed {
     #[error("{0:#}")]
     Http(#[from] anyhow::Error),
     #[error("its answer can't be used: {0}")]
-    Unusable(#[from] Unusable),
+    InvalidResponse(#[from] InvalidResponse),
 }
 
 impl Failed {
@@ -62,7 +62,7 @@ impl Failed {
             Self::Timeout => "timeout",
             Self::TooLarge => "too_large",
             Self::Http(_) => "connection",
-            Self::Unusable(_) => "unusable",
+            Self::InvalidResponse(_) => "unusable",
         }
     }
 }
@@ -128,7 +128,7 @@ impl Callers {
     }
 
     /// Asks. None if there is no answer; why is logged.
-    pub async fn ask(&self, question: Question, via: Via) -> Option<Reply> {
+    pub async fn ask(&self, question: Question, via: Via) -> Option<BackendResponse> {
         let caller = self.callers.get(usize::from(question.to.0))?;
         let kind = question.ask.kind();
         let asked = caller.ask(&self.client, &question, via).await;
@@ -160,7 +160,7 @@ impl Caller {
         client: &reqwest::Client,
         question: &Question,
         via: Via,
-    ) -> Result<Reply, Failed> {
+    ) -> Result<BackendResponse, Failed> {
         let timeout = self.backend.timeout;
         let deadline = tokio::time::Instant::now() + timeout;
         let waiting = Waiting::new(&self.waiting, self.backend.concurrency * WAITING)?;
@@ -176,7 +176,7 @@ impl Caller {
                 self.state().breaker.answered();
                 let (status, body) = called?;
                 let kind = question.ask.kind();
-                Ok(reply::read(kind, &self.backend, status.as_u16(), &body)?)
+                Ok(response::read(kind, &self.backend, status.as_u16(), &body)?)
             }
             Err(_) => {
                 if self.state().breaker.unanswered(clock::now()) {

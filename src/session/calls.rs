@@ -12,8 +12,8 @@ use super::{
 use crate::{
     backend::{
         options::{BackendId, Responsible, Verdict},
-        reply::{Publish, Refreshed, Reply as Answer},
         request::{Ask, Question},
+        response::{BackendResponse, Publish, Refreshed},
     },
     protocol::{
         codes::{Disconnect, ErrorCode},
@@ -224,15 +224,15 @@ impl Session {
             (Called::Keys, ClientRequest::SubRefresh(it)) => {
                 self.sub_refresh(id, it, true, env, out)
             }
-            (Called::Backend(Answer::Refused(verdict)), _) => Err(verdict.into()),
-            (Called::Backend(Answer::Subscribe(grant)), ClientRequest::Subscribe(it)) => {
+            (Called::Backend(BackendResponse::Refused(verdict)), _) => Err(verdict.into()),
+            (Called::Backend(BackendResponse::Subscribe(grant)), ClientRequest::Subscribe(it)) => {
                 self.subscribe_granted(id, it, &grant, env)
             }
-            (Called::Backend(Answer::Publish(changes)), ClientRequest::Publish(it)) => {
+            (Called::Backend(BackendResponse::Publish(changes)), ClientRequest::Publish(it)) => {
                 let to = ReplyTo::Command { socket: self.socket, id };
                 self.publish_as(it, *changes, to, env).map(Some)
             }
-            (Called::Backend(Answer::Rpc(data)), ClientRequest::Rpc(_)) => {
+            (Called::Backend(BackendResponse::Rpc(data)), ClientRequest::Rpc(_)) => {
                 out.push(Out::Reply(reply::result(id, Body::Rpc(RpcResult { data }))));
                 Ok(None)
             }
@@ -339,7 +339,7 @@ impl Session {
         match result {
             // A backend that is down must not take everyone's connection with it.
             Err(CallFailed) => self.expires_at = Some(env.wall + REPRIEVE),
-            Ok(Called::Backend(Answer::Refresh(Refreshed::GoesOn {
+            Ok(Called::Backend(BackendResponse::Refresh(Refreshed::GoesOn {
                 until: Some(until),
                 info,
                 meta,
@@ -353,7 +353,7 @@ impl Session {
                     self.rare_mut().meta = meta;
                 }
             }
-            Ok(Called::Backend(Answer::Refused(Verdict::Disconnect(why)))) => {
+            Ok(Called::Backend(BackendResponse::Refused(Verdict::Disconnect(why)))) => {
                 return self.close(why, out);
             }
             Ok(_) => return self.close(Disconnect::ConnectionExpired, out),
@@ -370,12 +370,14 @@ impl Session {
     ) {
         match result {
             Err(CallFailed) => self.prolong(room, Some(env.wall + REPRIEVE), &[]),
-            Ok(Called::Backend(Answer::SubRefresh(Refreshed::GoesOn { until, info, .. })))
-                if until.is_none_or(|until| until > env.wall) =>
-            {
+            Ok(Called::Backend(BackendResponse::SubRefresh(Refreshed::GoesOn {
+                until,
+                info,
+                ..
+            }))) if until.is_none_or(|until| until > env.wall) => {
                 self.prolong(room, until, &info);
             }
-            Ok(Called::Backend(Answer::Refused(Verdict::Disconnect(why)))) => {
+            Ok(Called::Backend(BackendResponse::Refused(Verdict::Disconnect(why)))) => {
                 return self.close(why, out);
             }
             Ok(_) => return self.end_as_expired(room, out),

@@ -7,8 +7,8 @@ use crate::{
     access::grant::{Credentials, Grant},
     backend::{
         options::{BackendId, Methods, RoomProxies},
-        reply::{Publish, Refreshed},
         request::Ask,
+        response::{Publish, Refreshed},
     },
     room::types::NewPublication,
 };
@@ -57,7 +57,7 @@ impl Talk {
         question
     }
 
-    fn decide(&mut self, number: u32, decision: Decision) {
+    fn decide(&mut self, number: u32, decision: BackendResponse) {
         self.input(In::Called(number, Ok(Called::Backend(decision))));
     }
 
@@ -68,10 +68,10 @@ impl Talk {
     }
 }
 
-fn ann(expires_at: Option<i64>) -> Decision {
+fn ann(expires_at: Option<i64>) -> BackendResponse {
     let meta = Bytes::from_static(b"{\"m\":1}");
     let it = Credentials { user: "ann".into(), expires_at, meta, ..Credentials::default() };
-    Decision::Connect(Some(Box::new(it)))
+    BackendResponse::Connect(Some(Box::new(it)))
 }
 
 fn connected_as_ann(settings: SessionSettings, expires_at: Option<i64>) -> Talk {
@@ -91,17 +91,17 @@ fn subscribe(id: u32, room: &str) -> Value {
     json!({"id": id, "subscribe": {"channel": room, "data": {"n": id}}})
 }
 
-fn granted(grant: Grant) -> Decision {
-    Decision::Subscribe(Box::new(grant))
+fn granted(grant: Grant) -> BackendResponse {
+    BackendResponse::Subscribe(Box::new(grant))
 }
 
-fn error(code: u32) -> Decision {
+fn error(code: u32) -> BackendResponse {
     let error = message::Error { code, message: "no".into(), temporary: true };
-    Decision::Refused(Verdict::Error(error))
+    BackendResponse::Refused(Verdict::Error(error))
 }
 
-fn disconnect() -> Decision {
-    Decision::Refused(Verdict::Disconnect(Disconnect::Custom(4500, "go".into())))
+fn disconnect() -> BackendResponse {
+    BackendResponse::Refused(Verdict::Disconnect(Disconnect::Custom(4500, "go".into())))
 }
 
 fn goes_on(until: Option<i64>) -> Refreshed {
@@ -151,9 +151,9 @@ fn a_backend_refuses_a_connect_in_its_own_words() {
     for (decision, code) in [
         (error(1000), Ok(1000)),
         (disconnect(), Err(4500)),
-        (Decision::Connect(None), Err(3501)),
+        (BackendResponse::Connect(None), Err(3501)),
         (ann(Some(WALL)), Ok(110)),
-        (Decision::Rpc(Bytes::new()), Ok(100)),
+        (BackendResponse::Rpc(Bytes::new()), Ok(100)),
     ] {
         let mut talk = Talk::new(with_backends());
         let number = talk.asks(json!({"id": 1, "connect": {}}));
@@ -178,7 +178,7 @@ fn a_backend_refuses_a_connect_in_its_own_words() {
 fn a_backend_that_says_nothing_leaves_it_to_the_configuration() {
     let mut talk = Talk::new(SessionSettings { allow_anonymous: true, ..with_backends() });
     let number = talk.asks(json!({"id": 1, "connect": {}}));
-    talk.decide(number, Decision::Connect(None));
+    talk.decide(number, BackendResponse::Connect(None));
     assert!(talk.out.contains(&Out::Authenticated("".into())));
 }
 
@@ -275,9 +275,9 @@ fn published(talk: &mut Talk) -> Vec<NewPublication> {
     all.collect()
 }
 
-fn publish_as(data: Option<&'static str>) -> Decision {
+fn publish_as(data: Option<&'static str>) -> BackendResponse {
     let data = data.map(|it| Bytes::from_static(it.as_bytes()));
-    Decision::Publish(Box::new(Publish { data, skip_history: true, ..Publish::default() }))
+    BackendResponse::Publish(Box::new(Publish { data, skip_history: true, ..Publish::default() }))
 }
 
 #[test]
@@ -324,7 +324,7 @@ fn a_call_is_answered_by_the_backend() {
     talk.say(&json!({"id": 2, "rpc": {"method": "time", "data": {}}}));
     let (number, question) = talk.question();
     assert_eq!(question.ask, Ask::Rpc { method: "time".into(), data: "{}".into() });
-    talk.decide(number, Decision::Rpc(Bytes::from_static(b"{\"now\":1}")));
+    talk.decide(number, BackendResponse::Rpc(Bytes::from_static(b"{\"now\":1}")));
     assert_eq!(talk.replies()[0], json!({"id": 2, "rpc": {"data": {"now": 1}}}));
     assert_eq!(talk.error(&json!({"id": 3, "rpc": {"method": "other:x"}})), 104);
     let mut nobody = Talk::connected();
@@ -344,21 +344,21 @@ fn the_node_asks_whether_a_connection_goes_on() {
     let meta = Bytes::from_static(b"2");
     let info = Bytes::from_static(b"3");
     let until = Some(talk.wall + 2);
-    talk.decide(number, Decision::Refresh(Refreshed::GoesOn { until, info, meta }));
+    talk.decide(number, BackendResponse::Refresh(Refreshed::GoesOn { until, info, meta }));
     assert_eq!(talk.closed(), None);
     talk.wall += 2;
     talk.later(2);
     let (number, question) = talk.question();
     assert_eq!((&question.meta[..], &question.client.conn_info[..]), (&b"2"[..], &b"3"[..]));
-    talk.decide(number, Decision::Refresh(Refreshed::Expired));
+    talk.decide(number, BackendResponse::Refresh(Refreshed::Expired));
     assert_eq!(talk.closed(), Some(3005));
 }
 
 #[test]
 fn a_connection_ends_if_the_backend_does_not_prolong_it() {
     for (decision, code) in [
-        (Decision::Refresh(goes_on(None)), 3005),
-        (Decision::Refresh(goes_on(Some(WALL))), 3005),
+        (BackendResponse::Refresh(goes_on(None)), 3005),
+        (BackendResponse::Refresh(goes_on(Some(WALL))), 3005),
         (error(1000), 3005),
         (disconnect(), 4500),
     ] {
@@ -424,11 +424,11 @@ fn end_of_subscription(talk: &mut Talk) -> u32 {
 #[test]
 fn the_node_asks_whether_a_subscription_goes_on() {
     for (result, code) in [
-        (Ok(Called::Backend(Decision::SubRefresh(goes_on(Some(WALL + 90))))), None),
-        (Ok(Called::Backend(Decision::SubRefresh(goes_on(None)))), None),
+        (Ok(Called::Backend(BackendResponse::SubRefresh(goes_on(Some(WALL + 90))))), None),
+        (Ok(Called::Backend(BackendResponse::SubRefresh(goes_on(None)))), None),
         (Err(CallFailed), None),
-        (Ok(Called::Backend(Decision::SubRefresh(goes_on(Some(WALL))))), Some(2501)),
-        (Ok(Called::Backend(Decision::SubRefresh(Refreshed::Expired))), Some(2501)),
+        (Ok(Called::Backend(BackendResponse::SubRefresh(goes_on(Some(WALL))))), Some(2501)),
+        (Ok(Called::Backend(BackendResponse::SubRefresh(Refreshed::Expired))), Some(2501)),
         (Ok(Called::Backend(error(1000))), Some(2501)),
     ] {
         let mut talk = in_for(WALL + 5);
@@ -454,7 +454,7 @@ fn what_is_said_of_an_old_subscription_does_not_hold_for_a_new_one() {
     talk.decide(number, granted(Grant { expires_at: Some(WALL + 99), ..Grant::default() }));
     talk.let_in("chat:a", 4, Recovery::NotAsked);
     talk.out.clear();
-    talk.decide(old, Decision::SubRefresh(Refreshed::Expired));
+    talk.decide(old, BackendResponse::SubRefresh(Refreshed::Expired));
     assert!(talk.out.is_empty(), "{:?}", talk.out);
 }
 

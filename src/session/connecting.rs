@@ -17,7 +17,7 @@ use crate::{
         grant::{Credentials, Grant},
         verifier::TokenError,
     },
-    backend::{headers, reply::Reply as Decision, request::Ask},
+    backend::{headers, request::Ask, response::BackendResponse},
     protocol::{
         codes::{Disconnect, ErrorCode},
         message::{
@@ -91,9 +91,9 @@ impl Session {
     ) {
         let who = match result {
             Ok(Called::Keys) => return self.connect(id, request, true, env, out),
-            Ok(Called::Backend(Decision::Connect(Some(it)))) => Ok(*it),
-            Ok(Called::Backend(Decision::Connect(None))) => self.without_token(env),
-            Ok(Called::Backend(Decision::Refused(verdict))) => Err(verdict.into()),
+            Ok(Called::Backend(BackendResponse::Connect(Some(it)))) => Ok(*it),
+            Ok(Called::Backend(BackendResponse::Connect(None))) => self.without_token(env),
+            Ok(Called::Backend(BackendResponse::Refused(verdict))) => Err(verdict.into()),
             Ok(Called::Backend(_)) | Err(CallFailed) => Err(ErrorCode::Internal.into()),
         };
         match who {

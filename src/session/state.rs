@@ -19,8 +19,8 @@ use crate::{
     backend::{
         headers::Headers,
         options::{BackendId, Proxies, Verdict},
-        reply::Reply as Decision,
         request::Question,
+        response::BackendResponse,
     },
     protocol::{
         codec::{self, Commands, Format},
@@ -226,7 +226,7 @@ pub enum Called {
     /// The keys are those of now.
     Keys,
     /// What the backend has decided.
-    Backend(Decision),
+    Backend(BackendResponse),
 }
 
 /// It did not come back, or not in time.
