@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use super::{
     breaker::Breaker,
     options::Backend,
-    request::{Kind, Question, Via},
+    request::{BackendRequest, OperationKind, Via},
     response::{self, BackendResponse, InvalidResponse},
 };
 use crate::{metrics::Metrics, runtime::clock};
@@ -128,10 +128,10 @@ impl Callers {
     }
 
     /// Asks. None if there is no answer; why is logged.
-    pub async fn ask(&self, question: Question, via: Via) -> Option<BackendResponse> {
-        let caller = self.callers.get(usize::from(question.to.0))?;
-        let kind = question.ask.kind();
-        let asked = caller.ask(&self.client, &question, via).await;
+    pub async fn ask(&self, request: BackendRequest, via: Via) -> Option<BackendResponse> {
+        let caller = self.callers.get(usize::from(request.to.0))?;
+        let kind = request.operation.kind();
+        let asked = caller.ask(&self.client, &request, via).await;
         let outcome = asked.as_ref().map_or_else(Failed::name, |_| "answered");
         let name = caller.backend.name.as_str();
         self.metrics.backend_calls.with_label_values(&[name, kind.name(), outcome]).inc();
@@ -158,7 +158,7 @@ impl Caller {
     async fn ask(
         &self,
         client: &reqwest::Client,
-        question: &Question,
+        request: &BackendRequest,
         via: Via,
     ) -> Result<BackendResponse, Failed> {
         let timeout = self.backend.timeout;
@@ -171,11 +171,11 @@ impl Caller {
         if !self.state().breaker.admits(clock::now(), timeout) {
             return Err(Failed::GivenUp);
         }
-        match tokio::time::timeout_at(deadline, self.call(client, question, via)).await {
+        match tokio::time::timeout_at(deadline, self.call(client, request, via)).await {
             Ok(called) => {
                 self.state().breaker.answered();
                 let (status, body) = called?;
-                let kind = question.ask.kind();
+                let kind = request.operation.kind();
                 Ok(response::read(kind, &self.backend, status.as_u16(), &body)?)
             }
             Err(_) => {
@@ -190,12 +190,12 @@ impl Caller {
     async fn call(
         &self,
         client: &reqwest::Client,
-        question: &Question,
+        request: &BackendRequest,
         via: Via,
     ) -> Result<(StatusCode, Vec<u8>), Failed> {
-        let body = question.body(&self.backend, via).map_err(anyhow::Error::from)?;
-        let request = client.post(&self.backend.endpoint).headers(self.headers(question));
-        let response = request.body(body).send().await.map_err(anyhow::Error::from)?;
+        let body = request.body(&self.backend, via).map_err(anyhow::Error::from)?;
+        let post = client.post(&self.backend.endpoint).headers(self.headers(request));
+        let response = post.body(body).send().await.map_err(anyhow::Error::from)?;
         let status = response.status();
         let (mut chunks, mut body) = (response.bytes_stream(), Vec::new());
         // Of an answer that is of no use anyway, nothing is read.
@@ -211,10 +211,10 @@ impl Caller {
     }
 
     /// Those of the configuration, and over them those of the client that are wanted.
-    fn headers(&self, question: &Question) -> HeaderMap {
+    fn headers(&self, request: &BackendRequest) -> HeaderMap {
         let (wanted, said) = (&self.backend.http_headers, &self.backend.emulated_headers);
         let mut client = HeaderMap::new();
-        let of_client = question.headers.iter().flat_map(|it| it.of(wanted, said));
+        let of_client = request.headers.iter().flat_map(|it| it.of(wanted, said));
         for (name, value) in of_client {
             if let (Ok(name), Ok(value)) =
                 (HeaderName::try_from(name), HeaderValue::from_bytes(value))
@@ -232,7 +232,7 @@ impl Caller {
     }
 
     /// One line a second is enough to know.
-    fn complain(&self, kind: Kind, error: &Failed) {
+    fn complain(&self, kind: OperationKind, error: &Failed) {
         let mut state = self.state();
         let (now, missed) = (Instant::now(), state.logged.map_or(0, |(_, missed)| missed));
         if state.logged.is_some_and(|(at, _)| now.duration_since(at) < QUIET) {

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::{
     options::{Backend, Verdict},
-    request::Kind,
+    request::OperationKind,
 };
 use crate::{
     access::{
@@ -247,7 +247,7 @@ impl Published {
 /// # Errors
 /// If it can't be told.
 pub fn read(
-    kind: Kind,
+    kind: OperationKind,
     backend: &Backend,
     status: u16,
     body: &[u8],
@@ -258,35 +258,35 @@ pub fn read(
         return meant.ok_or(InvalidResponse::Status(status));
     }
     Ok(match kind {
-        Kind::Connect => match decided::<Granted>(body)? {
+        OperationKind::Connect => match decided::<Granted>(body)? {
             Ok(result) => {
                 let credentials = result.map(Granted::credentials).transpose()?;
                 BackendResponse::Connect(credentials.map(Box::new))
             }
             Err(refused) => refused,
         },
-        Kind::Refresh => match decided(body)? {
+        OperationKind::Refresh => match decided(body)? {
             Ok(result) => BackendResponse::Refresh(refreshed(result)?),
             Err(refused) => refused,
         },
-        Kind::SubRefresh => match decided(body)? {
+        OperationKind::SubRefresh => match decided(body)? {
             Ok(result) => BackendResponse::SubRefresh(refreshed(result)?),
             Err(refused) => refused,
         },
         // A permission has to be said: an answer in which there is nothing may have meant something else.
-        Kind::Subscribe => match decided::<Granted>(body)? {
+        OperationKind::Subscribe => match decided::<Granted>(body)? {
             Ok(result) => {
                 BackendResponse::Subscribe(Box::new(result.ok_or(InvalidResponse::Empty)?.grant()?))
             }
             Err(refused) => refused,
         },
-        Kind::Publish => match decided::<Published>(body)? {
+        OperationKind::Publish => match decided::<Published>(body)? {
             Ok(result) => {
                 BackendResponse::Publish(Box::new(result.ok_or(InvalidResponse::Empty)?.publish()?))
             }
             Err(refused) => refused,
         },
-        Kind::Rpc => match decided::<Done>(body)? {
+        OperationKind::Rpc => match decided::<Done>(body)? {
             Ok(None) => BackendResponse::Rpc(Bytes::new()),
             Ok(Some(it)) => BackendResponse::Rpc(payload("b64data", it.data, it.b64data)?),
             Err(refused) => refused,

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     backend::{
         options::{BackendId, Responsible, Verdict},
-        request::{Ask, Question},
+        request::{BackendRequest, Operation},
         response::{BackendResponse, Publish, Refreshed},
     },
     protocol::{
@@ -113,14 +113,14 @@ impl Session {
     }
 
     /// What to ask a backend.
-    pub(super) fn question(&self, to: BackendId, ask: Ask) -> Call {
+    pub(super) fn backend_request(&self, to: BackendId, operation: Operation) -> Call {
         let rare = self.rare();
-        Call::Backend(Box::new(Question {
+        Call::Backend(Box::new(BackendRequest {
             to,
             client: self.info.clone(),
             meta: rare.map_or_else(Bytes::new, |it| it.meta.clone()),
             headers: rare.and_then(|it| it.headers.clone()),
-            ask,
+            operation,
         }))
     }
 
@@ -249,7 +249,7 @@ impl Session {
         out: &mut Vec<Out>,
     ) {
         let (room, data) = (request.channel.clone(), request.data.clone());
-        let call = self.question(to, Ask::Publish { room, data });
+        let call = self.backend_request(to, Operation::Publish { room, data });
         self.call(id, ClientRequest::Publish(request), call, out);
     }
 
@@ -292,7 +292,7 @@ impl Session {
             Responsible::Unknown => return Err(ErrorCode::MethodNotFound.into()),
         };
         let RpcRequest { method, data } = request;
-        let call = self.question(to, Ask::Rpc { method, data });
+        let call = self.backend_request(to, Operation::Rpc { method, data });
         // What it says is not needed twice.
         self.call(id, ClientRequest::Rpc(RpcRequest::default()), call, out);
         Ok(None)
@@ -313,7 +313,7 @@ impl Session {
 
     /// Asks whether the connection goes on.
     pub(super) fn ask_about_connection(&mut self, to: BackendId, out: &mut Vec<Out>) {
-        let call = self.question(to, Ask::Refresh);
+        let call = self.backend_request(to, Operation::Refresh);
         let number = self.rare_mut().calls.park(Waits::Connection);
         out.push(Out::Call(number, call));
     }
@@ -325,7 +325,7 @@ impl Session {
         room: RoomName,
         out: &mut Vec<Out>,
     ) {
-        let call = self.question(to, Ask::SubRefresh { room: room.to_string() });
+        let call = self.backend_request(to, Operation::SubRefresh { room: room.to_string() });
         let number = self.rare_mut().calls.park(Waits::Subscription(room));
         out.push(Out::Call(number, call));
     }

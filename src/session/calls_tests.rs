@@ -7,7 +7,7 @@ use crate::{
     access::grant::{Credentials, Grant},
     backend::{
         options::{BackendId, Methods, RoomProxies},
-        request::Ask,
+        request::Operation,
         response::{Publish, Refreshed},
     },
     room::types::NewPublication,
@@ -45,26 +45,26 @@ fn with_backends() -> SessionSettings {
 }
 
 impl Talk {
-    /// The one question that is asked, and its number.
-    fn question(&mut self) -> (u32, Question) {
+    /// The one request that is asked, and its number.
+    fn backend_request(&mut self) -> (u32, BackendRequest) {
         let out = std::mem::take(&mut self.out);
         let mut questions = out.into_iter().filter_map(|out| match out {
-            Out::Call(number, Call::Backend(question)) => Some((number, *question)),
+            Out::Call(number, Call::Backend(request)) => Some((number, *request)),
             _ => None,
         });
-        let question = questions.next().expect("something is asked");
-        assert!(questions.next().is_none(), "more than one question");
-        question
+        let request = questions.next().expect("something is asked");
+        assert!(questions.next().is_none(), "more than one request");
+        request
     }
 
     fn decide(&mut self, number: u32, decision: BackendResponse) {
         self.input(In::Called(number, Ok(Called::Backend(decision))));
     }
 
-    /// The number of the question that a command makes.
+    /// The number of the request that a command makes.
     fn asks(&mut self, command: Value) -> u32 {
         self.say(&command);
-        self.question().0
+        self.backend_request().0
     }
 }
 
@@ -112,18 +112,18 @@ fn goes_on(until: Option<i64>) -> Refreshed {
 fn who_has_no_token_is_who_the_backend_says() {
     let mut talk = Talk::new(with_backends());
     talk.say(&json!({"id": 1, "connect": {"data": {"a": 1}, "name": "js"}}));
-    let (number, question) = talk.question();
+    let (number, request) = talk.backend_request();
     let data = Bytes::from_static(b"{\"a\":1}");
-    let ask = Ask::Connect { data, name: "js".into(), version: String::new() };
-    assert_eq!((question.to, question.ask), (CONNECT, ask));
+    let operation = Operation::Connect { data, name: "js".into(), version: String::new() };
+    assert_eq!((request.to, request.operation), (CONNECT, operation));
     // Until that is known, nothing else is looked at.
     talk.say(&subscribe(2, "chat:a"));
     assert!(talk.out.is_empty());
     talk.decide(number, ann(Some(WALL + 100)));
     assert!(talk.out.contains(&Out::Authenticated("ann".into())));
-    let (_, question) = talk.question();
-    assert_eq!((question.to, &*question.client.user), (SUBSCRIBE, "ann"));
-    assert_eq!(&question.meta[..], b"{\"m\":1}");
+    let (_, request) = talk.backend_request();
+    assert_eq!((request.to, &*request.client.user), (SUBSCRIBE, "ann"));
+    assert_eq!(&request.meta[..], b"{\"m\":1}");
 }
 
 #[test]
@@ -186,9 +186,9 @@ fn a_backend_that_says_nothing_leaves_it_to_the_configuration() {
 fn a_backend_lets_into_a_room() {
     let mut talk = ann_with_backends();
     talk.say(&subscribe(2, "chat:a"));
-    let (number, question) = talk.question();
+    let (number, request) = talk.backend_request();
     let data = Bytes::from_static(b"{\"n\":2}");
-    assert_eq!(question.ask, Ask::Subscribe { room: "chat:a".into(), data });
+    assert_eq!(request.operation, Operation::Subscribe { room: "chat:a".into(), data });
     assert_eq!(talk.error(&subscribe(3, "chat:a")), 105);
     let (info, data) = (Bytes::from_static(b"\"i\""), Bytes::from_static(b"\"d\""));
     talk.decide(number, granted(Grant { info, data, ..Grant::default() }));
@@ -322,8 +322,8 @@ fn publishes_stay_in_order_whatever_the_answers_do() {
 fn a_call_is_answered_by_the_backend() {
     let mut talk = ann_with_backends();
     talk.say(&json!({"id": 2, "rpc": {"method": "time", "data": {}}}));
-    let (number, question) = talk.question();
-    assert_eq!(question.ask, Ask::Rpc { method: "time".into(), data: "{}".into() });
+    let (number, request) = talk.backend_request();
+    assert_eq!(request.operation, Operation::Rpc { method: "time".into(), data: "{}".into() });
     talk.decide(number, BackendResponse::Rpc(Bytes::from_static(b"{\"now\":1}")));
     assert_eq!(talk.replies()[0], json!({"id": 2, "rpc": {"data": {"now": 1}}}));
     assert_eq!(talk.error(&json!({"id": 3, "rpc": {"method": "other:x"}})), 104);
@@ -337,8 +337,8 @@ fn the_node_asks_whether_a_connection_goes_on() {
     talk.out.clear();
     talk.wall += 20;
     talk.later(20);
-    let (number, question) = talk.question();
-    assert_eq!((question.to, &question.ask), (REFRESH, &Ask::Refresh));
+    let (number, request) = talk.backend_request();
+    assert_eq!((request.to, &request.operation), (REFRESH, &Operation::Refresh));
     talk.later(1);
     assert!(talk.out.iter().all(|out| !matches!(out, Out::Call(..) | Out::Close(_))), "once");
     let meta = Bytes::from_static(b"2");
@@ -348,8 +348,8 @@ fn the_node_asks_whether_a_connection_goes_on() {
     assert_eq!(talk.closed(), None);
     talk.wall += 2;
     talk.later(2);
-    let (number, question) = talk.question();
-    assert_eq!((&question.meta[..], &question.client.conn_info[..]), (&b"2"[..], &b"3"[..]));
+    let (number, request) = talk.backend_request();
+    assert_eq!((&request.meta[..], &request.client.conn_info[..]), (&b"2"[..], &b"3"[..]));
     talk.decide(number, BackendResponse::Refresh(Refreshed::Expired));
     assert_eq!(talk.closed(), Some(3005));
 }
@@ -366,7 +366,7 @@ fn a_connection_ends_if_the_backend_does_not_prolong_it() {
         talk.out.clear();
         talk.wall += 1;
         talk.later(1);
-        let (number, _) = talk.question();
+        let (number, _) = talk.backend_request();
         talk.decide(number, decision);
         assert_eq!(talk.closed(), Some(code));
     }
@@ -378,7 +378,7 @@ fn a_backend_that_is_down_does_not_end_connections() {
     talk.out.clear();
     talk.wall += 1;
     talk.later(1);
-    let (number, _) = talk.question();
+    let (number, _) = talk.backend_request();
     talk.input(In::Called(number, Err(CallFailed)));
     assert_eq!(talk.closed(), None);
     talk.wall += 59;
@@ -386,7 +386,7 @@ fn a_backend_that_is_down_does_not_end_connections() {
     assert!(talk.out.iter().all(|out| !matches!(out, Out::Call(..))));
     talk.wall += 1;
     talk.input(In::Wake);
-    talk.question();
+    talk.backend_request();
 }
 
 #[test]
@@ -415,9 +415,9 @@ fn in_for(until: i64) -> Talk {
 fn end_of_subscription(talk: &mut Talk) -> u32 {
     talk.wall += 5;
     talk.later(5);
-    let (number, question) = talk.question();
-    let ask = Ask::SubRefresh { room: "chat:a".into() };
-    assert_eq!((question.to, question.ask), (SUB_REFRESH, ask));
+    let (number, request) = talk.backend_request();
+    let operation = Operation::SubRefresh { room: "chat:a".into() };
+    assert_eq!((request.to, request.operation), (SUB_REFRESH, operation));
     number
 }
 
@@ -468,13 +468,13 @@ fn headers_go_along_as_long_as_someone_wants_them() {
         talk.session.came_with(Headers { sent: vec![header("cookie")], said: Vec::new() });
         let said = json!({"Authorization": "v", "X-Other": "v"});
         talk.say(&json!({"id": 1, "connect": {"headers": said}}));
-        let (number, question) = talk.question();
+        let (number, request) = talk.backend_request();
         let both = Headers { sent: vec![header("cookie")], said: vec![header("authorization")] };
-        assert_eq!(question.headers.as_deref(), Some(&both));
+        assert_eq!(request.headers.as_deref(), Some(&both));
         talk.decide(number, ann(None));
         talk.out.clear();
         talk.say(&subscribe(2, "chat:a"));
-        let later = talk.question().1.headers;
+        let later = talk.backend_request().1.headers;
         assert_eq!(later.as_deref(), keeps_headers.then_some(&both));
     }
 }

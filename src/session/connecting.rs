@@ -17,7 +17,7 @@ use crate::{
         grant::{Credentials, Grant},
         verifier::TokenError,
     },
-    backend::{headers, request::Ask, response::BackendResponse},
+    backend::{headers, request::Operation, response::BackendResponse},
     protocol::{
         codes::{Disconnect, ErrorCode},
         message::{
@@ -143,8 +143,8 @@ impl Session {
             Some(backend) if token.is_empty() => {
                 let data = request.data.clone();
                 let (name, version) = (request.name.clone(), request.version.clone());
-                let ask = Ask::Connect { data, name, version };
-                return Ok(Who::Ask(self.question(backend, ask)));
+                let operation = Operation::Connect { data, name, version };
+                return Ok(Who::Ask(self.backend_request(backend, operation)));
             }
             None if token.is_empty() => return self.without_token(env).map(Who::Is),
             _ if settings.insecure && !settings.tokens.has_keys() => {

@@ -19,7 +19,7 @@ use crate::{
     access::{connection_counter::ConnectionPermit, jwks::Fetchers},
     backend::{
         caller::Callers,
-        request::{Question, Via},
+        request::{BackendRequest, Via},
     },
     metrics::Metrics,
     protocol::{codec::Format, codes::Disconnect, encoding::Encoding, message::Reply},
@@ -240,7 +240,7 @@ impl Driver {
     }
 
     /// A task of its own, which may outlive the client: what a backend was asked is heard out.
-    fn ask(&self, number: u32, question: Question) {
+    fn ask(&self, number: u32, question: BackendRequest) {
         let via = Via { transport: self.encoding.transport(), format: self.encoding.format() };
         let backends = self.shared.backends.clone();
         let (hub, place) = (self.shared.hub.to_socket.clone(), self.place);

@@ -19,7 +19,7 @@ use crate::{
     backend::{
         headers::Headers,
         options::{BackendId, Proxies, Verdict},
-        request::Question,
+        request::BackendRequest,
         response::BackendResponse,
     },
     protocol::{
@@ -217,7 +217,7 @@ pub enum Call {
     /// Fetch those of subscription tokens anew.
     SubscriptionTokenKeys,
     /// Ask one of the application's backends.
-    Backend(Box<Question>),
+    Backend(Box<BackendRequest>),
 }
 
 /// What comes back for a [`Call`].

@@ -13,7 +13,7 @@ use crate::{
         grant::{self, Grant, Overrides},
         verifier::TokenError,
     },
-    backend::request::Ask,
+    backend::request::Operation,
     protocol::{
         codec::Format,
         codes::{Disconnect, ErrorCode, Unsubscribed},
@@ -297,8 +297,9 @@ impl Session {
         let open = match (listed.flatten(), options.proxies.subscribe) {
             (Some(listed), _) => listed,
             (None, Some(backend)) if !private || settings.insecure => {
-                let ask = Ask::Subscribe { room: room.to_owned(), data: request.data.clone() };
-                return Ok(Decided::Ask(self.question(backend, ask)));
+                let operation =
+                    Operation::Subscribe { room: room.to_owned(), data: request.data.clone() };
+                return Ok(Decided::Ask(self.backend_request(backend, operation)));
             }
             (None, _) => options.permissions.may_subscribe(user.is_empty()),
         };
