@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     access::{connection_counter::ConnectionCounter, connection_limits::ConnectionLimits},
-    backend::caller::Callers,
+    backend::client::BackendClients,
     cluster::{
         gossip::Gossip,
         membership::{self, Connections, Enter, Membership},
@@ -131,7 +131,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         config: config.clone(),
         sessions: Arc::new(sessions),
         keys,
-        backends: Callers::new(config.backends.clone(), metrics.clone())?,
+        backends: BackendClients::new(config.backends.clone(), metrics.clone())?,
         webhooks: webhooks.clone(),
         registry: registry.clone(),
         metrics: metrics.clone(),

@@ -10,7 +10,7 @@ use actix::prelude::*;
 use anyhow::Context as _;
 use bytes::BytesMut;
 use roomcast::{
-    backend::caller::Callers,
+    backend::client::BackendClients,
     cluster::view::View,
     config::load,
     hub::Hub,
@@ -109,7 +109,7 @@ async fn worker() -> anyhow::Result<Rc<Shared>> {
         registry,
         settings: Arc::new(settings),
         keys,
-        backends: Callers::new(Vec::new(), metrics.clone())?,
+        backends: BackendClients::new(Vec::new(), metrics.clone())?,
         webhooks: None,
         wire: Rc::new(wire),
         outbox_limit: config.client.queue_max_size,

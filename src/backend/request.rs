@@ -117,7 +117,7 @@ impl Operation {
 
 /// How a client is connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Via {
+pub struct TransportInfo {
     /// The transport, as in the path that it connected to.
     pub transport: &'static str,
     /// The format of its messages.
@@ -176,11 +176,15 @@ impl BackendRequest {
     ///
     /// # Errors
     /// None that could happen.
-    pub fn body(&self, backend: &Backend, via: Via) -> Result<Vec<u8>, serde_json::Error> {
+    pub fn body(
+        &self,
+        backend: &Backend,
+        transport: TransportInfo,
+    ) -> Result<Vec<u8>, serde_json::Error> {
         let base = Body {
             client: self.client.client.to_string(),
-            transport: via.transport,
-            protocol: if via.format == Format::Protobuf { "protobuf" } else { "json" },
+            transport: transport.transport,
+            protocol: if transport.format == Format::Protobuf { "protobuf" } else { "json" },
             encoding: if backend.binary { "binary" } else { "json" },
             ..Body::default()
         };
@@ -241,8 +245,8 @@ pub(super) mod tests {
             headers: None,
             operation,
         };
-        let via = Via { transport: "websocket", format: Format::Json };
-        let body = request.body(backend, via).expect("plain data");
+        let transport = TransportInfo { transport: "websocket", format: Format::Json };
+        let body = request.body(backend, transport).expect("plain data");
         serde_json::from_slice(&body).expect("JSON")
     }
 

@@ -21,7 +21,7 @@ use crate::{
         verifier::Verifier,
     },
     backend::{
-        caller::Callers,
+        client::BackendClients,
         headers::{self, Headers, TooLarge},
     },
     cluster::{names::Reach, view::View},
@@ -45,7 +45,7 @@ pub struct Parts {
     /// Who fetches the keys of tokens.
     pub keys: Fetchers,
     /// Who asks the application's backends.
-    pub backends: Arc<Callers>,
+    pub backends: Arc<BackendClients>,
     /// Who tells the application what happens, if anyone does.
     pub webhooks: Option<Arc<Webhooks>>,
     /// The node's rooms.

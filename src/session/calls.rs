@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     backend::{
-        options::{BackendId, Responsible, Verdict},
+        options::{BackendId, RpcBackend, Verdict},
         request::{BackendRequest, Operation},
         response::{BackendResponse, Publish, Refreshed},
     },
@@ -287,9 +287,9 @@ impl Session {
         out: &mut Vec<Out>,
     ) -> Outcome {
         let to = match env.settings.proxies.rpc.responsible(&request.method) {
-            Responsible::Backend(to) => to,
-            Responsible::NoOne => return Err(ErrorCode::NotAvailable.into()),
-            Responsible::Unknown => return Err(ErrorCode::MethodNotFound.into()),
+            RpcBackend::Backend(to) => to,
+            RpcBackend::NoOne => return Err(ErrorCode::NotAvailable.into()),
+            RpcBackend::Unknown => return Err(ErrorCode::MethodNotFound.into()),
         };
         let RpcRequest { method, data } = request;
         let call = self.backend_request(to, Operation::Rpc { method, data });

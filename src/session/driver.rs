@@ -18,8 +18,8 @@ use super::{
 use crate::{
     access::{connection_counter::ConnectionPermit, jwks::Fetchers},
     backend::{
-        caller::Callers,
-        request::{BackendRequest, Via},
+        client::BackendClients,
+        request::{BackendRequest, TransportInfo},
     },
     metrics::Metrics,
     protocol::{codec::Format, codes::Disconnect, encoding::Encoding, message::Reply},
@@ -43,7 +43,7 @@ pub struct Shared {
     /// Who fetches the keys of tokens.
     pub keys: Fetchers,
     /// Who asks the application's backends.
-    pub backends: Arc<Callers>,
+    pub backends: Arc<BackendClients>,
     /// Who tells the application what happens, if anyone does.
     pub webhooks: Option<Arc<Webhooks>>,
     /// What connections go by.
@@ -224,7 +224,7 @@ impl Driver {
     fn call(&self, number: u32, call: Call) {
         let keys = &self.shared.keys;
         let fetcher = match call {
-            Call::Backend(question) => return self.ask(number, *question),
+            Call::Backend(request) => return self.ask(number, *request),
             Call::TokenKeys => keys.connection.clone(),
             Call::SubscriptionTokenKeys => keys.subscription.clone(),
         };
@@ -240,12 +240,13 @@ impl Driver {
     }
 
     /// A task of its own, which may outlive the client: what a backend was asked is heard out.
-    fn ask(&self, number: u32, question: BackendRequest) {
-        let via = Via { transport: self.encoding.transport(), format: self.encoding.format() };
+    fn ask(&self, number: u32, request: BackendRequest) {
+        let transport =
+            TransportInfo { transport: self.encoding.transport(), format: self.encoding.format() };
         let backends = self.shared.backends.clone();
         let (hub, place) = (self.shared.hub.to_socket.clone(), self.place);
         actix_rt::spawn(async move {
-            let reply = backends.ask(question, via).await;
+            let reply = backends.ask(request, transport).await;
             let result = reply.map(Called::Backend).ok_or(CallFailed);
             hub.do_send(Tell(place, In::Called(number, result)));
         });

@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use super::{
     breaker::Breaker,
     options::Backend,
-    request::{BackendRequest, OperationKind, Via},
+    request::{BackendRequest, OperationKind, TransportInfo},
     response::{self, BackendResponse, InvalidResponse},
 };
 use crate::{metrics::Metrics, runtime::clock};
@@ -68,25 +68,25 @@ impl Failed {
 }
 
 /// One backend.
-struct Caller {
+struct BackendClient {
     backend: Backend,
     static_headers: HeaderMap,
     places: Semaphore,
     waiting: AtomicUsize,
-    state: Mutex<CallerState>,
+    state: Mutex<ClientState>,
 }
 
 #[derive(Default)]
-struct CallerState {
+struct ClientState {
     breaker: Breaker,
     /// When a failure was logged last, and how many were not since then.
     logged: Option<(Instant, u64)>,
 }
 
 /// All backends of a node; worker threads share them.
-pub struct Callers {
-    client: reqwest::Client,
-    callers: Vec<Caller>,
+pub struct BackendClients {
+    http: reqwest::Client,
+    clients: Vec<BackendClient>,
     metrics: Metrics,
 }
 
@@ -109,13 +109,13 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Callers {
+impl BackendClients {
     /// Makes what asks these backends. Their places in the list are their ids.
     ///
     /// # Errors
     /// If no HTTP client can be made.
     pub fn new(backends: Vec<Backend>, metrics: Metrics) -> anyhow::Result<Arc<Self>> {
-        let client = reqwest::Client::builder()
+        let http = reqwest::Client::builder()
             // A redirect could lead to whoever the configuration does not mean.
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -123,23 +123,28 @@ impl Callers {
             .user_agent(concat!("Roomcast/", env!("CARGO_PKG_VERSION")))
             .build()
             .context("can't make an HTTP client for backends")?;
-        let callers = backends.into_iter().map(Caller::new).collect::<anyhow::Result<_>>()?;
-        Ok(Arc::new(Self { client, callers, metrics }))
+        let clients =
+            backends.into_iter().map(BackendClient::new).collect::<anyhow::Result<_>>()?;
+        Ok(Arc::new(Self { http, clients, metrics }))
     }
 
     /// Asks. None if there is no answer; why is logged.
-    pub async fn ask(&self, request: BackendRequest, via: Via) -> Option<BackendResponse> {
-        let caller = self.callers.get(usize::from(request.to.0))?;
+    pub async fn ask(
+        &self,
+        request: BackendRequest,
+        transport: TransportInfo,
+    ) -> Option<BackendResponse> {
+        let client = self.clients.get(usize::from(request.to.0))?;
         let kind = request.operation.kind();
-        let asked = caller.ask(&self.client, &request, via).await;
+        let asked = client.ask(&self.http, &request, transport).await;
         let outcome = asked.as_ref().map_or_else(Failed::name, |_| "answered");
-        let name = caller.backend.name.as_str();
+        let name = client.backend.name.as_str();
         self.metrics.backend_calls.with_label_values(&[name, kind.name(), outcome]).inc();
-        asked.map_err(|error| caller.complain(kind, &error)).ok()
+        asked.map_err(|error| client.complain(kind, &error)).ok()
     }
 }
 
-impl Caller {
+impl BackendClient {
     fn new(backend: Backend) -> anyhow::Result<Self> {
         let mut static_headers = HeaderMap::new();
         for (name, value) in &backend.static_headers {
@@ -150,16 +155,16 @@ impl Caller {
         Ok(Self { backend, static_headers, places, waiting, state })
     }
 
-    fn state(&self) -> MutexGuard<'_, CallerState> {
+    fn state(&self) -> MutexGuard<'_, ClientState> {
         // Nothing here can panic half way, so a poisoned lock holds nothing wrong.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn ask(
         &self,
-        client: &reqwest::Client,
+        http: &reqwest::Client,
         request: &BackendRequest,
-        via: Via,
+        transport: TransportInfo,
     ) -> Result<BackendResponse, Failed> {
         let timeout = self.backend.timeout;
         let deadline = tokio::time::Instant::now() + timeout;
@@ -171,7 +176,7 @@ impl Caller {
         if !self.state().breaker.admits(clock::now(), timeout) {
             return Err(Failed::GivenUp);
         }
-        match tokio::time::timeout_at(deadline, self.call(client, request, via)).await {
+        match tokio::time::timeout_at(deadline, self.call(http, request, transport)).await {
             Ok(called) => {
                 self.state().breaker.answered();
                 let (status, body) = called?;
@@ -189,12 +194,12 @@ impl Caller {
 
     async fn call(
         &self,
-        client: &reqwest::Client,
+        http: &reqwest::Client,
         request: &BackendRequest,
-        via: Via,
+        transport: TransportInfo,
     ) -> Result<(StatusCode, Vec<u8>), Failed> {
-        let body = request.body(&self.backend, via).map_err(anyhow::Error::from)?;
-        let post = client.post(&self.backend.endpoint).headers(self.headers(request));
+        let body = request.body(&self.backend, transport).map_err(anyhow::Error::from)?;
+        let post = http.post(&self.backend.endpoint).headers(self.headers(request));
         let response = post.body(body).send().await.map_err(anyhow::Error::from)?;
         let status = response.status();
         let (mut chunks, mut body) = (response.bytes_stream(), Vec::new());
