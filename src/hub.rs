@@ -23,41 +23,22 @@ use crate::{
         time::Time,
         timers::{self, Timed},
     },
-    session::{driver::ToSocket, reply, socket::Socket, state::In, stream::Stream, timers::Timers},
+    session::{
+        messages::{ConnectionAddress, FromSocket, Register, Tell, ToSocket},
+        reply,
+        state::In,
+        timers::Timers,
+    },
 };
 
 /// How precisely the sockets' timers fire, and how often some sockets are told to go.
 const TICK: Duration = Duration::from_millis(100);
 
-/// How a client is reached, and in which encoding. To the hub all connections are sockets.
-pub enum Transport {
-    /// A WebSocket.
-    Socket(Encoding, Addr<Socket>),
-    /// A streamed response.
-    Stream(Encoding, Addr<Stream>),
-}
-
-impl Transport {
-    fn do_send(&self, message: ToSocket) {
-        match self {
-            Self::Socket(_, addr) => addr.do_send(message),
-            Self::Stream(_, addr) => addr.do_send(message),
-        }
-    }
-
-    /// How what is for the client is written.
-    pub fn encoding(&self) -> Encoding {
-        match self {
-            Self::Socket(encoding, _) | Self::Stream(encoding, _) => *encoding,
-        }
-    }
-}
-
 /// A socket in the hub's table.
 struct Slot {
     generation: u32,
     /// None once the socket is closed; then the slot waits for its memberships to end.
-    socket: Option<Transport>,
+    socket: Option<ConnectionAddress>,
     memberships: u32,
 }
 
@@ -115,7 +96,7 @@ impl Hub {
         }
     }
 
-    fn socket(&self, socket: SocketRef) -> Option<&Transport> {
+    fn socket(&self, socket: SocketRef) -> Option<&ConnectionAddress> {
         let slot = self.slots.get(socket.slot as usize)?;
         slot.socket.as_ref().filter(|_| slot.generation == socket.generation)
     }
@@ -316,11 +297,6 @@ fn disconnect(why: Disconnect) -> ToSocket {
     ToSocket::Input(Box::new(In::Disconnect(why)))
 }
 
-/// A new socket; the answer is its place.
-#[derive(Message)]
-#[rtype(result = "SocketRef")]
-pub struct Register(pub Transport);
-
 impl Handler<Register> for Hub {
     type Result = MessageResult<Register>;
 
@@ -341,16 +317,6 @@ impl Handler<Register> for Hub {
         self.watch();
         MessageResult(socket)
     }
-}
-
-/// What a socket tells its hub.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub enum FromSocket {
-    /// Wake it at about this time, and at no other.
-    WakeAt(SocketRef, Time),
-    /// It is closed.
-    Closed(SocketRef),
 }
 
 impl Handler<FromSocket> for Hub {
@@ -412,11 +378,6 @@ impl Handler<FromRegistry> for Hub {
         }
     }
 }
-
-/// Something for one socket.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Tell(pub SocketRef, pub In);
 
 impl Handler<Tell> for Hub {
     type Result = ();

@@ -61,7 +61,7 @@
 //! files that say `SHELL` in their first line are the rest, and thin: they translate, call `handle`, and
 //! perform the outputs. `tests/layering.rs` keeps them apart. Pure code knows: [protocol], [room] (but its
 //! actor), [cluster] (but membership, gossip, seeds and sight), [mesh::wire], [mesh::noise] and [mesh::life],
-//! [session::state] and what it needs, [access] (but [access::jwks]), [backend] (but its caller), [webhooks] (but
+//! [session::state] and what it needs, [access] (but [access::jwks] and [access::connection_counter]), [backend] (but its client), [webhooks] (but
 //! its sender), [runtime::time], [runtime::reclaim], [runtime::longest], [config].
 //!
 //! [placement]: cluster::placement

@@ -8,7 +8,8 @@ use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    backend::caller::Callers,
+    access::{connection_counter::ConnectionCounter, connection_limits::ConnectionLimits},
+    backend::client::BackendClients,
     cluster::{
         gossip::Gossip,
         membership::{self, Connections, Enter, Membership},
@@ -33,8 +34,6 @@ use crate::{
     },
     runtime::clock,
     server::{
-        admission::Counter,
-        connection_limits::{ConnectionLimits, Limits},
         http,
         leaving::Leaving,
         parts::{Parts, session_settings},
@@ -132,7 +131,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         config: config.clone(),
         sessions: Arc::new(sessions),
         keys,
-        backends: Callers::new(config.backends.clone(), metrics.clone())?,
+        backends: BackendClients::new(config.backends.clone(), metrics.clone())?,
         webhooks: webhooks.clone(),
         registry: registry.clone(),
         metrics: metrics.clone(),
@@ -201,9 +200,9 @@ fn reach(sight: Option<&Sight>) -> watch::Receiver<Reach> {
 }
 
 /// Counts clients, if their number is limited in a way that needs it.
-fn counter(config: &Config) -> Option<Counter> {
+fn counter(config: &Config) -> Option<ConnectionCounter> {
     let limits = config.connection_limits;
-    (limits != Limits::default()).then(|| Counter::new(ConnectionLimits::new(limits)))
+    (limits != ConnectionLimits::default()).then(|| ConnectionCounter::new(limits))
 }
 
 /// How many others there are that take rooms and clients.

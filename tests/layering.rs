@@ -1,6 +1,7 @@
-//! Keeps pure code pure: a test that reads the sources.
+//! Keeps pure code pure and modules in layers: tests that read the sources.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -71,4 +72,79 @@ fn bincode_is_confined_to_the_wire() {
             assert!(!text.lines().any(|line| code(line).contains("bincode")), "{name}");
         }
     }
+}
+
+/// Top-level modules that still use each other. None may join them; whoever parts two takes them off the list.
+const CIRCLES: [(&str, &str); 7] = [
+    ("backend", "room"),
+    ("cluster", "mesh"),
+    ("cluster", "room"),
+    ("hub", "room"),
+    ("mesh", "room"),
+    ("room", "session"),
+    ("room", "webhooks"),
+];
+
+/// The top-level modules that a source uses: `crate::name`, alone or in a group.
+fn used_modules(source: &str) -> BTreeSet<String> {
+    let text: String = source.lines().map(code).collect::<Vec<_>>().join("\n");
+    let mut used = BTreeSet::new();
+    for rest in text.split("crate::").skip(1) {
+        let Some(group) = rest.strip_prefix('{') else {
+            used.insert(identifier(rest));
+            continue;
+        };
+        let (mut depth, mut expected) = (1, true);
+        for (at, it) in group.char_indices() {
+            match it {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 1 => expected = true,
+                it if expected && !it.is_whitespace() => {
+                    used.insert(identifier(&group[at..]));
+                    expected = false;
+                }
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    used
+}
+
+fn identifier(text: &str) -> String {
+    text.chars().take_while(|it| it.is_alphanumeric() || *it == '_').collect()
+}
+
+#[test]
+fn used_modules_are_found_alone_and_in_groups() {
+    let source = "use crate::{\n    a::b,\n    c::{d::{e, f}, g},\n    h,\n};\nlet x = crate::i::j(); // crate::k";
+    assert_eq!(used_modules(source).into_iter().collect::<Vec<_>>(), ["a", "c", "h", "i"]);
+}
+
+#[test]
+fn no_two_top_level_modules_use_each_other() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut files, mut uses) = (Vec::new(), BTreeSet::new());
+    sources(&root, &mut files);
+    for file in files {
+        let text = fs::read_to_string(&file).expect("readable");
+        let name = file.strip_prefix(&root).expect("below src").display().to_string();
+        if name.ends_with("_tests.rs") {
+            continue;
+        }
+        let module = identifier(&name);
+        let shipped = text.split("#[cfg(test)]").next().unwrap_or_default();
+        uses.extend(used_modules(shipped).into_iter().map(|used| (module.clone(), used)));
+    }
+    assert!(uses.len() > 40, "only {} uses: are the sources read?", uses.len());
+    let circles = uses.iter().filter(|(a, b)| a < b && uses.contains(&(b.clone(), a.clone())));
+    let circles: BTreeSet<_> = circles.map(|(a, b)| (a.as_str(), b.as_str())).collect();
+    let known = BTreeSet::from(CIRCLES);
+    let new: Vec<_> = circles.difference(&known).collect();
+    assert!(new.is_empty(), "these use each other: {new:?}");
+    let gone: Vec<_> = known.difference(&circles).collect();
+    assert!(gone.is_empty(), "take these off the list, so that they stay apart: {gone:?}");
 }

@@ -17,7 +17,7 @@ use roomcast::{
     },
     runtime::time::Time,
     server::parts::session_settings,
-    session::state::{CallFailed, Env, In, Out, Settings, State},
+    session::state::{CallFailed, Env, In, Out, Session, SessionSettings},
 };
 use serde_json::json;
 
@@ -46,8 +46,8 @@ pub fn run(input: &[u8]) {
 }
 
 struct Talk {
-    settings: &'static Settings,
-    session: State,
+    settings: &'static SessionSettings,
+    session: Session,
     format: Format,
     late: bool,
     congested: bool,
@@ -61,7 +61,7 @@ impl Talk {
         let format = if how & 1 == 0 { Format::Json } else { Format::Protobuf };
         Self {
             settings: settings_of(how & 4 != 0),
-            session: State::new(SOCKET, format, ClientId(5)),
+            session: Session::new(SOCKET, format, ClientId(5)),
             format,
             late: how & 2 != 0,
             congested: how & 2 != 0,
@@ -163,13 +163,13 @@ fn answer(query: &Query) -> Answer {
 }
 
 /// Made once: inputs are many.
-fn settings_of(insecure: bool) -> &'static Settings {
-    static SETTINGS: OnceLock<[Settings; 2]> = OnceLock::new();
+fn settings_of(insecure: bool) -> &'static SessionSettings {
+    static SETTINGS: OnceLock<[SessionSettings; 2]> = OnceLock::new();
     &SETTINGS.get_or_init(|| [false, true].map(settings))[usize::from(insecure)]
 }
 
 /// As the configuration makes them: everyone may do everything.
-fn settings(insecure: bool) -> Settings {
+fn settings(insecure: bool) -> SessionSettings {
     let room = json!({
         "presence": true,
         "history_size": 10,

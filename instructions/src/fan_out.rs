@@ -10,10 +10,10 @@ use actix::prelude::*;
 use anyhow::Context as _;
 use bytes::BytesMut;
 use roomcast::{
-    backend::caller::Callers,
+    backend::client::BackendClients,
     cluster::view::View,
     config::load,
-    hub::{Hub, Transport},
+    hub::Hub,
     metrics::Metrics,
     protocol::encoding::Encoding,
     room::{
@@ -21,10 +21,12 @@ use roomcast::{
         registry::State,
         types::{NodeFacts, ReplyTo, Request},
     },
-    server::{admission::Admitted, parts::session_settings},
+    server::parts::session_settings,
     session::{
+        admitted::Admitted,
         context::{SocketContext, Wire},
         driver::{Driver, Shared},
+        messages::ConnectionAddress,
         socket::Socket,
         users::Users,
     },
@@ -103,11 +105,11 @@ async fn worker() -> anyhow::Result<Rc<Shared>> {
         bytes_sent: metrics.bytes_sent.clone(),
     };
     Ok(Rc::new(Shared {
-        hub,
+        hub: hub.into(),
         registry,
         settings: Arc::new(settings),
         keys,
-        backends: Callers::new(Vec::new(), metrics.clone())?,
+        backends: BackendClients::new(Vec::new(), metrics.clone())?,
         webhooks: None,
         wire: Rc::new(wire),
         outbox_limit: config.client.queue_max_size,
@@ -138,8 +140,8 @@ async fn open(shared: &Rc<Shared>, server: TcpStream) -> anyhow::Result<()> {
     let head = [0x81, 0x80 | COMMANDS.len() as u8, 0, 0, 0, 0];
     let sent = BytesMut::from(&[&head[..], COMMANDS].concat()[..]);
     let (context, mailbox) = SocketContext::new(server.into(), sent, encoding, shared.wire.clone());
-    let transport = Transport::Socket(encoding, context.address());
-    let admitted = Admitted { pass: None, user: None, headers: None };
+    let transport = ConnectionAddress::Socket(encoding, context.address());
+    let admitted = Admitted { permit: None, user: None, headers: None };
     let driver = Driver::begin(shared.clone(), transport, None, admitted).await?;
     context.run(Socket::new(driver, None), mailbox);
     Ok(())

@@ -1,12 +1,13 @@
-//! Who a client is, and what it is given: tokens and what they say.
+//! Who may connect, who a client is, and what it is given: limits, tokens, and what they say.
 //!
 //! In: a token as the client sent it, the wall clock. Out: [`grant::Credentials`] of a connection or the
 //! [`grant::Grant`] of a subscription, or why there are none. [`keys`] knows which key a token must be signed
 //! with, [`verifier`] checks it, [`claims`] reads what it says, [`sign`] makes one for tests and operators;
-//! [`control`] is what the application does to connections that are there: all pure. [`jwks`] is the shell that fetches public keys.
+//! [`connection_limits`] says how many connections there may be: all pure. [`jwks`] is the shell that fetches public keys, [`connection_counter`] the one that counts.
 
 pub mod claims;
-pub mod control;
+pub mod connection_counter;
+pub mod connection_limits;
 pub mod grant;
 pub mod jwks;
 pub mod keys;

@@ -1,13 +1,13 @@
 //! The application's backends: asked what a client may do, over HTTP.
 //!
-//! In: a [`request::Question`] of a session. Out: the [`reply::Reply`] that the session goes on with, or that
-//! there is none. What is asked and what an answer means is pure; [`caller`] alone knows HTTP. Names of
+//! In: a [`request::BackendRequest`] of a session. Out: the [`response::BackendResponse`] that the session goes on with, or that
+//! there is none. What is asked and what an answer means is pure; [`client`] alone knows HTTP. Names of
 //! options, requests and answers are those of Centrifugo's proxies, so that a backend written for one works
 //! with the other.
 
 pub mod breaker;
-pub mod caller;
+pub mod client;
 pub mod headers;
 pub mod options;
-pub mod reply;
 pub mod request;
+pub mod response;

@@ -92,7 +92,7 @@ pub struct Methods {
 
 /// Who answers a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Responsible {
+pub enum RpcBackend {
     /// This backend.
     Backend(BackendId),
     /// No one answers such calls.
@@ -103,19 +103,19 @@ pub enum Responsible {
 
 impl Methods {
     /// Who answers calls of `method`.
-    pub fn responsible(&self, method: &str) -> Responsible {
+    pub fn responsible(&self, method: &str) -> RpcBackend {
         let backend = match method.split_once(':') {
             None => Some(&self.default),
             Some((namespace, _)) => self.named.get(namespace),
         };
         match backend {
-            Some(Some(id)) => Responsible::Backend(*id),
-            Some(None) => Responsible::NoOne,
+            Some(Some(id)) => RpcBackend::Backend(*id),
+            Some(None) => RpcBackend::NoOne,
             // Where no calls are served at all, that is what is to be said.
             None if self.default.is_none() && self.named.values().all(Option::is_none) => {
-                Responsible::NoOne
+                RpcBackend::NoOne
             }
-            None => Responsible::Unknown,
+            None => RpcBackend::Unknown,
         }
     }
 }
@@ -129,10 +129,10 @@ mod tests {
         let (first, second) = (BackendId(0), BackendId(1));
         let named = [("shop".into(), Some(second)), ("off".into(), None)].into_iter().collect();
         let methods = Methods { default: Some(first), named };
-        assert_eq!(methods.responsible("time"), Responsible::Backend(first));
-        assert_eq!(methods.responsible("shop:buy:now"), Responsible::Backend(second));
-        assert_eq!(methods.responsible("off:x"), Responsible::NoOne);
-        assert_eq!(methods.responsible("other:x"), Responsible::Unknown);
-        assert_eq!(Methods::default().responsible("other:x"), Responsible::NoOne);
+        assert_eq!(methods.responsible("time"), RpcBackend::Backend(first));
+        assert_eq!(methods.responsible("shop:buy:now"), RpcBackend::Backend(second));
+        assert_eq!(methods.responsible("off:x"), RpcBackend::NoOne);
+        assert_eq!(methods.responsible("other:x"), RpcBackend::Unknown);
+        assert_eq!(Methods::default().responsible("other:x"), RpcBackend::NoOne);
     }
 }

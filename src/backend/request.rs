@@ -1,4 +1,4 @@
-//! What backends are asked: questions of sessions, and their form as JSON.
+//! What backends are asked: requests of sessions, and their form as JSON.
 
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use super::{
 };
 use crate::{protocol::codec::Format, room::types::ClientInfo};
 
-/// What a session wants to know.
+/// What a session asks a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Question {
+pub struct BackendRequest {
     /// Of whom.
     pub to: BackendId,
     /// About which client.
@@ -25,12 +25,12 @@ pub struct Question {
     /// Its headers, as far as any backend wants them.
     pub headers: Option<Arc<Headers>>,
     /// What.
-    pub ask: Ask,
+    pub operation: Operation,
 }
 
 /// What is asked about a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ask {
+pub enum Operation {
     /// Who it is.
     Connect {
         /// What it says.
@@ -70,24 +70,24 @@ pub enum Ask {
     },
 }
 
-/// Kinds of questions.
+/// Kinds of operations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// See [`Ask::Connect`].
+pub enum OperationKind {
+    /// See [`Operation::Connect`].
     Connect,
-    /// See [`Ask::Refresh`].
+    /// See [`Operation::Refresh`].
     Refresh,
-    /// See [`Ask::Subscribe`].
+    /// See [`Operation::Subscribe`].
     Subscribe,
-    /// See [`Ask::Publish`].
+    /// See [`Operation::Publish`].
     Publish,
-    /// See [`Ask::SubRefresh`].
+    /// See [`Operation::SubRefresh`].
     SubRefresh,
-    /// See [`Ask::Rpc`].
+    /// See [`Operation::Rpc`].
     Rpc,
 }
 
-impl Kind {
+impl OperationKind {
     /// What it is called.
     pub const fn name(self) -> &'static str {
         match self {
@@ -101,23 +101,23 @@ impl Kind {
     }
 }
 
-impl Ask {
+impl Operation {
     /// Its kind.
-    pub const fn kind(&self) -> Kind {
+    pub const fn kind(&self) -> OperationKind {
         match self {
-            Self::Connect { .. } => Kind::Connect,
-            Self::Refresh => Kind::Refresh,
-            Self::Subscribe { .. } => Kind::Subscribe,
-            Self::Publish { .. } => Kind::Publish,
-            Self::SubRefresh { .. } => Kind::SubRefresh,
-            Self::Rpc { .. } => Kind::Rpc,
+            Self::Connect { .. } => OperationKind::Connect,
+            Self::Refresh => OperationKind::Refresh,
+            Self::Subscribe { .. } => OperationKind::Subscribe,
+            Self::Publish { .. } => OperationKind::Publish,
+            Self::SubRefresh { .. } => OperationKind::SubRefresh,
+            Self::Rpc { .. } => OperationKind::Rpc,
         }
     }
 }
 
 /// How a client is connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Via {
+pub struct TransportInfo {
     /// The transport, as in the path that it connected to.
     pub transport: &'static str,
     /// The format of its messages.
@@ -171,16 +171,20 @@ fn some(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }
 
-impl Question {
+impl BackendRequest {
     /// What is posted to `backend`.
     ///
     /// # Errors
     /// None that could happen.
-    pub fn body(&self, backend: &Backend, via: Via) -> Result<Vec<u8>, serde_json::Error> {
+    pub fn body(
+        &self,
+        backend: &Backend,
+        transport: TransportInfo,
+    ) -> Result<Vec<u8>, serde_json::Error> {
         let base = Body {
             client: self.client.client.to_string(),
-            transport: via.transport,
-            protocol: if via.format == Format::Protobuf { "protobuf" } else { "json" },
+            transport: transport.transport,
+            protocol: if transport.format == Format::Protobuf { "protobuf" } else { "json" },
             encoding: if backend.binary { "binary" } else { "json" },
             ..Body::default()
         };
@@ -189,18 +193,20 @@ impl Question {
             meta: json(&self.meta).filter(|_| backend.with_meta),
             ..base
         };
-        let body = match &self.ask {
-            Ask::Connect { data, name, version } => {
+        let body = match &self.operation {
+            Operation::Connect { data, name, version } => {
                 // Who it is, is what is asked.
                 Body { user: None, meta: None, name: some(name), version: some(version), ..known }
                     .says(data, backend)
             }
-            Ask::Refresh => known,
-            Ask::Subscribe { room, data } | Ask::Publish { room, data } => {
+            Operation::Refresh => known,
+            Operation::Subscribe { room, data } | Operation::Publish { room, data } => {
                 Body { channel: Some(room), ..known }.says(data, backend)
             }
-            Ask::SubRefresh { room } => Body { channel: Some(room), ..known },
-            Ask::Rpc { method, data } => Body { method: Some(method), ..known }.says(data, backend),
+            Operation::SubRefresh { room } => Body { channel: Some(room), ..known },
+            Operation::Rpc { method, data } => {
+                Body { method: Some(method), ..known }.says(data, backend)
+            }
         };
         serde_json::to_vec(&body)
     }
@@ -231,16 +237,16 @@ pub(super) mod tests {
         }
     }
 
-    fn said(ask: Ask, backend: &Backend) -> Value {
-        let question = Question {
+    fn said(operation: Operation, backend: &Backend) -> Value {
+        let request = BackendRequest {
             to: BackendId(0),
             client: Arc::new(ClientInfo::new(ClientId(0), "ann")),
             meta: Bytes::from_static(b"{\"m\":1}"),
             headers: None,
-            ask,
+            operation,
         };
-        let via = Via { transport: "websocket", format: Format::Json };
-        let body = question.body(backend, via).expect("plain data");
+        let transport = TransportInfo { transport: "websocket", format: Format::Json };
+        let body = request.body(backend, transport).expect("plain data");
         serde_json::from_slice(&body).expect("JSON")
     }
 
@@ -249,35 +255,38 @@ pub(super) mod tests {
     #[test]
     fn a_connect_says_nothing_of_a_user() {
         let (name, version) = ("js".to_owned(), String::new());
-        let ask = Ask::Connect { data: Bytes::from_static(b"{\"a\": 1}"), name, version };
+        let operation =
+            Operation::Connect { data: Bytes::from_static(b"{\"a\": 1}"), name, version };
         let expected = json!({"client": CLIENT, "transport": "websocket", "protocol": "json",
             "encoding": "json", "data": {"a": 1}, "name": "js"});
-        assert_eq!(said(ask, &backend()), expected);
+        assert_eq!(said(operation, &backend()), expected);
     }
 
     #[test]
     fn what_is_no_json_goes_along_in_base64() {
-        let ask =
-            |data: &'static [u8]| Ask::Rpc { method: "m".into(), data: Bytes::from_static(data) };
+        let operation = |data: &'static [u8]| Operation::Rpc {
+            method: "m".into(),
+            data: Bytes::from_static(data),
+        };
         let expected = json!({"client": CLIENT, "transport": "websocket", "protocol": "json",
             "encoding": "json", "user": "ann", "method": "m", "b64data": "AAE=", "meta": {"m": 1}});
-        assert_eq!(said(ask(&[0, 1]), &backend()), expected);
+        assert_eq!(said(operation(&[0, 1]), &backend()), expected);
         let binary = Backend { binary: true, with_meta: false, ..backend() };
         let expected = json!({"client": CLIENT, "transport": "websocket", "protocol": "json",
             "encoding": "binary", "user": "ann", "method": "m", "b64data": "e30="});
-        assert_eq!(said(ask(b"{}"), &binary), expected);
+        assert_eq!(said(operation(b"{}"), &binary), expected);
     }
 
     #[test]
     fn rooms_are_named() {
         let room = || "chat:a".to_owned();
         let data = Bytes::new;
-        for ask in [
-            Ask::Subscribe { room: room(), data: data() },
-            Ask::Publish { room: room(), data: data() },
-            Ask::SubRefresh { room: room() },
+        for operation in [
+            Operation::Subscribe { room: room(), data: data() },
+            Operation::Publish { room: room(), data: data() },
+            Operation::SubRefresh { room: room() },
         ] {
-            let said = said(ask, &backend());
+            let said = said(operation, &backend());
             assert_eq!((&said["channel"], &said["user"]), (&json!("chat:a"), &json!("ann")));
             assert_eq!(said.get("data"), None);
         }

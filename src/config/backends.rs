@@ -11,7 +11,7 @@ use super::{
 use crate::backend::{
     headers,
     options::{Backend, BackendId, Methods, Proxies, RoomProxies, Status, Verdict},
-    reply,
+    response,
 };
 
 /// The longest that a backend may take: commands wait for it.
@@ -225,8 +225,10 @@ fn status(it: &raw::StatusTransform) -> Result<Status, String> {
     let (error, disconnect) = (&it.to_error, &it.to_disconnect);
     let verdict = match (error.code, disconnect.code) {
         (0, 0) => return Err("to_error.code or to_disconnect.code is needed".to_owned()),
-        (0, code) => reply::disconnect(code, disconnect.reason.clone()).map(Verdict::Disconnect),
-        (code, _) => reply::error(code, error.message.clone(), error.temporary).map(Verdict::Error),
+        (0, code) => response::disconnect(code, disconnect.reason.clone()).map(Verdict::Disconnect),
+        (code, _) => {
+            response::error(code, error.message.clone(), error.temporary).map(Verdict::Error)
+        }
     };
     if !(100..600).contains(&it.status_code) || it.status_code == 200 {
         return Err(format!("status_code {} is none, or 200", it.status_code));

@@ -19,13 +19,13 @@ use raw::{Channel, Raw};
 use tokens::{Tokens, regex};
 
 use crate::{
+    access::connection_limits::ConnectionLimits,
     backend::options::{Backend, Proxies},
     cluster::secret::Secrets,
     room::{
         options::{Audience, DataFormat, NamePattern, Namespaces, Permissions, RoomOptions},
         registry,
     },
-    server::connection_limits::Limits,
     webhooks::sender,
 };
 
@@ -70,7 +70,7 @@ pub struct Config {
     /// Proxies whose word about a client's address is taken.
     pub trusted_proxies: Vec<IpNet>,
     /// How many connections clients may open.
-    pub connection_limits: Limits,
+    pub connection_limits: ConnectionLimits,
     /// TLS for clients, if it is on.
     pub tls: Option<raw::Tls>,
     /// Sessions.
@@ -190,7 +190,7 @@ impl TryFrom<Raw> for Config {
             listen,
             workers: raw.http_server.workers,
             trusted_proxies: raw.http_server.proxies()?,
-            connection_limits: Limits {
+            connection_limits: ConnectionLimits {
                 rate: raw.client.connection_rate_limit,
                 of_address: raw.client.ip_connection_limit,
                 rate_of_address: raw.client.ip_connection_rate_limit,

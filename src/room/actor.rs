@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     cluster::{node::NodeId, view::View},
-    hub::{FromRegistry, Hub, Tell},
+    hub::{FromRegistry, Hub},
     mesh::{
         link::{Link, Queue},
         version::MeshVersion,
@@ -31,7 +31,7 @@ use crate::{
         time::Time,
         timers::{self, Timed},
     },
-    session::{state::In as SocketIn, users::Users},
+    session::{messages::Tell, state::In as SocketIn, users::Users},
     webhooks::sender::Webhooks,
 };
 

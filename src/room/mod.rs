@@ -19,11 +19,12 @@
 //! - [`filter`]: which publications a subscriber wants, by their tags; [`wishes`]: what some members of a
 //!   room want otherwise than the rest.
 //! - [`node`]: what every room needs of its node, and what comes out of them.
-//! - [`survey`]: questions to every node at once. [`pattern`]: names with `*` in them.
+//! - [`survey`]: questions to every node at once; [`control`]: what the application has them do to a user's connections. [`pattern`]: names with `*` in them.
 
 pub mod actor;
 pub mod agenda;
 pub mod attendance;
+pub mod control;
 pub mod filter;
 pub mod history;
 pub mod home;

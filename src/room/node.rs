@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    control::Control,
     keys,
     messages::{Message, RoomMessage, SlotMessage},
     transfer::{Flow, Source, weight_of_answer},
@@ -17,7 +18,6 @@ use super::{
     wishes::Wish,
 };
 use crate::{
-    access::control::Control,
     cluster::{
         node::{NodeId, mix},
         placement::Placement,

@@ -6,13 +6,13 @@
 use std::sync::Arc;
 
 use super::{
+    control::{Action, Control},
     node::{Node, Out},
     presence::Presence,
     room::Room,
     types::{ClientId, ClientInfo},
 };
 use crate::{
-    access::control::{Action, Control},
     cluster::node::NodeId,
     protocol::codes::Disconnect,
     room::{messages::Message, types::Survey},

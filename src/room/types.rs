@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{filter::Filter, wishes::Wish};
-use crate::{access::control::Control, cluster::node::NodeId};
+use super::{control::Control, filter::Filter, wishes::Wish};
+use crate::cluster::node::NodeId;
 
 /// Name of a room; what the protocol calls a channel.
 pub type RoomName = Arc<str>;

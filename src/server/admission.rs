@@ -1,19 +1,16 @@
 //! SHELL. Who may connect, whatever the transport: the one place for what is asked of every client before
 //! anything is kept for it.
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::net::{IpAddr, Ipv4Addr};
 
 use actix_http::{RequestHead, StatusCode, header};
 
-use super::{
-    connection_limits::{ConnectionLimits, Full},
-    origin,
-    parts::Parts,
+use super::{origin, parts::Parts};
+use crate::{
+    access::{connection_counter::ConnectionPermit, connection_limits::Full},
+    room::pattern,
+    session::admitted::Admitted,
 };
-use crate::{backend::headers::Headers, room::pattern, runtime::clock};
 
 /// Why a client is not let in.
 #[derive(Debug)]
@@ -31,42 +28,6 @@ impl Refusal {
     }
 }
 
-/// A client that was let in.
-pub struct Admitted {
-    /// Counts it until it is dropped, where clients are counted.
-    pub pass: Option<Pass>,
-    /// The user that a proxy in front of the node has named.
-    pub user: Option<Box<str>>,
-    /// Its headers, as far as backends want them.
-    pub headers: Option<Headers>,
-}
-
-/// The clients of a node, as far as they are limited.
-#[derive(Clone)]
-pub struct Counter(Arc<Mutex<ConnectionLimits>>);
-
-impl Counter {
-    /// Counts them.
-    pub fn new(limits: ConnectionLimits) -> Self {
-        Self(Arc::new(Mutex::new(limits)))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, ConnectionLimits> {
-        // Counting can't panic half way.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Held by a client as long as it is here.
-pub struct Pass(Box<(Counter, IpAddr)>);
-
-impl Drop for Pass {
-    fn drop(&mut self) {
-        let (counter, address) = &*self.0;
-        counter.lock().leave(*address, clock::now());
-    }
-}
-
 /// Whether a new client may connect.
 ///
 /// # Errors
@@ -81,12 +42,12 @@ pub fn admit(parts: &Parts, head: &RequestHead) -> Result<Admitted, Refusal> {
         Refusal::new(status, "the headers for backends are too large")
     })?;
     let address = address(parts, head);
-    let pass = count(parts, address).map_err(|full| turn_away(parts, address, full))?;
+    let permit = count(parts, address).map_err(|full| turn_away(parts, address, full))?;
     tracing::debug!(%address, path = head.uri.path(), "a client connects");
     let named = parts.config.client.user_id_http_header.as_str();
     let user = head.headers().get(named).filter(|_| !named.is_empty());
     let user = user.and_then(|it| it.to_str().ok()).filter(|it| !it.is_empty());
-    Ok(Admitted { pass, user: user.map(Into::into), headers })
+    Ok(Admitted { permit, user: user.map(Into::into), headers })
 }
 
 /// Where a client connects from.
@@ -101,20 +62,19 @@ fn address(parts: &Parts, head: &RequestHead) -> IpAddr {
     origin::client(peer, &forwarded, of("x-real-ip").next(), trusted)
 }
 
-fn count(parts: &Parts, address: IpAddr) -> Result<Option<Pass>, Full> {
+fn count(parts: &Parts, address: IpAddr) -> Result<Option<ConnectionPermit>, Full> {
     let most = parts.config.client.connection_limit;
     let open = usize::try_from(parts.metrics.connections.get()).unwrap_or(0);
     if most > 0 && open >= most {
         return Err(Full("client.connection_limit"));
     }
     let Some(counter) = &parts.counter else { return Ok(None) };
-    counter.lock().enter(address, clock::now())?;
-    Ok(Some(Pass(Box::new((counter.clone(), address)))))
+    counter.enter(address).map(Some)
 }
 
 fn turn_away(parts: &Parts, address: IpAddr, full: Full) -> Refusal {
     parts.metrics.connections_refused.inc();
-    if parts.counter.as_ref().is_none_or(|it| it.lock().take_report(clock::now())) {
+    if parts.counter.as_ref().is_none_or(|it| it.take_report()) {
         tracing::warn!(%address, "a client is turned away: {full}");
     }
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too many connections")

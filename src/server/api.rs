@@ -189,7 +189,7 @@ impl From<Called> for Outcome {
     }
 }
 
-/// Callers of the API are told code and message, no more.
+/// BackendClients of the API are told code and message, no more.
 fn without_temporary<S: serde::Serializer>(
     error: &message::Error,
     to: S,

@@ -12,15 +12,15 @@ use super::{
     parts::Parts,
 };
 use crate::{
-    access::{
-        control::{Action, Control},
-        grant::{Grant, Overrides},
-    },
+    access::grant::{Grant, Overrides},
     protocol::{
         codes::{Disconnect, ErrorCode},
         message::{Error, StreamPosition},
     },
-    room::types::{Since, Survey},
+    room::{
+        control::{Action, Control},
+        types::{Since, Survey},
+    },
 };
 
 /// Whose connections are meant.

@@ -1,7 +1,7 @@
 //! SHELL. The one port that clients, callers of the API, operators and browsers talk to.
 //!
 //! [`http`] builds the service of a worker, [`parts`] is what workers share. [`admission`] says who may connect
-//! ([`origin`]: where from, [`connection_limits`]: how many; pure);
+//! ([`origin`] from where; pure);
 //! then [`upgrade`] turns a WebSocket request into a socket actor, and [`streams`] another request into one that
 //! streams its response, for whose client [`emulation`] is the way back; [`cors`] and [`body`] serve those, and
 //! [`tls`] has the certificate. [`api`] is the server API ([`control`]: what it does to connections) and [`key`]
@@ -11,7 +11,6 @@
 pub mod admission;
 pub mod api;
 pub mod body;
-pub mod connection_limits;
 pub mod control;
 pub mod cors;
 pub mod demo;

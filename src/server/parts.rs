@@ -12,15 +12,16 @@ use std::{
 use actix::prelude::*;
 use actix_http::header::HeaderMap;
 
-use super::{admission::Counter, leaving::Leaving};
+use super::leaving::Leaving;
 use crate::{
     access::{
+        connection_counter::ConnectionCounter,
         jwks::{Fetcher, Fetchers},
         keys::PublishedKeys,
         verifier::Verifier,
     },
     backend::{
-        caller::Callers,
+        client::BackendClients,
         headers::{self, Headers, TooLarge},
     },
     cluster::{names::Reach, view::View},
@@ -28,7 +29,9 @@ use crate::{
     hub::Hub,
     metrics::Metrics,
     room::actor::{AddHub, RoomRegistry},
-    session::{context::Wire, driver::Shared, sessions::Sessions, state, users::Users},
+    session::{
+        context::Wire, driver::Shared, sessions::Sessions, state::SessionSettings, users::Users,
+    },
     webhooks::sender::Webhooks,
 };
 
@@ -38,11 +41,11 @@ pub struct Parts {
     /// The configuration.
     pub config: Arc<Config>,
     /// What sessions go by.
-    pub sessions: Arc<state::Settings>,
+    pub sessions: Arc<SessionSettings>,
     /// Who fetches the keys of tokens.
     pub keys: Fetchers,
     /// Who asks the application's backends.
-    pub backends: Arc<Callers>,
+    pub backends: Arc<BackendClients>,
     /// Who tells the application what happens, if anyone does.
     pub webhooks: Option<Arc<Webhooks>>,
     /// The node's rooms.
@@ -52,7 +55,7 @@ pub struct Parts {
     /// Who is connected.
     pub users: Arc<Users>,
     /// How many clients there are, where they are limited.
-    pub counter: Option<Counter>,
+    pub counter: Option<ConnectionCounter>,
     /// The sessions whose clients send by requests of their own.
     pub emulated: Arc<Sessions>,
     /// Where the workers' hubs are announced, so that they can be told to stop.
@@ -88,7 +91,7 @@ impl Parts {
 pub fn session_settings(
     config: &Config,
     node: String,
-) -> anyhow::Result<(state::Settings, Fetchers)> {
+) -> anyhow::Result<(SessionSettings, Fetchers)> {
     let client = &config.client;
     let (tokens, connection) = token_checks(&config.tokens)?;
     let (subscription_tokens, subscription) = match &config.subscription_tokens {
@@ -96,7 +99,7 @@ pub fn session_settings(
         None => (tokens.clone(), connection.clone()),
     };
     let personal = &client.subscribe_to_user_personal_channel;
-    let settings = state::Settings {
+    let settings = SessionSettings {
         insecure: client.insecure,
         allow_anonymous: client.allow_anonymous_connect_without_token,
         refuse_anonymous_tokens: client.disallow_anonymous_connection_tokens,
@@ -162,7 +165,7 @@ impl Worker {
             bytes_sent: parts.metrics.bytes_sent.clone(),
         };
         Rc::new(Shared {
-            hub,
+            hub: hub.into(),
             wire: Rc::new(wire),
             registry: parts.registry.clone(),
             settings: parts.sessions.clone(),

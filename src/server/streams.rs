@@ -14,20 +14,21 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::{
-    admission::{self, Admitted, Refusal},
+    admission::{self, Refusal},
     body, cors,
     parts::Worker,
 };
 use crate::{
     config::Config,
-    hub::Transport,
     protocol::{
         codec::{self, Format},
         encoding::Encoding,
     },
     session::{
+        admitted::Admitted,
         driver::{self, Driver},
         id::SessionId,
+        messages::ConnectionAddress,
         pipe::{self, Body},
         stream::Stream,
     },
@@ -148,7 +149,7 @@ async fn start(
     let context = Context::<Stream>::new();
     let address = context.address();
     let session = SessionId::new(driver::random().ok()?);
-    let transport = Transport::Stream(encoding, address.clone());
+    let transport = ConnectionAddress::Stream(encoding, address.clone());
     let driver = Driver::begin(shared.clone(), transport, Some(session), admitted).await.ok()?;
     let listens = encoding.is_one_way();
     let entry = (!listens).then(|| (worker.parts.emulated.clone(), session));

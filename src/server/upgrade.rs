@@ -14,22 +14,23 @@ use bytes::{Bytes, BytesMut};
 use futures_util::SinkExt as _;
 
 use super::{
-    admission::{self, Admitted, Refusal},
+    admission::{self, Refusal},
     demo, feed,
     parts::{Parts, Worker},
     streams,
 };
 use crate::{
-    hub::Transport,
     protocol::{
         codec::{self, Format},
         encoding::Encoding,
     },
     session::{
+        admitted::Admitted,
         context::SocketContext,
         driver::{self, Driver},
         id::SessionId,
         io::Io,
+        messages::ConnectionAddress,
         socket::Socket,
     },
 };
@@ -166,7 +167,7 @@ where
     let rest = BytesMut::from(&parts.read_buf[..]);
     drop((parts.read_buf, parts.write_buf));
     let (context, mailbox) = SocketContext::new(io, rest, encoding, shared.wire.clone());
-    let transport = Transport::Socket(encoding, context.address());
+    let transport = ConnectionAddress::Socket(encoding, context.address());
     let session = encoding.is_one_way().then(driver::random).transpose()?.map(SessionId::new);
     let driver = Driver::begin(shared, transport, session, admitted).await?;
     context.run(Socket::new(driver, first.map(Bytes::from)), mailbox);

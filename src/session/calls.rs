@@ -7,13 +7,13 @@ use bytes::Bytes;
 
 use super::{
     reply,
-    state::{Call, CallFailed, Called, Env, Out, Outcome, Phase, Refusal, State},
+    state::{Call, CallFailed, Called, ConnectionState, Env, Out, Outcome, Refusal, Session},
 };
 use crate::{
     backend::{
-        options::{BackendId, Responsible, Verdict},
-        reply::{Publish, Refreshed, Reply as Answer},
-        request::{Ask, Question},
+        options::{BackendId, RpcBackend, Verdict},
+        request::{BackendRequest, Operation},
+        response::{BackendResponse, Publish, Refreshed},
     },
     protocol::{
         codes::{Disconnect, ErrorCode},
@@ -104,7 +104,7 @@ impl Calls {
     }
 }
 
-impl State {
+impl Session {
     /// A command waits for something that neither the session nor a room knows.
     pub(super) fn call(&mut self, id: u32, command: ClientRequest, call: Call, out: &mut Vec<Out>) {
         self.in_flight += 1;
@@ -113,14 +113,14 @@ impl State {
     }
 
     /// What to ask a backend.
-    pub(super) fn question(&self, to: BackendId, ask: Ask) -> Call {
+    pub(super) fn backend_request(&self, to: BackendId, operation: Operation) -> Call {
         let rare = self.rare();
-        Call::Backend(Box::new(Question {
+        Call::Backend(Box::new(BackendRequest {
             to,
             client: self.info.clone(),
             meta: rare.map_or_else(Bytes::new, |it| it.meta.clone()),
             headers: rare.and_then(|it| it.headers.clone()),
-            ask,
+            operation,
         }))
     }
 
@@ -224,15 +224,15 @@ impl State {
             (Called::Keys, ClientRequest::SubRefresh(it)) => {
                 self.sub_refresh(id, it, true, env, out)
             }
-            (Called::Backend(Answer::Refused(verdict)), _) => Err(verdict.into()),
-            (Called::Backend(Answer::Subscribe(grant)), ClientRequest::Subscribe(it)) => {
+            (Called::Backend(BackendResponse::Refused(verdict)), _) => Err(verdict.into()),
+            (Called::Backend(BackendResponse::Subscribe(grant)), ClientRequest::Subscribe(it)) => {
                 self.subscribe_granted(id, it, &grant, env)
             }
-            (Called::Backend(Answer::Publish(changes)), ClientRequest::Publish(it)) => {
+            (Called::Backend(BackendResponse::Publish(changes)), ClientRequest::Publish(it)) => {
                 let to = ReplyTo::Command { socket: self.socket, id };
                 self.publish_as(it, *changes, to, env).map(Some)
             }
-            (Called::Backend(Answer::Rpc(data)), ClientRequest::Rpc(_)) => {
+            (Called::Backend(BackendResponse::Rpc(data)), ClientRequest::Rpc(_)) => {
                 out.push(Out::Reply(reply::result(id, Body::Rpc(RpcResult { data }))));
                 Ok(None)
             }
@@ -249,7 +249,7 @@ impl State {
         out: &mut Vec<Out>,
     ) {
         let (room, data) = (request.channel.clone(), request.data.clone());
-        let call = self.question(to, Ask::Publish { room, data });
+        let call = self.backend_request(to, Operation::Publish { room, data });
         self.call(id, ClientRequest::Publish(request), call, out);
     }
 
@@ -287,12 +287,12 @@ impl State {
         out: &mut Vec<Out>,
     ) -> Outcome {
         let to = match env.settings.proxies.rpc.responsible(&request.method) {
-            Responsible::Backend(to) => to,
-            Responsible::NoOne => return Err(ErrorCode::NotAvailable.into()),
-            Responsible::Unknown => return Err(ErrorCode::MethodNotFound.into()),
+            RpcBackend::Backend(to) => to,
+            RpcBackend::NoOne => return Err(ErrorCode::NotAvailable.into()),
+            RpcBackend::Unknown => return Err(ErrorCode::MethodNotFound.into()),
         };
         let RpcRequest { method, data } = request;
-        let call = self.question(to, Ask::Rpc { method, data });
+        let call = self.backend_request(to, Operation::Rpc { method, data });
         // What it says is not needed twice.
         self.call(id, ClientRequest::Rpc(RpcRequest::default()), call, out);
         Ok(None)
@@ -313,7 +313,7 @@ impl State {
 
     /// Asks whether the connection goes on.
     pub(super) fn ask_about_connection(&mut self, to: BackendId, out: &mut Vec<Out>) {
-        let call = self.question(to, Ask::Refresh);
+        let call = self.backend_request(to, Operation::Refresh);
         let number = self.rare_mut().calls.park(Waits::Connection);
         out.push(Out::Call(number, call));
     }
@@ -325,7 +325,7 @@ impl State {
         room: RoomName,
         out: &mut Vec<Out>,
     ) {
-        let call = self.question(to, Ask::SubRefresh { room: room.to_string() });
+        let call = self.backend_request(to, Operation::SubRefresh { room: room.to_string() });
         let number = self.rare_mut().calls.park(Waits::Subscription(room));
         out.push(Out::Call(number, call));
     }
@@ -339,7 +339,7 @@ impl State {
         match result {
             // A backend that is down must not take everyone's connection with it.
             Err(CallFailed) => self.expires_at = Some(env.wall + REPRIEVE),
-            Ok(Called::Backend(Answer::Refresh(Refreshed::GoesOn {
+            Ok(Called::Backend(BackendResponse::Refresh(Refreshed::GoesOn {
                 until: Some(until),
                 info,
                 meta,
@@ -353,7 +353,7 @@ impl State {
                     self.rare_mut().meta = meta;
                 }
             }
-            Ok(Called::Backend(Answer::Refused(Verdict::Disconnect(why)))) => {
+            Ok(Called::Backend(BackendResponse::Refused(Verdict::Disconnect(why)))) => {
                 return self.close(why, out);
             }
             Ok(_) => return self.close(Disconnect::ConnectionExpired, out),
@@ -370,12 +370,14 @@ impl State {
     ) {
         match result {
             Err(CallFailed) => self.prolong(room, Some(env.wall + REPRIEVE), &[]),
-            Ok(Called::Backend(Answer::SubRefresh(Refreshed::GoesOn { until, info, .. })))
-                if until.is_none_or(|until| until > env.wall) =>
-            {
+            Ok(Called::Backend(BackendResponse::SubRefresh(Refreshed::GoesOn {
+                until,
+                info,
+                ..
+            }))) if until.is_none_or(|until| until > env.wall) => {
                 self.prolong(room, until, &info);
             }
-            Ok(Called::Backend(Answer::Refused(Verdict::Disconnect(why)))) => {
+            Ok(Called::Backend(BackendResponse::Refused(Verdict::Disconnect(why)))) => {
                 return self.close(why, out);
             }
             Ok(_) => return self.end_as_expired(room, out),
@@ -399,7 +401,7 @@ impl State {
     /// The connect command failed: no other is expected.
     pub(super) fn refuse_connect(&mut self, id: u32, why: Refusal, out: &mut Vec<Out>) {
         if !matches!(why, Refusal::Close(_)) {
-            self.phase = Phase::Refused;
+            self.state = ConnectionState::Refused;
         }
         self.outcome(id, Err(why), out);
     }

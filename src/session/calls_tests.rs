@@ -7,8 +7,8 @@ use crate::{
     access::grant::{Credentials, Grant},
     backend::{
         options::{BackendId, Methods, RoomProxies},
-        reply::{Publish, Refreshed},
-        request::Ask,
+        request::Operation,
+        response::{Publish, Refreshed},
     },
     room::types::NewPublication,
 };
@@ -21,7 +21,7 @@ const SUB_REFRESH: BackendId = BackendId(4);
 const RPC: BackendId = BackendId(5);
 
 /// Everything is for backends to decide: in `chat:` rooms, and beside them.
-fn with_backends() -> Settings {
+fn with_backends() -> SessionSettings {
     let all = RoomProxies {
         subscribe: Some(SUBSCRIBE),
         publish: Some(PUBLISH),
@@ -29,7 +29,7 @@ fn with_backends() -> Settings {
     };
     let chat = RoomOptions { proxies: all, allow_user_limited: true, ..RoomOptions::default() };
     let named = [("chat".into(), Arc::new(chat))].into_iter().collect();
-    Settings {
+    SessionSettings {
         allow_anonymous: false,
         namespaces: Arc::new(Namespaces { default: Arc::default(), named }),
         proxies: Proxies {
@@ -45,36 +45,36 @@ fn with_backends() -> Settings {
 }
 
 impl Talk {
-    /// The one question that is asked, and its number.
-    fn question(&mut self) -> (u32, Question) {
+    /// The one request that is asked, and its number.
+    fn backend_request(&mut self) -> (u32, BackendRequest) {
         let out = std::mem::take(&mut self.out);
         let mut questions = out.into_iter().filter_map(|out| match out {
-            Out::Call(number, Call::Backend(question)) => Some((number, *question)),
+            Out::Call(number, Call::Backend(request)) => Some((number, *request)),
             _ => None,
         });
-        let question = questions.next().expect("something is asked");
-        assert!(questions.next().is_none(), "more than one question");
-        question
+        let request = questions.next().expect("something is asked");
+        assert!(questions.next().is_none(), "more than one request");
+        request
     }
 
-    fn decide(&mut self, number: u32, decision: Decision) {
+    fn decide(&mut self, number: u32, decision: BackendResponse) {
         self.input(In::Called(number, Ok(Called::Backend(decision))));
     }
 
-    /// The number of the question that a command makes.
+    /// The number of the request that a command makes.
     fn asks(&mut self, command: Value) -> u32 {
         self.say(&command);
-        self.question().0
+        self.backend_request().0
     }
 }
 
-fn ann(expires_at: Option<i64>) -> Decision {
+fn ann(expires_at: Option<i64>) -> BackendResponse {
     let meta = Bytes::from_static(b"{\"m\":1}");
     let it = Credentials { user: "ann".into(), expires_at, meta, ..Credentials::default() };
-    Decision::Connect(Some(Box::new(it)))
+    BackendResponse::Connect(Some(Box::new(it)))
 }
 
-fn connected_as_ann(settings: Settings, expires_at: Option<i64>) -> Talk {
+fn connected_as_ann(settings: SessionSettings, expires_at: Option<i64>) -> Talk {
     let mut talk = Talk::new(settings);
     let number = talk.asks(json!({"id": 1, "connect": {}}));
     talk.decide(number, ann(expires_at));
@@ -91,17 +91,17 @@ fn subscribe(id: u32, room: &str) -> Value {
     json!({"id": id, "subscribe": {"channel": room, "data": {"n": id}}})
 }
 
-fn granted(grant: Grant) -> Decision {
-    Decision::Subscribe(Box::new(grant))
+fn granted(grant: Grant) -> BackendResponse {
+    BackendResponse::Subscribe(Box::new(grant))
 }
 
-fn error(code: u32) -> Decision {
+fn error(code: u32) -> BackendResponse {
     let error = message::Error { code, message: "no".into(), temporary: true };
-    Decision::Refused(Verdict::Error(error))
+    BackendResponse::Refused(Verdict::Error(error))
 }
 
-fn disconnect() -> Decision {
-    Decision::Refused(Verdict::Disconnect(Disconnect::Custom(4500, "go".into())))
+fn disconnect() -> BackendResponse {
+    BackendResponse::Refused(Verdict::Disconnect(Disconnect::Custom(4500, "go".into())))
 }
 
 fn goes_on(until: Option<i64>) -> Refreshed {
@@ -112,18 +112,18 @@ fn goes_on(until: Option<i64>) -> Refreshed {
 fn who_has_no_token_is_who_the_backend_says() {
     let mut talk = Talk::new(with_backends());
     talk.say(&json!({"id": 1, "connect": {"data": {"a": 1}, "name": "js"}}));
-    let (number, question) = talk.question();
+    let (number, request) = talk.backend_request();
     let data = Bytes::from_static(b"{\"a\":1}");
-    let ask = Ask::Connect { data, name: "js".into(), version: String::new() };
-    assert_eq!((question.to, question.ask), (CONNECT, ask));
+    let operation = Operation::Connect { data, name: "js".into(), version: String::new() };
+    assert_eq!((request.to, request.operation), (CONNECT, operation));
     // Until that is known, nothing else is looked at.
     talk.say(&subscribe(2, "chat:a"));
     assert!(talk.out.is_empty());
     talk.decide(number, ann(Some(WALL + 100)));
     assert!(talk.out.contains(&Out::Authenticated("ann".into())));
-    let (_, question) = talk.question();
-    assert_eq!((question.to, &*question.client.user), (SUBSCRIBE, "ann"));
-    assert_eq!(&question.meta[..], b"{\"m\":1}");
+    let (_, request) = talk.backend_request();
+    assert_eq!((request.to, &*request.client.user), (SUBSCRIBE, "ann"));
+    assert_eq!(&request.meta[..], b"{\"m\":1}");
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_client_is_not_told_of_an_end_that_it_can_not_put_off() {
     let mut talk = connected_as_ann(with_backends(), Some(WALL + 100));
     let connected = talk.replies().remove(0);
     assert_eq!(connected["connect"].get("expires"), None);
-    let settings = Settings {
+    let settings = SessionSettings {
         proxies: Proxies { refresh: None, ..with_backends().proxies },
         ..with_backends()
     };
@@ -151,9 +151,9 @@ fn a_backend_refuses_a_connect_in_its_own_words() {
     for (decision, code) in [
         (error(1000), Ok(1000)),
         (disconnect(), Err(4500)),
-        (Decision::Connect(None), Err(3501)),
+        (BackendResponse::Connect(None), Err(3501)),
         (ann(Some(WALL)), Ok(110)),
-        (Decision::Rpc(Bytes::new()), Ok(100)),
+        (BackendResponse::Rpc(Bytes::new()), Ok(100)),
     ] {
         let mut talk = Talk::new(with_backends());
         let number = talk.asks(json!({"id": 1, "connect": {}}));
@@ -176,9 +176,9 @@ fn a_backend_refuses_a_connect_in_its_own_words() {
 
 #[test]
 fn a_backend_that_says_nothing_leaves_it_to_the_configuration() {
-    let mut talk = Talk::new(Settings { allow_anonymous: true, ..with_backends() });
+    let mut talk = Talk::new(SessionSettings { allow_anonymous: true, ..with_backends() });
     let number = talk.asks(json!({"id": 1, "connect": {}}));
-    talk.decide(number, Decision::Connect(None));
+    talk.decide(number, BackendResponse::Connect(None));
     assert!(talk.out.contains(&Out::Authenticated("".into())));
 }
 
@@ -186,9 +186,9 @@ fn a_backend_that_says_nothing_leaves_it_to_the_configuration() {
 fn a_backend_lets_into_a_room() {
     let mut talk = ann_with_backends();
     talk.say(&subscribe(2, "chat:a"));
-    let (number, question) = talk.question();
+    let (number, request) = talk.backend_request();
     let data = Bytes::from_static(b"{\"n\":2}");
-    assert_eq!(question.ask, Ask::Subscribe { room: "chat:a".into(), data });
+    assert_eq!(request.operation, Operation::Subscribe { room: "chat:a".into(), data });
     assert_eq!(talk.error(&subscribe(3, "chat:a")), 105);
     let (info, data) = (Bytes::from_static(b"\"i\""), Bytes::from_static(b"\"d\""));
     talk.decide(number, granted(Grant { info, data, ..Grant::default() }));
@@ -275,9 +275,9 @@ fn published(talk: &mut Talk) -> Vec<NewPublication> {
     all.collect()
 }
 
-fn publish_as(data: Option<&'static str>) -> Decision {
+fn publish_as(data: Option<&'static str>) -> BackendResponse {
     let data = data.map(|it| Bytes::from_static(it.as_bytes()));
-    Decision::Publish(Box::new(Publish { data, skip_history: true, ..Publish::default() }))
+    BackendResponse::Publish(Box::new(Publish { data, skip_history: true, ..Publish::default() }))
 }
 
 #[test]
@@ -322,9 +322,9 @@ fn publishes_stay_in_order_whatever_the_answers_do() {
 fn a_call_is_answered_by_the_backend() {
     let mut talk = ann_with_backends();
     talk.say(&json!({"id": 2, "rpc": {"method": "time", "data": {}}}));
-    let (number, question) = talk.question();
-    assert_eq!(question.ask, Ask::Rpc { method: "time".into(), data: "{}".into() });
-    talk.decide(number, Decision::Rpc(Bytes::from_static(b"{\"now\":1}")));
+    let (number, request) = talk.backend_request();
+    assert_eq!(request.operation, Operation::Rpc { method: "time".into(), data: "{}".into() });
+    talk.decide(number, BackendResponse::Rpc(Bytes::from_static(b"{\"now\":1}")));
     assert_eq!(talk.replies()[0], json!({"id": 2, "rpc": {"data": {"now": 1}}}));
     assert_eq!(talk.error(&json!({"id": 3, "rpc": {"method": "other:x"}})), 104);
     let mut nobody = Talk::connected();
@@ -337,28 +337,28 @@ fn the_node_asks_whether_a_connection_goes_on() {
     talk.out.clear();
     talk.wall += 20;
     talk.later(20);
-    let (number, question) = talk.question();
-    assert_eq!((question.to, &question.ask), (REFRESH, &Ask::Refresh));
+    let (number, request) = talk.backend_request();
+    assert_eq!((request.to, &request.operation), (REFRESH, &Operation::Refresh));
     talk.later(1);
     assert!(talk.out.iter().all(|out| !matches!(out, Out::Call(..) | Out::Close(_))), "once");
     let meta = Bytes::from_static(b"2");
     let info = Bytes::from_static(b"3");
     let until = Some(talk.wall + 2);
-    talk.decide(number, Decision::Refresh(Refreshed::GoesOn { until, info, meta }));
+    talk.decide(number, BackendResponse::Refresh(Refreshed::GoesOn { until, info, meta }));
     assert_eq!(talk.closed(), None);
     talk.wall += 2;
     talk.later(2);
-    let (number, question) = talk.question();
-    assert_eq!((&question.meta[..], &question.client.conn_info[..]), (&b"2"[..], &b"3"[..]));
-    talk.decide(number, Decision::Refresh(Refreshed::Expired));
+    let (number, request) = talk.backend_request();
+    assert_eq!((&request.meta[..], &request.client.conn_info[..]), (&b"2"[..], &b"3"[..]));
+    talk.decide(number, BackendResponse::Refresh(Refreshed::Expired));
     assert_eq!(talk.closed(), Some(3005));
 }
 
 #[test]
 fn a_connection_ends_if_the_backend_does_not_prolong_it() {
     for (decision, code) in [
-        (Decision::Refresh(goes_on(None)), 3005),
-        (Decision::Refresh(goes_on(Some(WALL))), 3005),
+        (BackendResponse::Refresh(goes_on(None)), 3005),
+        (BackendResponse::Refresh(goes_on(Some(WALL))), 3005),
         (error(1000), 3005),
         (disconnect(), 4500),
     ] {
@@ -366,7 +366,7 @@ fn a_connection_ends_if_the_backend_does_not_prolong_it() {
         talk.out.clear();
         talk.wall += 1;
         talk.later(1);
-        let (number, _) = talk.question();
+        let (number, _) = talk.backend_request();
         talk.decide(number, decision);
         assert_eq!(talk.closed(), Some(code));
     }
@@ -378,7 +378,7 @@ fn a_backend_that_is_down_does_not_end_connections() {
     talk.out.clear();
     talk.wall += 1;
     talk.later(1);
-    let (number, _) = talk.question();
+    let (number, _) = talk.backend_request();
     talk.input(In::Called(number, Err(CallFailed)));
     assert_eq!(talk.closed(), None);
     talk.wall += 59;
@@ -386,7 +386,7 @@ fn a_backend_that_is_down_does_not_end_connections() {
     assert!(talk.out.iter().all(|out| !matches!(out, Out::Call(..))));
     talk.wall += 1;
     talk.input(In::Wake);
-    talk.question();
+    talk.backend_request();
 }
 
 #[test]
@@ -415,20 +415,20 @@ fn in_for(until: i64) -> Talk {
 fn end_of_subscription(talk: &mut Talk) -> u32 {
     talk.wall += 5;
     talk.later(5);
-    let (number, question) = talk.question();
-    let ask = Ask::SubRefresh { room: "chat:a".into() };
-    assert_eq!((question.to, question.ask), (SUB_REFRESH, ask));
+    let (number, request) = talk.backend_request();
+    let operation = Operation::SubRefresh { room: "chat:a".into() };
+    assert_eq!((request.to, request.operation), (SUB_REFRESH, operation));
     number
 }
 
 #[test]
 fn the_node_asks_whether_a_subscription_goes_on() {
     for (result, code) in [
-        (Ok(Called::Backend(Decision::SubRefresh(goes_on(Some(WALL + 90))))), None),
-        (Ok(Called::Backend(Decision::SubRefresh(goes_on(None)))), None),
+        (Ok(Called::Backend(BackendResponse::SubRefresh(goes_on(Some(WALL + 90))))), None),
+        (Ok(Called::Backend(BackendResponse::SubRefresh(goes_on(None)))), None),
         (Err(CallFailed), None),
-        (Ok(Called::Backend(Decision::SubRefresh(goes_on(Some(WALL))))), Some(2501)),
-        (Ok(Called::Backend(Decision::SubRefresh(Refreshed::Expired))), Some(2501)),
+        (Ok(Called::Backend(BackendResponse::SubRefresh(goes_on(Some(WALL))))), Some(2501)),
+        (Ok(Called::Backend(BackendResponse::SubRefresh(Refreshed::Expired))), Some(2501)),
         (Ok(Called::Backend(error(1000))), Some(2501)),
     ] {
         let mut talk = in_for(WALL + 5);
@@ -454,7 +454,7 @@ fn what_is_said_of_an_old_subscription_does_not_hold_for_a_new_one() {
     talk.decide(number, granted(Grant { expires_at: Some(WALL + 99), ..Grant::default() }));
     talk.let_in("chat:a", 4, Recovery::NotAsked);
     talk.out.clear();
-    talk.decide(old, Decision::SubRefresh(Refreshed::Expired));
+    talk.decide(old, BackendResponse::SubRefresh(Refreshed::Expired));
     assert!(talk.out.is_empty(), "{:?}", talk.out);
 }
 
@@ -464,17 +464,17 @@ fn headers_go_along_as_long_as_someone_wants_them() {
     for keeps_headers in [true, false] {
         let emulated_headers = vec!["authorization".to_owned()];
         let proxies = Proxies { keeps_headers, emulated_headers, ..with_backends().proxies };
-        let mut talk = Talk::new(Settings { proxies, ..with_backends() });
+        let mut talk = Talk::new(SessionSettings { proxies, ..with_backends() });
         talk.session.came_with(Headers { sent: vec![header("cookie")], said: Vec::new() });
         let said = json!({"Authorization": "v", "X-Other": "v"});
         talk.say(&json!({"id": 1, "connect": {"headers": said}}));
-        let (number, question) = talk.question();
+        let (number, request) = talk.backend_request();
         let both = Headers { sent: vec![header("cookie")], said: vec![header("authorization")] };
-        assert_eq!(question.headers.as_deref(), Some(&both));
+        assert_eq!(request.headers.as_deref(), Some(&both));
         talk.decide(number, ann(None));
         talk.out.clear();
         talk.say(&subscribe(2, "chat:a"));
-        let later = talk.question().1.headers;
+        let later = talk.backend_request().1.headers;
         assert_eq!(later.as_deref(), keeps_headers.then_some(&both));
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{
     reply,
-    state::{Call, CallFailed, Called, Env, Out, Outcome, Phase, Refusal, State},
+    state::{Call, CallFailed, Called, ConnectionState, Env, Out, Outcome, Refusal, Session},
     subscribing::Asker,
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
         grant::{Credentials, Grant},
         verifier::TokenError,
     },
-    backend::{headers, reply::Reply as Decision, request::Ask},
+    backend::{headers, request::Operation, response::BackendResponse},
     protocol::{
         codes::{Disconnect, ErrorCode},
         message::{
@@ -54,7 +54,7 @@ enum Who {
     Ask(Call),
 }
 
-impl State {
+impl Session {
     /// Takes the connect command. `retried`: the keys of tokens were fetched for it.
     pub(super) fn connect(
         &mut self,
@@ -70,7 +70,7 @@ impl State {
         match self.credentials(&request, retried, env) {
             Ok(Who::Is(credentials)) => self.admit(id, credentials, &request.subs, env, out),
             Ok(Who::Ask(call)) => {
-                self.phase = Phase::Connecting;
+                self.state = ConnectionState::Connecting;
                 // What it says is not needed twice.
                 let request =
                     ConnectRequest { data: Bytes::new(), headers: HashMap::new(), ..request };
@@ -91,9 +91,9 @@ impl State {
     ) {
         let who = match result {
             Ok(Called::Keys) => return self.connect(id, request, true, env, out),
-            Ok(Called::Backend(Decision::Connect(Some(it)))) => Ok(*it),
-            Ok(Called::Backend(Decision::Connect(None))) => self.without_token(env),
-            Ok(Called::Backend(Decision::Refused(verdict))) => Err(verdict.into()),
+            Ok(Called::Backend(BackendResponse::Connect(Some(it)))) => Ok(*it),
+            Ok(Called::Backend(BackendResponse::Connect(None))) => self.without_token(env),
+            Ok(Called::Backend(BackendResponse::Refused(verdict))) => Err(verdict.into()),
             Ok(Called::Backend(_)) | Err(CallFailed) => Err(ErrorCode::Internal.into()),
         };
         match who {
@@ -143,8 +143,8 @@ impl State {
             Some(backend) if token.is_empty() => {
                 let data = request.data.clone();
                 let (name, version) = (request.name.clone(), request.version.clone());
-                let ask = Ask::Connect { data, name, version };
-                return Ok(Who::Ask(self.question(backend, ask)));
+                let operation = Operation::Connect { data, name, version };
+                return Ok(Who::Ask(self.backend_request(backend, operation)));
             }
             None if token.is_empty() => return self.without_token(env).map(Who::Is),
             _ if settings.insecure && !settings.tokens.has_keys() => {
@@ -185,7 +185,7 @@ impl State {
         if rooms.len() > env.settings.channel_limit {
             return self.close(Disconnect::ChannelLimit, out);
         }
-        self.phase = Phase::Connecting;
+        self.state = ConnectionState::Connecting;
         let (data, waiting) = (credentials.data, rooms.len());
         self.rare_mut().connecting = Some(Connecting { id, data, waiting, rooms: Vec::new() });
         for (room, grant) in rooms {
@@ -194,7 +194,7 @@ impl State {
                 .filter(|it| it.recover)
                 .map(|it| Since { epoch: it.epoch.clone(), offset: it.offset });
             self.put_into(&room, &grant, since, Asker::Connect, env, out);
-            if self.phase != Phase::Connecting {
+            if self.state != ConnectionState::Connecting {
                 return;
             }
         }
@@ -233,7 +233,7 @@ impl State {
             Err(error) => {
                 let id = connecting.id;
                 self.rare_mut().connecting = None;
-                self.phase = Phase::Refused;
+                self.state = ConnectionState::Refused;
                 out.push(Out::Reply(reply::failure(id, error)));
             }
         }
@@ -246,7 +246,7 @@ impl State {
             return;
         };
         let session = self.rare().and_then(|it| it.session);
-        self.phase = Phase::Open;
+        self.state = ConnectionState::Open;
         self.tidy();
         let settings = env.settings;
         let ping = settings.ping_interval;

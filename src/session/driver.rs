@@ -9,17 +9,18 @@ use actix::prelude::*;
 use bytes::Bytes;
 
 use super::{
+    admitted::Admitted,
     context::{Progress, Wire},
     id::SessionId,
-    state::{Call, CallFailed, Called, Env, In, Out, Settings, State},
+    messages::{ConnectionAddress, FromSocket, HubAddress, Register, Tell, ToSocket},
+    state::{Call, CallFailed, Called, Env, In, Out, Session, SessionSettings},
 };
 use crate::{
-    access::jwks::Fetchers,
+    access::{connection_counter::ConnectionPermit, jwks::Fetchers},
     backend::{
-        caller::Callers,
-        request::{Question, Via},
+        client::BackendClients,
+        request::{BackendRequest, TransportInfo},
     },
-    hub::{FromSocket, Hub, Register, Tell, Transport},
     metrics::Metrics,
     protocol::{codec::Format, codes::Disconnect, encoding::Encoding, message::Reply},
     room::{
@@ -27,7 +28,6 @@ use crate::{
         types::{ClientId, ClientInfo, SocketRef},
     },
     runtime::{clock, time::Time},
-    server::admission::{Admitted, Pass},
     session::users::Users,
     webhooks::{event::Happening, sender::Webhooks},
 };
@@ -35,15 +35,15 @@ use crate::{
 /// What all connections of a worker share.
 pub struct Shared {
     /// The worker's hub.
-    pub hub: Addr<Hub>,
+    pub hub: HubAddress,
     /// The node's rooms.
     pub registry: Addr<RoomRegistry>,
     /// What sessions go by.
-    pub settings: Arc<Settings>,
+    pub settings: Arc<SessionSettings>,
     /// Who fetches the keys of tokens.
     pub keys: Fetchers,
     /// Who asks the application's backends.
-    pub backends: Arc<Callers>,
+    pub backends: Arc<BackendClients>,
     /// Who tells the application what happens, if anyone does.
     pub webhooks: Option<Arc<Webhooks>>,
     /// What connections go by.
@@ -96,7 +96,7 @@ pub trait Line {
 pub struct Driver {
     shared: Rc<Shared>,
     place: SocketRef,
-    session: State,
+    session: Session,
     /// Set once the client is authenticated.
     user: Option<Box<str>>,
     /// Its user has too many: from there on it gets nothing but its goodbye.
@@ -105,42 +105,42 @@ pub struct Driver {
     /// The code that the server closed it with; 0 if it did not.
     closed_with: u16,
     /// Counts the client as long as it is held.
-    _pass: Option<Pass>,
+    _permit: Option<ConnectionPermit>,
 }
 
 impl Driver {
-    /// Begins the session of a client that was let in. `session` names it, if its client needs that.
+    /// Begins the session of a client that was let in. `id` names it, if its client needs that.
     ///
     /// # Errors
     /// If there is no randomness, or the hub is gone.
     pub async fn begin(
         shared: Rc<Shared>,
-        transport: Transport,
-        session: Option<SessionId>,
+        address: ConnectionAddress,
+        id: Option<SessionId>,
         admitted: Admitted,
     ) -> io::Result<Self> {
-        let encoding = transport.encoding();
+        let encoding = address.encoding();
         let client = ClientId(u128::from_be_bytes(random()?));
-        let place = shared.hub.send(Register(transport)).await.map_err(io::Error::other)?;
-        let mut state = State::new(place, encoding.format(), client);
-        if let Some(session) = session {
-            state = state.over(session, encoding.is_one_way());
+        let place = shared.hub.register.send(Register(address)).await.map_err(io::Error::other)?;
+        let mut session = Session::new(place, encoding.format(), client);
+        if let Some(id) = id {
+            session = session.over(id, encoding.is_one_way());
         }
         if let Some(user) = admitted.user {
-            state.trust(user);
+            session.trust(user);
         }
         if let Some(headers) = admitted.headers {
-            state.came_with(headers);
+            session.came_with(headers);
         }
         Ok(Self {
             shared,
             place,
-            session: state,
+            session,
             user: None,
             barred: false,
             encoding,
             closed_with: 0,
-            _pass: admitted.pass,
+            _permit: admitted.permit,
         })
     }
 
@@ -224,11 +224,11 @@ impl Driver {
     fn call(&self, number: u32, call: Call) {
         let keys = &self.shared.keys;
         let fetcher = match call {
-            Call::Backend(question) => return self.ask(number, *question),
+            Call::Backend(request) => return self.ask(number, *request),
             Call::TokenKeys => keys.connection.clone(),
             Call::SubscriptionTokenKeys => keys.subscription.clone(),
         };
-        let (hub, place) = (self.shared.hub.clone(), self.place);
+        let (hub, place) = (self.shared.hub.to_socket.clone(), self.place);
         actix_rt::spawn(async move {
             let fetched = match fetcher {
                 Some(fetcher) => fetcher.refresh().await,
@@ -240,12 +240,13 @@ impl Driver {
     }
 
     /// A task of its own, which may outlive the client: what a backend was asked is heard out.
-    fn ask(&self, number: u32, question: Question) {
-        let via = Via { transport: self.encoding.transport(), format: self.encoding.format() };
+    fn ask(&self, number: u32, request: BackendRequest) {
+        let transport =
+            TransportInfo { transport: self.encoding.transport(), format: self.encoding.format() };
         let backends = self.shared.backends.clone();
-        let (hub, place) = (self.shared.hub.clone(), self.place);
+        let (hub, place) = (self.shared.hub.to_socket.clone(), self.place);
         actix_rt::spawn(async move {
-            let reply = backends.ask(question, via).await;
+            let reply = backends.ask(request, transport).await;
             let result = reply.map(Called::Backend).ok_or(CallFailed);
             hub.do_send(Tell(place, In::Called(number, result)));
         });
@@ -259,7 +260,7 @@ impl Driver {
     }
 
     fn wake_at(&self, at: Time) {
-        self.shared.hub.do_send(FromSocket::WakeAt(self.place, at));
+        self.shared.hub.from_socket.do_send(FromSocket::WakeAt(self.place, at));
     }
 
     /// Whether more than half of what may wait for the client does, after it was offered.
@@ -331,7 +332,7 @@ impl Driver {
             let code = self.closed_with;
             self.tell(|info| Happening::Disconnect(info, code));
         }
-        self.shared.hub.do_send(FromSocket::Closed(self.place));
+        self.shared.hub.from_socket.do_send(FromSocket::Closed(self.place));
     }
 }
 
@@ -343,14 +344,4 @@ pub fn random() -> io::Result<[u8; 16]> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(io::Error::other)?;
     Ok(bytes)
-}
-
-/// What a hub sends to one of its connections.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub enum ToSocket {
-    /// Bytes to be written as they are.
-    Frame(Bytes),
-    /// Something for the session to decide on.
-    Input(Box<In>),
 }

@@ -6,13 +6,14 @@
 //! Pure: [`state`] decides (with `connecting` for how a connection begins and how long it lives, `subscribing`
 //! for the rooms it is in, and `calls` for answers of backends and keys that it waits for), [`reply`] puts
 //! answers into the protocol's words, [`id`] names a session, [`handshake`] opens and closes as WebSocket wants
-//! it, [`outbox`] holds what is not written yet, [`timers`] say when to wake which socket.
+//! it, [`admitted`] is what is known when it begins, [`outbox`] holds what is not written yet, [`timers`] say when to wake which socket.
 //!
-//! Shell: [`driver`] performs what a session says. [`socket`], [`context`] and [`incoming`] are its actor on a
+//! Shell: [`driver`] performs what a session says, [`messages`] is what it and the worker's hub say to each other. [`socket`], [`context`] and [`incoming`] are its actor on a
 //! WebSocket, the actix context that runs it on a bare connection ([`io`]), and what it reads of that. [`stream`]
 //! and [`pipe`] are its actor over a streamed response, and the way to that; [`sessions`] finds a session by its
 //! id, [`users`] the connections of a user.
 
+pub mod admitted;
 mod calls;
 mod connecting;
 pub mod context;
@@ -21,6 +22,7 @@ pub mod handshake;
 pub mod id;
 pub mod incoming;
 pub mod io;
+pub mod messages;
 pub mod outbox;
 pub mod pipe;
 pub mod reply;

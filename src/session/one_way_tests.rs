@@ -7,10 +7,10 @@ use super::*;
 
 const NAME: [u8; 16] = [7; 16];
 
-fn over(settings: Settings, one_way: bool) -> Talk {
+fn over(settings: SessionSettings, one_way: bool) -> Talk {
     let mut talk = Talk::new(settings);
     let session =
-        std::mem::replace(&mut talk.session, State::new(SOCKET, Format::Json, ClientId(5)));
+        std::mem::replace(&mut talk.session, Session::new(SOCKET, Format::Json, ClientId(5)));
     talk.session = session.over(SessionId::new(NAME), one_way);
     talk
 }
@@ -35,7 +35,7 @@ fn a_client_is_told_the_name_of_its_session_if_it_needs_one() {
 
 #[test]
 fn the_application_finds_a_connection_by_its_session() {
-    use crate::access::control::Action;
+    use crate::room::control::Action;
     let mut talk = over(settings(), false);
     talk.say(&json!({"id": 1, "connect": {}}));
     talk.out.clear();
@@ -68,7 +68,7 @@ fn who_only_listens_is_pinged_and_answers_nothing() {
 
 #[test]
 fn who_only_listens_is_closed_where_others_get_an_error() {
-    let refused = |settings: Settings, request: &'static [u8]| {
+    let refused = |settings: SessionSettings, request: &'static [u8]| {
         let mut talk = over(settings, true);
         talk.input(In::Payload(Bytes::from_static(request)));
         talk.out

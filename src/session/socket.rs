@@ -7,8 +7,9 @@ use bytes::Bytes;
 
 use super::{
     context::{Data, Progress, SocketContext},
-    driver::{Driver, Line, ToSocket},
+    driver::{Driver, Line},
     incoming::FromClient,
+    messages::ToSocket,
     reply,
     state::In,
 };

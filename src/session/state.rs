@@ -15,12 +15,12 @@ use super::{
     subscribing::{Asker, Subscription},
 };
 use crate::{
-    access::{control::Control, verifier::Verifier},
+    access::verifier::Verifier,
     backend::{
         headers::Headers,
         options::{BackendId, Proxies, Verdict},
-        reply::Reply as Decision,
-        request::Question,
+        request::BackendRequest,
+        response::BackendResponse,
     },
     protocol::{
         codec::{self, Commands, Format},
@@ -31,6 +31,7 @@ use crate::{
         },
     },
     room::{
+        control::Control,
         options::{Audience, Namespaces, RoomOptions},
         types::{
             Answer, ClientId, ClientInfo, HistoryFilter, NewPublication, Query, ReplyTo, Request,
@@ -44,7 +45,7 @@ use crate::{
 const COMMANDS_PER_CALL: usize = 64;
 /// What every session of a node goes by.
 #[derive(Debug)]
-pub struct Settings {
+pub struct SessionSettings {
     /// Let everyone in and permit everything.
     pub insecure: bool,
     /// Let clients in that have no token.
@@ -87,11 +88,11 @@ pub struct Settings {
     pub node: String,
 }
 
-/// What every call of [`State::handle`] may look at.
+/// What every call of [`Session::handle`] may look at.
 #[derive(Debug, Clone, Copy)]
 pub struct Env<'a> {
     /// The node's settings.
-    pub settings: &'a Settings,
+    pub settings: &'a SessionSettings,
     /// The moment of the input.
     pub now: Time,
     /// Unix time in seconds: tokens follow the wall clock.
@@ -154,7 +155,7 @@ pub enum In {
     Opened,
     /// The payload of a message from the client.
     Payload(Bytes),
-    /// Take on more of the commands that are here; see [`State::can_go_on`].
+    /// Take on more of the commands that are here; see [`Session::can_go_on`].
     GoOn,
     /// A subscribe is decided.
     Subscribed {
@@ -216,7 +217,7 @@ pub enum Call {
     /// Fetch those of subscription tokens anew.
     SubscriptionTokenKeys,
     /// Ask one of the application's backends.
-    Backend(Box<Question>),
+    Backend(Box<BackendRequest>),
 }
 
 /// What comes back for a [`Call`].
@@ -225,7 +226,7 @@ pub enum Called {
     /// The keys are those of now.
     Keys,
     /// What the backend has decided.
-    Backend(Decision),
+    Backend(BackendResponse),
 }
 
 /// It did not come back, or not in time.
@@ -265,7 +266,7 @@ impl From<Disconnect> for Refusal {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum ConnectionState {
     /// Waits for the connect command.
     New,
     /// It is being answered: nothing else is taken on until it is.
@@ -291,7 +292,7 @@ pub(super) struct Rare {
     pub(super) meta: Bytes,
     /// The user that a trusted proxy in front of the node has named.
     pub(super) trusted_user: Option<Box<str>>,
-    /// The name of the session, if its client needs one: see [`State::over`].
+    /// The name of the session, if its client needs one: see [`Session::over`].
     pub(super) session: Option<SessionId>,
 }
 
@@ -309,12 +310,12 @@ impl Rare {
 
 /// One connection.
 #[derive(Debug)]
-pub struct State {
+pub struct Session {
     pub(super) socket: SocketRef,
     pub(super) format: Format,
     /// Whether the client only listens, once it has sent its connect request.
     one_way: bool,
-    pub(super) phase: Phase,
+    pub(super) state: ConnectionState,
     pub(super) info: Arc<ClientInfo>,
     pub(super) subscriptions: Vec<Subscription>,
     pub(super) in_flight: u16,
@@ -328,7 +329,7 @@ pub struct State {
     pub(super) expires_at: Option<i64>,
 }
 
-impl State {
+impl Session {
     /// A connection that has said nothing yet.
     pub fn new(socket: SocketRef, format: Format, client: ClientId) -> Self {
         let info = ClientInfo::new(client, "");
@@ -336,7 +337,7 @@ impl State {
             socket,
             format,
             one_way: false,
-            phase: Phase::New,
+            state: ConnectionState::New,
             info: Arc::new(info),
             subscriptions: Vec::new(),
             in_flight: 0,
@@ -391,7 +392,7 @@ impl State {
 
     /// Whether the client has yet to be told that it is connected: until then it must hear of no room.
     pub fn is_connecting(&self) -> bool {
-        self.phase == Phase::Connecting
+        self.state == ConnectionState::Connecting
     }
 
     /// Who the client is.
@@ -406,7 +407,7 @@ impl State {
 
     /// Takes one input and says what is to be done, in order.
     pub fn handle(&mut self, input: In, env: Env<'_>, out: &mut Vec<Out>) {
-        if self.phase == Phase::Closed {
+        if self.state == ConnectionState::Closed {
             return;
         }
         let first = out.len();
@@ -439,7 +440,7 @@ impl State {
 
     /// A client that only listens sends its connect request; whatever else it sends is nothing to us.
     fn listen(&mut self, payload: &[u8], env: Env<'_>, out: &mut Vec<Out>) {
-        if self.phase != Phase::New {
+        if self.state != ConnectionState::New {
             return;
         }
         match codec::decode_connect(payload) {
@@ -483,18 +484,18 @@ impl State {
     /// Whether nothing more should be read of its client: some commands must be answered first, or there
     /// are some that were not taken on yet. A client that sends faster than it is answered is slowed down,
     /// not refused.
-    pub fn is_busy(&self, settings: &Settings) -> bool {
-        self.phase != Phase::Closed && (!self.held.is_empty() || self.is_full(settings))
+    pub fn is_busy(&self, settings: &SessionSettings) -> bool {
+        self.state != ConnectionState::Closed && (!self.held.is_empty() || self.is_full(settings))
     }
 
     /// Whether there are answers to be given, or commands to be taken on, with [`In::GoOn`] as soon as the
     /// client has taken what it has.
-    pub fn can_go_on(&self, settings: &Settings) -> bool {
+    pub fn can_go_on(&self, settings: &SessionSettings) -> bool {
         let commands = !self.held.is_empty() && !self.is_full(settings);
-        self.phase != Phase::Closed && (commands || self.has_deferred())
+        self.state != ConnectionState::Closed && (commands || self.has_deferred())
     }
 
-    fn is_full(&self, settings: &Settings) -> bool {
+    fn is_full(&self, settings: &SessionSettings) -> bool {
         self.is_connecting() || usize::from(self.in_flight) >= settings.in_flight_limit
     }
 
@@ -504,7 +505,7 @@ impl State {
             return self.answer(id, answer, env, out);
         }
         for _ in 0..COMMANDS_PER_CALL {
-            if self.phase == Phase::Closed || self.is_full(env.settings) {
+            if self.state == ConnectionState::Closed || self.is_full(env.settings) {
                 return;
             }
             match self.held.next(self.format) {
@@ -516,7 +517,7 @@ impl State {
     }
 
     pub(super) fn close(&mut self, why: Disconnect, out: &mut Vec<Out>) {
-        if self.phase != Phase::Closed {
+        if self.state != ConnectionState::Closed {
             out.push(Out::Close(why));
             self.end(out);
         }
@@ -524,7 +525,7 @@ impl State {
 
     /// Leaves every room. After the close, so that no one hears of the leaving before the client does.
     fn end(&mut self, out: &mut Vec<Out>) {
-        self.phase = Phase::Closed;
+        self.state = ConnectionState::Closed;
         self.held = Commands::default();
         self.rare = None;
         for subscription in std::mem::take(&mut self.subscriptions) {
@@ -539,15 +540,15 @@ impl State {
 
     fn command(&mut self, command: Command, env: Env<'_>, out: &mut Vec<Out>) {
         let (id, request) = command.into_request();
-        match (self.phase, request) {
-            (Phase::New, Some(ClientRequest::Connect(request))) if id > 0 => {
+        match (self.state, request) {
+            (ConnectionState::New, Some(ClientRequest::Connect(request))) if id > 0 => {
                 self.connect(id, request, false, env, out);
             }
-            (Phase::Open, Some(ClientRequest::Send(_))) => {
+            (ConnectionState::Open, Some(ClientRequest::Send(_))) => {
                 self.close(Disconnect::NotAvailable, out)
             }
-            (Phase::Open, _) if id == 0 => self.pong(env, out),
-            (Phase::Open, Some(request)) => self.request(id, request, env, out),
+            (ConnectionState::Open, _) if id == 0 => self.pong(env, out),
+            (ConnectionState::Open, Some(request)) => self.request(id, request, env, out),
             _ => self.close(Disconnect::BadRequest, out),
         }
     }
@@ -578,7 +579,7 @@ impl State {
     }
 
     fn wake(&mut self, env: Env<'_>, out: &mut Vec<Out>) {
-        if self.phase != Phase::Open {
+        if self.state != ConnectionState::Open {
             return self.close(Disconnect::Stale, out);
         }
         if self.expires_at.is_some_and(|at| env.is_over(at, env.connection_grace())) {
@@ -589,7 +590,7 @@ impl State {
             }
         }
         self.end_expired(env, out);
-        if self.phase == Phase::Closed {
+        if self.state == ConnectionState::Closed {
             return;
         }
         if !env.settings.ping_interval.is_zero() && env.now >= self.next_ping {
@@ -744,7 +745,7 @@ impl State {
     }
 
     fn control(&mut self, control: &Control, env: Env<'_>, out: &mut Vec<Out>) {
-        use crate::access::control::Action;
+        use crate::room::control::Action;
         let client = self.info.client.to_string();
         let meant = |id: &str| id.is_empty() || *id == *client;
         let is_it = *control.user == *self.info.user
@@ -752,7 +753,7 @@ impl State {
             && (control.session.is_empty() || self.is_session(&control.session));
         // One that is about to be let in can be turned away.
         let ends = self.is_connecting() && matches!(control.action, Action::Disconnect { .. });
-        if !is_it || self.phase != Phase::Open && !ends {
+        if !is_it || self.state != ConnectionState::Open && !ends {
             return;
         }
         match &control.action {

@@ -16,7 +16,7 @@ const WALL: i64 = 1_000_000;
 /// What the outbox of these sessions can take.
 const SPACE: usize = 1_143;
 
-pub(super) fn settings() -> Settings {
+pub(super) fn settings() -> SessionSettings {
     let open = Audience { client: true, subscriber: true, anonymous: true };
     let chat = RoomOptions {
         presence: true,
@@ -36,7 +36,7 @@ pub(super) fn settings() -> Settings {
         default: Arc::default(),
         named: [("chat".into(), Arc::new(chat))].into_iter().collect(),
     };
-    Settings {
+    SessionSettings {
         insecure: false,
         allow_anonymous: true,
         refuse_anonymous_tokens: false,
@@ -62,8 +62,8 @@ pub(super) fn settings() -> Settings {
 
 /// A session, and what came out of it since it was last asked.
 pub(super) struct Talk {
-    settings: Settings,
-    pub(super) session: State,
+    settings: SessionSettings,
+    pub(super) session: Session,
     now: Time,
     congested: bool,
     wall: i64,
@@ -71,8 +71,8 @@ pub(super) struct Talk {
 }
 
 impl Talk {
-    pub(super) fn new(settings: Settings) -> Self {
-        let session = State::new(SOCKET, Format::Json, ClientId(5));
+    pub(super) fn new(settings: SessionSettings) -> Self {
+        let session = Session::new(SOCKET, Format::Json, ClientId(5));
         let (now, out) = (Time::default(), Vec::new());
         let mut talk = Self { settings, session, now, congested: false, wall: WALL, out };
         talk.input(In::Opened);
@@ -191,7 +191,7 @@ fn what_comes_before_connect_or_breaks_the_protocol_closes_with_3501() {
 
 #[test]
 fn tokens_decide_who_may_connect() {
-    let strict = || Settings { allow_anonymous: false, ..settings() };
+    let strict = || SessionSettings { allow_anonymous: false, ..settings() };
     let connect = |token: &str| {
         let mut talk = Talk::new(strict());
         talk.say(&json!({"id": 1, "connect": {"token": token}}));
@@ -420,7 +420,7 @@ fn a_client_that_still_takes_what_came_before_the_ping_is_alive() {
 fn one_wish_to_be_woken_holds_for_all() {
     let connected = |ping_interval| {
         let token = crate::access::sign::sign("secret", &json!({"sub": "ann", "exp": WALL + 5}));
-        let mut talk = Talk::new(Settings { ping_interval, ..settings() });
+        let mut talk = Talk::new(SessionSettings { ping_interval, ..settings() });
         talk.say(&json!({"id": 1, "connect": {"token": token.expect("signs")}}));
         talk
     };
@@ -518,7 +518,7 @@ pub(super) fn token(claims: Value) -> String {
 }
 
 /// A session that has sent a connect with this token.
-pub(super) fn connecting(settings: Settings, claims: Value) -> Talk {
+pub(super) fn connecting(settings: SessionSettings, claims: Value) -> Talk {
     let mut talk = Talk::new(settings);
     talk.say(&json!({"id": 1, "connect": {"token": token(claims)}}));
     talk
@@ -533,7 +533,7 @@ fn ann() -> Talk {
 
 #[test]
 fn a_client_is_connected_once_it_is_in_the_rooms_that_it_is_put_into() {
-    let everyone = || Settings { subscribe_to: vec!["all".into()], ..settings() };
+    let everyone = || SessionSettings { subscribe_to: vec!["all".into()], ..settings() };
     let subs = json!({"chat:a": {"data": {"x": 1}}});
     let mut talk = connecting(everyone(), json!({"sub": "ann", "subs": subs}));
     assert!(talk.session.is_connecting() && talk.replies().is_empty());
@@ -665,7 +665,7 @@ fn a_room_may_be_for_some_users_only() {
     *chat = Arc::new(RoomOptions { allow_user_limited: true, ..(**chat).clone() });
     let namespaces = Arc::new(namespaces);
     let connected = || {
-        let settings = Settings { namespaces: namespaces.clone(), ..settings() };
+        let settings = SessionSettings { namespaces: namespaces.clone(), ..settings() };
         let mut talk = connecting(settings, json!({"sub": "ann"}));
         talk.out.clear();
         talk
@@ -681,7 +681,7 @@ fn a_room_may_be_for_some_users_only() {
 fn a_key_that_is_not_known_is_fetched_once() {
     let keys = crate::access::keys::PublishedKeys::default();
     let verifier = Verifier { published: Some(keys), ..Verifier::of_secret("secret") };
-    let settings = || Settings {
+    let settings = || SessionSettings {
         tokens: Arc::new(Verifier {
             published: verifier.published.clone(),
             ..Verifier::of_secret("secret")
@@ -703,7 +703,7 @@ fn a_key_that_is_not_known_is_fetched_once() {
 
 #[test]
 fn the_application_does_things_to_a_users_connections() {
-    use crate::access::control::{Action, Control};
+    use crate::room::control::{Action, Control};
     let control = |user: &str, action: Action| {
         let (client, session) = Default::default();
         In::Control(Arc::new(Control { user: user.into(), client, session, action }))

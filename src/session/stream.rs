@@ -10,8 +10,9 @@ use bytes::Bytes;
 
 use super::{
     context::Progress,
-    driver::{Driver, Line as _, ToSocket},
+    driver::{Driver, Line as _},
     id::SessionId,
+    messages::ToSocket,
     pipe::Tap,
     sessions::Sessions,
     state::In,

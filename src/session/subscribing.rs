@@ -6,14 +6,14 @@ use bytes::Bytes;
 
 use super::{
     reply,
-    state::{Call, Env, Out, Outcome, Phase, Refusal, State},
+    state::{Call, ConnectionState, Env, Out, Outcome, Refusal, Session},
 };
 use crate::{
     access::{
         grant::{self, Grant, Overrides},
         verifier::TokenError,
     },
-    backend::request::Ask,
+    backend::request::Operation,
     protocol::{
         codec::Format,
         codes::{Disconnect, ErrorCode, Unsubscribed},
@@ -169,7 +169,7 @@ impl Subscription {
     }
 }
 
-impl State {
+impl Session {
     fn subscription(&mut self, room: &str) -> Option<&mut Subscription> {
         self.subscriptions.iter_mut().find(|it| *it.room == *room)
     }
@@ -297,8 +297,9 @@ impl State {
         let open = match (listed.flatten(), options.proxies.subscribe) {
             (Some(listed), _) => listed,
             (None, Some(backend)) if !private || settings.insecure => {
-                let ask = Ask::Subscribe { room: room.to_owned(), data: request.data.clone() };
-                return Ok(Decided::Ask(self.question(backend, ask)));
+                let operation =
+                    Operation::Subscribe { room: room.to_owned(), data: request.data.clone() };
+                return Ok(Decided::Ask(self.backend_request(backend, operation)));
             }
             (None, _) => options.permissions.may_subscribe(user.is_empty()),
         };
@@ -625,7 +626,7 @@ impl State {
                 Some(backend) => self.ask_about_subscription(backend, room, out),
                 None => self.end_as_expired(&room, out),
             }
-            if self.phase == Phase::Closed {
+            if self.state == ConnectionState::Closed {
                 return;
             }
         }

@@ -6,19 +6,17 @@ use super::{
     tests::{Talk, connecting, settings, token},
     *,
 };
-use crate::{
-    access::control::{Action, Control},
-    room::{
-        options::Permissions,
-        types::{Here, Subscribe},
-    },
+use crate::room::{
+    control::{Action, Control},
+    options::Permissions,
+    types::{Here, Subscribe},
 };
 
 /// Settings with these options for rooms without a namespace.
-fn rooms(options: RoomOptions) -> Settings {
+fn rooms(options: RoomOptions) -> SessionSettings {
     let permissions = Permissions { subscribe_for_client: true, ..options.permissions };
     let default = Arc::new(RoomOptions { permissions, ..options });
-    Settings {
+    SessionSettings {
         namespaces: Arc::new(Namespaces { default, named: Default::default() }),
         ..settings()
     }
@@ -88,7 +86,7 @@ fn whoever_may_read_the_past_or_ask_who_is_there_may_have_it_pushed() {
 
 #[test]
 fn who_is_the_only_one_of_its_user_says_so_in_its_own_room_alone() {
-    let settings = |single_connection| Settings {
+    let settings = |single_connection| SessionSettings {
         personal_rooms: Some(String::new()),
         subscribe_to: vec!["all".into()],
         single_connection,
@@ -110,7 +108,7 @@ fn who_is_the_only_one_of_its_user_says_so_in_its_own_room_alone() {
 #[test]
 fn a_client_that_is_still_being_let_in_can_be_closed() {
     let mut talk = connecting(
-        Settings { subscribe_to: vec!["all".into()], ..rooms(RoomOptions::default()) },
+        SessionSettings { subscribe_to: vec!["all".into()], ..rooms(RoomOptions::default()) },
         json!({"sub": "ann"}),
     );
     assert!(talk.session.is_connecting());

@@ -22,8 +22,8 @@ use tokio::sync::Semaphore;
 use super::{
     breaker::Breaker,
     options::Backend,
-    reply::{self, Reply, Unusable},
-    request::{Kind, Question, Via},
+    request::{BackendRequest, OperationKind, TransportInfo},
+    response::{self, BackendResponse, InvalidResponse},
 };
 use crate::{metrics::Metrics, runtime::clock};
 
@@ -51,7 +51,7 @@ enum Failed {
     #[error("{0:#}")]
     Http(#[from] anyhow::Error),
     #[error("its answer can't be used: {0}")]
-    Unusable(#[from] Unusable),
+    InvalidResponse(#[from] InvalidResponse),
 }
 
 impl Failed {
@@ -62,31 +62,31 @@ impl Failed {
             Self::Timeout => "timeout",
             Self::TooLarge => "too_large",
             Self::Http(_) => "connection",
-            Self::Unusable(_) => "unusable",
+            Self::InvalidResponse(_) => "unusable",
         }
     }
 }
 
 /// One backend.
-struct Caller {
+struct BackendClient {
     backend: Backend,
     static_headers: HeaderMap,
     places: Semaphore,
     waiting: AtomicUsize,
-    state: Mutex<CallerState>,
+    state: Mutex<ClientState>,
 }
 
 #[derive(Default)]
-struct CallerState {
+struct ClientState {
     breaker: Breaker,
     /// When a failure was logged last, and how many were not since then.
     logged: Option<(Instant, u64)>,
 }
 
 /// All backends of a node; worker threads share them.
-pub struct Callers {
-    client: reqwest::Client,
-    callers: Vec<Caller>,
+pub struct BackendClients {
+    http: reqwest::Client,
+    clients: Vec<BackendClient>,
     metrics: Metrics,
 }
 
@@ -109,13 +109,13 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Callers {
+impl BackendClients {
     /// Makes what asks these backends. Their places in the list are their ids.
     ///
     /// # Errors
     /// If no HTTP client can be made.
     pub fn new(backends: Vec<Backend>, metrics: Metrics) -> anyhow::Result<Arc<Self>> {
-        let client = reqwest::Client::builder()
+        let http = reqwest::Client::builder()
             // A redirect could lead to whoever the configuration does not mean.
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -123,23 +123,28 @@ impl Callers {
             .user_agent(concat!("Roomcast/", env!("CARGO_PKG_VERSION")))
             .build()
             .context("can't make an HTTP client for backends")?;
-        let callers = backends.into_iter().map(Caller::new).collect::<anyhow::Result<_>>()?;
-        Ok(Arc::new(Self { client, callers, metrics }))
+        let clients =
+            backends.into_iter().map(BackendClient::new).collect::<anyhow::Result<_>>()?;
+        Ok(Arc::new(Self { http, clients, metrics }))
     }
 
     /// Asks. None if there is no answer; why is logged.
-    pub async fn ask(&self, question: Question, via: Via) -> Option<Reply> {
-        let caller = self.callers.get(usize::from(question.to.0))?;
-        let kind = question.ask.kind();
-        let asked = caller.ask(&self.client, &question, via).await;
+    pub async fn ask(
+        &self,
+        request: BackendRequest,
+        transport: TransportInfo,
+    ) -> Option<BackendResponse> {
+        let client = self.clients.get(usize::from(request.to.0))?;
+        let kind = request.operation.kind();
+        let asked = client.ask(&self.http, &request, transport).await;
         let outcome = asked.as_ref().map_or_else(Failed::name, |_| "answered");
-        let name = caller.backend.name.as_str();
+        let name = client.backend.name.as_str();
         self.metrics.backend_calls.with_label_values(&[name, kind.name(), outcome]).inc();
-        asked.map_err(|error| caller.complain(kind, &error)).ok()
+        asked.map_err(|error| client.complain(kind, &error)).ok()
     }
 }
 
-impl Caller {
+impl BackendClient {
     fn new(backend: Backend) -> anyhow::Result<Self> {
         let mut static_headers = HeaderMap::new();
         for (name, value) in &backend.static_headers {
@@ -150,17 +155,17 @@ impl Caller {
         Ok(Self { backend, static_headers, places, waiting, state })
     }
 
-    fn state(&self) -> MutexGuard<'_, CallerState> {
+    fn state(&self) -> MutexGuard<'_, ClientState> {
         // Nothing here can panic half way, so a poisoned lock holds nothing wrong.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn ask(
         &self,
-        client: &reqwest::Client,
-        question: &Question,
-        via: Via,
-    ) -> Result<Reply, Failed> {
+        http: &reqwest::Client,
+        request: &BackendRequest,
+        transport: TransportInfo,
+    ) -> Result<BackendResponse, Failed> {
         let timeout = self.backend.timeout;
         let deadline = tokio::time::Instant::now() + timeout;
         let waiting = Waiting::new(&self.waiting, self.backend.concurrency * WAITING)?;
@@ -171,12 +176,12 @@ impl Caller {
         if !self.state().breaker.admits(clock::now(), timeout) {
             return Err(Failed::GivenUp);
         }
-        match tokio::time::timeout_at(deadline, self.call(client, question, via)).await {
+        match tokio::time::timeout_at(deadline, self.call(http, request, transport)).await {
             Ok(called) => {
                 self.state().breaker.answered();
                 let (status, body) = called?;
-                let kind = question.ask.kind();
-                Ok(reply::read(kind, &self.backend, status.as_u16(), &body)?)
+                let kind = request.operation.kind();
+                Ok(response::read(kind, &self.backend, status.as_u16(), &body)?)
             }
             Err(_) => {
                 if self.state().breaker.unanswered(clock::now()) {
@@ -189,13 +194,13 @@ impl Caller {
 
     async fn call(
         &self,
-        client: &reqwest::Client,
-        question: &Question,
-        via: Via,
+        http: &reqwest::Client,
+        request: &BackendRequest,
+        transport: TransportInfo,
     ) -> Result<(StatusCode, Vec<u8>), Failed> {
-        let body = question.body(&self.backend, via).map_err(anyhow::Error::from)?;
-        let request = client.post(&self.backend.endpoint).headers(self.headers(question));
-        let response = request.body(body).send().await.map_err(anyhow::Error::from)?;
+        let body = request.body(&self.backend, transport).map_err(anyhow::Error::from)?;
+        let post = http.post(&self.backend.endpoint).headers(self.headers(request));
+        let response = post.body(body).send().await.map_err(anyhow::Error::from)?;
         let status = response.status();
         let (mut chunks, mut body) = (response.bytes_stream(), Vec::new());
         // Of an answer that is of no use anyway, nothing is read.
@@ -211,10 +216,10 @@ impl Caller {
     }
 
     /// Those of the configuration, and over them those of the client that are wanted.
-    fn headers(&self, question: &Question) -> HeaderMap {
+    fn headers(&self, request: &BackendRequest) -> HeaderMap {
         let (wanted, said) = (&self.backend.http_headers, &self.backend.emulated_headers);
         let mut client = HeaderMap::new();
-        let of_client = question.headers.iter().flat_map(|it| it.of(wanted, said));
+        let of_client = request.headers.iter().flat_map(|it| it.of(wanted, said));
         for (name, value) in of_client {
             if let (Ok(name), Ok(value)) =
                 (HeaderName::try_from(name), HeaderValue::from_bytes(value))
@@ -232,7 +237,7 @@ impl Caller {
     }
 
     /// One line a second is enough to know.
-    fn complain(&self, kind: Kind, error: &Failed) {
+    fn complain(&self, kind: OperationKind, error: &Failed) {
         let mut state = self.state();
         let (now, missed) = (Instant::now(), state.logged.map_or(0, |(_, missed)| missed));
         if state.logged.is_some_and(|(at, _)| now.duration_since(at) < QUIET) {

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::grant::Grant;
-use crate::room::types::Since;
+use super::types::Since;
+use crate::access::grant::Grant;
 
 /// Something that is done to some connections of a user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

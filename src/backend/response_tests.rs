@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 use super::*;
 use crate::backend::{
     options::Status,
-    request::{Kind, tests::backend},
+    request::{OperationKind, tests::backend},
 };
 
-fn read_as(kind: Kind, answer: Value) -> Result<Reply, Unusable> {
+fn read_as(kind: OperationKind, answer: Value) -> Result<BackendResponse, InvalidResponse> {
     read(kind, &backend(), 200, answer.to_string().as_bytes())
 }
 
@@ -17,7 +17,9 @@ fn a_connect_may_give_everything() {
     let answer = json!({"result": {"user": "ann", "expire_at": 99, "info": {"n": 1},
         "data": {"hello": 1}, "channels": ["a", "b"], "meta": {"m": 1}, "unknown": 1,
         "subs": {"b": {"b64info": "eA==", "override": {"presence": {"value": false}}}}}});
-    let Ok(Reply::Connect(Some(it))) = read_as(Kind::Connect, answer) else { panic!("no user") };
+    let Ok(BackendResponse::Connect(Some(it))) = read_as(OperationKind::Connect, answer) else {
+        panic!("no user")
+    };
     assert_eq!((&*it.user, it.expires_at), ("ann", Some(99)));
     assert_eq!((&it.info[..], &it.meta[..]), (&b"{\"n\":1}"[..], &b"{\"m\":1}"[..]));
     assert_eq!(&it.data[..], b"{\"hello\":1}");
@@ -30,15 +32,18 @@ fn a_connect_may_give_everything() {
 #[test]
 fn a_connect_may_leave_it_open() {
     for answer in [json!({}), json!({"result": null})] {
-        assert_eq!(read_as(Kind::Connect, answer).ok(), Some(Reply::Connect(None)));
+        assert_eq!(
+            read_as(OperationKind::Connect, answer).ok(),
+            Some(BackendResponse::Connect(None))
+        );
     }
 }
 
 #[test]
 fn a_permission_has_to_be_said() {
-    for kind in [Kind::Subscribe, Kind::Publish] {
+    for kind in [OperationKind::Subscribe, OperationKind::Publish] {
         for answer in [json!({}), json!({"result": null}), json!({"allowed": false})] {
-            assert!(matches!(read_as(kind, answer), Err(Unusable::Empty)), "{kind:?}");
+            assert!(matches!(read_as(kind, answer), Err(InvalidResponse::Empty)), "{kind:?}");
         }
         assert!(read_as(kind, json!({"result": {}})).is_ok(), "{kind:?}");
     }
@@ -46,15 +51,21 @@ fn a_permission_has_to_be_said() {
 
 #[test]
 fn refusals_are_the_backends_own_words() {
-    for kind in [Kind::Connect, Kind::Subscribe, Kind::Publish, Kind::Rpc, Kind::Refresh] {
+    for kind in [
+        OperationKind::Connect,
+        OperationKind::Subscribe,
+        OperationKind::Publish,
+        OperationKind::Rpc,
+        OperationKind::Refresh,
+    ] {
         let answer =
             json!({"result": {}, "error": {"code": 1000, "message": "no", "temporary": true}});
         let error = message::Error { code: 1000, message: "no".into(), temporary: true };
-        let refused = Some(Reply::Refused(Verdict::Error(error)));
+        let refused = Some(BackendResponse::Refused(Verdict::Error(error)));
         assert_eq!(read_as(kind, answer).ok(), refused, "{kind:?}");
         let answer = json!({"disconnect": {"code": 4500, "reason": "x".repeat(200)}});
         let closed = Disconnect::Custom(4500, "x".repeat(MAX_REASON).into());
-        let refused = Some(Reply::Refused(Verdict::Disconnect(closed)));
+        let refused = Some(BackendResponse::Refused(Verdict::Disconnect(closed)));
         assert_eq!(read_as(kind, answer).ok(), refused, "{kind:?}");
     }
     assert!(disconnect(4000, "é".repeat(100)).is_ok_and(|it| it.parts().1.len() == 122));
@@ -73,10 +84,16 @@ fn what_clients_can_not_be_told_is_not_used() {
         json!([]),
         json!("text"),
     ] {
-        assert!(read_as(Kind::Rpc, answer.clone()).is_err(), "{answer}");
+        assert!(read_as(OperationKind::Rpc, answer.clone()).is_err(), "{answer}");
     }
-    assert!(matches!(read(Kind::Rpc, &backend(), 200, b"<html>"), Err(Unusable::Json(_))));
-    assert!(matches!(read(Kind::Rpc, &backend(), 204, b""), Err(Unusable::Status(204))));
+    assert!(matches!(
+        read(OperationKind::Rpc, &backend(), 200, b"<html>"),
+        Err(InvalidResponse::Json(_))
+    ));
+    assert!(matches!(
+        read(OperationKind::Rpc, &backend(), 204, b""),
+        Err(InvalidResponse::Status(204))
+    ));
 }
 
 #[test]
@@ -84,9 +101,12 @@ fn a_status_may_have_a_meaning() {
     let verdict = Verdict::Error(message::Error { code: 404, ..Default::default() });
     let statuses = vec![Status { status: 404, verdict: verdict.clone() }];
     let backend = Backend { statuses, ..backend() };
-    let meant = read(Kind::Subscribe, &backend, 404, b"not found");
-    assert_eq!(meant.ok(), Some(Reply::Refused(verdict)));
-    assert!(matches!(read(Kind::Subscribe, &backend, 500, b""), Err(Unusable::Status(500))));
+    let meant = read(OperationKind::Subscribe, &backend, 404, b"not found");
+    assert_eq!(meant.ok(), Some(BackendResponse::Refused(verdict)));
+    assert!(matches!(
+        read(OperationKind::Subscribe, &backend, 500, b""),
+        Err(InvalidResponse::Status(500))
+    ));
 }
 
 #[test]
@@ -99,10 +119,13 @@ fn what_a_refresh_does_not_say_ends() {
         (json!({"result": {"expire_at": 0}}), goes_on(None)),
     ] {
         assert_eq!(
-            read_as(Kind::Refresh, answer.clone()).ok(),
-            Some(Reply::Refresh(meant.clone()))
+            read_as(OperationKind::Refresh, answer.clone()).ok(),
+            Some(BackendResponse::Refresh(meant.clone()))
         );
-        assert_eq!(read_as(Kind::SubRefresh, answer).ok(), Some(Reply::SubRefresh(meant)));
+        assert_eq!(
+            read_as(OperationKind::SubRefresh, answer).ok(),
+            Some(BackendResponse::SubRefresh(meant))
+        );
     }
 }
 
@@ -110,7 +133,9 @@ fn what_a_refresh_does_not_say_ends() {
 fn a_publication_may_be_another_than_the_clients() {
     let answer = json!({"result": {"data": {"n": 2}, "b64data": "eA==", "skip_history": true,
         "tags": {"t": "1"}, "idempotency_key": "k", "delta": true, "version": 3, "version_epoch": "e"}});
-    let Ok(Reply::Publish(it)) = read_as(Kind::Publish, answer) else { panic!("refused") };
+    let Ok(BackendResponse::Publish(it)) = read_as(OperationKind::Publish, answer) else {
+        panic!("refused")
+    };
     let expected = Publish {
         data: Some(Bytes::from_static(b"{\"n\":2}")),
         skip_history: true,
@@ -121,6 +146,8 @@ fn a_publication_may_be_another_than_the_clients() {
     };
     assert_eq!(*it, expected);
     let answer = json!({"result": {"b64data": "eA=="}});
-    let Ok(Reply::Publish(it)) = read_as(Kind::Publish, answer) else { panic!("refused") };
+    let Ok(BackendResponse::Publish(it)) = read_as(OperationKind::Publish, answer) else {
+        panic!("refused")
+    };
     assert_eq!(it.data.as_deref(), Some(&b"x"[..]));
 }

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::{
     options::{Backend, Verdict},
-    request::Kind,
+    request::OperationKind,
 };
 use crate::{
     access::{
@@ -22,7 +22,7 @@ use crate::{
 
 /// What a backend has decided.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Reply {
+pub enum BackendResponse {
     /// Who the client is; none: that is left to the configuration.
     Connect(Option<Box<Credentials>>),
     /// What becomes of the connection.
@@ -74,7 +74,7 @@ pub struct Publish {
 
 /// Why an answer can't be used.
 #[derive(Debug, thiserror::Error)]
-pub enum Unusable {
+pub enum InvalidResponse {
     /// Neither 200 nor one that the configuration gives a meaning.
     #[error("HTTP status {0}")]
     Status(u16),
@@ -169,13 +169,13 @@ fn payload(
     key: &'static str,
     json: Option<Box<RawValue>>,
     base64: Option<String>,
-) -> Result<Bytes, Unusable> {
+) -> Result<Bytes, InvalidResponse> {
     match base64.filter(|it| !it.is_empty()) {
         None => Ok(raw(json)),
         Some(text) => base64::engine::general_purpose::STANDARD
             .decode(text)
             .map(Bytes::from)
-            .map_err(|_| Unusable::Base64(key)),
+            .map_err(|_| InvalidResponse::Base64(key)),
     }
 }
 
@@ -184,7 +184,7 @@ fn moment(at: Option<Seconds>) -> Option<i64> {
 }
 
 impl Granted {
-    fn credentials(self) -> Result<Credentials, Unusable> {
+    fn credentials(self) -> Result<Credentials, InvalidResponse> {
         let mut rooms = BTreeMap::new();
         for (room, grant) in self.subs.unwrap_or_default() {
             rooms.insert(room, grant.grant()?);
@@ -202,7 +202,7 @@ impl Granted {
         })
     }
 
-    fn grant(self) -> Result<Grant, Unusable> {
+    fn grant(self) -> Result<Grant, InvalidResponse> {
         Ok(Grant {
             expires_at: moment(self.expire_at),
             info: payload("b64info", self.info, self.b64info)?,
@@ -211,7 +211,7 @@ impl Granted {
         })
     }
 
-    fn refreshed(self) -> Result<Refreshed, Unusable> {
+    fn refreshed(self) -> Result<Refreshed, InvalidResponse> {
         if self.expired {
             return Ok(Refreshed::Expired);
         }
@@ -224,7 +224,7 @@ impl Granted {
 }
 
 impl Published {
-    fn publish(self) -> Result<Publish, Unusable> {
+    fn publish(self) -> Result<Publish, InvalidResponse> {
         let data = match (self.data, self.b64data.filter(|it| !it.is_empty())) {
             (None, None) => None,
             (Some(json), _) => Some(raw(Some(json))),
@@ -246,59 +246,72 @@ impl Published {
 ///
 /// # Errors
 /// If it can't be told.
-pub fn read(kind: Kind, backend: &Backend, status: u16, body: &[u8]) -> Result<Reply, Unusable> {
+pub fn read(
+    kind: OperationKind,
+    backend: &Backend,
+    status: u16,
+    body: &[u8],
+) -> Result<BackendResponse, InvalidResponse> {
     if status != 200 {
         let meant = backend.statuses.iter().find(|it| it.status == status);
-        let meant = meant.map(|it| Reply::Refused(it.verdict.clone()));
-        return meant.ok_or(Unusable::Status(status));
+        let meant = meant.map(|it| BackendResponse::Refused(it.verdict.clone()));
+        return meant.ok_or(InvalidResponse::Status(status));
     }
     Ok(match kind {
-        Kind::Connect => match decided::<Granted>(body)? {
+        OperationKind::Connect => match decided::<Granted>(body)? {
             Ok(result) => {
                 let credentials = result.map(Granted::credentials).transpose()?;
-                Reply::Connect(credentials.map(Box::new))
+                BackendResponse::Connect(credentials.map(Box::new))
             }
             Err(refused) => refused,
         },
-        Kind::Refresh => match decided(body)? {
-            Ok(result) => Reply::Refresh(refreshed(result)?),
+        OperationKind::Refresh => match decided(body)? {
+            Ok(result) => BackendResponse::Refresh(refreshed(result)?),
             Err(refused) => refused,
         },
-        Kind::SubRefresh => match decided(body)? {
-            Ok(result) => Reply::SubRefresh(refreshed(result)?),
+        OperationKind::SubRefresh => match decided(body)? {
+            Ok(result) => BackendResponse::SubRefresh(refreshed(result)?),
             Err(refused) => refused,
         },
         // A permission has to be said: an answer in which there is nothing may have meant something else.
-        Kind::Subscribe => match decided::<Granted>(body)? {
-            Ok(result) => Reply::Subscribe(Box::new(result.ok_or(Unusable::Empty)?.grant()?)),
+        OperationKind::Subscribe => match decided::<Granted>(body)? {
+            Ok(result) => {
+                BackendResponse::Subscribe(Box::new(result.ok_or(InvalidResponse::Empty)?.grant()?))
+            }
             Err(refused) => refused,
         },
-        Kind::Publish => match decided::<Published>(body)? {
-            Ok(result) => Reply::Publish(Box::new(result.ok_or(Unusable::Empty)?.publish()?)),
+        OperationKind::Publish => match decided::<Published>(body)? {
+            Ok(result) => {
+                BackendResponse::Publish(Box::new(result.ok_or(InvalidResponse::Empty)?.publish()?))
+            }
             Err(refused) => refused,
         },
-        Kind::Rpc => match decided::<Done>(body)? {
-            Ok(None) => Reply::Rpc(Bytes::new()),
-            Ok(Some(it)) => Reply::Rpc(payload("b64data", it.data, it.b64data)?),
+        OperationKind::Rpc => match decided::<Done>(body)? {
+            Ok(None) => BackendResponse::Rpc(Bytes::new()),
+            Ok(Some(it)) => BackendResponse::Rpc(payload("b64data", it.data, it.b64data)?),
             Err(refused) => refused,
         },
     })
 }
 
 /// Who says nothing about the end of something lets it end.
-fn refreshed(result: Option<Granted>) -> Result<Refreshed, Unusable> {
+fn refreshed(result: Option<Granted>) -> Result<Refreshed, InvalidResponse> {
     result.map_or(Ok(Refreshed::Expired), Granted::refreshed)
 }
 
 /// The result, if there is one, or the refusal.
-fn decided<T: DeserializeOwned>(body: &[u8]) -> Result<Result<Option<T>, Reply>, Unusable> {
+fn decided<T: DeserializeOwned>(
+    body: &[u8],
+) -> Result<Result<Option<T>, BackendResponse>, InvalidResponse> {
     let answer: Answer<T> = serde_json::from_slice(body)?;
     if let Some(it) = answer.disconnect {
-        return Ok(Err(Reply::Refused(Verdict::Disconnect(disconnect(it.code, it.reason)?))));
+        return Ok(Err(BackendResponse::Refused(Verdict::Disconnect(disconnect(
+            it.code, it.reason,
+        )?))));
     }
     if let Some(it) = answer.error {
         let error = error(it.code, it.message, it.temporary)?;
-        return Ok(Err(Reply::Refused(Verdict::Error(error))));
+        return Ok(Err(BackendResponse::Refused(Verdict::Error(error))));
     }
     Ok(Ok(answer.result))
 }
@@ -307,10 +320,14 @@ fn decided<T: DeserializeOwned>(body: &[u8]) -> Result<Result<Option<T>, Reply>,
 ///
 /// # Errors
 /// If the code is none.
-pub fn error(code: u32, message: String, temporary: bool) -> Result<message::Error, Unusable> {
+pub fn error(
+    code: u32,
+    message: String,
+    temporary: bool,
+) -> Result<message::Error, InvalidResponse> {
     // What is below belongs to the SDKs.
     if code < 100 {
-        return Err(Unusable::ErrorCode(code));
+        return Err(InvalidResponse::ErrorCode(code));
     }
     Ok(message::Error { code, message, temporary })
 }
@@ -322,14 +339,14 @@ const MAX_REASON: usize = 123;
 ///
 /// # Errors
 /// If the code is none.
-pub fn disconnect(code: u32, mut reason: String) -> Result<Disconnect, Unusable> {
+pub fn disconnect(code: u32, mut reason: String) -> Result<Disconnect, InvalidResponse> {
     let close = u16::try_from(code).ok().filter(|it| (3000..5000).contains(it));
-    let close = close.ok_or(Unusable::DisconnectCode(code))?;
+    let close = close.ok_or(InvalidResponse::DisconnectCode(code))?;
     let cut = (0..=MAX_REASON.min(reason.len())).rev().find(|it| reason.is_char_boundary(*it));
     reason.truncate(cut.unwrap_or(0));
     Ok(Disconnect::Custom(close, reason.into()))
 }
 
 #[cfg(test)]
-#[path = "reply_tests.rs"]
+#[path = "response_tests.rs"]
 mod tests;

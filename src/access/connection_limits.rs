@@ -1,4 +1,4 @@
-//! Limits on connections: how many may be open from one address, and how many may be opened in a second, over all
+//! ConnectionLimits on connections: how many may be open from one address, and how many may be opened in a second, over all
 //! and from one address. Pure.
 //!
 //! In: an address and the moment. Out: whether the client may connect.
@@ -18,7 +18,7 @@ const REPORT_EVERY: Duration = Duration::from_secs(3);
 
 /// The limits; 0: none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Limits {
+pub struct ConnectionLimits {
     /// New connections in a second.
     pub rate: u32,
     /// Open connections from one address.
@@ -64,8 +64,8 @@ struct OfAddress {
 
 /// Counts connections, and says which are too many.
 #[derive(Debug)]
-pub struct ConnectionLimits {
-    limits: Limits,
+pub struct ConnectionLimiter {
+    limits: ConnectionLimits,
     all: Bucket,
     by_address: HashMap<IpAddr, OfAddress>,
     /// The number of addresses at which to look for those that can be forgotten.
@@ -73,14 +73,14 @@ pub struct ConnectionLimits {
     reported: Option<Time>,
 }
 
-impl ConnectionLimits {
+impl ConnectionLimiter {
     /// Nobody yet.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: ConnectionLimits) -> Self {
         let all = Bucket { used: 0, at: Time::default() };
         Self { limits, all, by_address: HashMap::new(), sweep_at: FEW, reported: None }
     }
 
-    /// A client wants to come. Whoever does is to [`ConnectionLimits::leave`].
+    /// A client wants to come. Whoever does is to [`ConnectionLimiter::leave`].
     ///
     /// # Errors
     /// If it may not.
@@ -156,13 +156,14 @@ mod tests {
         Time::from_millis(millis)
     }
 
-    fn coming(limits: &mut ConnectionLimits, address: IpAddr, now: Time) -> usize {
+    fn coming(limits: &mut ConnectionLimiter, address: IpAddr, now: Time) -> usize {
         (0..100).take_while(|_| limits.enter(address, now).is_ok()).count()
     }
 
     #[test]
     fn so_many_may_come_in_a_second() {
-        let mut limits = ConnectionLimits::new(Limits { rate: 10, ..Limits::default() });
+        let mut limits =
+            ConnectionLimiter::new(ConnectionLimits { rate: 10, ..ConnectionLimits::default() });
         assert_eq!(coming(&mut limits, ANN, at(5000)), 10);
         assert_eq!(coming(&mut limits, BOB, at(5000)), 0);
         assert_eq!(coming(&mut limits, BOB, at(5250)), 2);
@@ -172,8 +173,8 @@ mod tests {
 
     #[test]
     fn addresses_are_limited_each_for_itself() {
-        let limits = Limits { of_address: 3, ..Limits::default() };
-        let mut limits = ConnectionLimits::new(limits);
+        let limits = ConnectionLimits { of_address: 3, ..ConnectionLimits::default() };
+        let mut limits = ConnectionLimiter::new(limits);
         assert_eq!(coming(&mut limits, ANN, at(0)), 3);
         assert_eq!(coming(&mut limits, BOB, at(0)), 3);
         assert_eq!(limits.enter(ANN, at(1)), Err(Full("client.ip_connection_limit")));
@@ -186,8 +187,8 @@ mod tests {
 
     #[test]
     fn a_flood_from_ever_new_addresses_is_forgotten() {
-        let limits = Limits { rate_of_address: 2, ..Limits::default() };
-        let mut limits = ConnectionLimits::new(limits);
+        let limits = ConnectionLimits { rate_of_address: 2, ..ConnectionLimits::default() };
+        let mut limits = ConnectionLimiter::new(limits);
         for number in 0..100_000u32 {
             let (address, now) = (IpAddr::from(number.to_be_bytes()), at(u64::from(number)));
             limits.enter(address, now).expect("the first of its address");
@@ -199,7 +200,10 @@ mod tests {
 
     #[test]
     fn a_network_of_ipv6_counts_as_one_address() {
-        let mut limits = ConnectionLimits::new(Limits { of_address: 1, ..Limits::default() });
+        let mut limits = ConnectionLimiter::new(ConnectionLimits {
+            of_address: 1,
+            ..ConnectionLimits::default()
+        });
         let address = |text: &str| text.parse::<IpAddr>().expect("an address");
         assert_eq!(limits.enter(address("2001:db8::1"), at(0)), Ok(()));
         assert!(limits.enter(address("2001:db8::2"), at(0)).is_err());

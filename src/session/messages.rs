@@ -1,0 +1,89 @@
+//! SHELL. What connections and their worker's hub say to each other.
+//!
+//! The hub knows the connections' actors; they know of it only that it takes these messages, as a [`HubAddress`].
+
+use actix::{dev::ToEnvelope, prelude::*};
+use bytes::Bytes;
+
+use super::{socket::Socket, state::In, stream::Stream};
+use crate::{protocol::encoding::Encoding, room::types::SocketRef, runtime::time::Time};
+
+/// Where a connection's actor is reached, and in which encoding its client reads. To the hub all connections are sockets.
+pub enum ConnectionAddress {
+    /// A WebSocket.
+    Socket(Encoding, Addr<Socket>),
+    /// A streamed response.
+    Stream(Encoding, Addr<Stream>),
+}
+
+impl ConnectionAddress {
+    /// Sends it there, in the order of the calls.
+    pub fn do_send(&self, message: ToSocket) {
+        match self {
+            Self::Socket(_, addr) => addr.do_send(message),
+            Self::Stream(_, addr) => addr.do_send(message),
+        }
+    }
+
+    /// How what is for the client is written.
+    pub fn encoding(&self) -> Encoding {
+        match self {
+            Self::Socket(encoding, _) | Self::Stream(encoding, _) => *encoding,
+        }
+    }
+}
+
+/// What a hub sends to one of its connections.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub enum ToSocket {
+    /// Bytes to be written as they are.
+    Frame(Bytes),
+    /// Something for the session to decide on.
+    Input(Box<In>),
+}
+
+/// A new socket; the answer is its place.
+#[derive(Message)]
+#[rtype(result = "SocketRef")]
+pub struct Register(pub ConnectionAddress);
+
+/// What a socket tells its hub.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub enum FromSocket {
+    /// Wake it at about this time, and at no other.
+    WakeAt(SocketRef, Time),
+    /// It is closed.
+    Closed(SocketRef),
+}
+
+/// Something for one socket.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Tell(pub SocketRef, pub In);
+
+/// Where a worker's connections reach their hub.
+#[derive(Clone)]
+pub struct HubAddress {
+    /// Takes new connections.
+    pub register: Recipient<Register>,
+    /// Hears of those that it has.
+    pub from_socket: Recipient<FromSocket>,
+    /// Passes on what others have for one of them.
+    pub to_socket: Recipient<Tell>,
+}
+
+impl<H> From<Addr<H>> for HubAddress
+where
+    H: Actor + Handler<Register> + Handler<FromSocket> + Handler<Tell>,
+    H::Context: ToEnvelope<H, Register> + ToEnvelope<H, FromSocket> + ToEnvelope<H, Tell>,
+{
+    fn from(hub: Addr<H>) -> Self {
+        Self {
+            register: hub.clone().recipient(),
+            from_socket: hub.clone().recipient(),
+            to_socket: hub.recipient(),
+        }
+    }
+}
