@@ -10,3 +10,6 @@ pub mod link;
 pub mod noise;
 pub mod version;
 pub mod wire;
+
+#[cfg(test)]
+mod recorded_tests;

@@ -28,6 +28,10 @@ const BACKOFF: Duration = Duration::from_millis(50);
 /// How long a home that has a lesser copy than this node is given to hear of it.
 const UNHEARD: Duration = Duration::from_millis(200);
 
+/// How long an ordinary mirror keeps a copy that is newer than the home's: after a cut, homes hear of each other's
+/// rooms one link after the other.
+const MAX_UNHEARD: Duration = Duration::from_secs(1);
+
 /// How a node listens to a room's home.
 #[derive(Debug)]
 pub struct Mirror {
@@ -44,6 +48,8 @@ pub struct Mirror {
     incoming: Option<Box<Incoming>>,
     /// A successor has said what it has.
     said: bool,
+    /// Until when it does not take a lesser copy of the home's; none: none was offered.
+    keeps_until: Time,
 }
 
 /// How far it is. Another link than the one named ends it.
@@ -71,6 +77,7 @@ impl Mirror {
             not_before: Time::default(),
             incoming: None,
             said: false,
+            keeps_until: Time::default(),
         }
     }
 
@@ -103,6 +110,14 @@ impl Mirror {
             self.state = State::Detached;
             self.not_before = now + BACKOFF;
         }
+    }
+
+    /// Until when a lesser copy of the home's is not taken: for so long from the first that is offered.
+    fn keep_for(&mut self, time: Duration, now: Time) -> Time {
+        if self.keeps_until == Time::default() {
+            self.keeps_until = now + time;
+        }
+        self.keeps_until
     }
 
     pub(super) fn next_due(&self, node: &Node) -> Option<Time> {
@@ -418,7 +433,7 @@ impl Room {
 
     /// A page of the home's copy has come.
     pub(super) fn page_for_mirror(&mut self, from: NodeId, page: Page, node: &mut Node) {
-        let own = self.owed.then(|| self.standing());
+        let own = self.held().map(|held| held.standing);
         let Role::Mirror(mirror) = &mut self.role else { return };
         let State::Attaching { id, link } = mirror.state else { return };
         if mirror.home != from || id != page.id || node.link(from) != Some(link) {
@@ -428,6 +443,7 @@ impl Room {
             if let Begin::Afresh { standing, .. } = &begin
                 && own
                     .is_some_and(|own| own.is_newer_than(standing) && !own.is_level_with(standing))
+                && (self.owed || node.now < mirror.keep_for(MAX_UNHEARD, node.now))
             {
                 // The home has not heard yet what is held here, and is about to: until then it must not be lost.
                 mirror.state = State::Detached;

@@ -43,8 +43,9 @@ pub struct Opening {
     queued: Option<bool>,
     /// Where this node's subscribers stand.
     stood_at: Option<Position>,
-    /// What peers have asked meanwhile.
-    held: VecDeque<(NodeId, RoomMessage)>,
+    /// What peers have asked meanwhile, each on a link: one that breaks takes it along, since nobody says then what
+    /// has changed.
+    held: VecDeque<(NodeId, u64, RoomMessage)>,
 }
 
 /// A copy on its way.
@@ -58,12 +59,16 @@ struct Fetch {
 
 impl Opening {
     /// Keeps a peer's message until it can be dealt with, or gives it back: there are too many.
-    pub(super) fn hold(&mut self, from: NodeId, message: RoomMessage) -> Option<RoomMessage> {
+    pub(super) fn hold(
+        &mut self,
+        (from, link): (NodeId, u64),
+        message: RoomMessage,
+    ) -> Option<RoomMessage> {
         let asks = matches!(message, RoomMessage::Request { .. } | RoomMessage::Attach { .. });
         if asks && self.held.len() >= MAX_HELD {
             return Some(message);
         }
-        self.held.push_back((from, message));
+        self.held.push_back((from, link, message));
         None
     }
 
@@ -138,6 +143,7 @@ impl Room {
         let (name, own) = (self.name.clone(), self.held().map(|held| held.standing));
         let urgent = self.is_waited_for() || !self.local.is_empty();
         let Role::Opening(opening) = &mut self.role else { return };
+        opening.held.retain(|(from, link, _)| node.link(*from) == Some(*link));
         if let Some(fetch) = &opening.fetch {
             if node.link(fetch.from) == Some(fetch.link) {
                 return;
@@ -243,7 +249,7 @@ impl Room {
         // Before anything is served, so that the first publication waits for them too.
         self.choose_successors(node);
         self.tell_own(opening.stood_at, node);
-        for (from, message) in opening.held {
+        for (from, _, message) in opening.held {
             self.asked_by_peer(from, message, node);
         }
         if self.is_home() {
@@ -329,7 +335,7 @@ impl Room {
         let Role::Opening(opening) = std::mem::replace(&mut self.role, Role::Guest) else { return };
         node.fetches.end(&self.name);
         self.last_used = node.now;
-        for (from, message) in opening.held {
+        for (from, _, message) in opening.held {
             self.refuse_peer(from, &message, node);
         }
     }

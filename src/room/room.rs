@@ -258,7 +258,8 @@ impl Room {
         match &mut self.role {
             Role::Home(_) => self.serve_peer(from, message, node),
             Role::Opening(opening) if claimed => {
-                if let Some(message) = opening.hold(from, message) {
+                let Some(link) = node.link(from) else { return };
+                if let Some(message) = opening.hold((from, link), message) {
                     self.refuse_peer(from, &message, node);
                 }
             }

@@ -56,9 +56,12 @@ impl World {
         if !self.has_handed_over(node) {
             let waited = self.now - since;
             if waited > self.patience() {
-                let rooms = self.nodes[node].state.as_ref().map_or(0, |it| it.to_be_taken());
+                let left: Vec<_> = (self.rooms.iter())
+                    .filter_map(|name| self.nodes[node].state.as_ref()?.room(name))
+                    .filter(|room| room.is_to_be_taken())
+                    .collect();
                 let name = &self.nodes[node].name;
-                return Err(format!("{name} drains since {waited} ms, and {rooms} rooms are left"));
+                return Err(format!("{name} drains since {waited} ms, and has left: {left:?}"));
             }
             self.later(LOOK_AGAIN, Happening::HandOver { node, generation, since, left });
             return Ok(());
