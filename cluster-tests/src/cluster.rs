@@ -57,6 +57,8 @@ pub struct Cluster {
     /// Where the nodes run, if not on this host.
     pub hosts: Option<Hosts>,
     config: PathBuf,
+    /// What nodes that start are, if not the server under test.
+    server: Option<PathBuf>,
     under: Vec<String>,
     _turn: MutexGuard<'static, ()>,
 }
@@ -84,8 +86,8 @@ impl Cluster {
     ) -> Result<Self, String> {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let (nodes, hosts, file) = (Vec::new(), hosts()?, paths::scratch(".toml"));
-        let under = Vec::new();
-        let mut cluster = Self { nodes, hosts, config: file, under, _turn: turn };
+        let (server, under) = (None, Vec::new());
+        let mut cluster = Self { nodes, hosts, config: file, server, under, _turn: turn };
         fs::write(&cluster.config, config).map_err(|e| e.to_string())?;
         for _ in 0..size {
             cluster.add()?;
@@ -97,6 +99,11 @@ impl Cluster {
     /// Nodes that start from now on have this configuration.
     pub fn configure(&self, config: &str) -> Result<(), String> {
         fs::write(&self.config, config).map_err(|e| e.to_string())
+    }
+
+    /// Nodes that start from now on are this server; none: the one under test.
+    pub fn serve_with(&mut self, server: Option<PathBuf>) {
+        self.server = server;
     }
 
     /// Nodes that start from now on are started by this program, such as `prlimit --nofile=99`.
@@ -196,7 +203,10 @@ impl Cluster {
 
     fn start_node(&mut self, index: usize, seed: Option<&str>) -> Result<Node, String> {
         let args = self.args(index, seed)?;
-        Node::start(server()?, &args)
+        match &self.server {
+            Some(server) => Node::start(server, &args),
+            None => Node::start(server()?, &args),
+        }
     }
 
     fn args(&mut self, index: usize, seed: Option<&str>) -> Result<NodeArgs, String> {

@@ -8,6 +8,7 @@
 //! ```text
 //! tests/*.rs ──Step──► world::World ─► cluster::Cluster ──► node::Node   roomcast processes
 //!                          │                    │             └─ http    /api, /metrics
+//!                          │                    ├──► older::server       the mesh version before
 //!                          │                    └─► hosts::Hosts        namespaces, cuts
 //!                          ├──► sdk::Driver ──JSON lines──► clients/js, clients/python
 //!                          ├──► browser::Browser ─────────► clients/js/browser.mjs
@@ -35,6 +36,7 @@ pub mod driver;
 pub mod hosts;
 pub mod http;
 pub mod node;
+pub mod older;
 pub mod paths;
 pub mod rooms;
 pub mod rough;

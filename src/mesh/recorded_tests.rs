@@ -41,6 +41,7 @@ const TERM: Term = Term { count: 300, node: NODE };
 fn recorded(version: MeshVersion) -> &'static str {
     match version {
         8 => include_str!("recorded/8.txt"),
+        9 => include_str!("recorded/9.txt"),
         _ => panic!("there are no recorded frames of version {version}"),
     }
 }
@@ -175,6 +176,7 @@ fn about_rooms() -> Vec<(&'static str, RoomMessage)> {
         ("has", RoomMessage::Has(5)),
         ("fetch", RoomMessage::Fetch(6)),
         ("release", RoomMessage::Release),
+        ("part", RoomMessage::Part { id: 8, answer: Answer::Presence(vec![client()]) }),
     ]
 }
 
@@ -279,8 +281,9 @@ fn frames() -> Vec<(String, Frame)> {
         say("control", name, Message::Survey(3, Survey::Control(control)));
     }
     say("finding", "info", Message::Finding(3, Finding::Info(facts())));
-    let channels = Finding::Channels(vec![("room".into(), 2)]);
-    say("finding", "channels", Message::Finding(3, channels));
+    let channels = || Finding::Channels(vec![("room".into(), 2)]);
+    say("finding", "channels", Message::Finding(3, channels()));
+    say("finding", "part", Message::FindingPart(3, channels()));
     say("finding", "controlled", Message::Finding(3, Finding::Controlled));
     frames
 }

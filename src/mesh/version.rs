@@ -24,7 +24,10 @@ pub struct Versions {
 pub const FIRST: MeshVersion = 8;
 
 /// Those of this build.
-pub const OURS: Versions = Versions { oldest: 8, newest: 8 };
+pub const OURS: Versions = Versions { oldest: 8, newest: 9 };
+
+/// Since then large answers come in parts.
+pub const PARTS: MeshVersion = 9;
 
 impl Versions {
     /// The newest version that both speak; none if there is none.

@@ -299,7 +299,7 @@ impl Room {
                 let answer = self.answer(query, node);
                 // What a mirror lets a subscriber in with has to come before what is newer.
                 let waits = !matches!(query, Query::Recover(_));
-                return node.answer(from, &self.name, RoomMessage::Answer { id, answer }, waits);
+                return node.answer((from, id), &self.name, answer, waits);
             }
         };
         self.answer_when_acked(offset, answer, Whom::Peer(from, id, run), node);

@@ -43,13 +43,18 @@ pub enum Message {
     Survey(u64, Survey),
     /// The answer to it.
     Finding(u64, Finding),
+    /// A part of the answer to it: the rest follows. Since version 9.
+    FindingPart(u64, Finding),
 }
 
 impl Message {
     /// The version of what nodes say to each other since which there is such a message: a link that uses an
     /// older one must not carry it. See [`crate::mesh::version`].
     pub fn since(&self) -> MeshVersion {
-        version::FIRST
+        match self {
+            Self::Room(_, RoomMessage::Part { .. }) | Self::FindingPart(..) => version::PARTS,
+            _ => version::FIRST,
+        }
     }
 }
 
@@ -173,6 +178,13 @@ pub enum RoomMessage {
     Fetch(u64),
     /// From the home: others have what you hold.
     Release,
+    /// From the home, to a request: a part of its answer, which ends with [`Self::Answer`]. Since version 9.
+    Part {
+        /// The number of the request.
+        id: u64,
+        /// The part.
+        answer: Answer,
+    },
 }
 
 /// What a mirror has already.

@@ -6,7 +6,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
-    messages::{Begin, End, Item, Page, Refused, RoomMessage},
+    messages::{Begin, End, Item, Page, Refused, RoomMessage, SlotMessage},
     node::Node,
     presence::Presence,
     requests::Reply,
@@ -139,6 +139,7 @@ impl Room {
     pub(super) fn settle_mirror(&mut self, node: &mut Node) {
         let Some(home) = self.owner(node).filter(|home| *home != node.me) else { return };
         self.turn_to(home, node);
+        self.offer_what_is_owed(home, node);
         if !self.local.is_empty() || matches!(&self.role, Role::Mirror(it) if it.invited) {
             self.listen(home, node);
         } else {
@@ -152,6 +153,23 @@ impl Room {
             if matches!(&self.role, Role::Mirror(mirror) if !mirror.said) {
                 self.say_what_is_here(node);
             }
+        }
+    }
+
+    /// Whether this node can't leave until the home, which may not know of it, has what is held here.
+    pub(super) fn is_to_be_offered(&self, node: &Node) -> bool {
+        let waits = matches!(self.role, Role::Guest) && self.owed && node.is_draining();
+        waits && self.held().is_some()
+    }
+
+    /// What this node has come to hold after it had answered the home's claim is told as if in answer to it.
+    fn offer_what_is_owed(&mut self, home: NodeId, node: &mut Node) {
+        if self.is_to_be_offered(node)
+            && let Some(held) = self.held()
+        {
+            let (rooms, ended, unsure) = (vec![(self.name.clone(), held)], vec![], vec![]);
+            let offer = SlotMessage::Inventory { claim: 0, rooms, ended, unsure, last: false };
+            node.send_about_slots(vec![home], offer);
         }
     }
 

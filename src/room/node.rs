@@ -10,7 +10,7 @@ use super::{
     control::Control,
     keys,
     messages::{Message, RoomMessage, SlotMessage},
-    transfer::{Flow, Source, weight_of_answer},
+    transfer::{Flow, Source, parts, weight_of_answer},
     types::{
         Answer, Epoch, Event, Failure, Findings, MemberFlags, ReplyTo, RoomName, SocketRef,
         Subscribed,
@@ -19,12 +19,12 @@ use super::{
 };
 use crate::{
     cluster::{
-        node::{NodeId, mix},
+        node::{NodeId, Phase, mix},
         placement::Placement,
         slots::{Ownership, Quorum, Slots, Term},
         view::View,
     },
-    mesh::version::MeshVersion,
+    mesh::version::{self, MeshVersion},
     runtime::time::Time,
     webhooks::event::Happening,
 };
@@ -193,6 +193,8 @@ pub struct Node {
     pub(super) claim_anew: BTreeSet<u16>,
     /// Subscriptions of this node's clients, over all rooms.
     pub(super) subscriptions: usize,
+    /// Rooms in which any of them are.
+    pub(super) subscribed_rooms: usize,
     pub(super) ids: u64,
     randomness: u64,
 }
@@ -217,6 +219,7 @@ impl Node {
             settled: BTreeMap::new(),
             claim_anew: BTreeSet::new(),
             subscriptions: 0,
+            subscribed_rooms: 0,
             ids: 0,
             randomness: seed,
         }
@@ -225,6 +228,11 @@ impl Node {
     /// The link to `peer`, while there is one.
     pub fn link(&self, peer: NodeId) -> Option<u64> {
         self.links.get(&peer)?.up
+    }
+
+    /// Whether the link to `peer` uses this version of what nodes say to each other, or a later one.
+    pub fn speaks(&self, peer: NodeId, version: MeshVersion) -> bool {
+        self.links.get(&peer).is_some_and(|it| it.up.is_some() && it.version >= version)
     }
 
     /// Whether messages to `peer` go out now.
@@ -286,6 +294,11 @@ impl Node {
         }
     }
 
+    /// Whether this node is about to leave.
+    pub fn is_draining(&self) -> bool {
+        self.view.nodes().get(&self.me).is_some_and(|info| info.phase == Phase::Draining)
+    }
+
     /// Whether acknowledged means on a majority.
     pub fn is_quorum(&self) -> bool {
         self.settings.quorum_of.is_some()
@@ -335,12 +348,42 @@ impl Node {
         }
     }
 
-    /// Answers a peer. What is large goes as the link has room for it, if it may wait.
-    pub fn answer(&mut self, to: NodeId, room: &RoomName, message: RoomMessage, waits: bool) {
-        let RoomMessage::Answer { answer, .. } = &message else { return };
-        let Some(weight) = weight_of_answer(answer) else {
-            return self.send_to(vec![to], room, message);
+    /// Answers the request `id` of a peer. What is large goes in parts, and as the link has room for it, if it may
+    /// wait.
+    pub fn answer(
+        &mut self,
+        (to, id): (NodeId, u64),
+        room: &RoomName,
+        answer: Answer,
+        waits: bool,
+    ) {
+        if weight_of_answer(&answer).is_none() {
+            return self.send_to(vec![to], room, RoomMessage::Answer { id, answer });
+        }
+        let mut parts = match self.speaks(to, version::PARTS) {
+            true => parts(answer, self.settings.page),
+            false => vec![answer],
         };
+        let last = parts.pop();
+        for answer in parts {
+            let weight = weight_of_answer(&answer);
+            self.send_part(to, room, RoomMessage::Part { id, answer }, weight, waits);
+        }
+        if let Some(answer) = last {
+            let weight = weight_of_answer(&answer);
+            self.send_part(to, room, RoomMessage::Answer { id, answer }, weight, waits);
+        }
+    }
+
+    fn send_part(
+        &mut self,
+        to: NodeId,
+        room: &RoomName,
+        message: RoomMessage,
+        weight: Option<usize>,
+        waits: bool,
+    ) {
+        let weight = weight.unwrap_or_default();
         let flow = self.flows.entry(to).or_default();
         if waits && flow.is_busy(self.settings.window) {
             return flow.wait(room, message, weight);

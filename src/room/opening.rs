@@ -315,9 +315,11 @@ impl Room {
         let Role::Home(home) = std::mem::replace(&mut self.role, Role::Guest) else { return };
         if let Some(stream) = &mut self.stream
             && stream.standing().root.term == home.term
+            && stream.history.top() > 0
             && !home.replication.has_acknowledged()
+            && !home.has_listeners()
         {
-            // What waited here is published again, through whoever is home then.
+            // What waited here is published again, through whoever is home then, and nobody else has it.
             stream.doubt(true);
         }
         self.owed = true;

@@ -19,12 +19,21 @@ use crate::cluster::{
 #[derive(Debug, Default)]
 pub struct Recovery {
     known: BTreeMap<NodeId, Vec<(Term, bool)>>,
+    /// Slots of this node's of which it has to be seen whether all that was acknowledged is on a majority: for
+    /// the peer that asks, or for this node itself.
+    checks: BTreeMap<(u16, NodeId), Term>,
 }
 
 impl Recovery {
     /// The link to a peer is gone: what it has said may be out of date when it is back.
     pub(super) fn lose(&mut self, peer: NodeId) {
         self.known.remove(&peer);
+        self.checks.retain(|(_, asker), _| *asker != peer);
+    }
+
+    /// Whether there is something to be looked at.
+    pub(super) fn is_left(&self) -> bool {
+        !self.checks.is_empty()
     }
 }
 
@@ -81,14 +90,27 @@ impl State {
     /// A peer asks whether what was acknowledged in slots of this node is on a majority without it: it is where
     /// no room has anything that waits.
     pub(super) fn asked_whether_sure(&mut self, from: NodeId, slots: Vec<(u16, Term)>) {
-        let mut sure = Vec::new();
-        for (slot, term) in slots.into_iter().filter(|(slot, _)| usize::from(*slot) < SLOTS) {
-            let owned = self.node.slots.ownership(slot) == Ownership::Mine(term);
-            if owned && self.is_settled(slot) {
-                sure.push((slot, term));
+        let known = slots.into_iter().filter(|(slot, _)| usize::from(*slot) < SLOTS);
+        self.recovery.checks.extend(known.map(|(slot, term)| ((slot, from), term)));
+    }
+
+    /// Looks at as many rooms as one input may, and tells whoever has asked of their slots.
+    pub(super) fn check_some(&mut self) {
+        let (mut looked, mut sure) = (0, BTreeMap::<NodeId, Vec<(u16, Term)>>::new());
+        while looked < self.node.settings.slice
+            && let Some(((slot, asker), term)) = self.recovery.checks.pop_first()
+        {
+            looked += 1 + self.rooms.of_slot(slot).count();
+            if self.node.slots.ownership(slot) == Ownership::Mine(term) && self.is_settled(slot) {
+                sure.entry(asker).or_default().push((slot, term));
             }
         }
-        self.node.send_about_slots(vec![from], SlotMessage::Sure(sure));
+        for (asker, slots) in sure {
+            match asker == self.node.me {
+                true => self.become_sure(slots),
+                false => self.node.send_about_slots(vec![asker], SlotMessage::Sure(slots)),
+            }
+        }
     }
 
     /// Whether all that was acknowledged in a slot of this node's is on a majority.
@@ -101,12 +123,9 @@ impl State {
     /// A node that owns slots which it may have forgotten something of is sure of them once it has what it has
     /// heard of, and a majority has too.
     pub(super) fn look_at_own_slots(&mut self) {
-        for slot in self.node.slots.owned_unsure() {
-            if self.is_settled(slot) {
-                let term = self.node.slots.term(slot);
-                self.node.slots.become_sure(slot, term);
-            }
-        }
+        let (me, slots) = (self.node.me, &self.node.slots);
+        let unsure = slots.owned_unsure().into_iter().map(|slot| ((slot, me), slots.term(slot)));
+        self.recovery.checks.extend(unsure);
     }
 
     pub(super) fn become_sure(&mut self, slots: Vec<(u16, Term)>) {

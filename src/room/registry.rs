@@ -16,12 +16,11 @@ use super::{
     messages::{Message, RoomMessage},
     node::Node,
     options::Namespaces,
-    pattern,
     recovery::Recovery,
     room::Room,
     rooms::Rooms,
     survey::Surveys,
-    types::{Answer, Failure, Finding, NodeFacts, Request, RoomName, Survey},
+    types::{Answer, Failure, NodeFacts, Request, RoomName, Survey},
     work::Work,
 };
 use crate::{
@@ -65,8 +64,8 @@ pub struct State {
     namespaces: Arc<Namespaces>,
     pub(super) rooms: Rooms,
     agenda: Agenda,
-    surveys: Surveys,
-    facts: NodeFacts,
+    pub(super) surveys: Surveys,
+    pub(super) facts: NodeFacts,
     /// When it was last told that time has passed.
     ticked: Time,
     /// The nodes that are or were in the view, as long as their links live.
@@ -225,15 +224,9 @@ impl State {
                 self.node.flows.entry(from).or_default().credit(bytes as usize);
             }
             Message::Settled(claim) => self.node.has_settled(from, claim),
-            Message::Survey(id, survey) => {
-                let finding = self.find(&survey);
-                let message = Message::Finding(id, finding);
-                self.node.out.push(Out::Send { to: vec![from], message });
-            }
-            Message::Finding(id, finding) => {
-                self.surveys.answered(id, from, finding);
-                self.close_surveys();
-            }
+            Message::Survey(id, survey) => self.find(from, id, &survey),
+            Message::Finding(id, finding) => self.finding_came(from, id, finding, true),
+            Message::FindingPart(id, finding) => self.finding_came(from, id, finding, false),
         }
     }
 
@@ -311,57 +304,6 @@ impl State {
             self.look_at_own_slots();
         }
         self.close_surveys();
-    }
-
-    fn survey(&mut self, to: u64, survey: Survey) {
-        let me = self.node.me;
-        let found = vec![(me, self.find(&survey))];
-        // Whoever can't be asked is missing from the answer, and that is said.
-        let waiting: BTreeSet<NodeId> = self
-            .node
-            .view
-            .nodes()
-            .keys()
-            .copied()
-            .chain(self.node.peers())
-            .filter(|node| *node != me)
-            .collect();
-        let peers: Vec<NodeId> =
-            waiting.iter().copied().filter(|it| self.node.reaches(*it)).collect();
-        let id = self.node.next_id();
-        self.surveys.begin(id, to, found, waiting, self.node.now);
-        if !peers.is_empty() {
-            self.node.out.push(Out::Send { to: peers, message: Message::Survey(id, survey) });
-        }
-        self.close_surveys();
-    }
-
-    fn find(&mut self, survey: &Survey) -> Finding {
-        let occupied = || self.rooms.iter().filter(|(_, room)| !room.local().is_empty());
-        match survey {
-            Survey::Info => Finding::Info(NodeFacts {
-                num_subs: occupied().map(|(_, room)| room.local().len() as u32).sum(),
-                num_channels: occupied().count() as u32,
-                ..self.facts.clone()
-            }),
-            Survey::Channels(pattern) => Finding::Channels(
-                occupied()
-                    .filter(|(name, _)| pattern::matches(pattern, name))
-                    .map(|(name, room)| (name.clone(), room.local().len() as u32))
-                    .collect(),
-            ),
-            Survey::Control(control) => {
-                self.node.out.push(Out::Control(Arc::new(control.clone())));
-                Finding::Controlled
-            }
-        }
-    }
-
-    fn close_surveys(&mut self) {
-        let node = &self.node;
-        for (to, findings) in self.surveys.over(node.now, |peer| node.reaches(peer)) {
-            self.node.out.push(Out::Findings { to, findings });
-        }
     }
 
     /// Forgets the rooms that were not used for the longest, and drops the oldest publications, while the node

@@ -5,9 +5,12 @@
 //! next. So nothing of one node is overtaken by what came after it, and a home that has placed some of them
 //! already knows them by their rising numbers.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
-use super::types::{Ask, ReplyTo, SocketRef, Subscribe};
+use super::types::{Answer, Ask, ReplyTo, SocketRef, Subscribe};
 use crate::{cluster::node::NodeId, runtime::time::Time};
 
 /// The most requests of one room that wait on one node.
@@ -69,6 +72,8 @@ pub struct Requests {
     run: Option<Run>,
     /// No one is asked before.
     not_before: Time,
+    /// What has come of answers that come in parts. Boxed: few rooms wait for any.
+    parts: Option<Box<BTreeMap<u64, Answer>>>,
 }
 
 impl Requests {
@@ -109,6 +114,9 @@ impl Requests {
         self.bytes -= pending.weight();
         if index < self.sent {
             self.sent -= 1;
+        }
+        if let Some(parts) = &mut self.parts {
+            parts.remove(&pending.id);
         }
         if self.queue.is_empty() {
             // Most rooms wait for nothing most of the time, and there may be very many.
@@ -152,7 +160,7 @@ impl Requests {
 
     /// Begins again with the first, whoever is home.
     fn restart(&mut self) {
-        (self.sent, self.run) = (0, None);
+        (self.sent, self.run, self.parts) = (0, None, None);
     }
 
     /// A home has refused a run.
@@ -187,13 +195,36 @@ impl Requests {
         failed
     }
 
-    /// The request that a home answers, if it was sent there.
-    pub fn answered(&mut self, from: NodeId, id: u64) -> Option<Pending> {
-        if self.run.is_none_or(|run| run.to != from) {
-            return None;
-        }
+    /// Where the request is that a home answers, if it was sent there.
+    fn sent_to(&self, from: NodeId, id: u64) -> Option<usize> {
+        self.run.filter(|run| run.to == from)?;
         let index = self.queue.binary_search_by_key(&id, |pending| pending.id).ok()?;
-        if index < self.sent { self.remove(index) } else { None }
+        (index < self.sent).then_some(index)
+    }
+
+    /// A part of what a home answers has come.
+    pub fn part_came(&mut self, from: NodeId, id: u64, part: Answer) {
+        if self.sent_to(from, id).is_none() {
+            return;
+        }
+        let parts = self.parts.get_or_insert_default();
+        let whole = match parts.remove(&id) {
+            Some(earlier) => earlier.followed_by(part),
+            None => part,
+        };
+        parts.insert(id, whole);
+    }
+
+    /// The request that a home answers, if it was sent there, and all of its answer.
+    pub fn answered(&mut self, from: NodeId, id: u64, answer: Answer) -> Option<(Pending, Answer)> {
+        let index = self.sent_to(from, id)?;
+        let earlier = self.parts.as_mut().and_then(|parts| parts.remove(&id));
+        self.parts.take_if(|parts| parts.is_empty());
+        let answer = match earlier {
+            Some(earlier) => earlier.followed_by(answer),
+            None => answer,
+        };
+        Some((self.remove(index)?, answer))
     }
 
     /// The first whose time is up.
@@ -229,7 +260,9 @@ impl Requests {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::room::types::{NewPublication, Query};
+    use std::sync::Arc;
+
+    use crate::room::types::{Epoch, NewPublication, Position, Publication, Query};
 
     const A: NodeId = NodeId(1);
     const B: NodeId = NodeId(2);
@@ -239,6 +272,10 @@ mod tests {
         let publication = NewPublication { data: "x".into(), ..NewPublication::default() };
         let reply = Reply::To(ReplyTo::Api(id));
         Pending { id, ask: Ask::Publish(publication), reply, deadline: NOW }
+    }
+
+    fn done() -> Answer {
+        Answer::Published(None)
     }
 
     fn waiting(ids: std::ops::RangeInclusive<u64>) -> Requests {
@@ -263,23 +300,46 @@ mod tests {
         assert_eq!(sent(&mut requests, A, true), []);
         requests.push(publish(3)).expect("few");
         assert_eq!(sent(&mut requests, A, true), [(101, 2, 3)]);
-        (1..=3).for_each(|id| drop(requests.answered(A, id)));
+        (1..=3).for_each(|id| drop(requests.answered(A, id, done())));
         requests.push(publish(4)).expect("few");
         assert_eq!(sent(&mut requests, A, true), [(101, 0, 4)], "a run of its own");
+    }
+
+    #[test]
+    fn parts_of_an_answer_are_put_together_unless_it_is_asked_for_again() {
+        let part = |offset| {
+            let publication = Publication { offset, ..Publication::default() };
+            let position = Position { epoch: Epoch(1), offset: 2 };
+            Answer::History(vec![Arc::new(publication)], position)
+        };
+        let offsets = |answer| match answer {
+            Some((_, Answer::History(page, _))) => page.iter().map(|it| it.offset).collect(),
+            _ => Vec::new(),
+        };
+        let mut requests = waiting(1..=2);
+        sent(&mut requests, A, true);
+        requests.part_came(A, 1, part(1));
+        requests.part_came(A, 2, part(1));
+        requests.part_came(A, 7, part(9));
+        assert_eq!(offsets(requests.answered(A, 1, part(2))), [1, 2]);
+        requests.lose(A, true);
+        sent(&mut requests, B, true);
+        requests.part_came(A, 2, part(1));
+        assert_eq!(offsets(requests.answered(B, 2, part(2))), [2], "B has said no more");
     }
 
     #[test]
     fn a_refused_run_goes_again_as_a_whole() {
         let mut requests = waiting(1..=3);
         sent(&mut requests, A, true);
-        assert_eq!(requests.answered(A, 1).map(|it| it.id), Some(1));
+        assert_eq!(requests.answered(A, 1, done()).map(|(it, _)| it.id), Some(1));
         requests.refused(A, 99, NOW);
         assert_eq!(sent(&mut requests, A, true), [], "another run was refused");
         requests.refused(A, 101, NOW);
         assert_eq!(sent(&mut requests, A, true), [], "not at once");
         requests.not_before = NOW;
         assert_eq!(sent(&mut requests, B, true), [(201, 0, 2), (201, 1, 3)]);
-        assert_eq!(requests.answered(A, 2), None, "it was asked of another since");
+        assert_eq!(requests.answered(A, 2, done()), None, "it was asked of another since");
     }
 
     #[test]

@@ -49,6 +49,9 @@ use crate::{
 /// is kept that no home has asked for.
 const UNUSED: Duration = Duration::from_secs(60);
 
+/// How often a node that is about to leave says what it holds for a room's home to take.
+const OFFER_AGAIN: Duration = Duration::from_millis(500);
+
 /// One room on one node.
 #[derive(Debug)]
 pub struct Room {
@@ -167,7 +170,7 @@ impl Room {
         self.last_used = node.now;
         match request {
             Request::Subscribe(subscribe) => {
-                node.subscriptions += usize::from(self.local.add(subscribe.socket));
+                self.add_local(subscribe.socket, node);
                 let until = node.now + node.settings.publish_timeout;
                 self.waiting.push_back((subscribe, until));
             }
@@ -191,11 +194,24 @@ impl Room {
         }
     }
 
+    fn add_local(&mut self, socket: SocketRef, node: &mut Node) {
+        let first = self.local.is_empty();
+        node.subscriptions += usize::from(self.local.add(socket));
+        node.subscribed_rooms += usize::from(first);
+    }
+
+    /// Returns whether it was there.
+    fn remove_local(&mut self, socket: SocketRef, node: &mut Node) -> bool {
+        let there = self.local.remove(socket);
+        node.subscriptions -= usize::from(there);
+        node.subscribed_rooms -= usize::from(there && self.local.is_empty());
+        there
+    }
+
     fn unsubscribe(&mut self, socket: SocketRef, client: ClientId, node: &mut Node) {
-        if !self.local.remove(socket) {
+        if !self.remove_local(socket, node) {
             return;
         }
-        node.subscriptions -= 1;
         self.waiting.retain(|(waiting, _)| waiting.socket != socket);
         self.requests.forget(socket);
         if self.local.clients.remove(&client).is_some() {
@@ -220,6 +236,12 @@ impl Room {
                     node.dealt_with(from, weight);
                 }
                 self.answered(from, id, answer, node);
+            }
+            RoomMessage::Part { id, answer } => {
+                if let Some(weight) = weight_of_answer(&answer) {
+                    node.dealt_with(from, weight);
+                }
+                self.requests.part_came(from, id, answer);
             }
             RoomMessage::NotHome(refused) => self.refused(from, refused, node),
             RoomMessage::Page(page) => self.page_came(from, *page, node),
@@ -277,7 +299,7 @@ impl Room {
     }
 
     fn answered(&mut self, from: NodeId, id: u64, answer: Answer, node: &mut Node) {
-        let Some(pending) = self.requests.answered(from, id) else { return };
+        let Some((pending, answer)) = self.requests.answered(from, id, answer) else { return };
         match pending.reply {
             Reply::To(to) => node.out.push(Out::Answer { to, answer }),
             Reply::Subscriber(subscribe) => self.admit_recovered(*subscribe, answer, node),
@@ -408,7 +430,7 @@ impl Room {
     }
 
     pub(super) fn refuse(&mut self, subscribe: Subscribe, error: Failure, node: &mut Node) {
-        node.subscriptions -= usize::from(self.local.remove(subscribe.socket));
+        self.remove_local(subscribe.socket, node);
         self.local.clients.remove(&subscribe.info.client);
         self.subscribed(subscribe, Err(error), node);
     }
@@ -464,6 +486,7 @@ impl Room {
         let role = match &self.role {
             Role::Home(home) => self.home_due(home, node),
             Role::Mirror(mirror) => mirror.next_due(node),
+            Role::Guest if self.is_to_be_offered(node) => Some(node.now + OFFER_AGAIN),
             Role::Opening(_) | Role::Guest => None,
         };
         let all = [self.requests.next_due(), waiting, expiry, keys, role];

@@ -1,15 +1,31 @@
 //! Questions to every node at once: who has answered, and who is missing when time is up.
+//!
+//! What goes through all rooms of a node goes in slices, and its answer in pages, as the link has room for them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
-use super::types::{Finding, Findings};
-use crate::{cluster::node::NodeId, runtime::time::Time};
+use super::{
+    messages::Message,
+    node::Out,
+    pattern,
+    registry::State,
+    transfer::Source,
+    types::{Finding, Findings, NodeFacts, RoomName, Survey},
+};
+use crate::{
+    cluster::{node::NodeId, slot_set::SlotSet},
+    mesh::version,
+    runtime::time::Time,
+};
 
 /// How long the nodes have to answer.
 const TIMEOUT: Duration = Duration::from_secs(1);
+/// What a room counts in an answer, beside its name.
+const WEIGHT: usize = 8;
 
 /// A survey under way.
 #[derive(Debug)]
@@ -18,6 +34,8 @@ struct Asked {
     to: u64,
     waiting: BTreeSet<NodeId>,
     found: Vec<(NodeId, Finding)>,
+    /// What has come of answers that come in parts.
+    parts: BTreeMap<NodeId, Finding>,
     deadline: Time,
 }
 
@@ -35,7 +53,8 @@ impl Surveys {
         waiting: BTreeSet<NodeId>,
         now: Time,
     ) {
-        self.0.insert(id, Asked { to, waiting, found, deadline: now + TIMEOUT });
+        let (parts, deadline) = (BTreeMap::new(), now + TIMEOUT);
+        self.0.insert(id, Asked { to, waiting, found, parts, deadline });
     }
 
     /// When time is up for the first of them.
@@ -43,11 +62,27 @@ impl Surveys {
         self.0.values().map(|it| it.deadline).min()
     }
 
+    /// A node has sent a part of its answer.
+    pub fn part_came(&mut self, id: u64, from: NodeId, part: Finding) {
+        let Some(asked) = self.0.get_mut(&id).filter(|it| it.waiting.contains(&from)) else {
+            return;
+        };
+        let whole = match asked.parts.remove(&from) {
+            Some(earlier) => earlier.followed_by(part),
+            None => part,
+        };
+        asked.parts.insert(from, whole);
+    }
+
     /// A node answers.
     pub fn answered(&mut self, id: u64, from: NodeId, finding: Finding) {
         if let Some(asked) = self.0.get_mut(&id)
             && asked.waiting.remove(&from)
         {
+            let finding = match asked.parts.remove(&from) {
+                Some(earlier) => earlier.followed_by(finding),
+                None => finding,
+            };
             asked.found.push((from, finding));
         }
     }
@@ -64,6 +99,175 @@ impl Surveys {
                 (to, Findings { found, missing: waiting.into_iter().collect() })
             })
             .collect()
+    }
+}
+
+/// Rooms of this node that match a pattern, for a survey.
+#[derive(Debug)]
+struct Search {
+    pattern: String,
+    /// The slots that are left.
+    slots: SlotSet,
+    /// What was found and is not sent.
+    found: Vec<(RoomName, u32)>,
+    /// Bytes of that.
+    bytes: usize,
+}
+
+/// The searches under way: for whom, and the number of the survey.
+#[derive(Debug, Default)]
+pub struct Searches(BTreeMap<(NodeId, u64), Search>);
+
+impl Searches {
+    /// The link to a peer is gone.
+    pub(super) fn lose(&mut self, peer: NodeId) {
+        self.0.retain(|(to, _), _| *to != peer);
+    }
+
+    /// Whether this node searches for an API call of its own.
+    pub(super) fn is_left(&self, me: NodeId) -> bool {
+        self.0.range((me, 0)..=(me, u64::MAX)).next().is_some()
+    }
+}
+
+impl State {
+    /// An API call asks every node.
+    pub(super) fn survey(&mut self, to: u64, survey: Survey) {
+        // Whoever can't be asked is missing from the answer, and that is said.
+        let view = self.node.view.nodes().keys().copied();
+        let mut waiting: BTreeSet<NodeId> = view.chain(self.node.peers()).collect();
+        waiting.insert(self.node.me);
+        let peers: Vec<NodeId> =
+            waiting.iter().copied().filter(|it| self.node.reaches(*it)).collect();
+        let id = self.node.next_id();
+        self.surveys.begin(id, to, Vec::new(), waiting, self.node.now);
+        self.find(self.node.me, id, &survey);
+        if !peers.is_empty() {
+            self.node.out.push(Out::Send { to: peers, message: Message::Survey(id, survey) });
+        }
+        self.close_surveys();
+    }
+
+    /// A node asks this one, or it asks itself.
+    pub(super) fn find(&mut self, from: NodeId, id: u64, survey: &Survey) {
+        let finding = match survey {
+            Survey::Info => Finding::Info(NodeFacts {
+                num_subs: self.node.subscriptions as u32,
+                num_channels: self.node.subscribed_rooms as u32,
+                ..self.facts.clone()
+            }),
+            Survey::Channels(pattern) => return self.begin_search(from, id, pattern),
+            Survey::Control(control) => {
+                self.node.out.push(Out::Control(Arc::new(control.clone())));
+                Finding::Controlled
+            }
+        };
+        self.found(from, id, finding, true);
+    }
+
+    fn begin_search(&mut self, from: NodeId, id: u64, pattern: &str) {
+        let slots = self.rooms.occupied().clone();
+        let (pattern, found) = (pattern.to_owned(), Vec::new());
+        self.work.searches.0.insert((from, id), Search { pattern, slots, found, bytes: 0 });
+        if from != self.node.me {
+            self.node.flows.entry(from).or_default().ready(Source::Search(id));
+        }
+    }
+
+    /// Goes on with what API calls of this node search for.
+    pub(super) fn search_some(&mut self) {
+        let me = self.node.me;
+        let own = self.work.searches.0.range((me, 0)..=(me, u64::MAX));
+        let own: Vec<u64> = own.map(|((_, id), _)| *id).collect();
+        for id in own {
+            self.search(me, id);
+        }
+    }
+
+    /// Looks at as many rooms as one input may. Returns whether there are more.
+    pub(super) fn search(&mut self, to: NodeId, id: u64) -> bool {
+        let Some(mut search) = self.work.searches.0.remove(&(to, id)) else { return false };
+        // Nodes of an earlier version get all of it at once.
+        let in_parts = to == self.node.me || self.node.speaks(to, version::PARTS);
+        let most = if in_parts { self.node.settings.page } else { usize::MAX };
+        let mut looked = 0;
+        while looked < self.node.settings.slice && search.bytes < most {
+            let Some(slot) = search.slots.pop_first() else { break };
+            for name in self.rooms.of_slot(slot) {
+                looked += 1;
+                let subscribers = self.rooms.get(name).map_or(0, |room| room.local().len());
+                if subscribers > 0 && pattern::matches(&search.pattern, name) {
+                    search.bytes += name.len() + WEIGHT;
+                    search.found.push((name.clone(), subscribers as u32));
+                }
+            }
+        }
+        let last = search.slots.is_empty();
+        if last || search.bytes >= most {
+            search.bytes = 0;
+            let found = std::mem::take(&mut search.found);
+            self.found(to, id, Finding::Channels(found), last);
+        }
+        if !last {
+            self.work.searches.0.insert((to, id), search);
+        }
+        !last
+    }
+
+    /// Tells a part of an answer, or the last of it, to whoever asked.
+    fn found(&mut self, to: NodeId, id: u64, finding: Finding, last: bool) {
+        if to == self.node.me {
+            return self.finding_came(to, id, finding, last);
+        }
+        if self.node.speaks(to, version::PARTS) {
+            self.node.flows.entry(to).or_default().sent(finding.weight());
+        }
+        let message = match last {
+            true => Message::Finding(id, finding),
+            false => Message::FindingPart(id, finding),
+        };
+        self.node.out.push(Out::Send { to: vec![to], message });
+    }
+
+    /// A node has answered, or has sent a part of its answer.
+    pub(super) fn finding_came(&mut self, from: NodeId, id: u64, finding: Finding, last: bool) {
+        if self.node.speaks(from, version::PARTS) {
+            self.node.dealt_with(from, finding.weight());
+        }
+        if !last {
+            return self.surveys.part_came(id, from, finding);
+        }
+        self.surveys.answered(id, from, finding);
+        self.close_surveys();
+    }
+
+    pub(super) fn close_surveys(&mut self) {
+        let node = &self.node;
+        let answers = |peer| peer == node.me || node.reaches(peer);
+        for (to, findings) in self.surveys.over(node.now, answers) {
+            self.node.out.push(Out::Findings { to, findings });
+        }
+    }
+}
+
+impl Finding {
+    /// Puts a part of an answer and what follows it together.
+    fn followed_by(self, rest: Self) -> Self {
+        match (self, rest) {
+            (Self::Channels(mut part), Self::Channels(rest)) => {
+                part.extend(rest);
+                Self::Channels(part)
+            }
+            (_, rest) => rest,
+        }
+    }
+
+    /// What it counts on a link, on both sides.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Channels(rooms) => rooms.iter().map(|(name, _)| name.len() + WEIGHT).sum(),
+            _ => 0,
+        }
     }
 }
 
@@ -87,5 +291,45 @@ mod tests {
         assert_eq!(over, [(1, Findings { found: vec![(a, fact())], missing: vec![b] })]);
         surveys.begin(9, 2, Vec::new(), [b].into(), now);
         assert_eq!(surveys.over(now, |_| false).len(), 1, "b can't be asked at all");
+    }
+
+    #[test]
+    fn rooms_are_searched_in_slices_and_all_of_them_are_found() {
+        use crate::room::{
+            options::Namespaces,
+            registry::{In, Settings},
+            types::{ClientId, ClientInfo, MemberFlags, Request, SocketRef, Subscribe},
+        };
+        let settings = Settings { slice: 3, page: 40, ..Settings::default() };
+        let mut state = State::new(NodeId(1), Arc::new(Namespaces::default()), settings, 1);
+        let now = Time::from_millis(1_000);
+        for number in 0..50_u32 {
+            let subscribe = Subscribe {
+                socket: SocketRef { worker: 0, slot: number, generation: 0 },
+                id: 1,
+                info: Arc::new(ClientInfo::new(ClientId(number.into()), "ann")),
+                flags: MemberFlags::default(),
+                recover: None,
+                must_recover: false,
+                wish: None,
+            };
+            let room = format!("{}-{number}", if number % 2 == 0 { "even" } else { "odd" });
+            state.handle(In::Request(room.into(), Request::Subscribe(subscribe)), now);
+        }
+        let mut out = state.handle(In::Survey(7, Survey::Channels("even-*".to_owned())), now);
+        let mut inputs = 1;
+        while !out.iter().any(|it| matches!(it, Out::Findings { .. })) {
+            assert!(inputs < 50 && state.has_work(), "after {inputs} inputs there is no answer");
+            out = state.handle(In::Tick, now);
+            inputs += 1;
+        }
+        assert!(inputs > 5, "all rooms were gone through in {inputs} inputs");
+        let found = out.into_iter().find_map(|it| match it {
+            Out::Findings { to: 7, findings } => Some(findings),
+            _ => None,
+        });
+        let found = found.expect("an answer");
+        assert!(found.missing.is_empty());
+        assert!(matches!(&found.found[..], [(_, Finding::Channels(rooms))] if rooms.len() == 25));
     }
 }

@@ -43,6 +43,8 @@ pub enum Source {
     Inventory(u64),
     /// A room.
     Room(RoomName),
+    /// The answer to a survey of this number.
+    Search(u64),
 }
 
 impl Flow {
@@ -129,6 +131,36 @@ pub fn weight_of_clients(clients: &[Arc<ClientInfo>]) -> usize {
 
 /// Answers that weigh less than this are not counted.
 const SMALL: usize = 4_096;
+
+/// A large answer in parts of at most so many bytes, but for a single thing that is larger; one part at least.
+pub fn parts(answer: Answer, most: usize) -> Vec<Answer> {
+    match answer {
+        Answer::History(page, position) => {
+            let parts = divided(page, most, |it| it.weight());
+            parts.into_iter().map(|part| Answer::History(part, position)).collect()
+        }
+        Answer::Presence(clients) => {
+            let parts = divided(clients, most, |it| it.weight() + 40);
+            parts.into_iter().map(Answer::Presence).collect()
+        }
+        answer => vec![answer],
+    }
+}
+
+fn divided<T>(all: Vec<T>, most: usize, weight: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+    let (mut parts, mut part, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for it in all {
+        let more = weight(&it);
+        if bytes + more > most && !part.is_empty() {
+            parts.push(std::mem::take(&mut part));
+            bytes = 0;
+        }
+        bytes += more;
+        part.push(it);
+    }
+    parts.push(part);
+    parts
+}
 
 /// What an answer counts, on both sides; none if it is small.
 pub fn weight_of_answer(answer: &Answer) -> Option<usize> {
@@ -314,5 +346,31 @@ impl Incoming {
                 (_, item) => self.others.push(item),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::room::types::{Epoch, Position, Publication};
+
+    #[test]
+    fn a_large_answer_is_divided_and_put_together_again() {
+        let position = Position { epoch: Epoch(1), offset: 9 };
+        let publication = |offset| {
+            let data = vec![b'x'; if offset == 5 { 5_000 } else { 1_000 }].into();
+            Arc::new(Publication { offset, data, ..Publication::default() })
+        };
+        let page: Vec<_> = (1..=9).map(publication).collect();
+        let whole = Answer::History(page, position);
+        let divided = parts(whole.clone(), 2_500);
+        let sizes = divided.iter().map(|part| match part {
+            Answer::History(page, _) => page.len(),
+            _ => 0,
+        });
+        assert_eq!(sizes.collect::<Vec<_>>(), [2, 2, 1, 2, 2], "one alone may be larger");
+        let together = divided.into_iter().reduce(Answer::followed_by);
+        assert_eq!(together, Some(whole));
+        assert_eq!(parts(Answer::Presence(Vec::new()), 1), [Answer::Presence(Vec::new())]);
     }
 }

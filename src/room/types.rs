@@ -344,6 +344,23 @@ pub enum Answer {
     Failed(Failure),
 }
 
+impl Answer {
+    /// Puts a part of an answer and what follows it together.
+    pub fn followed_by(self, rest: Self) -> Self {
+        match (self, rest) {
+            (Self::History(mut part, _), Self::History(rest, position)) => {
+                part.extend(rest);
+                Self::History(part, position)
+            }
+            (Self::Presence(mut part), Self::Presence(rest)) => {
+                part.extend(rest);
+                Self::Presence(part)
+            }
+            (_, rest) => rest,
+        }
+    }
+}
+
 /// Why a room could not do what was asked of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Failure {

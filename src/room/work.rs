@@ -10,6 +10,7 @@ use super::{
     node::Out,
     registry::State,
     room::Room,
+    survey::Searches,
     transfer::Source,
     types::RoomName,
 };
@@ -34,6 +35,8 @@ pub struct Work {
     owed: BTreeMap<NodeId, u64>,
     /// Answers to claims.
     inventories: BTreeMap<(NodeId, u64), Inventory>,
+    /// Answers to surveys.
+    pub(super) searches: Searches,
 }
 
 /// The answer to a claim, as far as it is not sent.
@@ -67,6 +70,7 @@ impl Work {
     pub(super) fn lose(&mut self, peer: NodeId) {
         self.owed.remove(&peer);
         self.inventories.retain(|(to, _), _| *to != peer);
+        self.searches.lose(peer);
     }
 
     fn is_left(&self) -> bool {
@@ -79,6 +83,8 @@ impl State {
     pub fn has_work(&self) -> bool {
         let window = self.node.settings.window;
         self.work.is_left()
+            || self.work.searches.is_left(self.node.me)
+            || self.recovery.is_left()
             || self.node.fetches.is_ready()
             || self.node.flows.values().any(|flow| flow.is_ready(window))
     }
@@ -88,6 +94,8 @@ impl State {
         self.sweep_some();
         self.claim_anew();
         self.fetch_some();
+        self.search_some();
+        self.check_some();
         self.send_pages();
     }
 
@@ -140,6 +148,7 @@ impl State {
                 let more = match &source {
                     Source::Inventory(claim) => self.send_inventory(peer, *claim),
                     Source::Room(name) => self.send_page_of(peer, name),
+                    Source::Search(id) => self.search(peer, *id),
                 };
                 if more && let Some(flow) = self.node.flows.get_mut(&peer) {
                     flow.ready(source);
