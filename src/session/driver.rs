@@ -29,7 +29,7 @@ use crate::{
     },
     runtime::{clock, time::Time},
     session::users::Users,
-    webhooks::{event::Happening, sender::Webhooks},
+    webhooks::{event::WebhookEvent, sender::Webhooks},
 };
 
 /// What all connections of a worker share.
@@ -207,7 +207,7 @@ impl Driver {
                 let limit = self.shared.user_limit;
                 self.barred = limit > 0 && connections > limit && !user.is_empty();
                 self.user = Some(user);
-                self.tell(Happening::Connect);
+                self.notify_application(WebhookEvent::Connect);
             }
             Out::Close(why) => {
                 let (code, reason) = why.parts();
@@ -252,10 +252,10 @@ impl Driver {
         });
     }
 
-    /// Of a client that has too many connections there is nothing to tell.
-    fn tell(&self, what: impl FnOnce(Arc<ClientInfo>) -> Happening) {
+    /// Sends an event to the webhooks; of a client that is turned away for too many connections there are none.
+    fn notify_application(&self, event: impl FnOnce(Arc<ClientInfo>) -> WebhookEvent) {
         if let Some(webhooks) = self.shared.webhooks.as_ref().filter(|_| !self.barred) {
-            webhooks.tell(what(self.session.client().clone()));
+            webhooks.enqueue(event(self.session.client().clone()));
         }
     }
 
@@ -330,7 +330,7 @@ impl Driver {
         if let Some(user) = self.user.take() {
             self.shared.users.leave(&user, self.place);
             let code = self.closed_with;
-            self.tell(|info| Happening::Disconnect(info, code));
+            self.notify_application(|info| WebhookEvent::Disconnect(info, code));
         }
         self.shared.hub.from_socket.do_send(FromSocket::Closed(self.place));
     }

@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::event::Event;
+use super::event::EventEnvelope;
 use crate::runtime::time::Time;
 
 /// How long to wait after the first failure; twice as long after each more.
@@ -26,7 +26,7 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Queue {
     limits: Limits,
-    waiting: VecDeque<(Time, Event)>,
+    waiting: VecDeque<(Time, EventEnvelope)>,
     /// The first so many are under way.
     under_way: usize,
     failures: u32,
@@ -37,7 +37,7 @@ pub struct Queue {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
     /// Send this.
-    Send(Vec<Event>),
+    Send(Vec<EventEnvelope>),
     /// Ask again then, or when there is something new.
     At(Time),
     /// Ask again when there is something new.
@@ -53,7 +53,7 @@ impl Queue {
 
     /// Takes an event. Returns whether one was dropped for it: of those that are not under way the oldest,
     /// since what is newest says most of how things are.
-    pub fn push(&mut self, event: Event, now: Time) -> bool {
+    pub fn push(&mut self, event: EventEnvelope, now: Time) -> bool {
         let full = self.waiting.len() >= self.limits.waiting;
         if full && self.waiting.remove(self.under_way).is_none() {
             return true;
@@ -109,13 +109,13 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cluster::node::NodeId, webhooks::event::Happening};
+    use crate::{cluster::node::NodeId, webhooks::event::WebhookEvent};
 
     const LIMITS: Limits = Limits { waiting: 4, batch: 2, linger: Duration::from_millis(100) };
 
-    fn event(id: u32) -> Event {
-        let what = Happening::NodeGone(NodeId(0));
-        Event { id: id.to_string(), time_ms: 0, node: String::new(), what }
+    fn event(id: u32) -> EventEnvelope {
+        let event = WebhookEvent::NodeGone(NodeId(0));
+        EventEnvelope { id: id.to_string(), time_ms: 0, node: String::new(), event }
     }
 
     fn at(millis: u64) -> Time {

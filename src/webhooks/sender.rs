@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use tokio::sync::{Notify, watch};
 
 use super::{
-    event::{self, Event, Happening},
+    event::{self, EventEnvelope, WebhookEvent},
     queue::{Limits, Next, Queue},
     sign,
 };
@@ -83,21 +83,21 @@ impl Webhooks {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of what has happened.
-    pub fn tell(&self, what: Happening) {
-        if !self.options.kinds.iter().any(|it| it == what.kind()) {
+    /// Queues an event, if the application wants events of its kind.
+    pub fn enqueue(&self, event: WebhookEvent) {
+        if !self.options.kinds.iter().any(|it| it == event.kind()) {
             return;
         }
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let id = format!("{}-{number}", self.node);
-        let node = match &what {
-            Happening::NodeGone(gone) => gone.to_string(),
+        let node = match &event {
+            WebhookEvent::NodeGone(gone) => gone.to_string(),
             _ => self.node.clone(),
         };
-        let event = Event { id, time_ms: clock::unix_millis(), node, what };
+        let envelope = EventEnvelope { id, time_ms: clock::unix_millis(), node, event };
         let (dropped, waiting) = {
             let mut queue = self.queue();
-            (queue.push(event, clock::now()), queue.len())
+            (queue.push(envelope, clock::now()), queue.len())
         };
         if dropped {
             self.metrics.webhook_events.with_label_values(&["dropped"]).inc();
@@ -121,7 +121,7 @@ impl Webhooks {
         }
     }
 
-    async fn send(&self, events: &[Event]) {
+    async fn send(&self, events: &[EventEnvelope]) {
         let sent = self.post(events).await;
         let mut queue = self.queue();
         let outcome = match sent {
@@ -144,7 +144,7 @@ impl Webhooks {
         self.metrics.webhook_posts.with_label_values(&[outcome]).inc();
     }
 
-    async fn post(&self, events: &[Event]) -> anyhow::Result<()> {
+    async fn post(&self, events: &[EventEnvelope]) -> anyhow::Result<()> {
         let body = event::body(events)?;
         let signature = sign::signature(&self.options.secret, clock::unix_seconds(), &body);
         let request = self.client.post(&self.options.endpoint);
@@ -163,7 +163,7 @@ impl Webhooks {
         while view.changed().await.is_ok() {
             let now = nodes(&view.borrow_and_update());
             if now.iter().take(2).any(|it| *it == me) {
-                known.difference(&now).for_each(|gone| self.tell(Happening::NodeGone(*gone)));
+                known.difference(&now).for_each(|gone| self.enqueue(WebhookEvent::NodeGone(*gone)));
             }
             known = now;
         }
