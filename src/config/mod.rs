@@ -26,7 +26,7 @@ use crate::{
         options::{Audience, DataFormat, NamePattern, Namespaces, Permissions, RoomOptions},
         registry,
     },
-    webhooks::sender,
+    webhooks::sender::WebhookOptions,
 };
 
 /// The most worker threads: a room's workers are a bit each.
@@ -104,7 +104,7 @@ pub struct Config {
     /// What the room registry goes by.
     pub rooms: registry::Settings,
     /// What is told to the application; none: nothing.
-    pub webhooks: Option<sender::Options>,
+    pub webhooks: Option<WebhookOptions>,
     /// Key of the server API; none: every call is refused unless the API is insecure.
     pub api_key: Option<String>,
     /// Take API calls without a key.

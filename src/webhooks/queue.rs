@@ -13,7 +13,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 /// How many events wait, and are sent at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct QueueLimits {
     /// The most that wait.
     pub waiting: usize,
     /// The most of one batch.
@@ -25,7 +25,7 @@ pub struct Limits {
 /// Events that wait, oldest first.
 #[derive(Debug)]
 pub struct Queue {
-    limits: Limits,
+    limits: QueueLimits,
     waiting: VecDeque<(Time, EventEnvelope)>,
     /// The first so many are under way.
     under_way: usize,
@@ -46,7 +46,7 @@ pub enum Next {
 
 impl Queue {
     /// An empty one.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: QueueLimits) -> Self {
         let (waiting, not_before) = (VecDeque::new(), Time::default());
         Self { limits, waiting, under_way: 0, failures: 0, not_before }
     }
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
     use crate::{cluster::node::NodeId, webhooks::event::WebhookEvent};
 
-    const LIMITS: Limits = Limits { waiting: 4, batch: 2, linger: Duration::from_millis(100) };
+    const LIMITS: QueueLimits = QueueLimits { waiting: 4, batch: 2, linger: Duration::from_millis(100) };
 
     fn event(id: u32) -> EventEnvelope {
         let event = WebhookEvent::NodeGone(NodeId(0));
@@ -168,7 +168,7 @@ mod tests {
         assert!(queue.push(event(5), at(0)));
         queue.delivered();
         assert_eq!(queue.next(at(0)), Next::Send(vec![event(4), event(5)]));
-        let mut queue = Queue::new(Limits { waiting: 1, ..LIMITS });
+        let mut queue = Queue::new(QueueLimits { waiting: 1, ..LIMITS });
         queue.push(event(1), at(0));
         assert_eq!(queue.next(at(100)), Next::Send(vec![event(1)]));
         assert!(queue.push(event(2), at(0)), "there is no other to drop");

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 
 use super::{
     event::{self, EventEnvelope, WebhookEvent},
-    queue::{Limits, Next, Queue},
+    queue::{QueueLimits, Next, Queue},
     sign,
 };
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
 
 /// What is told, where and how.
 #[derive(Clone)]
-pub struct Options {
+pub struct WebhookOptions {
     /// URL that is posted to.
     pub endpoint: String,
     /// What batches are signed with.
@@ -35,19 +35,19 @@ pub struct Options {
     /// How long a post may take.
     pub timeout: Duration,
     /// How many events wait, and go together.
-    pub limits: Limits,
+    pub limits: QueueLimits,
 }
 
-impl std::fmt::Debug for Options {
+impl std::fmt::Debug for WebhookOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // There is a secret in it.
-        f.write_str("Options")
+        f.write_str("WebhookOptions")
     }
 }
 
 /// Tells the application what happens; all threads share it.
 pub struct Webhooks {
-    options: Options,
+    options: WebhookOptions,
     node: String,
     client: reqwest::Client,
     queue: Mutex<Queue>,
@@ -63,7 +63,7 @@ impl Webhooks {
     ///
     /// # Errors
     /// If no HTTP client can be made.
-    pub fn start(options: Options, node: NodeId, metrics: Metrics) -> anyhow::Result<Arc<Self>> {
+    pub fn start(options: WebhookOptions, node: NodeId, metrics: Metrics) -> anyhow::Result<Arc<Self>> {
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
