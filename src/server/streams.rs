@@ -27,10 +27,10 @@ use crate::{
     session::{
         admitted::Admitted,
         driver::{self, Driver},
+        http_stream::HttpStream,
         id::SessionId,
         messages::ConnectionAddress,
         pipe::{self, Body},
-        stream::Stream,
     },
 };
 
@@ -146,15 +146,15 @@ async fn start(
     first: Bytes,
 ) -> Option<Body> {
     let shared = worker.shared();
-    let context = Context::<Stream>::new();
+    let context = Context::<HttpStream>::new();
     let address = context.address();
     let session = SessionId::new(driver::random().ok()?);
-    let transport = ConnectionAddress::Stream(encoding, address.clone());
-    let driver = Driver::begin(shared.clone(), transport, Some(session), admitted).await.ok()?;
+    let connection = ConnectionAddress::HttpStream(encoding, address.clone());
+    let driver = Driver::begin(shared.clone(), connection, Some(session), admitted).await.ok()?;
     let listens = encoding.is_one_way();
     let entry = (!listens).then(|| (worker.parts.emulated.clone(), session));
     let (tap, body) = pipe::pipe(encoding, shared.wire.clone(), address);
-    context.run(Stream::new(driver, tap, first, entry));
+    context.run(HttpStream::new(driver, tap, first, entry));
     Some(body)
 }
 

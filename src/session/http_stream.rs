@@ -27,7 +27,7 @@ const DOUBT: Duration = Duration::from_millis(50);
 const WAITING: usize = 4;
 
 /// One client connection.
-pub struct Stream {
+pub struct HttpStream {
     driver: Driver,
     tap: Tap,
     /// Where requests find it, unless its client only listens.
@@ -39,7 +39,7 @@ pub struct Stream {
     doubting: bool,
 }
 
-impl Stream {
+impl HttpStream {
     /// The actor of what `driver` drives; `first` is what came with the request.
     pub fn new(
         driver: Driver,
@@ -99,7 +99,7 @@ impl Stream {
     }
 }
 
-impl Actor for Stream {
+impl Actor for HttpStream {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
@@ -125,7 +125,7 @@ impl Actor for Stream {
 #[rtype(result = "()")]
 pub struct Emulated(pub Bytes);
 
-impl Handler<Emulated> for Stream {
+impl Handler<Emulated> for HttpStream {
     type Result = ();
 
     fn handle(&mut self, Emulated(payload): Emulated, ctx: &mut Self::Context) {
@@ -144,7 +144,7 @@ impl Handler<Emulated> for Stream {
 #[rtype(result = "()")]
 pub struct Gone;
 
-impl Handler<Gone> for Stream {
+impl Handler<Gone> for HttpStream {
     type Result = ();
 
     fn handle(&mut self, _: Gone, ctx: &mut Self::Context) {
@@ -152,7 +152,7 @@ impl Handler<Gone> for Stream {
     }
 }
 
-impl Handler<Progress> for Stream {
+impl Handler<Progress> for HttpStream {
     type Result = ();
 
     fn handle(&mut self, progress: Progress, ctx: &mut Self::Context) {
@@ -161,7 +161,7 @@ impl Handler<Progress> for Stream {
     }
 }
 
-impl Handler<ToSocket> for Stream {
+impl Handler<ToSocket> for HttpStream {
     type Result = ();
 
     fn handle(&mut self, message: ToSocket, ctx: &mut Self::Context) {

@@ -9,7 +9,7 @@
 //! it, [`admitted`] is what is known when it begins, [`outbox`] holds what is not written yet, [`timers`] say when to wake which socket.
 //!
 //! Shell: [`driver`] performs what a session says, [`messages`] is what it and the worker's hub say to each other. [`socket`], [`context`] and [`incoming`] are its actor on a
-//! WebSocket, the actix context that runs it on a bare connection ([`io`]), and what it reads of that. [`stream`]
+//! WebSocket, the actix context that runs it on a bare connection ([`io`]), and what it reads of that. [`http_stream`]
 //! and [`pipe`] are its actor over a streamed response, and the way to that; [`sessions`] finds a session by its
 //! id, [`users`] the connections of a user.
 
@@ -19,6 +19,7 @@ mod connecting;
 pub mod context;
 pub mod driver;
 pub mod handshake;
+pub mod http_stream;
 pub mod id;
 pub mod incoming;
 pub mod io;
@@ -29,7 +30,6 @@ pub mod reply;
 pub mod sessions;
 pub mod socket;
 pub mod state;
-pub mod stream;
 mod subscribing;
 pub mod timers;
 pub mod users;

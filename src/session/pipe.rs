@@ -19,9 +19,9 @@ use bytes::Bytes;
 use super::{
     context::{Progress, Wire},
     driver::Line,
+    http_stream::{Gone, HttpStream},
     outbox::Outbox,
     reply,
-    stream::{Gone, Stream},
 };
 use crate::{
     protocol::{codes::Disconnect, encoding::Encoding, message::Reply},
@@ -61,12 +61,12 @@ pub struct Tap {
 pub struct Body {
     pipe: Rc<Pipe>,
     wire: Rc<Wire>,
-    stream: Addr<Stream>,
+    stream: Addr<HttpStream>,
     in_vain: u32,
 }
 
 /// A pipe to a client that reads this encoding, from the actor `stream`.
-pub fn pipe(encoding: Encoding, wire: Rc<Wire>, stream: Addr<Stream>) -> (Tap, Body) {
+pub fn pipe(encoding: Encoding, wire: Rc<Wire>, stream: Addr<HttpStream>) -> (Tap, Body) {
     let mut outbox = Outbox::new(encoding);
     if !encoding.prelude().is_empty() {
         outbox.push_frame(Bytes::from_static(encoding.prelude()));

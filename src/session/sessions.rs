@@ -10,17 +10,17 @@ use actix::Addr;
 use bytes::Bytes;
 
 use super::{
+    http_stream::{Emulated, HttpStream},
     id::SessionId,
-    stream::{Emulated, Stream},
 };
 
 /// Sessions by their names.
 #[derive(Default)]
-pub struct Sessions(Mutex<HashMap<SessionId, Addr<Stream>>>);
+pub struct Sessions(Mutex<HashMap<SessionId, Addr<HttpStream>>>);
 
 impl Sessions {
     /// A session begins.
-    pub fn enter(&self, id: SessionId, stream: Addr<Stream>) {
+    pub fn enter(&self, id: SessionId, stream: Addr<HttpStream>) {
         self.lock().insert(id, stream);
     }
 
@@ -39,7 +39,7 @@ impl Sessions {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Addr<Stream>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Addr<HttpStream>>> {
         // Nothing that is done under it can panic half way.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

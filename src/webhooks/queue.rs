@@ -111,7 +111,8 @@ mod tests {
     use super::*;
     use crate::{cluster::node::NodeId, webhooks::event::WebhookEvent};
 
-    const LIMITS: QueueLimits = QueueLimits { waiting: 4, batch: 2, linger: Duration::from_millis(100) };
+    const LIMITS: QueueLimits =
+        QueueLimits { waiting: 4, batch: 2, linger: Duration::from_millis(100) };
 
     fn event(id: u32) -> EventEnvelope {
         let event = WebhookEvent::NodeGone(NodeId(0));

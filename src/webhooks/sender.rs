@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 
 use super::{
     event::{self, EventEnvelope, WebhookEvent},
-    queue::{QueueLimits, Next, Queue},
+    queue::{Next, Queue, QueueLimits},
     sign,
 };
 use crate::{
@@ -63,7 +63,11 @@ impl Webhooks {
     ///
     /// # Errors
     /// If no HTTP client can be made.
-    pub fn start(options: WebhookOptions, node: NodeId, metrics: Metrics) -> anyhow::Result<Arc<Self>> {
+    pub fn start(
+        options: WebhookOptions,
+        node: NodeId,
+        metrics: Metrics,
+    ) -> anyhow::Result<Arc<Self>> {
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
