@@ -10,7 +10,7 @@
 //!
 //! Shell: [`driver`] performs what a session says, [`messages`] is what it and the worker's hub say to each other. [`socket`], [`context`] and [`incoming`] are its actor on a
 //! WebSocket, the actix context that runs it on a bare connection ([`io`]), and what it reads of that. [`http_stream`]
-//! and [`pipe`] are its actor over a streamed response, and the way to that; [`sessions`] finds a session by its
+//! and [`pipe`] are its actor over a streamed response, and the way to that; [`emulated`] finds a session by its
 //! id, [`users`] the connections of a user.
 
 pub mod admitted;
@@ -18,6 +18,7 @@ mod calls;
 mod connecting;
 pub mod context;
 pub mod driver;
+pub mod emulated;
 pub mod handshake;
 pub mod http_stream;
 pub mod id;
@@ -27,7 +28,6 @@ pub mod messages;
 pub mod outbox;
 pub mod pipe;
 pub mod reply;
-pub mod sessions;
 pub mod socket;
 pub mod state;
 mod subscribing;

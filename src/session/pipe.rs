@@ -1,6 +1,6 @@
 //! SHELL. What is between the actor of a streamed response and the response's body: one outbox.
 //!
-//! The actor puts in what its client is to get; the HTTP dispatcher takes it out through [`Body`] as fast as
+//! The actor puts in what its client is to get; the HTTP dispatcher takes it out through [`StreamBody`] as fast as
 //! the client does. So what waits is seen and bounded by the actor, and the dispatcher holds no more than one
 //! write of it.
 
@@ -19,7 +19,7 @@ use bytes::Bytes;
 use super::{
     context::{Progress, Wire},
     driver::Line,
-    http_stream::{Gone, HttpStream},
+    http_stream::{HttpStream, StreamEnded},
     outbox::Outbox,
     reply,
 };
@@ -47,7 +47,7 @@ struct Pipe {
 }
 
 /// The actor's end of a pipe.
-pub struct Tap {
+pub struct StreamWriter {
     pipe: Rc<Pipe>,
     /// Set while no more is to be taken from the client.
     pub held: bool,
@@ -58,7 +58,7 @@ pub struct Tap {
 }
 
 /// The response's end of a pipe.
-pub struct Body {
+pub struct StreamBody {
     pipe: Rc<Pipe>,
     wire: Rc<Wire>,
     stream: Addr<HttpStream>,
@@ -66,7 +66,11 @@ pub struct Body {
 }
 
 /// A pipe to a client that reads this encoding, from the actor `stream`.
-pub fn pipe(encoding: Encoding, wire: Rc<Wire>, stream: Addr<HttpStream>) -> (Tap, Body) {
+pub fn pipe(
+    encoding: Encoding,
+    wire: Rc<Wire>,
+    stream: Addr<HttpStream>,
+) -> (StreamWriter, StreamBody) {
     let mut outbox = Outbox::new(encoding);
     if !encoding.prelude().is_empty() {
         outbox.push_frame(Bytes::from_static(encoding.prelude()));
@@ -78,11 +82,11 @@ pub fn pipe(encoding: Encoding, wire: Rc<Wire>, stream: Addr<HttpStream>) -> (Ta
         drain_mark: Cell::default(),
         taker: RefCell::default(),
     });
-    let tap = Tap { pipe: pipe.clone(), held: false, in_doubt: false, judged: false };
-    (tap, Body { pipe, wire, stream, in_vain: 0 })
+    let writer = StreamWriter { pipe: pipe.clone(), held: false, in_doubt: false, judged: false };
+    (writer, StreamBody { pipe, wire, stream, in_vain: 0 })
 }
 
-impl Tap {
+impl StreamWriter {
     /// Whether something was taken since this was last asked.
     pub fn take_progress(&self) -> bool {
         self.pipe.progress.take()
@@ -95,7 +99,7 @@ impl Tap {
     }
 }
 
-impl Line for Tap {
+impl Line for StreamWriter {
     fn push_reply(&mut self, reply: &Reply) {
         self.pipe.outbox.borrow_mut().push_reply(reply);
         self.wake();
@@ -164,7 +168,7 @@ impl Line for Tap {
     }
 }
 
-impl MessageBody for Body {
+impl MessageBody for StreamBody {
     type Error = Infallible;
 
     fn size(&self) -> BodySize {
@@ -198,9 +202,9 @@ impl MessageBody for Body {
 }
 
 /// The response is done, or its connection is gone.
-impl Drop for Body {
+impl Drop for StreamBody {
     fn drop(&mut self) {
         self.pipe.outbox.borrow_mut().forget();
-        self.stream.do_send(Gone);
+        self.stream.do_send(StreamEnded);
     }
 }

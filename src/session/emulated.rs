@@ -10,15 +10,15 @@ use actix::Addr;
 use bytes::Bytes;
 
 use super::{
-    http_stream::{Emulated, HttpStream},
+    http_stream::{EmulatedCommands, HttpStream},
     id::SessionId,
 };
 
 /// Sessions by their names.
 #[derive(Default)]
-pub struct Sessions(Mutex<HashMap<SessionId, Addr<HttpStream>>>);
+pub struct EmulatedSessions(Mutex<HashMap<SessionId, Addr<HttpStream>>>);
 
-impl Sessions {
+impl EmulatedSessions {
     /// A session begins.
     pub fn enter(&self, id: SessionId, stream: Addr<HttpStream>) {
         self.lock().insert(id, stream);
@@ -34,7 +34,7 @@ impl Sessions {
     pub fn give(&self, id: &SessionId, commands: Bytes) {
         let stream = self.lock().get(id).cloned();
         match stream {
-            Some(stream) => stream.do_send(Emulated(commands)),
+            Some(stream) => stream.do_send(EmulatedCommands(commands)),
             None => tracing::debug!("commands for a session that is not here"),
         }
     }
