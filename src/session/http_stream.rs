@@ -9,13 +9,8 @@ use actix::prelude::*;
 use bytes::Bytes;
 
 use super::{
-    context::Progress,
-    driver::{Driver, Line as _},
-    emulated::EmulatedSessions,
-    id::SessionId,
-    messages::ToSocket,
-    pipe::StreamWriter,
-    state::In,
+    context::Progress, driver::Driver, emulated::EmulatedSessions, id::SessionId,
+    messages::ToSocket, pipe::StreamWriter, state::In, transport::Transport as _,
 };
 use crate::protocol::codes::Disconnect;
 
@@ -53,7 +48,7 @@ impl HttpStream {
 
     /// To be called after whatever has happened.
     fn settle(&mut self, ctx: &mut Context<Self>) {
-        while !self.writer.held && self.writer.is_open() {
+        while !self.writer.paused && self.writer.is_open() {
             let Some(payload) = self.waiting.pop_front() else { break };
             self.driver.payload(payload, &mut self.writer);
         }
@@ -165,7 +160,7 @@ impl Handler<ToSocket> for HttpStream {
     type Result = ();
 
     fn handle(&mut self, message: ToSocket, ctx: &mut Self::Context) {
-        self.driver.told(message, &mut self.writer);
+        self.driver.from_hub(message, &mut self.writer);
         self.settle(ctx);
     }
 }

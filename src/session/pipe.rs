@@ -18,10 +18,10 @@ use bytes::Bytes;
 
 use super::{
     context::{Progress, Wire},
-    driver::Line,
     http_stream::{HttpStream, StreamEnded},
     outbox::Outbox,
     reply,
+    transport::Transport,
 };
 use crate::{
     protocol::{codes::Disconnect, encoding::Encoding, message::Reply},
@@ -50,7 +50,7 @@ struct Pipe {
 pub struct StreamWriter {
     pipe: Rc<Pipe>,
     /// Set while no more is to be taken from the client.
-    pub held: bool,
+    pub paused: bool,
     /// Set when more waits than may: whether the client is slow shows once the dispatcher had its turn.
     pub in_doubt: bool,
     /// The doubt is over: the next that exceeds the limit does.
@@ -82,7 +82,7 @@ pub fn pipe(
         drain_mark: Cell::default(),
         taker: RefCell::default(),
     });
-    let writer = StreamWriter { pipe: pipe.clone(), held: false, in_doubt: false, judged: false };
+    let writer = StreamWriter { pipe: pipe.clone(), paused: false, in_doubt: false, judged: false };
     (writer, StreamBody { pipe, wire, stream, in_vain: 0 })
 }
 
@@ -99,7 +99,7 @@ impl StreamWriter {
     }
 }
 
-impl Line for StreamWriter {
+impl Transport for StreamWriter {
     fn push_reply(&mut self, reply: &Reply) {
         self.pipe.outbox.borrow_mut().push_reply(reply);
         self.wake();
@@ -159,11 +159,11 @@ impl Line for StreamWriter {
         None
     }
 
-    fn hold(&mut self, hold: bool) {
-        self.held = hold;
+    fn pause_reading(&mut self, pause: bool) {
+        self.paused = pause;
     }
 
-    fn tell_when_down_to(&mut self, bytes: usize) {
+    fn notify_when_drained_to(&mut self, bytes: usize) {
         self.pipe.drain_mark.set(Some(bytes));
     }
 }
