@@ -397,15 +397,15 @@ pub struct Reply {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Error>,
     /// The result, or the push.
-    #[prost(oneof = "Body", tags = "4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15")]
+    #[prost(oneof = "ReplyBody", tags = "4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15")]
     #[serde(flatten)]
-    pub body: Option<Body>,
+    pub body: Option<ReplyBody>,
 }
 
 /// What a reply carries.
 #[derive(Clone, PartialEq, prost::Oneof, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Body {
+pub enum ReplyBody {
     /// Something happened in a room or to the connection.
     #[prost(message, tag = "4")]
     Push(Push),
@@ -464,39 +464,39 @@ pub struct Push {
     #[serde(skip_serializing_if = "is_default")]
     pub channel: String,
     /// What happened.
-    #[prost(oneof = "Event", tags = "4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "PushBody", tags = "4, 5, 6, 7, 8, 9, 10, 11, 12")]
     #[serde(flatten)]
-    pub event: Option<Event>,
+    pub event: Option<PushBody>,
 }
 
 /// What happened in a room.
 #[derive(Clone, PartialEq, prost::Oneof, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Event {
+pub enum PushBody {
     /// A message.
     #[prost(message, tag = "4")]
     Pub(Publication),
     /// Someone came.
     #[prost(message, tag = "5")]
-    Join(Presence),
+    Join(JoinLeavePush),
     /// Someone went.
     #[prost(message, tag = "6")]
-    Leave(Presence),
+    Leave(JoinLeavePush),
     /// The server ended the subscription.
     #[prost(message, tag = "7")]
-    Unsubscribe(Unsubscribe),
+    Unsubscribe(UnsubscribePush),
     /// A message of the application to the client alone.
     #[prost(message, tag = "8")]
-    Message(Message),
+    Message(MessagePush),
     /// The server put the client into the room.
     #[prost(message, tag = "9")]
-    Subscribe(Subscribe),
+    Subscribe(SubscribePush),
     /// The session is open; told on transports that go one way.
     #[prost(message, tag = "10")]
-    Connect(Connect),
+    Connect(ConnectPush),
     /// The session is over; told on transports that have no close frame.
     #[prost(message, tag = "11")]
-    Disconnect(Disconnect),
+    Disconnect(DisconnectPush),
     /// The connection has a new time to live.
     #[prost(message, tag = "12")]
     Refresh(Refresh),
@@ -504,7 +504,7 @@ pub enum Event {
 
 /// A message of the application to the client alone.
 #[derive(Clone, PartialEq, prost::Message, Serialize)]
-pub struct Message {
+pub struct MessagePush {
     /// The payload.
     #[prost(bytes = "bytes", tag = "1")]
     #[serde(serialize_with = "raw_to_json")]
@@ -513,7 +513,7 @@ pub struct Message {
 
 /// The server put the client into the room.
 #[derive(Clone, PartialEq, prost::Message, Serialize)]
-pub struct Subscribe {
+pub struct SubscribePush {
     /// Whether the client can recover what it missed.
     #[prost(bool, tag = "1")]
     #[serde(skip_serializing_if = "is_default")]
@@ -538,7 +538,7 @@ pub struct Subscribe {
 
 /// The session is open; told on transports that go one way. The fields are those of [`ConnectResult`].
 #[derive(Clone, PartialEq, prost::Message, Serialize)]
-pub struct Connect {
+pub struct ConnectPush {
     /// Connection id.
     #[prost(string, tag = "1")]
     pub client: String,
@@ -581,7 +581,7 @@ pub struct Connect {
 
 /// The session is over; told on transports that have no close frame.
 #[derive(Clone, PartialEq, prost::Message, Serialize)]
-pub struct Disconnect {
+pub struct DisconnectPush {
     /// See [`Disconnect`](super::codes::Disconnect).
     #[prost(uint32, tag = "1")]
     pub code: u32,
@@ -605,7 +605,7 @@ pub struct Refresh {
 
 /// Who came or went.
 #[derive(Clone, PartialEq, prost::Message, Serialize)]
-pub struct Presence {
+pub struct JoinLeavePush {
     /// The client.
     #[prost(message, optional, tag = "1")]
     pub info: Option<ClientInfo>,
@@ -657,7 +657,7 @@ pub struct Publication {
 
 /// The server ended the subscription.
 #[derive(Clone, PartialEq, prost::Message, Serialize)]
-pub struct Unsubscribe {
+pub struct UnsubscribePush {
     /// See [`Unsubscribed`](super::codes::Unsubscribed).
     #[prost(uint32, tag = "2")]
     pub code: u32,

@@ -17,7 +17,7 @@ use crate::{
     },
     protocol::{
         codes::{Disconnect, ErrorCode},
-        message::{Body, PublishRequest, Request as ClientRequest, RpcRequest, RpcResult},
+        message::{PublishRequest, ReplyBody, Request as ClientRequest, RpcRequest, RpcResult},
     },
     room::types::{ClientInfo, NewPublication, ReplyTo, Request, RoomName},
 };
@@ -233,7 +233,7 @@ impl Session {
                 self.publish_as(it, *changes, to, env).map(Some)
             }
             (Called::Backend(BackendResponse::Rpc(data)), ClientRequest::Rpc(_)) => {
-                out.push(Out::Reply(reply::result(id, Body::Rpc(RpcResult { data }))));
+                out.push(Out::Reply(reply::result(id, ReplyBody::Rpc(RpcResult { data }))));
                 Ok(None)
             }
             _ => Err(ErrorCode::Internal.into()),

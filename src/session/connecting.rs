@@ -21,8 +21,8 @@ use crate::{
     protocol::{
         codes::{Disconnect, ErrorCode},
         message::{
-            Body, ConnectRequest, ConnectResult, Event, Refresh, RefreshRequest, RefreshResult,
-            Request as ClientRequest, Sub, SubscribeRequest, SubscribeResult,
+            ConnectRequest, ConnectResult, PushBody, Refresh, RefreshRequest, RefreshResult,
+            ReplyBody, Request as ClientRequest, Sub, SubscribeRequest, SubscribeResult,
         },
     },
     room::{
@@ -263,7 +263,7 @@ impl Session {
             session: session.map(|it| it.to_string()).unwrap_or_default(),
             node: settings.node.clone(),
         };
-        out.push(Out::Reply(reply::result(id, Body::Connect(result))));
+        out.push(Out::Reply(reply::result(id, ReplyBody::Connect(result))));
         // Connections that came together must not be pinged together.
         let spread = (self.info.client.0 % 1024) as u32;
         self.next_ping = env.now + ping / 2 + ping * spread / 2048;
@@ -301,7 +301,7 @@ impl Session {
                     expires,
                     ttl,
                 };
-                out.push(Out::Reply(reply::result(id, Body::Refresh(result))));
+                out.push(Out::Reply(reply::result(id, ReplyBody::Refresh(result))));
                 self.wake_later(env, out);
                 Ok(None)
             }
@@ -328,7 +328,7 @@ impl Session {
         }
         self.expires_at = expires_at;
         let (expires, ttl) = self.connection_time_to_live(env);
-        out.push(Out::Reply(reply::push("", Event::Refresh(Refresh { expires, ttl }))));
+        out.push(Out::Reply(reply::push("", PushBody::Refresh(Refresh { expires, ttl }))));
         self.wake_later(env, out);
     }
 }

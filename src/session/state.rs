@@ -26,7 +26,7 @@ use crate::{
         codec::{self, Commands, Format},
         codes::{Disconnect, ErrorCode},
         message::{
-            self, Body, ChannelRequest, Command, Empty, HistoryRequest, PublishRequest, Reply,
+            self, ChannelRequest, Command, Empty, HistoryRequest, PublishRequest, Reply, ReplyBody,
             Request as ClientRequest,
         },
     },
@@ -423,7 +423,7 @@ impl Session {
             In::Subscribed { room, id, result } => self.subscribed(room, id, result, env, out),
             In::Unsubscribed { id } => {
                 self.in_flight = self.in_flight.saturating_sub(1);
-                out.push(Out::Reply(reply::result(id, Body::Unsubscribe(Empty {}))));
+                out.push(Out::Reply(reply::result(id, ReplyBody::Unsubscribe(Empty {}))));
             }
             In::Answer { id, answer } => self.answered(id, answer, env, out),
             In::Called(id, result) => self.called(id, result, env, out),

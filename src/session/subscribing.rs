@@ -18,7 +18,7 @@ use crate::{
         codec::Format,
         codes::{Disconnect, ErrorCode, Unsubscribed},
         message::{
-            Body, ChannelRequest, Empty, Refresh, Request as ClientRequest, SubRefreshRequest,
+            ChannelRequest, Empty, Refresh, ReplyBody, Request as ClientRequest, SubRefreshRequest,
             SubscribeRequest, SubscribeResult,
         },
     },
@@ -476,7 +476,7 @@ impl Session {
     ) {
         match asker {
             Asker::Client(id) => {
-                out.push(Out::Reply(reply::result(id, Body::Subscribe(result))));
+                out.push(Out::Reply(reply::result(id, ReplyBody::Subscribe(result))));
             }
             Asker::Connect => self.entered(room, Ok(result), env, out),
             Asker::Application => {
@@ -517,7 +517,7 @@ impl Session {
         }
         let Some(mut subscription) = self.remove(room) else {
             self.forget_call(room, out);
-            out.push(Out::Reply(reply::result(id, Body::Unsubscribe(Empty {}))));
+            out.push(Out::Reply(reply::result(id, ReplyBody::Unsubscribe(Empty {}))));
             return Ok(None);
         };
         if let Some(Pending { asker: Asker::Client(id), .. }) = subscription.take_pending() {
@@ -599,7 +599,7 @@ impl Session {
                 let expires_at = it.grant.expires_at;
                 self.prolong(room, expires_at, &[]);
                 let (expires, ttl) = env.time_to_live(expires_at);
-                let result = Body::SubRefresh(Refresh { expires, ttl });
+                let result = ReplyBody::SubRefresh(Refresh { expires, ttl });
                 out.push(Out::Reply(reply::result(id, result)));
                 self.wake_later(env, out);
                 Ok(None)
