@@ -30,7 +30,7 @@ use crate::{
     metrics::Metrics,
     room::actor::{AddHub, RoomRegistry},
     session::{
-        context::Wire, driver::Shared, emulated::EmulatedSessions, state::SessionSettings,
+        context::Wire, driver::Shared, emulated::EmulatedSessions, settings::SessionSettings,
         users::Users,
     },
     webhooks::sender::Webhooks,

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
+    commands::{Outcome, Refusal},
     reply,
-    state::{Call, CallFailed, Called, ConnectionState, Env, Out, Outcome, Refusal, Session},
+    settings::Env,
+    state::{Call, CallFailed, Called, ConnectionState, Out, Session},
 };
 use crate::{
     backend::{

@@ -8,8 +8,10 @@ use std::{
 use bytes::Bytes;
 
 use super::{
+    commands::{Outcome, Refusal},
     reply,
-    state::{Call, CallFailed, Called, ConnectionState, Env, Out, Outcome, Refusal, Session},
+    settings::Env,
+    state::{Call, CallFailed, Called, ConnectionState, Out, Session},
     subscribing::Asker,
 };
 use crate::{

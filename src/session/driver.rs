@@ -13,7 +13,8 @@ use super::{
     context::{Progress, Wire},
     id::SessionId,
     messages::{ConnectionAddress, FromSocket, HubAddress, Register, Tell, ToSocket},
-    state::{Call, CallFailed, Called, Env, In, Out, Session, SessionSettings},
+    settings::{Env, SessionSettings},
+    state::{Call, CallFailed, Called, In, Out, Session},
     transport::Transport,
 };
 use crate::{

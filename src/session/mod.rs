@@ -17,6 +17,7 @@
 
 pub mod admitted;
 mod calls;
+mod commands;
 mod connecting;
 pub mod context;
 pub mod driver;
@@ -26,10 +27,12 @@ pub mod http_stream;
 pub mod id;
 pub mod incoming;
 pub mod io;
+mod keepalive;
 pub mod messages;
 pub mod outbox;
 pub mod pipe;
 pub mod reply;
+pub mod settings;
 pub mod socket;
 pub mod state;
 mod subscribing;

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
+    commands::{Outcome, Refusal},
     reply,
-    state::{Call, ConnectionState, Env, Out, Outcome, Refusal, Session},
+    settings::Env,
+    state::{Call, ConnectionState, Out, Session},
 };
 use crate::{
     access::{
