@@ -12,7 +12,7 @@ use super::{
     reply,
     settings::Env,
     state::{Call, CallFailed, Called, ConnectionState, Out, Session},
-    subscribing::Asker,
+    subscription::Initiator,
 };
 use crate::{
     access::{
@@ -195,7 +195,7 @@ impl Session {
                 .get(&room)
                 .filter(|it| it.recover)
                 .map(|it| Since { epoch: it.epoch.clone(), offset: it.offset });
-            self.put_into(&room, &grant, since, Asker::Connect, env, out);
+            self.put_into(&room, &grant, since, Initiator::Connect, env, out);
             if self.state != ConnectionState::Connecting {
                 return;
             }

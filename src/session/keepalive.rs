@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     settings::Env,
     state::{ConnectionState, Out, Session},
-    subscribing::Subscription,
+    subscription::Subscription,
 };
 use crate::protocol::{codes::Disconnect, message::Reply};
 

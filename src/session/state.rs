@@ -13,7 +13,7 @@ use super::{
     id::SessionId,
     reply,
     settings::{Env, SessionSettings},
-    subscribing::{Asker, Subscription},
+    subscription::{Initiator, Subscription},
 };
 use crate::{
     backend::{headers::Headers, request::BackendRequest, response::BackendResponse},
@@ -404,7 +404,7 @@ impl Session {
         }
         match &control.action {
             Action::Subscribe { room, grant, since } => {
-                self.put_into(room, grant, since.clone(), Asker::Application, env, out);
+                self.put_into(room, grant, since.clone(), Initiator::Application, env, out);
             }
             Action::Unsubscribe { room } => self.take_out_of(room, out),
             Action::Disconnect { code, reason, except } => {
