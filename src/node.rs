@@ -39,7 +39,7 @@ use crate::{
         parts::{Parts, session_settings},
         tls::Certificate,
     },
-    session::{sessions::Sessions, users::Users},
+    session::{emulated::EmulatedSessions, users::Users},
     webhooks::sender::Webhooks,
 };
 
@@ -92,7 +92,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let me = node_info(&config, &bound, http)?;
     let metrics = Metrics::new()?;
     let users = Arc::new(Users::default());
-    let emulated = Arc::new(Sessions::default());
+    let emulated = Arc::new(EmulatedSessions::default());
     let webhooks = config.webhooks.clone();
     let webhooks = webhooks.map(|it| Webhooks::start(it, me.id(), metrics.clone())).transpose()?;
     let registry = start_registry(&config, &me, &metrics, (&users, &webhooks))?;
@@ -279,7 +279,7 @@ struct Starting<'a> {
     me: &'a NodeInfo,
     metrics: &'a Metrics,
     registry: &'a Addr<RoomRegistry>,
-    emulated: &'a Arc<Sessions>,
+    emulated: &'a Arc<EmulatedSessions>,
     views: watch::Sender<View>,
 }
 

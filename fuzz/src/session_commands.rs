@@ -17,7 +17,10 @@ use roomcast::{
     },
     runtime::time::Time,
     server::parts::session_settings,
-    session::state::{CallFailed, Env, In, Out, Session, SessionSettings},
+    session::{
+        settings::{Env, SessionSettings},
+        state::{CallFailed, In, Out, Session},
+    },
 };
 use serde_json::json;
 

@@ -4,7 +4,7 @@
 //! be over the limit, and the size of the chunks must not change what is decoded.
 
 use bytes::BytesMut;
-use roomcast::protocol::websocket::{Decoded, Decoder, Message, Violation};
+use roomcast::protocol::websocket::{Decoded, Decoder, Violation, WebSocketMessage};
 
 const LIMIT: usize = 4096;
 
@@ -17,7 +17,7 @@ pub fn run(input: &[u8]) {
 }
 
 /// All messages, and the violation that ended them, if one did.
-fn decode<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> (Vec<Message>, Option<u16>) {
+fn decode<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> (Vec<WebSocketMessage>, Option<u16>) {
     let (mut decoder, mut buffer, mut messages) = (Decoder::default(), BytesMut::new(), Vec::new());
     for chunk in chunks {
         buffer.extend_from_slice(chunk);
@@ -33,18 +33,18 @@ fn decode<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> (Vec<Message>, Option<u
     (messages, None)
 }
 
-fn within_limit(message: Message) -> Message {
+fn within_limit(message: WebSocketMessage) -> WebSocketMessage {
     let length = match &message {
-        Message::Text(payload) => {
+        WebSocketMessage::Text(payload) => {
             assert!(std::str::from_utf8(payload).is_ok(), "text that is not UTF-8");
             payload.len()
         }
-        Message::Binary(payload) => payload.len(),
-        Message::Ping(payload) => {
+        WebSocketMessage::Binary(payload) => payload.len(),
+        WebSocketMessage::Ping(payload) => {
             assert!(payload.len() <= 125, "a ping of {} bytes", payload.len());
             payload.len()
         }
-        Message::Pong | Message::Close(_) => 0,
+        WebSocketMessage::Pong | WebSocketMessage::Close(_) => 0,
     };
     assert!(length <= LIMIT, "a message of {length} bytes");
     message

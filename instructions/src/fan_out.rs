@@ -140,9 +140,9 @@ async fn open(shared: &Rc<Shared>, server: TcpStream) -> anyhow::Result<()> {
     let head = [0x81, 0x80 | COMMANDS.len() as u8, 0, 0, 0, 0];
     let sent = BytesMut::from(&[&head[..], COMMANDS].concat()[..]);
     let (context, mailbox) = SocketContext::new(server.into(), sent, encoding, shared.wire.clone());
-    let transport = ConnectionAddress::Socket(encoding, context.address());
+    let connection = ConnectionAddress::WebSocket(encoding, context.address());
     let admitted = Admitted { permit: None, user: None, headers: None };
-    let driver = Driver::begin(shared.clone(), transport, None, admitted).await?;
+    let driver = Driver::begin(shared.clone(), connection, None, admitted).await?;
     context.run(Socket::new(driver, None), mailbox);
     Ok(())
 }

@@ -1,13 +1,13 @@
 //! What is told to the application, as the configuration says it.
 
 use super::{Invalid, nearest, raw};
-use crate::webhooks::{event::KINDS, queue::Limits, sender::Options};
+use crate::webhooks::{event::KINDS, queue::QueueLimits, sender::WebhookOptions};
 
 /// The shortest secret.
 const MIN_SECRET: usize = 16;
 
 impl raw::Webhooks {
-    pub(super) fn check(&self) -> Result<Option<Options>, Invalid> {
+    pub(super) fn check(&self) -> Result<Option<WebhookOptions>, Invalid> {
         let wrong =
             |key: &str, problem: String| Err(Invalid::new(format!("webhooks.{key}"), problem));
         if self.endpoint.is_empty() {
@@ -32,12 +32,12 @@ impl raw::Webhooks {
         if self.batch_size == 0 || self.queue_max_events < self.batch_size {
             return wrong("batch_size", "1 at least, and queue_max_events at most".to_owned());
         }
-        Ok(Some(Options {
+        Ok(Some(WebhookOptions {
             endpoint: self.endpoint.clone(),
             secret: self.secret.clone(),
             kinds: self.events.clone(),
             timeout: self.timeout.0,
-            limits: Limits {
+            limits: QueueLimits {
                 waiting: self.queue_max_events,
                 batch: self.batch_size,
                 linger: self.batch_interval.0,

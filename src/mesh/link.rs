@@ -38,7 +38,7 @@ use crate::{
     metrics::Metrics,
     room::actor::{CatchUp, FromCluster, RoomRegistry},
     runtime::clock,
-    session::sessions::Sessions,
+    session::emulated::EmulatedSessions,
 };
 
 /// How often a link that has nothing to say says that it is there. A timer of the link's thread sees to it, so
@@ -73,7 +73,7 @@ pub struct Settings {
     /// The node's rooms.
     pub registry: Addr<RoomRegistry>,
     /// The sessions that commands may be for.
-    pub emulated: Arc<Sessions>,
+    pub emulated: Arc<EmulatedSessions>,
 }
 
 /// Why there is no link.

@@ -154,8 +154,8 @@ mod tests {
 
     use super::*;
     use crate::protocol::message::{
-        Body, ChannelRequest, ConnectResult, Event, Publication, PublishRequest, Push, Request,
-        Sub, SubscribeResult,
+        ChannelRequest, ConnectResult, Publication, PublishRequest, Push, PushBody, ReplyBody,
+        Request, Sub, SubscribeResult,
     };
 
     fn decode(format: Format, payload: Bytes) -> Result<Vec<Command>, DecodeError> {
@@ -176,8 +176,8 @@ mod tests {
     fn publication(data: &'static [u8]) -> Reply {
         let publication =
             Publication { data: Bytes::from_static(data), offset: 7, ..Default::default() };
-        let push = Push { channel: "r".into(), event: Some(Event::Pub(publication)) };
-        Reply { body: Some(Body::Push(push)), ..Default::default() }
+        let push = Push { channel: "r".into(), event: Some(PushBody::Pub(publication)) };
+        Reply { body: Some(ReplyBody::Push(push)), ..Default::default() }
     }
 
     #[test]
@@ -251,7 +251,7 @@ mod tests {
     fn a_room_with_nothing_to_say_of_it_is_not_left_out() {
         let sub = Sub { channel: "r".into(), result: Some(SubscribeResult::default()) };
         let result = ConnectResult { subs: vec![sub], ..Default::default() };
-        let reply = Reply { id: 1, body: Some(Body::Connect(result)), ..Default::default() };
+        let reply = Reply { id: 1, body: Some(ReplyBody::Connect(result)), ..Default::default() };
         let json = encoded(Format::Json, std::slice::from_ref(&reply));
         assert!(json.ends_with(b"\"subs\":{\"r\":{}}}}"), "{json:?}");
         // Field 6, five bytes: field 1 is "r", field 2 is there and empty.

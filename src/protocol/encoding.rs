@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     codec::{self, Format},
-    message::{Body, Connect, ConnectResult, Event, Push, Reply},
+    message::{ConnectPush, ConnectResult, Push, PushBody, Reply, ReplyBody},
     websocket::{self, Opcode},
 };
 
@@ -140,16 +140,16 @@ impl Encoding {
 /// is answered there; a ping is an empty push.
 fn write_push(reply: &Reply, to: &mut BytesMut) {
     match &reply.body {
-        Some(Body::Push(push)) => codec::write_json(push, to),
-        Some(Body::Connect(result)) => {
-            let event = Some(Event::Connect(result.into()));
+        Some(ReplyBody::Push(push)) => codec::write_json(push, to),
+        Some(ReplyBody::Connect(result)) => {
+            let event = Some(PushBody::Connect(result.into()));
             codec::write_json(&Push { event, ..Default::default() }, to);
         }
         _ => to.extend_from_slice(b"{}"),
     }
 }
 
-impl From<&ConnectResult> for Connect {
+impl From<&ConnectResult> for ConnectPush {
     fn from(result: &ConnectResult) -> Self {
         Self {
             client: result.client.clone(),
@@ -173,12 +173,12 @@ mod tests {
 
     fn replies() -> [Reply; 3] {
         let publication = Publication { data: Bytes::from_static(b"1"), ..Default::default() };
-        let push = Push { channel: "r".into(), event: Some(Event::Pub(publication)) };
+        let push = Push { channel: "r".into(), event: Some(PushBody::Pub(publication)) };
         let connect =
             ConnectResult { client: "c".into(), version: "v".into(), ..Default::default() };
         [
-            Reply { id: 1, body: Some(Body::Connect(connect)), ..Default::default() },
-            Reply { body: Some(Body::Push(push)), ..Default::default() },
+            Reply { id: 1, body: Some(ReplyBody::Connect(connect)), ..Default::default() },
+            Reply { body: Some(ReplyBody::Push(push)), ..Default::default() },
             Reply::default(),
         ]
     }

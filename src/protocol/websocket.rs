@@ -44,7 +44,7 @@ impl Opcode {
 
 /// A whole message, or a control frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Message {
+pub enum WebSocketMessage {
     /// Text, checked to be UTF-8.
     Text(Bytes),
     /// Bytes.
@@ -169,11 +169,11 @@ impl Partial {
         Ok(())
     }
 
-    fn finish(self) -> Result<Message, Violation> {
+    fn finish(self) -> Result<WebSocketMessage, Violation> {
         match self.opcode {
             Opcode::Text if self.valid < self.payload.len() => Err(Violation::Utf8),
-            Opcode::Text => Ok(Message::Text(self.payload.freeze())),
-            _ => Ok(Message::Binary(self.payload.freeze())),
+            Opcode::Text => Ok(WebSocketMessage::Text(self.payload.freeze())),
+            _ => Ok(WebSocketMessage::Binary(self.payload.freeze())),
         }
     }
 }
@@ -182,7 +182,7 @@ impl Partial {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Decoded {
     /// A message is complete.
-    Message(Message),
+    Message(WebSocketMessage),
     /// It was a fragment, and there may be more in the buffer: whoever decodes can let others have a turn.
     Fragment,
     /// Its end is not there yet.
@@ -262,11 +262,15 @@ impl Decoder {
         Ok(())
     }
 
-    fn accept(&mut self, header: &Header, payload: BytesMut) -> Result<Option<Message>, Violation> {
+    fn accept(
+        &mut self,
+        header: &Header,
+        payload: BytesMut,
+    ) -> Result<Option<WebSocketMessage>, Violation> {
         match header.opcode {
-            Opcode::Ping => Ok(Some(Message::Ping(payload.freeze()))),
-            Opcode::Pong => Ok(Some(Message::Pong)),
-            Opcode::Close => close_code(&payload).map(|code| Some(Message::Close(code))),
+            Opcode::Ping => Ok(Some(WebSocketMessage::Ping(payload.freeze()))),
+            Opcode::Pong => Ok(Some(WebSocketMessage::Pong)),
+            Opcode::Close => close_code(&payload).map(|code| Some(WebSocketMessage::Close(code))),
             Opcode::Continuation => {
                 let Some(mut partial) = self.partial.take() else { return Ok(None) };
                 partial.add_fragment(payload)?;
@@ -406,7 +410,7 @@ mod tests {
         bytes
     }
 
-    fn decode_in_chunks(bytes: &[u8], chunk: usize) -> Result<Vec<Message>, Violation> {
+    fn decode_in_chunks(bytes: &[u8], chunk: usize) -> Result<Vec<WebSocketMessage>, Violation> {
         let (mut decoder, mut buffer, mut messages) =
             (Decoder::default(), BytesMut::new(), Vec::new());
         for piece in bytes.chunks(chunk.max(1)) {
@@ -428,8 +432,10 @@ mod tests {
         bytes.extend(masked(0x89, b"?"));
         bytes.extend(masked(0x00, &"ü".as_bytes()[..1]));
         bytes.extend(masked(0x80, &"ü".as_bytes()[1..]));
-        let expected =
-            vec![Message::Ping(Bytes::from_static(b"?")), Message::Text(Bytes::from("grü"))];
+        let expected = vec![
+            WebSocketMessage::Ping(Bytes::from_static(b"?")),
+            WebSocketMessage::Text(Bytes::from("grü")),
+        ];
         for chunk in 1..bytes.len() {
             assert_eq!(decode_in_chunks(&bytes, chunk), Ok(expected.clone()), "chunk {chunk}");
         }
@@ -520,7 +526,7 @@ mod tests {
         fn any_chunking_gives_the_same(payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..5),
                                        chunk in 1usize..400) {
             let bytes: Vec<u8> = payloads.iter().flat_map(|payload| masked(0x82, payload)).collect();
-            let expected: Vec<Message> = payloads.into_iter().map(|payload| Message::Binary(payload.into())).collect();
+            let expected: Vec<WebSocketMessage> = payloads.into_iter().map(|payload| WebSocketMessage::Binary(payload.into())).collect();
             prop_assert_eq!(decode_in_chunks(&bytes, chunk), Ok(expected));
         }
 

@@ -145,7 +145,7 @@ impl RoomRegistry {
             }
             Out::Tell(what) => {
                 if let Some(webhooks) = &self.webhooks {
-                    webhooks.tell(what);
+                    webhooks.enqueue(what);
                 }
             }
             Out::Findings { to, findings } => {

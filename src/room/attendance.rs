@@ -12,7 +12,7 @@ use super::{
     room::{Role, Room},
     types::{ClientId, ClientInfo, Event},
 };
-use crate::{cluster::node::NodeId, webhooks::event::Happening};
+use crate::{cluster::node::NodeId, webhooks::event::WebhookEvent};
 
 impl Room {
     /// A client has come to a node.
@@ -89,7 +89,7 @@ impl Room {
         let Some(home) = self.home_mut().filter(|_| tells) else { return };
         if home.occupied && !anyone {
             home.occupied = false;
-            node.out.push(Out::Tell(Happening::Vacated(name)));
+            node.out.push(Out::Tell(WebhookEvent::Vacated(name)));
         }
     }
 
@@ -99,9 +99,9 @@ impl Room {
         if let Some(home) = self.home_mut()
             && !std::mem::replace(&mut home.occupied, true)
         {
-            node.out.push(Out::Tell(Happening::Occupied(name.clone())));
+            node.out.push(Out::Tell(WebhookEvent::Occupied(name.clone())));
         }
-        node.out.push(Out::Tell(Happening::Join(name, info.clone())));
+        node.out.push(Out::Tell(WebhookEvent::Join(name, info.clone())));
     }
 
     fn announce_join(&mut self, at: NodeId, info: Arc<ClientInfo>, node: &mut Node) {
@@ -118,7 +118,7 @@ impl Room {
     fn announce_leave(&mut self, info: Arc<ClientInfo>, node: &mut Node) {
         self.attendance += 1;
         if self.options.webhooks {
-            node.out.push(Out::Tell(Happening::Leave(self.name.clone(), info.clone())));
+            node.out.push(Out::Tell(WebhookEvent::Leave(self.name.clone(), info.clone())));
         }
         if info.is_announced(self.options.join_leave) {
             self.deliver_local(Event::Leave(info.clone()), node);

@@ -26,7 +26,7 @@ use crate::{
     },
     mesh::version::{self, MeshVersion},
     runtime::time::Time,
-    webhooks::event::Happening,
+    webhooks::event::WebhookEvent,
 };
 
 /// What the registry wants done.
@@ -82,7 +82,7 @@ pub enum Out {
     /// Do this to the connections of a user that are here.
     Control(Arc<Control>),
     /// Tell the application.
-    Tell(Happening),
+    Tell(WebhookEvent),
     /// Answer a survey that an API call made.
     Findings {
         /// The API call.

@@ -426,7 +426,7 @@ mod tests {
     fn the_application_is_told_who_comes_and_goes() {
         use crate::{
             room::types::{ClientId, ClientInfo, MemberFlags, SocketRef, Subscribe},
-            webhooks::event::Happening,
+            webhooks::event::WebhookEvent,
         };
         let mut state = alone(Settings::default());
         let told = RoomOptions { webhooks: true, ..Default::default() };
@@ -440,7 +440,7 @@ mod tests {
                 Out::Tell(what) => Some(what),
                 _ => None,
             });
-            kinds.map(|it| Happening::kind(&it)).collect::<Vec<_>>()
+            kinds.map(|it| WebhookEvent::kind(&it)).collect::<Vec<_>>()
         };
         let come = |slot: u32| {
             Request::Subscribe(Subscribe {

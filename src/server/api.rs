@@ -404,9 +404,9 @@ fn result(answer: Answer) -> Called {
     let reply = reply::answer(0, answer, usize::MAX);
     match (reply.error, reply.body) {
         (Some(error), _) => Err(error),
-        (_, Some(message::Body::Presence(result))) => written(&result),
-        (_, Some(message::Body::PresenceStats(result))) => written(&result),
-        (_, Some(message::Body::History(result))) => written(&result),
+        (_, Some(message::ReplyBody::Presence(result))) => written(&result),
+        (_, Some(message::ReplyBody::PresenceStats(result))) => written(&result),
+        (_, Some(message::ReplyBody::History(result))) => written(&result),
         (_, _) => Err(ErrorCode::Internal.into()),
     }
 }

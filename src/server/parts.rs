@@ -30,7 +30,8 @@ use crate::{
     metrics::Metrics,
     room::actor::{AddHub, RoomRegistry},
     session::{
-        context::Wire, driver::Shared, sessions::Sessions, state::SessionSettings, users::Users,
+        context::Wire, driver::Shared, emulated::EmulatedSessions, settings::SessionSettings,
+        users::Users,
     },
     webhooks::sender::Webhooks,
 };
@@ -57,7 +58,7 @@ pub struct Parts {
     /// How many clients there are, where they are limited.
     pub counter: Option<ConnectionCounter>,
     /// The sessions whose clients send by requests of their own.
-    pub emulated: Arc<Sessions>,
+    pub emulated: Arc<EmulatedSessions>,
     /// Where the workers' hubs are announced, so that they can be told to stop.
     pub hubs: tokio::sync::mpsc::UnboundedSender<Addr<Hub>>,
     /// Whether the node is to leave.

@@ -27,10 +27,10 @@ use crate::{
     session::{
         admitted::Admitted,
         driver::{self, Driver},
+        http_stream::HttpStream,
         id::SessionId,
         messages::ConnectionAddress,
-        pipe::{self, Body},
-        stream::Stream,
+        pipe::{self, StreamBody},
     },
 };
 
@@ -95,7 +95,7 @@ async fn answer(
     }
 }
 
-fn respond(request: &HttpRequest, encoding: Encoding, body: Body) -> HttpResponse {
+fn respond(request: &HttpRequest, encoding: Encoding, body: StreamBody) -> HttpResponse {
     let kind = match encoding {
         Encoding::Events | Encoding::OneWayEvents => "text/event-stream; charset=utf-8",
         Encoding::StreamProtobuf => "application/octet-stream",
@@ -115,7 +115,7 @@ async fn open(
     body: web::Payload,
     limit: fn(&Config) -> usize,
     encoding: Encoding,
-) -> Result<Body, Refusal> {
+) -> Result<StreamBody, Refusal> {
     let worker = request.app_data::<Rc<Worker>>().ok_or_else(failed)?.clone();
     let admitted = admission::admit(&worker.parts, request.head())?;
     let first = match *request.method() {
@@ -144,17 +144,17 @@ async fn start(
     encoding: Encoding,
     admitted: Admitted,
     first: Bytes,
-) -> Option<Body> {
+) -> Option<StreamBody> {
     let shared = worker.shared();
-    let context = Context::<Stream>::new();
+    let context = Context::<HttpStream>::new();
     let address = context.address();
     let session = SessionId::new(driver::random().ok()?);
-    let transport = ConnectionAddress::Stream(encoding, address.clone());
-    let driver = Driver::begin(shared.clone(), transport, Some(session), admitted).await.ok()?;
+    let connection = ConnectionAddress::HttpStream(encoding, address.clone());
+    let driver = Driver::begin(shared.clone(), connection, Some(session), admitted).await.ok()?;
     let listens = encoding.is_one_way();
     let entry = (!listens).then(|| (worker.parts.emulated.clone(), session));
-    let (tap, body) = pipe::pipe(encoding, shared.wire.clone(), address);
-    context.run(Stream::new(driver, tap, first, entry));
+    let (writer, body) = pipe::pipe(encoding, shared.wire.clone(), address);
+    context.run(HttpStream::new(driver, writer, first, entry));
     Some(body)
 }
 

@@ -167,9 +167,9 @@ where
     let rest = BytesMut::from(&parts.read_buf[..]);
     drop((parts.read_buf, parts.write_buf));
     let (context, mailbox) = SocketContext::new(io, rest, encoding, shared.wire.clone());
-    let transport = ConnectionAddress::Socket(encoding, context.address());
+    let connection = ConnectionAddress::WebSocket(encoding, context.address());
     let session = encoding.is_one_way().then(driver::random).transpose()?.map(SessionId::new);
-    let driver = Driver::begin(shared, transport, session, admitted).await?;
+    let driver = Driver::begin(shared, connection, session, admitted).await?;
     context.run(Socket::new(driver, first.map(Bytes::from)), mailbox);
     Ok(())
 }

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
+    commands::{Outcome, Refusal},
     reply,
-    state::{Call, CallFailed, Called, ConnectionState, Env, Out, Outcome, Refusal, Session},
+    settings::Env,
+    state::{Call, CallFailed, Called, ConnectionState, Out, Session},
 };
 use crate::{
     backend::{
@@ -17,7 +19,7 @@ use crate::{
     },
     protocol::{
         codes::{Disconnect, ErrorCode},
-        message::{Body, PublishRequest, Request as ClientRequest, RpcRequest, RpcResult},
+        message::{PublishRequest, ReplyBody, Request as ClientRequest, RpcRequest, RpcResult},
     },
     room::types::{ClientInfo, NewPublication, ReplyTo, Request, RoomName},
 };
@@ -233,7 +235,7 @@ impl Session {
                 self.publish_as(it, *changes, to, env).map(Some)
             }
             (Called::Backend(BackendResponse::Rpc(data)), ClientRequest::Rpc(_)) => {
-                out.push(Out::Reply(reply::result(id, Body::Rpc(RpcResult { data }))));
+                out.push(Out::Reply(reply::result(id, ReplyBody::Rpc(RpcResult { data }))));
                 Ok(None)
             }
             _ => Err(ErrorCode::Internal.into()),

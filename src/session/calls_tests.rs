@@ -6,11 +6,15 @@ use super::*;
 use crate::{
     access::grant::{Credentials, Grant},
     backend::{
-        options::{BackendId, Methods, RoomProxies},
+        options::{BackendId, Methods, Proxies, RoomProxies, Verdict},
         request::Operation,
         response::{Publish, Refreshed},
     },
-    room::types::NewPublication,
+    protocol::message,
+    room::{
+        options::{Namespaces, RoomOptions},
+        types::NewPublication,
+    },
 };
 
 const CONNECT: BackendId = BackendId(0);

@@ -8,9 +8,11 @@ use std::{
 use bytes::Bytes;
 
 use super::{
+    commands::{Outcome, Refusal},
     reply,
-    state::{Call, CallFailed, Called, ConnectionState, Env, Out, Outcome, Refusal, Session},
-    subscribing::Asker,
+    settings::Env,
+    state::{Call, CallFailed, Called, ConnectionState, Out, Session},
+    subscription::Initiator,
 };
 use crate::{
     access::{
@@ -21,8 +23,8 @@ use crate::{
     protocol::{
         codes::{Disconnect, ErrorCode},
         message::{
-            Body, ConnectRequest, ConnectResult, Event, Refresh, RefreshRequest, RefreshResult,
-            Request as ClientRequest, Sub, SubscribeRequest, SubscribeResult,
+            ConnectRequest, ConnectResult, PushBody, Refresh, RefreshRequest, RefreshResult,
+            ReplyBody, Request as ClientRequest, Sub, SubscribeRequest, SubscribeResult,
         },
     },
     room::{
@@ -193,7 +195,7 @@ impl Session {
                 .get(&room)
                 .filter(|it| it.recover)
                 .map(|it| Since { epoch: it.epoch.clone(), offset: it.offset });
-            self.put_into(&room, &grant, since, Asker::Connect, env, out);
+            self.put_into(&room, &grant, since, Initiator::Connect, env, out);
             if self.state != ConnectionState::Connecting {
                 return;
             }
@@ -263,7 +265,7 @@ impl Session {
             session: session.map(|it| it.to_string()).unwrap_or_default(),
             node: settings.node.clone(),
         };
-        out.push(Out::Reply(reply::result(id, Body::Connect(result))));
+        out.push(Out::Reply(reply::result(id, ReplyBody::Connect(result))));
         // Connections that came together must not be pinged together.
         let spread = (self.info.client.0 % 1024) as u32;
         self.next_ping = env.now + ping / 2 + ping * spread / 2048;
@@ -301,7 +303,7 @@ impl Session {
                     expires,
                     ttl,
                 };
-                out.push(Out::Reply(reply::result(id, Body::Refresh(result))));
+                out.push(Out::Reply(reply::result(id, ReplyBody::Refresh(result))));
                 self.wake_later(env, out);
                 Ok(None)
             }
@@ -328,7 +330,7 @@ impl Session {
         }
         self.expires_at = expires_at;
         let (expires, ttl) = self.connection_time_to_live(env);
-        out.push(Out::Reply(reply::push("", Event::Refresh(Refresh { expires, ttl }))));
+        out.push(Out::Reply(reply::push("", PushBody::Refresh(Refresh { expires, ttl }))));
         self.wake_later(env, out);
     }
 }

@@ -56,7 +56,7 @@ pub struct Wire {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub enum Progress {
-    /// No more waits than was asked by [`SocketContext::tell_when_down_to`].
+    /// No more waits than was asked by [`SocketContext::notify_when_drained_to`].
     Drained,
     /// Something waits, and for [`Wire::write_timeout`] the client has taken nothing.
     Stalled,
@@ -78,7 +78,7 @@ pub struct SocketContext<A: Actor<Context = Self>> {
     handshake: Handshake,
     incoming: Incoming,
     /// Set while no more is to be taken from the client.
-    hold: bool,
+    paused: bool,
     /// The client broke the protocol: once it is told so, nothing more is sent.
     broken: bool,
     drain_mark: Option<usize>,
@@ -102,7 +102,7 @@ where
             wire,
             handshake: Handshake::default(),
             incoming: Incoming::new(rest),
-            hold: false,
+            paused: false,
             broken: false,
             drain_mark: None,
             progress: false,
@@ -183,21 +183,21 @@ impl<A: Actor<Context = Self>> SocketContext<A> {
     }
 
     /// Whether to take no more from the client for now.
-    pub fn hold(&mut self, hold: bool) {
-        self.hold = hold;
+    pub fn pause_reading(&mut self, pause: bool) {
+        self.paused = pause;
     }
 
     /// What the client sent next, unless no more is to be taken from it. That ends by something that the actor
     /// handles, and then this is asked again.
     fn poll_incoming(&mut self, cx: &mut TaskContext<'_>) -> Poll<Option<FromClient>> {
-        if self.hold {
+        if self.paused {
             return Poll::Pending;
         }
         self.incoming.poll_next(&self.io, self.wire.message_limit, cx)
     }
 
     /// Sends [`Progress::Drained`] once no more than this waits in the outbox.
-    pub fn tell_when_down_to(&mut self, bytes: usize) {
+    pub fn notify_when_drained_to(&mut self, bytes: usize) {
         self.drain_mark = Some(bytes);
     }
 

@@ -1,7 +1,7 @@
 //! SHELL. What every connection does with its session, whatever it goes over.
 //!
 //! In: what the client sends, what the hub has for it, how the writing goes. Out: what the session says, done:
-//! replies to the connection's [`Line`], requests to the rooms, wishes to be woken to the hub.
+//! replies to the connection's [`Transport`], requests to the rooms, timers to the hub.
 
 use std::{cell::RefCell, io, rc::Rc, sync::Arc};
 
@@ -13,7 +13,9 @@ use super::{
     context::{Progress, Wire},
     id::SessionId,
     messages::{ConnectionAddress, FromSocket, HubAddress, Register, Tell, ToSocket},
-    state::{Call, CallFailed, Called, Env, In, Out, Session, SessionSettings},
+    settings::{Env, SessionSettings},
+    state::{Call, CallFailed, Called, In, Out, Session},
+    transport::Transport,
 };
 use crate::{
     access::{connection_counter::ConnectionPermit, jwks::Fetchers},
@@ -22,14 +24,14 @@ use crate::{
         request::{BackendRequest, TransportInfo},
     },
     metrics::Metrics,
-    protocol::{codec::Format, codes::Disconnect, encoding::Encoding, message::Reply},
+    protocol::{codec::Format, codes::Disconnect, encoding::Encoding},
     room::{
         actor::{Ask, RoomRegistry},
         types::{ClientId, ClientInfo, SocketRef},
     },
     runtime::{clock, time::Time},
     session::users::Users,
-    webhooks::{event::Happening, sender::Webhooks},
+    webhooks::{event::WebhookEvent, sender::Webhooks},
 };
 
 /// What all connections of a worker share.
@@ -58,38 +60,6 @@ pub struct Shared {
     pub users: Arc<Users>,
     /// Reused by all connections of the thread, so that a session's outputs cost no allocation.
     pub outputs: RefCell<Vec<Out>>,
-}
-
-/// The way to a client: what a driver needs of a connection.
-pub trait Line {
-    /// Adds a reply or push for this client alone.
-    fn push_reply(&mut self, reply: &Reply);
-    /// Adds bytes that are complete, and may be shared with other connections.
-    fn push_frame(&mut self, frame: Bytes);
-    /// Adds some that must not leave before [`Line::release`].
-    fn hold_frame(&mut self, frame: Bytes);
-    /// What was held may leave.
-    fn release(&mut self);
-    /// The replies so far leave together.
-    fn end_batch(&mut self);
-    /// What waits, in bytes, with what it costs to keep them.
-    fn queued(&self) -> usize;
-    /// Whether the client has had its chance to take what waits, and left more than this.
-    fn exceeds(&mut self, bytes: usize) -> bool;
-    /// Forgets what waits.
-    fn clear(&mut self);
-    /// Offers the client what waits, if that can be done now.
-    fn flush(&mut self);
-    /// Whether messages still go to and fro.
-    fn is_open(&self) -> bool;
-    /// Says goodbye. If the client's own goodbye is awaited, it says until when.
-    fn close(&mut self, code: u16, reason: &str) -> Option<Time>;
-    /// Ends a connection whose client has not said goodbye in time. If there is time left, it says until when.
-    fn give_up(&mut self) -> Option<Time>;
-    /// Whether to take no more from the client for now.
-    fn hold(&mut self, hold: bool);
-    /// Sends [`Progress::Drained`] once no more than this waits.
-    fn tell_when_down_to(&mut self, bytes: usize);
 }
 
 /// A session and what it takes to run it.
@@ -155,50 +125,50 @@ impl Driver {
     }
 
     /// A message of the client.
-    pub fn payload(&mut self, payload: Bytes, line: &mut impl Line) {
+    pub fn payload(&mut self, payload: Bytes, transport: &mut impl Transport) {
         self.shared.metrics.messages_received.inc();
         self.shared.metrics.bytes_received.inc_by(payload.len() as u64);
-        self.input(In::Payload(payload), line);
+        self.input(In::Payload(payload), transport);
     }
 
     /// Anything for the session to decide on.
-    pub fn input(&mut self, input: In, line: &mut impl Line) {
-        self.step(input, line);
-        while !self.is_congested(line) && self.session.can_go_on(&self.shared.settings) {
-            self.step(In::GoOn, line);
+    pub fn input(&mut self, input: In, transport: &mut impl Transport) {
+        self.step(input, transport);
+        while !self.is_congested(transport) && self.session.can_go_on(&self.shared.settings) {
+            self.step(In::GoOn, transport);
         }
-        self.regulate(line);
+        self.regulate(transport);
     }
 
-    fn step(&mut self, input: In, line: &mut impl Line) {
+    fn step(&mut self, input: In, transport: &mut impl Transport) {
         let shared = self.shared.clone();
         let mut outputs = shared.outputs.take();
         let env = Env {
             settings: &shared.settings,
             now: clock::now(),
             wall: clock::unix_seconds(),
-            congested: self.is_congested(line),
-            space: shared.outbox_limit.saturating_sub(line.queued()),
+            congested: self.is_congested(transport),
+            space: shared.outbox_limit.saturating_sub(transport.queued()),
         };
         self.session.handle(input, env, &mut outputs);
         for output in outputs.drain(..) {
-            self.perform(output, line);
+            self.perform(output, transport);
         }
         shared.outputs.replace(outputs);
-        line.end_batch();
-        if self.barred && line.is_open() {
-            return self.step(In::Disconnect(Disconnect::ConnectionLimit), line);
+        transport.end_batch();
+        if self.barred && transport.is_open() {
+            return self.step(In::Disconnect(Disconnect::ConnectionLimit), transport);
         }
         if !self.session.is_connecting() {
-            line.release();
+            transport.release();
         }
     }
 
-    fn perform(&mut self, output: Out, line: &mut impl Line) {
+    fn perform(&mut self, output: Out, transport: &mut impl Transport) {
         match output {
             // Nothing has come of what it asks for before it is let in, so there is nothing to undo.
             Out::Reply(_) | Out::Request(..) if self.barred => {}
-            Out::Reply(reply) => line.push_reply(&reply),
+            Out::Reply(reply) => transport.push_reply(&reply),
             Out::Request(room, request) => self.shared.registry.do_send(Ask(room, request)),
             Out::WakeAt(at) => self.wake_at(at),
             Out::Call(number, call) => self.call(number, call),
@@ -207,14 +177,14 @@ impl Driver {
                 let limit = self.shared.user_limit;
                 self.barred = limit > 0 && connections > limit && !user.is_empty();
                 self.user = Some(user);
-                self.tell(Happening::Connect);
+                self.notify_application(WebhookEvent::Connect);
             }
             Out::Close(why) => {
                 let (code, reason) = why.parts();
                 self.shared.metrics.disconnects.with_label_values(&[&code.to_string()]).inc();
                 tracing::debug!(socket = ?self.place, code, reason, "closing a connection");
                 self.closed_with = code;
-                if let Some(until) = line.close(code, reason) {
+                if let Some(until) = transport.close(code, reason) {
                     self.wake_at(until);
                 }
             }
@@ -252,10 +222,10 @@ impl Driver {
         });
     }
 
-    /// Of a client that has too many connections there is nothing to tell.
-    fn tell(&self, what: impl FnOnce(Arc<ClientInfo>) -> Happening) {
+    /// Sends an event to the webhooks; of a client that is turned away for too many connections there are none.
+    fn notify_application(&self, event: impl FnOnce(Arc<ClientInfo>) -> WebhookEvent) {
         if let Some(webhooks) = self.shared.webhooks.as_ref().filter(|_| !self.barred) {
-            webhooks.tell(what(self.session.client().clone()));
+            webhooks.enqueue(event(self.session.client().clone()));
         }
     }
 
@@ -264,73 +234,73 @@ impl Driver {
     }
 
     /// Whether more than half of what may wait for the client does, after it was offered.
-    fn is_congested(&self, line: &mut impl Line) -> bool {
+    fn is_congested(&self, transport: &mut impl Transport) -> bool {
         let half = self.shared.outbox_limit / 2;
-        if line.queued() > half {
-            line.flush();
+        if transport.queued() > half {
+            transport.flush();
         }
-        line.queued() > half
+        transport.queued() > half
     }
 
     /// Slows down a client that does not take the answers to what it sends, and lets go of one that takes
     /// far too little: it holds up no one but itself.
-    pub fn regulate(&mut self, line: &mut impl Line) {
-        let congested = self.is_congested(line);
-        if congested && line.is_open() && line.exceeds(self.shared.outbox_limit) {
-            line.clear();
-            self.step(In::Disconnect(Disconnect::Slow), line);
+    pub fn regulate(&mut self, transport: &mut impl Transport) {
+        let congested = self.is_congested(transport);
+        if congested && transport.is_open() && transport.exceeds(self.shared.outbox_limit) {
+            transport.clear();
+            self.step(In::Disconnect(Disconnect::Slow), transport);
         }
         if congested {
-            line.tell_when_down_to(self.shared.outbox_limit / 2);
+            transport.notify_when_drained_to(self.shared.outbox_limit / 2);
         }
         // Of a client that is being let go everything is read, since its close frame is among it.
         let busy = congested || self.session.is_busy(&self.shared.settings);
-        line.hold(busy && line.is_open());
+        transport.pause_reading(busy && transport.is_open());
     }
 
     /// How the writing goes.
-    pub fn progress(&mut self, progress: Progress, line: &mut impl Line) {
+    pub fn progress(&mut self, progress: Progress, transport: &mut impl Transport) {
         match progress {
-            Progress::Drained => self.input(In::GoOn, line),
+            Progress::Drained => self.input(In::GoOn, transport),
             Progress::Stalled => {
-                line.clear();
-                self.input(In::Disconnect(Disconnect::WriteError), line);
+                transport.clear();
+                self.input(In::Disconnect(Disconnect::WriteError), transport);
             }
         }
     }
 
-    /// What the hub has for the client.
-    pub fn told(&mut self, message: ToSocket, line: &mut impl Line) {
+    /// Takes what the hub has for the client.
+    pub fn from_hub(&mut self, message: ToSocket, transport: &mut impl Transport) {
         match message {
-            ToSocket::Frame(frame) if line.is_open() => {
+            ToSocket::Frame(frame) if transport.is_open() => {
                 if self.session.is_connecting() {
-                    line.hold_frame(frame);
+                    transport.hold_frame(frame);
                 } else {
-                    line.push_frame(frame);
+                    transport.push_frame(frame);
                 }
-                if line.queued() > self.shared.outbox_limit / 2 {
-                    self.regulate(line);
+                if transport.queued() > self.shared.outbox_limit / 2 {
+                    self.regulate(transport);
                 }
             }
             ToSocket::Frame(_) => {}
             ToSocket::Input(input) => match *input {
-                In::Wake if !line.is_open() => {
-                    if let Some(until) = line.give_up() {
+                In::Wake if !transport.is_open() => {
+                    if let Some(until) = transport.give_up() {
                         self.wake_at(until);
                     }
                 }
-                input => self.input(input, line),
+                input => self.input(input, transport),
             },
         }
     }
 
     /// The connection is gone.
-    pub fn stopped(&mut self, line: &mut impl Line) {
-        self.input(In::Closed, line);
+    pub fn stopped(&mut self, transport: &mut impl Transport) {
+        self.input(In::Closed, transport);
         if let Some(user) = self.user.take() {
             self.shared.users.leave(&user, self.place);
             let code = self.closed_with;
-            self.tell(|info| Happening::Disconnect(info, code));
+            self.notify_application(|info| WebhookEvent::Disconnect(info, code));
         }
         self.shared.hub.from_socket.do_send(FromSocket::Closed(self.place));
     }

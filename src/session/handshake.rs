@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::{
-    protocol::websocket::{self, Message, Violation},
+    protocol::websocket::{self, Violation, WebSocketMessage},
     runtime::time::Time,
 };
 
@@ -72,21 +72,21 @@ impl Handshake {
     }
 
     /// Takes the next frame of the client.
-    pub fn receive(&mut self, frame: Result<Message, Violation>) -> Received {
+    pub fn receive(&mut self, frame: Result<WebSocketMessage, Violation>) -> Received {
         match (self.0, frame) {
-            (Phase::Open, Ok(Message::Text(payload))) => Received::Text(payload),
-            (Phase::Open, Ok(Message::Binary(payload))) => Received::Binary(payload),
-            (Phase::Open, Ok(Message::Ping(payload))) => Received::Ping(payload),
-            (Phase::Open, Ok(Message::Close(code))) => {
+            (Phase::Open, Ok(WebSocketMessage::Text(payload))) => Received::Text(payload),
+            (Phase::Open, Ok(WebSocketMessage::Binary(payload))) => Received::Binary(payload),
+            (Phase::Open, Ok(WebSocketMessage::Ping(payload))) => Received::Ping(payload),
+            (Phase::Open, Ok(WebSocketMessage::Close(code))) => {
                 self.end();
                 Received::Over(Some(websocket::close_frame(code.unwrap_or(1000), "")))
             }
             (Phase::Open, Err(violation)) => Received::Violation(violation),
-            (Phase::Closing(_), Ok(Message::Close(_)) | Err(_)) => {
+            (Phase::Closing(_), Ok(WebSocketMessage::Close(_)) | Err(_)) => {
                 self.end();
                 Received::Over(None)
             }
-            (Phase::Open, Ok(Message::Pong)) | (Phase::Closing(_) | Phase::Over, _) => {
+            (Phase::Open, Ok(WebSocketMessage::Pong)) | (Phase::Closing(_) | Phase::Over, _) => {
                 Received::Nothing
             }
         }
@@ -103,8 +103,11 @@ mod tests {
     fn the_client_closes() {
         let mut handshake = Handshake::default();
         let frame = websocket::close_frame(1001, "");
-        assert_eq!(handshake.receive(Ok(Message::Close(Some(1001)))), Received::Over(Some(frame)));
-        assert_eq!(handshake.receive(Ok(Message::Ping(Bytes::new()))), Received::Nothing);
+        assert_eq!(
+            handshake.receive(Ok(WebSocketMessage::Close(Some(1001)))),
+            Received::Over(Some(frame))
+        );
+        assert_eq!(handshake.receive(Ok(WebSocketMessage::Ping(Bytes::new()))), Received::Nothing);
         assert_eq!(handshake.close(3001, "", NOW), None);
     }
 
@@ -114,8 +117,8 @@ mod tests {
         assert_eq!(handshake.close(3501, "why", NOW), Some(websocket::close_frame(3501, "why")));
         assert_eq!(handshake.close(3001, "", NOW), None);
         assert_eq!(handshake.closing_until(), Some(NOW + CLOSE_TIMEOUT));
-        assert_eq!(handshake.receive(Ok(Message::Text(Bytes::new()))), Received::Nothing);
-        assert_eq!(handshake.receive(Ok(Message::Close(None))), Received::Over(None));
+        assert_eq!(handshake.receive(Ok(WebSocketMessage::Text(Bytes::new()))), Received::Nothing);
+        assert_eq!(handshake.receive(Ok(WebSocketMessage::Close(None))), Received::Over(None));
         assert_eq!(handshake.closing_until(), None);
     }
 }

@@ -6,11 +6,11 @@ use std::{
     task::{Context, Poll},
 };
 
-use actix::Message as ActixMessage;
+use actix::Message;
 use bytes::BytesMut;
 
 use super::io::Io;
-use crate::protocol::websocket::{Decoded, Decoder, Message, Violation};
+use crate::protocol::websocket::{Decoded, Decoder, Violation, WebSocketMessage};
 
 /// Bytes that one read takes at most, per thread and not per socket.
 const READ_BUFFER: usize = 64 * 1024;
@@ -22,9 +22,9 @@ thread_local! {
 }
 
 /// A frame of the client, or how it broke the protocol.
-#[derive(ActixMessage)]
+#[derive(Message)]
 #[rtype(result = "()")]
-pub struct FromClient(pub Result<Message, Violation>);
+pub struct FromClient(pub Result<WebSocketMessage, Violation>);
 
 /// The client's frames, as they come in. Ends with the connection.
 pub struct Incoming {

@@ -5,30 +5,30 @@
 use actix::{dev::ToEnvelope, prelude::*};
 use bytes::Bytes;
 
-use super::{socket::Socket, state::In, stream::Stream};
+use super::{http_stream::HttpStream, socket::Socket, state::In};
 use crate::{protocol::encoding::Encoding, room::types::SocketRef, runtime::time::Time};
 
 /// Where a connection's actor is reached, and in which encoding its client reads. To the hub all connections are sockets.
 pub enum ConnectionAddress {
     /// A WebSocket.
-    Socket(Encoding, Addr<Socket>),
+    WebSocket(Encoding, Addr<Socket>),
     /// A streamed response.
-    Stream(Encoding, Addr<Stream>),
+    HttpStream(Encoding, Addr<HttpStream>),
 }
 
 impl ConnectionAddress {
     /// Sends it there, in the order of the calls.
     pub fn do_send(&self, message: ToSocket) {
         match self {
-            Self::Socket(_, addr) => addr.do_send(message),
-            Self::Stream(_, addr) => addr.do_send(message),
+            Self::WebSocket(_, addr) => addr.do_send(message),
+            Self::HttpStream(_, addr) => addr.do_send(message),
         }
     }
 
     /// How what is for the client is written.
     pub fn encoding(&self) -> Encoding {
         match self {
-            Self::Socket(encoding, _) | Self::Stream(encoding, _) => *encoding,
+            Self::WebSocket(encoding, _) | Self::HttpStream(encoding, _) => *encoding,
         }
     }
 }

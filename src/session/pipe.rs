@@ -1,6 +1,6 @@
 //! SHELL. What is between the actor of a streamed response and the response's body: one outbox.
 //!
-//! The actor puts in what its client is to get; the HTTP dispatcher takes it out through [`Body`] as fast as
+//! The actor puts in what its client is to get; the HTTP dispatcher takes it out through [`StreamBody`] as fast as
 //! the client does. So what waits is seen and bounded by the actor, and the dispatcher holds no more than one
 //! write of it.
 
@@ -18,10 +18,10 @@ use bytes::Bytes;
 
 use super::{
     context::{Progress, Wire},
-    driver::Line,
+    http_stream::{HttpStream, StreamEnded},
     outbox::Outbox,
     reply,
-    stream::{Gone, Stream},
+    transport::Transport,
 };
 use crate::{
     protocol::{codes::Disconnect, encoding::Encoding, message::Reply},
@@ -47,10 +47,10 @@ struct Pipe {
 }
 
 /// The actor's end of a pipe.
-pub struct Tap {
+pub struct StreamWriter {
     pipe: Rc<Pipe>,
     /// Set while no more is to be taken from the client.
-    pub held: bool,
+    pub paused: bool,
     /// Set when more waits than may: whether the client is slow shows once the dispatcher had its turn.
     pub in_doubt: bool,
     /// The doubt is over: the next that exceeds the limit does.
@@ -58,15 +58,19 @@ pub struct Tap {
 }
 
 /// The response's end of a pipe.
-pub struct Body {
+pub struct StreamBody {
     pipe: Rc<Pipe>,
     wire: Rc<Wire>,
-    stream: Addr<Stream>,
+    stream: Addr<HttpStream>,
     in_vain: u32,
 }
 
 /// A pipe to a client that reads this encoding, from the actor `stream`.
-pub fn pipe(encoding: Encoding, wire: Rc<Wire>, stream: Addr<Stream>) -> (Tap, Body) {
+pub fn pipe(
+    encoding: Encoding,
+    wire: Rc<Wire>,
+    stream: Addr<HttpStream>,
+) -> (StreamWriter, StreamBody) {
     let mut outbox = Outbox::new(encoding);
     if !encoding.prelude().is_empty() {
         outbox.push_frame(Bytes::from_static(encoding.prelude()));
@@ -78,11 +82,11 @@ pub fn pipe(encoding: Encoding, wire: Rc<Wire>, stream: Addr<Stream>) -> (Tap, B
         drain_mark: Cell::default(),
         taker: RefCell::default(),
     });
-    let tap = Tap { pipe: pipe.clone(), held: false, in_doubt: false, judged: false };
-    (tap, Body { pipe, wire, stream, in_vain: 0 })
+    let writer = StreamWriter { pipe: pipe.clone(), paused: false, in_doubt: false, judged: false };
+    (writer, StreamBody { pipe, wire, stream, in_vain: 0 })
 }
 
-impl Tap {
+impl StreamWriter {
     /// Whether something was taken since this was last asked.
     pub fn take_progress(&self) -> bool {
         self.pipe.progress.take()
@@ -95,7 +99,7 @@ impl Tap {
     }
 }
 
-impl Line for Tap {
+impl Transport for StreamWriter {
     fn push_reply(&mut self, reply: &Reply) {
         self.pipe.outbox.borrow_mut().push_reply(reply);
         self.wake();
@@ -155,16 +159,16 @@ impl Line for Tap {
         None
     }
 
-    fn hold(&mut self, hold: bool) {
-        self.held = hold;
+    fn pause_reading(&mut self, pause: bool) {
+        self.paused = pause;
     }
 
-    fn tell_when_down_to(&mut self, bytes: usize) {
+    fn notify_when_drained_to(&mut self, bytes: usize) {
         self.pipe.drain_mark.set(Some(bytes));
     }
 }
 
-impl MessageBody for Body {
+impl MessageBody for StreamBody {
     type Error = Infallible;
 
     fn size(&self) -> BodySize {
@@ -198,9 +202,9 @@ impl MessageBody for Body {
 }
 
 /// The response is done, or its connection is gone.
-impl Drop for Body {
+impl Drop for StreamBody {
     fn drop(&mut self) {
         self.pipe.outbox.borrow_mut().forget();
-        self.stream.do_send(Gone);
+        self.stream.do_send(StreamEnded);
     }
 }

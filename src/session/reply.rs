@@ -10,8 +10,8 @@ use crate::{
         codes::{ErrorCode, Unsubscribed},
         delta,
         message::{
-            self, Body, Empty, HistoryResult, PresenceResult, PresenceStatsResult, Push, Reply,
-            SubscribeResult,
+            self, Empty, HistoryResult, PresenceResult, PresenceStatsResult, Push, Reply,
+            ReplyBody, SubscribeResult,
         },
     },
     room::{
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The reply to command `id` with a result.
-pub fn result(id: u32, body: Body) -> Reply {
+pub fn result(id: u32, body: ReplyBody) -> Reply {
     Reply { id, error: None, body: Some(body) }
 }
 
@@ -55,12 +55,14 @@ pub fn answer(id: u32, answer: Answer, limit: usize) -> Reply {
         Answer::Presence(clients) if !are_within(&clients, limit) => {
             return failure(id, ErrorCode::LimitExceeded);
         }
-        Answer::Published(_) => Body::Publish(Empty {}),
-        Answer::Presence(clients) => Body::Presence(PresenceResult { presence: by_id(&clients) }),
-        Answer::PresenceStats { clients, users } => {
-            Body::PresenceStats(PresenceStatsResult { num_clients: clients, num_users: users })
+        Answer::Published(_) => ReplyBody::Publish(Empty {}),
+        Answer::Presence(clients) => {
+            ReplyBody::Presence(PresenceResult { presence: by_id(&clients) })
         }
-        Answer::History(publications, position) => Body::History(HistoryResult {
+        Answer::PresenceStats { clients, users } => {
+            ReplyBody::PresenceStats(PresenceStatsResult { num_clients: clients, num_users: users })
+        }
+        Answer::History(publications, position) => ReplyBody::History(HistoryResult {
             publications: fitting(&publications, limit).iter().map(publication).collect(),
             epoch: position.epoch.to_string(),
             offset: position.offset,
@@ -156,11 +158,12 @@ pub fn subscribe_result(
 
 /// The push for what happened in a room; none for what isn't told in these words.
 pub fn event(channel: &str, event: &Event) -> Option<Reply> {
-    let presence = |info: &Arc<ClientInfo>| message::Presence { info: Some(client_info(info)) };
+    let presence =
+        |info: &Arc<ClientInfo>| message::JoinLeavePush { info: Some(client_info(info)) };
     let event = match event {
-        Event::Publication(it) => message::Event::Pub(publication(it)),
-        Event::Join(info) => message::Event::Join(presence(info)),
-        Event::Leave(info) => message::Event::Leave(presence(info)),
+        Event::Publication(it) => message::PushBody::Pub(publication(it)),
+        Event::Join(info) => message::PushBody::Join(presence(info)),
+        Event::Leave(info) => message::PushBody::Leave(presence(info)),
         Event::InsufficientState => return None,
     };
     Some(push(channel, event))
@@ -174,7 +177,7 @@ pub fn publication_push(
     before: Option<&Publication>,
     format: Format,
 ) -> Reply {
-    push(channel, message::Event::Pub(in_form(it, form, before, format)))
+    push(channel, message::PushBody::Pub(in_form(it, form, before, format)))
 }
 
 fn as_changes(publications: &[Arc<Publication>], format: Format) -> Vec<message::Publication> {
@@ -212,29 +215,32 @@ fn in_form(
 /// The push that ends a subscription.
 pub fn unsubscribe(channel: &str, why: Unsubscribed) -> Reply {
     let (code, reason) = why.parts();
-    push(channel, message::Event::Unsubscribe(message::Unsubscribe { code, reason: reason.into() }))
+    push(
+        channel,
+        message::PushBody::Unsubscribe(message::UnsubscribePush { code, reason: reason.into() }),
+    )
 }
 
 /// The push that ends a session on transports without a close frame.
 pub fn disconnect(code: u16, reason: &str) -> Reply {
-    let disconnect = message::Disconnect { code: code.into(), reason: reason.to_owned() };
-    push("", message::Event::Disconnect(disconnect))
+    let disconnect = message::DisconnectPush { code: code.into(), reason: reason.to_owned() };
+    push("", message::PushBody::Disconnect(disconnect))
 }
 
 /// The push that puts a client into a room, and those of what it missed there.
 pub fn subscribe_pushes(channel: &str, result: SubscribeResult) -> impl Iterator<Item = Reply> {
     let SubscribeResult { recoverable, positioned, epoch, offset, data, publications, .. } = result;
-    let subscribe = message::Subscribe { recoverable, epoch, offset, positioned, data };
-    let missed = publications.into_iter().map(message::Event::Pub);
-    std::iter::once(message::Event::Subscribe(subscribe))
+    let subscribe = message::SubscribePush { recoverable, epoch, offset, positioned, data };
+    let missed = publications.into_iter().map(message::PushBody::Pub);
+    std::iter::once(message::PushBody::Subscribe(subscribe))
         .chain(missed)
         .map(|event| push(channel, event))
 }
 
 /// Something that happens in a room, or, without one, to the connection.
-pub fn push(channel: &str, event: message::Event) -> Reply {
+pub fn push(channel: &str, event: message::PushBody) -> Reply {
     let push = Push { channel: channel.to_owned(), event: Some(event) };
-    Reply { body: Some(Body::Push(push)), ..Default::default() }
+    Reply { body: Some(ReplyBody::Push(push)), ..Default::default() }
 }
 
 /// Clients by their ids.

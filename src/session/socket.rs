@@ -7,11 +7,12 @@ use bytes::Bytes;
 
 use super::{
     context::{Data, Progress, SocketContext},
-    driver::{Driver, Line},
+    driver::Driver,
     incoming::FromClient,
     messages::ToSocket,
     reply,
     state::In,
+    transport::Transport,
 };
 use crate::{
     protocol::{codec::Format, codes::Disconnect, message::Reply, websocket::Violation},
@@ -90,11 +91,11 @@ impl Handler<ToSocket> for Socket {
     type Result = ();
 
     fn handle(&mut self, message: ToSocket, ctx: &mut Context) {
-        self.0.told(message, ctx);
+        self.0.from_hub(message, ctx);
     }
 }
 
-impl Line for Context {
+impl Transport for Context {
     fn push_reply(&mut self, reply: &Reply) {
         self.outbox.push_reply(reply);
     }
@@ -147,11 +148,11 @@ impl Line for Context {
         SocketContext::give_up(self)
     }
 
-    fn hold(&mut self, hold: bool) {
-        SocketContext::hold(self, hold);
+    fn pause_reading(&mut self, pause: bool) {
+        SocketContext::pause_reading(self, pause);
     }
 
-    fn tell_when_down_to(&mut self, bytes: usize) {
-        SocketContext::tell_when_down_to(self, bytes);
+    fn notify_when_drained_to(&mut self, bytes: usize) {
+        SocketContext::notify_when_drained_to(self, bytes);
     }
 }

@@ -1,13 +1,17 @@
 //! What a session answers, command by command.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::*;
 use crate::{
+    access::verifier::Verifier,
+    backend::options::Proxies,
     protocol::codec,
     room::{
-        options::Permissions,
-        types::{Epoch, Failure, Position, Publication, Recovery},
+        options::{Audience, Namespaces, Permissions, RoomOptions},
+        types::{Epoch, Failure, Position, Publication, Recovery, Since},
     },
 };
 

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::{
+    commands::{Outcome, Refusal},
     reply,
-    state::{Call, ConnectionState, Env, Out, Outcome, Refusal, Session},
+    settings::Env,
+    state::{Call, Out, Session},
+    subscription::{Initiator, More, Pending, Subscription},
 };
 use crate::{
     access::{
@@ -16,11 +17,8 @@ use crate::{
     backend::request::Operation,
     protocol::{
         codec::Format,
-        codes::{Disconnect, ErrorCode, Unsubscribed},
-        message::{
-            Body, ChannelRequest, Empty, Refresh, Request as ClientRequest, SubRefreshRequest,
-            SubscribeRequest, SubscribeResult,
-        },
+        codes::{Disconnect, ErrorCode},
+        message::{ReplyBody, Request as ClientRequest, SubscribeRequest, SubscribeResult},
     },
     room::{
         filter::Filter,
@@ -32,68 +30,6 @@ use crate::{
         wishes::Wish,
     },
 };
-
-/// A room that the client is in, or is about to be.
-#[derive(Debug)]
-pub(super) struct Subscription {
-    pub(super) room: RoomName,
-    /// Boxed, since most have nothing of it.
-    more: Option<Box<More>>,
-}
-
-/// What a subscription has only for a while, or seldom.
-#[derive(Debug, Default)]
-struct More {
-    /// Until the room has answered.
-    pending: Option<Pending>,
-    /// When it ends unless it is refreshed, in Unix time.
-    expires_at: Option<i64>,
-    /// The server has put the client there.
-    server_side: bool,
-    /// Who the client is, if it is somebody else here.
-    info: Option<Arc<ClientInfo>>,
-}
-
-impl More {
-    fn is_empty(&self) -> bool {
-        self.pending.is_none()
-            && self.expires_at.is_none()
-            && !self.server_side
-            && self.info.is_none()
-    }
-}
-
-/// Who wants the client in a room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asker {
-    /// The client, by the command of this number.
-    Client(u32),
-    /// The server, as the client connects.
-    Connect,
-    /// The application, later.
-    Application,
-}
-
-impl Asker {
-    /// The number that the room's answer bears. Commands of clients have none that is 0.
-    fn id(self) -> u32 {
-        match self {
-            Self::Client(id) => id,
-            Self::Connect | Self::Application => 0,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Pending {
-    asker: Asker,
-    recoverable: bool,
-    positioned: bool,
-    since: Option<Since>,
-    must_recover: bool,
-    data: Bytes,
-    wish: Option<Wish>,
-}
 
 /// Whether a client may enter a room.
 enum Decided {
@@ -143,34 +79,8 @@ fn here(grant: &Grant, alone: bool, options: &RoomOptions) -> Option<Here> {
     (here != Here::default()).then_some(here)
 }
 
-impl Subscription {
-    /// Whether the client knows that it is there.
-    pub(super) fn is_live(&self) -> bool {
-        self.pending().is_none()
-    }
-
-    /// When it ends unless it is refreshed, in Unix time.
-    pub(super) fn expires_at(&self) -> Option<i64> {
-        self.more.as_ref()?.expires_at
-    }
-
-    fn pending(&self) -> Option<&Pending> {
-        self.more.as_ref()?.pending.as_ref()
-    }
-
-    fn is_server_side(&self) -> bool {
-        self.more.as_ref().is_some_and(|it| it.server_side)
-    }
-
-    fn take_pending(&mut self) -> Option<Pending> {
-        let pending = self.more.as_mut()?.pending.take();
-        self.more.take_if(|it| it.is_empty());
-        pending
-    }
-}
-
 impl Session {
-    fn subscription(&mut self, room: &str) -> Option<&mut Subscription> {
+    pub(super) fn subscription(&mut self, room: &str) -> Option<&mut Subscription> {
         self.subscriptions.iter_mut().find(|it| *it.room == *room)
     }
 
@@ -261,7 +171,7 @@ impl Session {
             must_recover: request.flag & 2 != 0,
             wish,
         };
-        Ok(self.enter(&request.channel, options, grant, wanted, Asker::Client(id)))
+        Ok(self.enter(&request.channel, options, grant, wanted, Initiator::Client(id)))
     }
 
     fn is_asked_for(&self, room: &str) -> bool {
@@ -309,7 +219,7 @@ impl Session {
             .ok_or(ErrorCode::PermissionDenied.into())
     }
 
-    fn is_for_me(&self, user: &str, client: &str) -> bool {
+    pub(super) fn is_for_me(&self, user: &str, client: &str) -> bool {
         *user == *self.info.user && (client.is_empty() || client == self.info.client.to_string())
     }
 
@@ -319,13 +229,13 @@ impl Session {
         room: &str,
         grant: &Grant,
         since: Option<Since>,
-        asker: Asker,
+        initiator: Initiator,
         env: Env<'_>,
         out: &mut Vec<Out>,
     ) {
         let options = match self.options(room, env) {
             Ok(options) => options,
-            Err(error) => return self.not_entered(room, asker, error, env, out),
+            Err(error) => return self.not_entered(room, initiator, error, env, out),
         };
         if self.is_asked_for(room) {
             return;
@@ -338,12 +248,12 @@ impl Session {
             recoverable: options.allow_recovery,
             positioned: options.allow_positioning,
             join_leave: false,
-            alone: asker == Asker::Connect && self.is_for_one_connection(room, env),
+            alone: initiator == Initiator::Connect && self.is_for_one_connection(room, env),
             since,
             must_recover: false,
             wish: None,
         };
-        let (room, request) = self.enter(room, options, grant, wanted, asker);
+        let (room, request) = self.enter(room, options, grant, wanted, initiator);
         out.push(Out::Request(room, request));
     }
 
@@ -360,7 +270,7 @@ impl Session {
         options: &RoomOptions,
         grant: &Grant,
         wanted: Wanted,
-        asker: Asker,
+        initiator: Initiator,
     ) -> (RoomName, Request) {
         self.forget_refresh(room);
         let overrides = &grant.overrides;
@@ -380,7 +290,7 @@ impl Session {
             Arc::new(ClientInfo { here: Some(Box::new(here)), ..(*self.info).clone() })
         });
         let pending = Pending {
-            asker,
+            initiator,
             recoverable,
             positioned,
             since: since.clone(),
@@ -391,7 +301,7 @@ impl Session {
         let more = More {
             pending: Some(pending),
             expires_at: grant.expires_at,
-            server_side: !matches!(asker, Asker::Client(_)),
+            server_side: !matches!(initiator, Initiator::Client(_)),
             info: info.clone(),
         };
         // Most clients are in very few rooms.
@@ -404,7 +314,7 @@ impl Session {
         let flags = MemberFlags { join_leave: push || wanted.join_leave, positioned };
         let subscribe = Subscribe {
             socket: self.socket,
-            id: asker.id(),
+            id: initiator.id(),
             info: info.unwrap_or_else(|| self.info.clone()),
             flags,
             wish: wanted.wish,
@@ -424,11 +334,11 @@ impl Session {
         out: &mut Vec<Out>,
     ) {
         let is_it = |it: &Subscription| {
-            it.room == room && it.pending().is_some_and(|it| it.asker.id() == id)
+            it.room == room && it.pending().is_some_and(|it| it.initiator.id() == id)
         };
         let Some(index) = self.subscriptions.iter().position(is_it) else { return };
         let Some(pending) = self.subscriptions[index].take_pending() else { return };
-        if let Asker::Client(_) = pending.asker {
+        if let Initiator::Client(_) = pending.initiator {
             self.in_flight = self.in_flight.saturating_sub(1);
         }
         let wish = pending.wish.as_ref();
@@ -441,7 +351,7 @@ impl Session {
                 self.subscriptions.swap_remove(index);
                 out.push(self.leave(room.clone(), ReplyTo::Nobody));
                 let error = ErrorCode::UnrecoverablePosition;
-                self.not_entered(&room, pending.asker, error, env, out);
+                self.not_entered(&room, pending.initiator, error, env, out);
             }
             Ok(it) => {
                 // From here on the name that the whole node shares.
@@ -450,18 +360,18 @@ impl Session {
                 // A client is told of an end that it can do something about.
                 let told = expires_at.filter(|_| env.sub_refresh_backend(&room).is_none());
                 let (expires, ttl) = env.time_to_live(told);
-                let Pending { asker, recoverable, positioned, since, data, .. } = pending;
+                let Pending { initiator, recoverable, positioned, since, data, .. } = pending;
                 let result =
                     reply::subscribe_result(&it, since.as_ref(), recoverable, positioned, delta);
                 let result = SubscribeResult { expires, ttl, data, ..result };
-                self.tell_entered(&room, asker, result, env, out);
+                self.tell_entered(&room, initiator, result, env, out);
                 if expires_at.is_some() {
                     self.wake_later(env, out);
                 }
             }
             Err(error) => {
                 self.subscriptions.swap_remove(index);
-                self.not_entered(&room, pending.asker, error, env, out);
+                self.not_entered(&room, pending.initiator, error, env, out);
             }
         }
     }
@@ -469,17 +379,17 @@ impl Session {
     fn tell_entered(
         &mut self,
         room: &str,
-        asker: Asker,
+        initiator: Initiator,
         result: SubscribeResult,
         env: Env<'_>,
         out: &mut Vec<Out>,
     ) {
-        match asker {
-            Asker::Client(id) => {
-                out.push(Out::Reply(reply::result(id, Body::Subscribe(result))));
+        match initiator {
+            Initiator::Client(id) => {
+                out.push(Out::Reply(reply::result(id, ReplyBody::Subscribe(result))));
             }
-            Asker::Connect => self.entered(room, Ok(result), env, out),
-            Asker::Application => {
+            Initiator::Connect => self.entered(room, Ok(result), env, out),
+            Initiator::Application => {
                 out.extend(reply::subscribe_pushes(room, result).map(Out::Reply));
             }
         }
@@ -488,176 +398,17 @@ impl Session {
     fn not_entered(
         &mut self,
         room: &str,
-        asker: Asker,
+        initiator: Initiator,
         error: ErrorCode,
         env: Env<'_>,
         out: &mut Vec<Out>,
     ) {
-        match asker {
-            Asker::Client(id) => out.push(Out::Reply(reply::failure(id, error))),
-            Asker::Connect => self.entered(room, Err(error), env, out),
+        match initiator {
+            Initiator::Client(id) => out.push(Out::Reply(reply::failure(id, error))),
+            Initiator::Connect => self.entered(room, Err(error), env, out),
             // The application was told what is wrong with its call; what fails later, the client notices
             // as little as before.
-            Asker::Application => {}
+            Initiator::Application => {}
         }
-    }
-
-    /// Takes an unsubscribe command.
-    pub(super) fn unsubscribe(
-        &mut self,
-        id: u32,
-        request: &ChannelRequest,
-        to: ReplyTo,
-        env: Env<'_>,
-        out: &mut Vec<Out>,
-    ) -> Outcome {
-        let room = request.channel.as_str();
-        if room.is_empty() || room.len() > env.settings.channel_max_length {
-            return Err(ErrorCode::BadRequest.into());
-        }
-        let Some(mut subscription) = self.remove(room) else {
-            self.forget_call(room, out);
-            out.push(Out::Reply(reply::result(id, Body::Unsubscribe(Empty {}))));
-            return Ok(None);
-        };
-        if let Some(Pending { asker: Asker::Client(id), .. }) = subscription.take_pending() {
-            // Its subscribe gets no other answer any more.
-            self.in_flight = self.in_flight.saturating_sub(1);
-            out.push(Out::Reply(reply::failure(id, ErrorCode::Internal)));
-        }
-        Ok(Some((subscription.room, self.unsubscribe_request(to))))
-    }
-
-    fn unsubscribe_request(&self, reply: ReplyTo) -> Request {
-        Request::Unsubscribe { socket: self.socket, client: self.info.client, reply }
-    }
-
-    fn remove(&mut self, room: &str) -> Option<Subscription> {
-        let index = self.subscriptions.iter().position(|it| *it.room == *room)?;
-        Some(self.subscriptions.swap_remove(index))
-    }
-
-    /// The application takes the client out of a room.
-    pub(super) fn take_out_of(&mut self, room: &str, out: &mut Vec<Out>) {
-        self.forget_call(room, out);
-        if let Some(mut subscription) = self.remove(room) {
-            if let Some(Pending { asker: Asker::Client(id), .. }) = subscription.take_pending() {
-                self.in_flight = self.in_flight.saturating_sub(1);
-                out.push(Out::Reply(reply::failure(id, ErrorCode::PermissionDenied)));
-            }
-            self.end_subscription(subscription, Unsubscribed::Server, out);
-        }
-    }
-
-    fn end_subscription(&self, it: Subscription, why: Unsubscribed, out: &mut Vec<Out>) {
-        let push = reply::unsubscribe(&it.room, why);
-        out.push(self.leave(it.room, ReplyTo::Nobody));
-        out.push(Out::Reply(push));
-    }
-
-    /// The client can't have seen everything that was said in a room.
-    pub(super) fn insufficient_state(&mut self, room: &RoomName, out: &mut Vec<Out>) {
-        match self.subscriptions.iter().find(|it| it.is_live() && it.room == *room) {
-            None => {}
-            // A client asks anew for rooms that it is put into by connecting.
-            Some(it) if it.is_server_side() => self.close(Disconnect::InsufficientState, out),
-            Some(_) => {
-                if let Some(subscription) = self.remove(room) {
-                    self.end_subscription(subscription, Unsubscribed::InsufficientState, out);
-                }
-            }
-        }
-    }
-
-    /// Takes a new token for a subscription. `retried`: the keys were fetched for it.
-    pub(super) fn sub_refresh(
-        &mut self,
-        id: u32,
-        request: SubRefreshRequest,
-        retried: bool,
-        env: Env<'_>,
-        out: &mut Vec<Out>,
-    ) -> Outcome {
-        let room = request.channel.as_str();
-        match self.subscription(room) {
-            // Where a backend decides, it is asked without the client's help.
-            Some(it)
-                if it.is_live()
-                    && (it.is_server_side() || env.sub_refresh_backend(room).is_some()) =>
-            {
-                return Err(Disconnect::BadRequest.into());
-            }
-            Some(it) if it.is_live() => {}
-            _ => return Err(ErrorCode::PermissionDenied.into()),
-        }
-        if request.token.is_empty() {
-            return Err(ErrorCode::BadRequest.into());
-        }
-        let token = env.settings.subscription_tokens.subscription(&request.token, env.wall);
-        match token {
-            Ok(it) if it.room == room && self.is_for_me(&it.user, &it.client) => {
-                let expires_at = it.grant.expires_at;
-                self.prolong(room, expires_at, &[]);
-                let (expires, ttl) = env.time_to_live(expires_at);
-                let result = Body::SubRefresh(Refresh { expires, ttl });
-                out.push(Out::Reply(reply::result(id, result)));
-                self.wake_later(env, out);
-                Ok(None)
-            }
-            Err(TokenError::Expired) => Err(ErrorCode::Expired.into()),
-            Err(TokenError::UnknownKey) if !retried => {
-                self.call(id, ClientRequest::SubRefresh(request), Call::SubscriptionTokenKeys, out);
-                Ok(None)
-            }
-            Ok(_) | Err(_) => Err(Disconnect::InvalidToken.into()),
-        }
-    }
-
-    /// Ends the subscriptions that were not refreshed in time.
-    pub(super) fn end_expired(&mut self, env: Env<'_>, out: &mut Vec<Out>) {
-        let over = |it: &&Subscription| {
-            let over = |at| env.is_over(at, env.subscription_grace(&it.room));
-            it.is_live() && it.expires_at().is_some_and(over)
-        };
-        let over = self.subscriptions.iter().filter(over);
-        for room in over.map(|it| it.room.clone()).collect::<Vec<_>>() {
-            match env.sub_refresh_backend(&room) {
-                Some(_) if self.is_subscription_being_judged(&room) => {}
-                Some(backend) => self.ask_about_subscription(backend, room, out),
-                None => self.end_as_expired(&room, out),
-            }
-            if self.state == ConnectionState::Closed {
-                return;
-            }
-        }
-    }
-
-    /// A subscription is over, since nobody has prolonged it.
-    pub(super) fn end_as_expired(&mut self, room: &str, out: &mut Vec<Out>) {
-        match self.subscription(room) {
-            None => {}
-            Some(it) if it.is_server_side() => self.close(Disconnect::SubscriptionExpired, out),
-            Some(_) => {
-                if let Some(subscription) = self.remove(room) {
-                    self.end_subscription(subscription, Unsubscribed::Expired, out);
-                }
-            }
-        }
-    }
-
-    /// A subscription goes on until then. What others may know of the client there stays if `info` is empty.
-    pub(super) fn prolong(&mut self, room: &str, expires_at: Option<i64>, info: &[u8]) {
-        let known = (!info.is_empty()).then(|| {
-            let mut known = (*self.info_in(room)).clone();
-            known.here.get_or_insert_default().info = info.into();
-            Arc::new(known)
-        });
-        let Some(subscription) = self.subscription(room) else { return };
-        let more = subscription.more.get_or_insert_default();
-        more.expires_at = expires_at;
-        if known.is_some() {
-            more.info = known;
-        }
-        subscription.more.take_if(|it| it.is_empty());
     }
 }

@@ -1,5 +1,7 @@
 //! On what terms a client is in a room: what its options, what the client asks for and what it is granted come to.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{
@@ -8,7 +10,7 @@ use super::{
 };
 use crate::room::{
     control::{Action, Control},
-    options::Permissions,
+    options::{Audience, Namespaces, Permissions, RoomOptions},
     types::{Here, Subscribe},
 };
 

@@ -9,9 +9,9 @@ use crate::{
     room::types::{ClientInfo, RoomName},
 };
 
-/// Something that has happened.
+/// Something that the application may be notified of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Happening {
+pub enum WebhookEvent {
     /// A client is authenticated.
     Connect(Arc<ClientInfo>),
     /// Its connection is over; with the code that the server closed it with, or 0.
@@ -32,7 +32,7 @@ pub enum Happening {
 pub const KINDS: [&str; 7] =
     ["connect", "disconnect", "join", "leave", "occupied", "vacated", "node_gone"];
 
-impl Happening {
+impl WebhookEvent {
     /// Its name.
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -47,17 +47,17 @@ impl Happening {
     }
 }
 
-/// A [`Happening`] with what tells it from all others.
+/// A [`WebhookEvent`] as it is delivered: with an id, a time and a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
+pub struct EventEnvelope {
     /// Different for each, and the same however often it is sent.
     pub id: String,
     /// When it happened, in milliseconds of Unix time.
     pub time_ms: u64,
-    /// The node that tells it; of [`Happening::NodeGone`] the node that is gone.
+    /// The node that tells it; of [`WebhookEvent::NodeGone`] the node that is gone.
     pub node: String,
     /// What.
-    pub what: Happening,
+    pub event: WebhookEvent,
 }
 
 #[derive(Serialize, Default)]
@@ -83,22 +83,23 @@ impl<'a> Written<'a> {
     }
 }
 
-impl Event {
+impl EventEnvelope {
     fn written(&self) -> Written<'_> {
-        let Self { id, time_ms, node, what } = self;
-        let base = Written { id, time_ms: *time_ms, kind: what.kind(), node, ..Written::default() };
-        match what {
-            Happening::Connect(info) => base.client(info),
-            Happening::Disconnect(info, code) => {
+        let Self { id, time_ms, node, event } = self;
+        let base =
+            Written { id, time_ms: *time_ms, kind: event.kind(), node, ..Written::default() };
+        match event {
+            WebhookEvent::Connect(info) => base.client(info),
+            WebhookEvent::Disconnect(info, code) => {
                 Written { code: (*code > 0).then_some(*code), ..base.client(info) }
             }
-            Happening::Join(room, info) | Happening::Leave(room, info) => {
+            WebhookEvent::Join(room, info) | WebhookEvent::Leave(room, info) => {
                 Written { channel: Some(room), ..base.client(info) }
             }
-            Happening::Occupied(room) | Happening::Vacated(room) => {
+            WebhookEvent::Occupied(room) | WebhookEvent::Vacated(room) => {
                 Written { channel: Some(room), ..base }
             }
-            Happening::NodeGone(_) => base,
+            WebhookEvent::NodeGone(_) => base,
         }
     }
 }
@@ -112,8 +113,8 @@ struct Batch<'a> {
 ///
 /// # Errors
 /// None that could happen.
-pub fn body(events: &[Event]) -> Result<Vec<u8>, serde_json::Error> {
-    serde_json::to_vec(&Batch { events: events.iter().map(Event::written).collect() })
+pub fn body(events: &[EventEnvelope]) -> Result<Vec<u8>, serde_json::Error> {
+    serde_json::to_vec(&Batch { events: events.iter().map(EventEnvelope::written).collect() })
 }
 
 #[cfg(test)]
@@ -126,12 +127,12 @@ mod tests {
     #[test]
     fn events_say_what_they_are_about_and_no_more() {
         let ann = Arc::new(ClientInfo::new(ClientId(0), "ann"));
-        let event = |what| Event { id: "n-1".into(), time_ms: 5, node: "n".into(), what };
+        let event = |event| EventEnvelope { id: "n-1".into(), time_ms: 5, node: "n".into(), event };
         let events = [
-            event(Happening::Disconnect(ann.clone(), 3001)),
-            event(Happening::Join("chat:a".into(), ann)),
-            event(Happening::Vacated("chat:a".into())),
-            event(Happening::NodeGone(NodeId(1))),
+            event(WebhookEvent::Disconnect(ann.clone(), 3001)),
+            event(WebhookEvent::Join("chat:a".into(), ann)),
+            event(WebhookEvent::Vacated("chat:a".into())),
+            event(WebhookEvent::NodeGone(NodeId(1))),
         ];
         let client = "00000000-0000-4000-8000-000000000000";
         let base = |kind: &str| json!({"id": "n-1", "time_ms": 5, "node": "n", "type": kind});

@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::event::Event;
+use super::event::EventEnvelope;
 use crate::runtime::time::Time;
 
 /// How long to wait after the first failure; twice as long after each more.
@@ -13,7 +13,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 /// How many events wait, and are sent at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct QueueLimits {
     /// The most that wait.
     pub waiting: usize,
     /// The most of one batch.
@@ -25,8 +25,8 @@ pub struct Limits {
 /// Events that wait, oldest first.
 #[derive(Debug)]
 pub struct Queue {
-    limits: Limits,
-    waiting: VecDeque<(Time, Event)>,
+    limits: QueueLimits,
+    waiting: VecDeque<(Time, EventEnvelope)>,
     /// The first so many are under way.
     under_way: usize,
     failures: u32,
@@ -37,7 +37,7 @@ pub struct Queue {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
     /// Send this.
-    Send(Vec<Event>),
+    Send(Vec<EventEnvelope>),
     /// Ask again then, or when there is something new.
     At(Time),
     /// Ask again when there is something new.
@@ -46,14 +46,14 @@ pub enum Next {
 
 impl Queue {
     /// An empty one.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: QueueLimits) -> Self {
         let (waiting, not_before) = (VecDeque::new(), Time::default());
         Self { limits, waiting, under_way: 0, failures: 0, not_before }
     }
 
     /// Takes an event. Returns whether one was dropped for it: of those that are not under way the oldest,
     /// since what is newest says most of how things are.
-    pub fn push(&mut self, event: Event, now: Time) -> bool {
+    pub fn push(&mut self, event: EventEnvelope, now: Time) -> bool {
         let full = self.waiting.len() >= self.limits.waiting;
         if full && self.waiting.remove(self.under_way).is_none() {
             return true;
@@ -109,13 +109,14 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cluster::node::NodeId, webhooks::event::Happening};
+    use crate::{cluster::node::NodeId, webhooks::event::WebhookEvent};
 
-    const LIMITS: Limits = Limits { waiting: 4, batch: 2, linger: Duration::from_millis(100) };
+    const LIMITS: QueueLimits =
+        QueueLimits { waiting: 4, batch: 2, linger: Duration::from_millis(100) };
 
-    fn event(id: u32) -> Event {
-        let what = Happening::NodeGone(NodeId(0));
-        Event { id: id.to_string(), time_ms: 0, node: String::new(), what }
+    fn event(id: u32) -> EventEnvelope {
+        let event = WebhookEvent::NodeGone(NodeId(0));
+        EventEnvelope { id: id.to_string(), time_ms: 0, node: String::new(), event }
     }
 
     fn at(millis: u64) -> Time {
@@ -168,7 +169,7 @@ mod tests {
         assert!(queue.push(event(5), at(0)));
         queue.delivered();
         assert_eq!(queue.next(at(0)), Next::Send(vec![event(4), event(5)]));
-        let mut queue = Queue::new(Limits { waiting: 1, ..LIMITS });
+        let mut queue = Queue::new(QueueLimits { waiting: 1, ..LIMITS });
         queue.push(event(1), at(0));
         assert_eq!(queue.next(at(100)), Next::Send(vec![event(1)]));
         assert!(queue.push(event(2), at(0)), "there is no other to drop");

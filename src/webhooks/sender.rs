@@ -13,8 +13,8 @@ use anyhow::Context as _;
 use tokio::sync::{Notify, watch};
 
 use super::{
-    event::{self, Event, Happening},
-    queue::{Limits, Next, Queue},
+    event::{self, EventEnvelope, WebhookEvent},
+    queue::{Next, Queue, QueueLimits},
     sign,
 };
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
 
 /// What is told, where and how.
 #[derive(Clone)]
-pub struct Options {
+pub struct WebhookOptions {
     /// URL that is posted to.
     pub endpoint: String,
     /// What batches are signed with.
@@ -35,19 +35,19 @@ pub struct Options {
     /// How long a post may take.
     pub timeout: Duration,
     /// How many events wait, and go together.
-    pub limits: Limits,
+    pub limits: QueueLimits,
 }
 
-impl std::fmt::Debug for Options {
+impl std::fmt::Debug for WebhookOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // There is a secret in it.
-        f.write_str("Options")
+        f.write_str("WebhookOptions")
     }
 }
 
 /// Tells the application what happens; all threads share it.
 pub struct Webhooks {
-    options: Options,
+    options: WebhookOptions,
     node: String,
     client: reqwest::Client,
     queue: Mutex<Queue>,
@@ -63,7 +63,11 @@ impl Webhooks {
     ///
     /// # Errors
     /// If no HTTP client can be made.
-    pub fn start(options: Options, node: NodeId, metrics: Metrics) -> anyhow::Result<Arc<Self>> {
+    pub fn start(
+        options: WebhookOptions,
+        node: NodeId,
+        metrics: Metrics,
+    ) -> anyhow::Result<Arc<Self>> {
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -83,21 +87,21 @@ impl Webhooks {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of what has happened.
-    pub fn tell(&self, what: Happening) {
-        if !self.options.kinds.iter().any(|it| it == what.kind()) {
+    /// Queues an event, if the application wants events of its kind.
+    pub fn enqueue(&self, event: WebhookEvent) {
+        if !self.options.kinds.iter().any(|it| it == event.kind()) {
             return;
         }
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let id = format!("{}-{number}", self.node);
-        let node = match &what {
-            Happening::NodeGone(gone) => gone.to_string(),
+        let node = match &event {
+            WebhookEvent::NodeGone(gone) => gone.to_string(),
             _ => self.node.clone(),
         };
-        let event = Event { id, time_ms: clock::unix_millis(), node, what };
+        let envelope = EventEnvelope { id, time_ms: clock::unix_millis(), node, event };
         let (dropped, waiting) = {
             let mut queue = self.queue();
-            (queue.push(event, clock::now()), queue.len())
+            (queue.push(envelope, clock::now()), queue.len())
         };
         if dropped {
             self.metrics.webhook_events.with_label_values(&["dropped"]).inc();
@@ -121,7 +125,7 @@ impl Webhooks {
         }
     }
 
-    async fn send(&self, events: &[Event]) {
+    async fn send(&self, events: &[EventEnvelope]) {
         let sent = self.post(events).await;
         let mut queue = self.queue();
         let outcome = match sent {
@@ -144,7 +148,7 @@ impl Webhooks {
         self.metrics.webhook_posts.with_label_values(&[outcome]).inc();
     }
 
-    async fn post(&self, events: &[Event]) -> anyhow::Result<()> {
+    async fn post(&self, events: &[EventEnvelope]) -> anyhow::Result<()> {
         let body = event::body(events)?;
         let signature = sign::signature(&self.options.secret, clock::unix_seconds(), &body);
         let request = self.client.post(&self.options.endpoint);
@@ -163,7 +167,7 @@ impl Webhooks {
         while view.changed().await.is_ok() {
             let now = nodes(&view.borrow_and_update());
             if now.iter().take(2).any(|it| *it == me) {
-                known.difference(&now).for_each(|gone| self.tell(Happening::NodeGone(*gone)));
+                known.difference(&now).for_each(|gone| self.enqueue(WebhookEvent::NodeGone(*gone)));
             }
             known = now;
         }

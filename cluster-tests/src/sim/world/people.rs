@@ -10,7 +10,7 @@ use roomcast::{
             Subscribe, Subscribed,
         },
     },
-    webhooks::event::Happening as Told,
+    webhooks::event::WebhookEvent,
 };
 
 use super::{Happening, World, record::Stay};
@@ -165,10 +165,10 @@ impl World {
     }
 
     /// Takes note of who has come and gone as a room's home says it, and of what it says once more.
-    pub(super) fn application_hears(&mut self, node: usize, what: Told) {
+    pub(super) fn application_hears(&mut self, node: usize, what: WebhookEvent) {
         let name = self.nodes[node].name.clone();
         match what {
-            Told::Join(room, info) => {
+            WebhookEvent::Join(room, info) => {
                 self.tell(|| format!("{name} says that {} has come to {room}", info.client));
                 if !self.record.application_hears_join(&room, info.client) {
                     self.tell(|| {
@@ -176,7 +176,7 @@ impl World {
                     });
                 }
             }
-            Told::Leave(room, info) => {
+            WebhookEvent::Leave(room, info) => {
                 self.tell(|| format!("{name} says that {} has left {room}", info.client));
                 self.record.application_hears_leave(room, info.client);
             }

@@ -10,17 +10,17 @@ use actix::Addr;
 use bytes::Bytes;
 
 use super::{
+    http_stream::{EmulatedCommands, HttpStream},
     id::SessionId,
-    stream::{Emulated, Stream},
 };
 
 /// Sessions by their names.
 #[derive(Default)]
-pub struct Sessions(Mutex<HashMap<SessionId, Addr<Stream>>>);
+pub struct EmulatedSessions(Mutex<HashMap<SessionId, Addr<HttpStream>>>);
 
-impl Sessions {
+impl EmulatedSessions {
     /// A session begins.
-    pub fn enter(&self, id: SessionId, stream: Addr<Stream>) {
+    pub fn enter(&self, id: SessionId, stream: Addr<HttpStream>) {
         self.lock().insert(id, stream);
     }
 
@@ -34,12 +34,12 @@ impl Sessions {
     pub fn give(&self, id: &SessionId, commands: Bytes) {
         let stream = self.lock().get(id).cloned();
         match stream {
-            Some(stream) => stream.do_send(Emulated(commands)),
+            Some(stream) => stream.do_send(EmulatedCommands(commands)),
             None => tracing::debug!("commands for a session that is not here"),
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Addr<Stream>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Addr<HttpStream>>> {
         // Nothing that is done under it can panic half way.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,0 +1,99 @@
+//! A room that a client is in, or is about to be: as small as it can be, since there is one for each of very many.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::room::{
+    types::{ClientInfo, RoomName, Since},
+    wishes::Wish,
+};
+
+/// A room that the client is in, or is about to be.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    pub(super) room: RoomName,
+    /// Boxed, since most have nothing of it.
+    pub(super) more: Option<Box<More>>,
+}
+
+/// What a subscription has only for a while, or seldom.
+#[derive(Debug, Default)]
+pub(super) struct More {
+    /// Until the room has answered.
+    pub(super) pending: Option<Pending>,
+    /// When it ends unless it is refreshed, in Unix time.
+    pub(super) expires_at: Option<i64>,
+    /// The server has put the client there.
+    pub(super) server_side: bool,
+    /// Who the client is, if it is somebody else here.
+    pub(super) info: Option<Arc<ClientInfo>>,
+}
+
+impl More {
+    pub(super) fn is_empty(&self) -> bool {
+        self.pending.is_none()
+            && self.expires_at.is_none()
+            && !self.server_side
+            && self.info.is_none()
+    }
+}
+
+/// Who wants the client in a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Initiator {
+    /// The client, by the command of this number.
+    Client(u32),
+    /// The server, as the client connects.
+    Connect,
+    /// The application, later.
+    Application,
+}
+
+impl Initiator {
+    /// The number that the room's answer bears. Commands of clients have none that is 0.
+    pub(super) fn id(self) -> u32 {
+        match self {
+            Self::Client(id) => id,
+            Self::Connect | Self::Application => 0,
+        }
+    }
+}
+
+/// What a subscribe is about, until the room has answered it.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) initiator: Initiator,
+    pub(super) recoverable: bool,
+    pub(super) positioned: bool,
+    pub(super) since: Option<Since>,
+    pub(super) must_recover: bool,
+    pub(super) data: Bytes,
+    pub(super) wish: Option<Wish>,
+}
+
+impl Subscription {
+    /// Whether the client knows that it is there.
+    pub(super) fn is_live(&self) -> bool {
+        self.pending().is_none()
+    }
+
+    /// When it ends unless it is refreshed, in Unix time.
+    pub(super) fn expires_at(&self) -> Option<i64> {
+        self.more.as_ref()?.expires_at
+    }
+
+    pub(super) fn pending(&self) -> Option<&Pending> {
+        self.more.as_ref()?.pending.as_ref()
+    }
+
+    pub(super) fn is_server_side(&self) -> bool {
+        self.more.as_ref().is_some_and(|it| it.server_side)
+    }
+
+    pub(super) fn take_pending(&mut self) -> Option<Pending> {
+        let pending = self.more.as_mut()?.pending.take();
+        self.more.take_if(|it| it.is_empty());
+        pending
+    }
+}
