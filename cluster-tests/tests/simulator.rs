@@ -113,6 +113,12 @@ const ONCE_FAILED: &[(u64, Faults)] = &[
     (831, Faults::Quorum),
     (2206, Faults::Quorum),
     (612, Faults::Everything),
+    (39, Faults::Everything),
+    (1972, Faults::Everything),
+    (881, Faults::Drains),
+    (1178, Faults::Drains),
+    (2029, Faults::Drains),
+    (1391, Faults::Drains),
 ];
 
 #[test]

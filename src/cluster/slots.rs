@@ -90,6 +90,8 @@ struct Slot {
     before: Term,
     /// The claim for which this node stopped owning it last; none if it does not know who has claimed it.
     given: Term,
+    /// The term in which it owned it until then.
+    owned: Term,
     /// This node's own claims of late that came to nothing.
     voids: Vec<Term>,
     /// For this node's own claim: earlier ones that came to nothing, or whose node has answered as the owner.
@@ -113,7 +115,7 @@ impl Slot {
     fn end(&mut self, given: Term) {
         match self.stand {
             Stand::Follows => {}
-            Stand::Owns => self.given = given,
+            Stand::Owns => (self.owned, self.given) = (self.term, given),
             Stand::Claims => {
                 self.voids.push(self.term);
                 let excess = self.voids.len().saturating_sub(MAX_VOIDS);
@@ -201,10 +203,13 @@ impl Slots {
     }
 
     /// Whether nobody can have changed anything in a slot of this node's since the claim of this term was answered:
-    /// it is this node's own, or it came to nothing, or its claimer has owned the slot until this node's.
+    /// it is this node's own, or it came to nothing, or its claimer has owned the slot until this node's. Nor if this
+    /// node owned it in that term, and whoever has claimed it then has owned it until this node's.
     pub fn nothing_since(&self, slot: u16, term: Term) -> bool {
         let it = &self.slots[usize::from(slot)];
-        it.term == term || it.voids.contains(&term) || it.ended.contains(&term)
+        let nothing =
+            |term| it.term == term || it.voids.contains(&term) || it.ended.contains(&term);
+        nothing(term) || it.given.count > 0 && it.owned == term && nothing(it.given)
     }
 
     /// Whether this node owns a slot.
@@ -222,6 +227,11 @@ impl Slots {
     /// acknowledgement may count on it.
     pub fn is_informed(&self, slot: u16) -> bool {
         self.slots[usize::from(slot)].informed
+    }
+
+    /// Whether a claim of this node's is under way.
+    pub fn is_claiming(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     /// The slots that this node owns.
@@ -436,6 +446,12 @@ impl Slots {
                 }
             }
         }
+    }
+
+    /// The nodes that have to answer claims which are under way, now or later.
+    pub fn waited_for(&self) -> BTreeSet<NodeId> {
+        let all = self.pending.values().flat_map(|it| it.waiting.iter().chain(&it.later));
+        all.copied().collect()
     }
 
     /// `peer` is no longer waited for.

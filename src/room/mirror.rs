@@ -553,6 +553,8 @@ impl Room {
     pub(super) fn install(&mut self, incoming: Incoming, all: bool, node: &mut Node) {
         let Incoming { stream, others, follows, committed, .. } = incoming;
         if !follows {
+            // What this node gave is no more.
+            self.given = None;
             self.begin_fetches_again(node);
             let old = self.forget_stream(node).map(|old| old.visible());
             if let Some(mut new) = stream {

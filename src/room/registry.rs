@@ -170,9 +170,10 @@ impl State {
         self.node.subscriptions
     }
 
-    /// Rooms that would lose something if the node left now, because no other has taken them over yet.
+    /// Rooms that would lose something if the node left now, because no other has taken them over yet. Not 0 while a
+    /// claim is under way: rooms may come of it.
     pub fn to_be_taken(&self) -> usize {
-        self.agenda.to_be_taken
+        self.agenda.to_be_taken.max(usize::from(self.node.slots.is_claiming()))
     }
 
     /// Bytes of history kept.

@@ -174,10 +174,14 @@ impl State {
         let placed: Vec<&NodeInfo> =
             placed.into_iter().find(|it: &Vec<_>| !it.is_empty()).unwrap_or_default();
         let ids: BTreeSet<NodeId> = placed.iter().map(|info| info.id()).collect();
-        if routable == node.routable && ids == node.placed {
+        // Also those that had a link and were never in the view.
+        let gone = node.slots.waited_for().into_iter();
+        let gone: Vec<NodeId> =
+            gone.filter(|it| !routable.contains(it) && node.has_lost(*it)).collect();
+        let changed = routable != node.routable || ids != node.placed;
+        if !changed && gone.is_empty() {
             return;
         }
-        let gone: Vec<NodeId> = node.routable.difference(&routable).copied().collect();
         if ids != node.placed {
             self.node.placement = Placement::new(placed, node.settings.replicas);
         }
@@ -186,7 +190,9 @@ impl State {
         for peer in gone {
             self.node.slots.give_up_on(peer);
         }
-        self.work.sweep_all();
+        if changed {
+            self.work.sweep_all();
+        }
         self.claim_slots();
         self.own_what_is_answered();
     }
