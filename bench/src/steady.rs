@@ -17,8 +17,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How long answers are waited for in the end: longer than a server lets a publication wait.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long answers are waited for in the end: longer than a server lets a publication wait, and not as long as it
+/// keeps a connection that is silent, as those without a call are by then.
+const GRACE: Duration = Duration::from_secs(4);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The options of a steady load.
