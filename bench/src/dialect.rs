@@ -155,6 +155,8 @@ pub enum Meaning {
     Ack,
     /// The server said no.
     Refusal,
+    /// The server has ended a subscription; a client may ask for it again.
+    Unsubscribed,
     /// Nothing that is counted.
     Other,
 }
@@ -191,28 +193,32 @@ mod tests {
 
     #[test]
     fn every_dialect_tells_deliveries_pings_acks_and_refusals_apart() {
-        use Meaning::{Ack, Delivery, Other, Ping, Refusal};
+        use Meaning::{Ack, Delivery, Other, Ping, Refusal, Unsubscribed};
         let push = br#"{"push":{"channel":"r","pub":{"data":{"t":1},"offset":7}}}"#;
         let join = br#"{"push":{"channel":"r","join":{"info":{}}}}"#;
-        let json = [&push[..], b"{}", join, br#"{"id":9,"publish":{}}"#, br#"{"id":9,"error":{}}"#];
-        let json = json.join(&b'\n');
-        assert_eq!(meanings(Protocol::Json, &json), [Delivery, Ping, Other, Ack, Refusal]);
+        let over = br#"{"push":{"channel":"r","unsubscribe":{"code":2500}}}"#;
+        let (ack, no) = (br#"{"id":9,"publish":{}}"#, br#"{"id":9,"error":{}}"#);
+        let json = [&push[..], b"{}", join, over, ack, no].join(&b'\n');
+        let expected = [Delivery, Ping, Other, Unsubscribed, Ack, Refusal];
+        assert_eq!(meanings(Protocol::Json, &json), expected);
         let nats = b"MSG r 1 4\r\n\r\n{}\r\nPING\r\n+OK\r\n-ERR 'no'\r\nINFO {}\r\n";
         assert_eq!(meanings(Protocol::Nats, nats), [Delivery, Ping, Ack, Refusal, Other]);
         let socketio = [&b"42[\"message\",1]"[..], b"2", b"437[]", b"44{}", b"6"];
         let socketio: Vec<_> =
             socketio.iter().flat_map(|one| meanings(Protocol::SocketIo, one)).collect();
         assert_eq!(socketio, [Delivery, Ping, Ack, Refusal, Other]);
-        // push {pub {offset 7}}, ping, reply to id 9, error in reply to id 9, push {join}
+        // push {pub {offset 7}}, ping, reply to id 9, error in reply to id 9, push {join}, push {unsubscribe}
         let protobuf = [
             &[6, 0x22, 4, 0x22, 2, 0x30, 7][..],
             &[0],
             &[2, 0x08, 9],
             &[4, 0x08, 9, 0x12, 0],
             &[4, 0x22, 2, 0x2a, 0],
+            &[4, 0x22, 2, 0x3a, 0],
         ]
         .concat();
-        assert_eq!(meanings(Protocol::Protobuf, &protobuf), [Delivery, Ping, Ack, Refusal, Other]);
+        let expected = [Delivery, Ping, Ack, Refusal, Other, Unsubscribed];
+        assert_eq!(meanings(Protocol::Protobuf, &protobuf), expected);
         assert_eq!(Protocol::Protobuf.dialect().offset(&protobuf[1..7]), Some(7));
         assert_eq!(Protocol::Json.dialect().offset(push), Some(7));
     }

@@ -4,7 +4,7 @@
 //! blocking forms for what isn't measured.
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -70,12 +70,38 @@ pub fn api_request(host: &str, method: &str, key: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
+/// The text of a call that publishes `data`, which is JSON, to `room`.
+pub fn publish_request(host: &str, key: &str, room: &str, data: &str) -> Vec<u8> {
+    let room = Value::from(room);
+    api_request(host, "publish", key, &format!(r#"{{"channel":{room},"data":{data}}}"#))
+}
+
 /// Calls a method of the server API and returns its `result`, waiting for it.
 pub fn post(server: SocketAddr, method: &str, key: &str, body: &Value) -> Result<Value> {
     let what = || format!("calling /api/{method} on {server}");
-    let request = api_request(&server.to_string(), method, key, &body.to_string());
-    let response = exchange(server, &request).with_context(what)?;
+    let response = call(server, method, key, body).with_context(what)?;
     api_result(&response).with_context(what)
+}
+
+/// Calls a method for each of `requests` in one call. Returns an object for each, with the method's
+/// name or `error` as its only key.
+pub fn post_batch(
+    server: SocketAddr,
+    method: &str,
+    key: &str,
+    requests: Vec<Value>,
+) -> Result<Vec<Value>> {
+    let what = || format!("calling /api/{method} in a batch on {server}");
+    let commands: Vec<_> = requests.into_iter().map(|request| json!({method: request})).collect();
+    let body = json!({"commands": commands, "parallel": true});
+    let response = call(server, "batch", key, &body).with_context(what)?;
+    api_answer(&response, "replies")
+        .and_then(|replies| serde_json::from_value(replies).context("the replies are no list"))
+        .with_context(what)
+}
+
+fn call(server: SocketAddr, method: &str, key: &str, body: &Value) -> Result<Response> {
+    exchange(server, &api_request(&server.to_string(), method, key, &body.to_string()))
 }
 
 /// The value of a metric without labels, waiting for it.
@@ -109,13 +135,21 @@ fn read_response(stream: &mut TcpStream) -> Result<Response> {
 
 /// The `result` of an API response, or what the server says against it.
 pub fn api_result(response: &Response) -> Result<Value> {
+    api_answer(response, "result")
+}
+
+fn api_answer(response: &Response, key: &str) -> Result<Value> {
     if response.status != 200 {
         let body = String::from_utf8_lossy(&response.body);
         bail!("HTTP status {} ({})", response.status, body.trim());
     }
-    let mut reply: Value =
-        serde_json::from_slice(&response.body).context("the answer is not JSON")?;
-    match reply.get_mut("result") {
+    answer(&response.body, key)
+}
+
+/// What the body of an API response has under this key, or what the server says against it.
+pub fn answer(body: &[u8], key: &str) -> Result<Value> {
+    let mut reply: Value = serde_json::from_slice(body).context("the answer is not JSON")?;
+    match reply.get_mut(key) {
         Some(result) => Ok(result.take()),
         None => bail!("the server answered {reply}"),
     }

@@ -6,12 +6,14 @@
 //! and one epoll) to [`table`] (what is printed); [`floor`] is what the server is compared to. What a
 //! client says is a [`dialect`].
 
+pub mod callers;
 pub mod conn;
 pub mod cores;
 pub mod dialect;
 pub mod fleet;
 pub mod floor;
 pub mod http;
+pub mod kept;
 pub mod limits;
 pub mod load;
 pub mod measure;
@@ -21,6 +23,8 @@ pub mod publisher;
 pub mod reading;
 pub mod rounds;
 pub mod server;
+pub mod settling;
+pub mod steady;
 pub mod table;
 pub mod target;
 pub mod ws;

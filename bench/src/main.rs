@@ -5,7 +5,8 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use roomcast_bench::measure::{
-    all, compare, connect, fanout, grow, hot, latency, memory, mesh, presence, rooms, storm,
+    all, compare, connect, fanout, grow, hot, kill, latency, memory, mesh, moves, presence, rooms,
+    storm,
 };
 use roomcast_bench::{floor, limits, server, target};
 use std::ffi::OsString;
@@ -42,9 +43,15 @@ enum Command {
     Presence(presence::PresenceArgs),
     /// All clients of a killed node come to the others and recover
     Storm(storm::StormArgs),
+    /// A node joins two that have many rooms: nothing lost, how long, and what publishers notice
+    Join(moves::MovesArgs),
+    /// One of three nodes that have many rooms drains: the same figures
+    Drain(moves::MovesArgs),
+    /// One of three nodes is killed: when its rooms publish and deliver again, and nothing lost
+    Kill(kill::KillArgs),
     /// How costs grow with clients, rooms, size and nodes: tables and plots
     Grow(grow::GrowArgs),
-    /// Everything, with the README's settings
+    /// Everything but `join` and `drain`, which take minutes, with the README's settings
     All(target::TargetArgs),
     /// Roomcast beside the servers that `bench/compare` has installed
     Compare(compare::CompareArgs),
@@ -80,6 +87,9 @@ fn run(args: &Args) -> Result<()> {
         Command::Connect(options) => connect::run(options)?.report(),
         Command::Mesh(options) => mesh::run(options)?.report(),
         Command::Rooms(options) => rooms::run(options)?.report(),
+        Command::Join(options) => moves::join(options)?.report(),
+        Command::Drain(options) => moves::drain(options)?.report(),
+        Command::Kill(options) => kill::run(options)?.report(),
         Command::Grow(options) => grow::run(options)?,
         Command::Hot(options) => hot::run(options)?.report(),
         Command::Presence(options) => presence::run(options)?.report(),

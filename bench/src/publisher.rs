@@ -64,8 +64,7 @@ impl Publisher {
                 fleet.send(self.id, &self.dialect.publish(id, room, data))
             }
             Via::Api => {
-                let body = format!(r#"{{"channel":"{room}","data":{data}}}"#);
-                let request = http::api_request(&self.host, "publish", &self.api_key, &body);
+                let request = http::publish_request(&self.host, &self.api_key, room, data);
                 fleet.send(self.id, &request)
             }
         }
@@ -85,7 +84,7 @@ impl Publisher {
                 self.refused.get_or_insert_with(|| String::from_utf8_lossy(message).into_owned());
             }
             Meaning::Ack => self.acked += 1,
-            Meaning::Ping | Meaning::Delivery | Meaning::Other => {}
+            Meaning::Ping | Meaning::Delivery | Meaning::Unsubscribed | Meaning::Other => {}
         }
         true
     }

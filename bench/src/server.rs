@@ -7,8 +7,8 @@
 use crate::http;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
-use nix::unistd::getppid;
+use nix::sys::signal::{self, Signal};
+use nix::unistd::{Pid, getppid};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -25,6 +25,10 @@ use std::time::{Duration, Instant};
 
 const READY_DEADLINE: Duration = Duration::from_secs(20);
 const MESH_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a server may take to hand its rooms over: as long as it needs, since that is measured.
+pub const LEAVING_DEADLINE: Duration = Duration::from_secs(300);
+/// More rooms than are ever measured: none is forgotten because nobody uses it.
+const MOST_ROOMS: usize = 10_000_000;
 const BETWEEN_ASKING: Duration = Duration::from_millis(50);
 /// Lines of a server's log that are shown when it fails.
 const LOG_TAIL: usize = 20;
@@ -57,6 +61,23 @@ impl Server {
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
+
+    /// Tells it to hand its rooms over and end.
+    pub fn terminate(&self) -> Result<()> {
+        let what = || format!("telling server {} to leave", self.name);
+        let pid = i32::try_from(self.pid()).with_context(what)?;
+        signal::kill(Pid::from_raw(pid), Signal::SIGTERM).with_context(what)
+    }
+
+    /// Whether it has ended. If it did so with an error, that is one.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        let name = &self.name;
+        let status =
+            self.child.try_wait().with_context(|| format!("looking whether {name} has ended"))?;
+        let Some(status) = status else { return Ok(false) };
+        ensure!(status.success(), "server {name} ended with an error ({status})");
+        Ok(true)
+    }
 }
 
 impl Drop for Server {
@@ -76,9 +97,11 @@ pub fn default_config(workers: usize, api_key: &str) -> String {
     format!(
         "[client]\ninsecure = true\n[http_api]\nkey = {api_key:?}\n\
          [http_server]\nworkers = {workers}\n[log]\nlevel = \"info\"\n\
+         [channel]\nmax_rooms = {MOST_ROOMS}\n[shutdown]\ntimeout = \"{}s\"\n\
          [[channel.namespaces]]\nname = \"kept\"\nhistory_size = 1000\nhistory_ttl = \"1h\"\n\
          force_recovery = true\n\
-         [[channel.namespaces]]\nname = \"present\"\npresence = true\n"
+         [[channel.namespaces]]\nname = \"present\"\npresence = true\n",
+        LEAVING_DEADLINE.as_secs()
     )
 }
 
@@ -92,11 +115,8 @@ pub fn start(settings: &Settings, count: usize) -> Result<Vec<Server>> {
     );
     let config = ConfigFile::write(&settings.config)?;
     let mut servers: Vec<Server> = Vec::with_capacity(count);
-    for index in 0..count {
-        let joins: Vec<String> =
-            servers.iter().filter_map(|server| server.gossip.clone()).collect();
-        let name = format!("bench-{}", index + 1);
-        servers.push(start_one(path, &config.path, name, count > 1, &joins)?);
+    for _ in 0..count {
+        servers.push(start_one(path, &config.path, count > 1, &servers)?);
     }
     if count > 1 {
         for server in &servers {
@@ -106,19 +126,30 @@ pub fn start(settings: &Settings, count: usize) -> Result<Vec<Server>> {
     Ok(servers)
 }
 
-fn start_one(
+/// Starts one server more, which joins the mesh of `servers`, and returns once it serves.
+pub fn join<'a>(
+    settings: &Settings,
+    servers: impl IntoIterator<Item = &'a Server>,
+) -> Result<Server> {
+    let config = ConfigFile::write(&settings.config)?;
+    start_one(&settings.path, &config.path, true, servers)
+}
+
+fn start_one<'a>(
     path: &Path,
     config: &Path,
-    name: String,
     clustered: bool,
-    joins: &[String],
+    others: impl IntoIterator<Item = &'a Server>,
 ) -> Result<Server> {
+    let joins: Vec<Option<&str>> =
+        others.into_iter().map(|server| server.gossip.as_deref()).collect();
+    let name = format!("bench-{}", joins.len() + 1);
     let mut args: Vec<OsString> = vec!["serve".into(), "--config".into(), config.into()];
     args.extend(["--listen", "127.0.0.1:0", "--node-name", &name].map(OsString::from));
     if clustered {
         args.extend(["--gossip", "127.0.0.1:0", "--mesh", "127.0.0.1:0"].map(OsString::from));
     }
-    for join in joins {
+    for join in joins.into_iter().flatten() {
         args.extend(["--join", join].map(OsString::from));
     }
     let mut command = guarded(path, &args)?;

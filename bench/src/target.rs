@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 const EMPTY_DEADLINE: Duration = Duration::from_secs(30);
 const BETWEEN_ASKING: Duration = Duration::from_millis(50);
+const NOT_OURS: &str = "the server was started by someone else";
 /// Where Roomcast has its WebSocket.
 pub const WEBSOCKET_PATH: &str = "/connection/websocket";
 
@@ -54,7 +55,7 @@ pub struct Node {
     path: String,
     protocol: Protocol,
     pids: Vec<u32>,
-    _server: Option<Server>,
+    server: Option<Server>,
 }
 
 impl Node {
@@ -91,6 +92,30 @@ impl Node {
         http::post(self.address, method, api_key, body)
     }
 
+    /// Calls a method of the server API for each of these requests, in one.
+    pub fn calls(&self, method: &str, api_key: &str, requests: Vec<Value>) -> Result<Vec<Value>> {
+        http::post_batch(self.address, method, api_key, requests)
+    }
+
+    /// A metric without labels.
+    pub fn metric(&self, name: &str) -> Result<f64> {
+        http::metric(self.address, name)
+    }
+
+    /// Tells it to hand its rooms over and end.
+    pub fn terminate(&self) -> Result<()> {
+        self.own_server()?.terminate()
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        self.server.as_mut().context(NOT_OURS)?.has_ended()
+    }
+
+    fn own_server(&self) -> Result<&Server> {
+        self.server.as_ref().context(NOT_OURS)
+    }
+
     /// Users of this node's server API.
     pub fn api_plan(&self) -> Plan {
         Plan { server: self.address, speak: Speak::Api }
@@ -103,7 +128,7 @@ impl Node {
 
     /// A server that someone else keeps, which runs as the processes `pids`.
     pub fn at(address: SocketAddr, path: &str, protocol: Protocol, pids: Vec<u32>) -> Self {
-        Self { address, path: path.to_owned(), protocol, pids, _server: None }
+        Self { address, path: path.to_owned(), protocol, pids, server: None }
     }
 
     /// Where clients connect.
@@ -134,7 +159,7 @@ impl Node {
 
     fn started(server: Server, protocol: Protocol) -> Self {
         let (address, pids) = (server.http, vec![server.pid()]);
-        Self { address, path: WEBSOCKET_PATH.to_owned(), protocol, pids, _server: Some(server) }
+        Self { address, path: WEBSOCKET_PATH.to_owned(), protocol, pids, server: Some(server) }
     }
 }
 
@@ -150,7 +175,7 @@ pub fn wait_until_empty(nodes: &[Node]) -> Result<()> {
 
 /// A metric without labels, added up over the nodes.
 pub fn sum_of_metric(nodes: &[Node], name: &str) -> Result<f64> {
-    nodes.iter().map(|node| http::metric(node.address, name)).sum()
+    nodes.iter().map(|node| node.metric(name)).sum()
 }
 
 /// The processes of several nodes.
@@ -195,6 +220,12 @@ impl TargetArgs {
             .take(count)
             .map(|(url, pids)| Node::attached(url, self.protocol, pids))
             .collect()
+    }
+
+    /// Starts one server more, which joins `nodes`; returns once it serves.
+    pub fn join(&self, nodes: &[Node]) -> Result<Node> {
+        let servers = nodes.iter().map(Node::own_server).collect::<Result<Vec<_>>>()?;
+        Ok(Node::started(server::join(&self.settings()?, servers)?, self.protocol))
     }
 
     fn settings(&self) -> Result<Settings> {

@@ -321,19 +321,16 @@ impl State {
         }
         let memory = &mut self.node.memory;
         while memory.bytes() > self.node.settings.history_bytes {
-            let Some((name, offset)) = memory.by_age.pop_front() else { break };
+            let Some((name, offset)) = memory.pop_oldest() else { break };
             if let Some(stream) = self.rooms.get_mut(&name).and_then(|room| room.stream.as_mut()) {
                 memory.add(-stream.history.drop_through(offset));
             }
         }
-        if memory.by_age.len() > memory.compact_at {
-            let rooms = &self.rooms;
-            memory.by_age.retain(|(name, offset)| {
-                let stream = rooms.get(name).and_then(|room| room.stream());
-                stream.is_some_and(|stream| *offset >= stream.history.first())
-            });
-            memory.compact_at = memory.by_age.len() * 2 + 1024;
-        }
+        let rooms = &self.rooms;
+        memory.sift(|name, offset| {
+            let stream = rooms.get(name).and_then(|room| room.stream());
+            stream.is_some_and(|stream| offset >= stream.history.first())
+        });
     }
 }
 
@@ -363,6 +360,37 @@ mod tests {
         let mut state = State::new(me.id(), Arc::new(namespaces), settings, 1);
         state.handle(In::View(View::new([me])), Time::from_millis(1_000));
         state
+    }
+
+    #[test]
+    fn no_input_tells_a_claimer_of_more_rooms_than_one_may_go_through() {
+        use crate::{
+            cluster::{slot_set::SlotSet, slots::Claim},
+            room::messages::SlotMessage,
+        };
+        let mut state = alone(Settings::default());
+        for room in 0..3_000 {
+            publish(&mut state, &format!("r{room}"), 10, 0);
+        }
+        let (peer, at) = (NodeId(7), Time::from_millis(2_000));
+        state.handle(In::LinkUp(peer, crate::mesh::version::OURS.newest), at);
+        let slots = BTreeMap::from([(9, SlotSet::all())]);
+        let claim = Claim { id: 1, slots, held: true, asked: Vec::new() };
+        let mut input = In::Peer(peer, Message::Slots(SlotMessage::Claim(claim)));
+        let mut told = 0;
+        while told < 3_000 {
+            let rooms = |out: &Out| match out {
+                Out::Send {
+                    message: Message::Slots(SlotMessage::Inventory { rooms, .. }), ..
+                } => rooms.len(),
+                _ => 0,
+            };
+            let now: usize = state.handle(input, at).iter().map(rooms).sum();
+            assert!(now <= state.node.settings.slice, "{now} at once");
+            assert!(now > 0 || state.has_work(), "{told} were told of");
+            told += now;
+            input = In::Tick;
+        }
     }
 
     fn publish(state: &mut State, room: &str, bytes: usize, at: u64) -> Vec<Out> {

@@ -129,7 +129,8 @@ impl State {
         }
     }
 
-    /// Pages go to each peer in turn, as many as its link has room for.
+    /// Pages go to each peer in turn, as many as its link has room for, and of no more rooms than one input may go
+    /// through.
     fn send_pages(&mut self) {
         if self.node.flows.values().all(|flow| flow.is_idle()) {
             return;
@@ -142,14 +143,17 @@ impl State {
             {
                 self.node.send_to(vec![peer], &room, answer);
             }
-            for _ in 0..self.node.settings.slice {
-                let Some(flow) = self.node.flows.get_mut(&peer) else { break };
-                let Some(source) = flow.next(window) else { break };
-                let more = match &source {
-                    Source::Inventory(claim) => self.send_inventory(peer, *claim),
-                    Source::Room(name) => self.send_page_of(peer, name),
-                    Source::Search(id) => self.search(peer, *id),
+            let mut left = self.node.settings.slice;
+            while left > 0
+                && let Some(flow) = self.node.flows.get_mut(&peer)
+                && let Some(source) = flow.next(window)
+            {
+                let (more, rooms) = match &source {
+                    Source::Inventory(claim) => self.send_inventory(peer, *claim, left),
+                    Source::Room(name) => (self.send_page_of(peer, name), 1),
+                    Source::Search(id) => (self.search(peer, *id), left),
                 };
+                left -= rooms.clamp(1, left);
                 if more && let Some(flow) = self.node.flows.get_mut(&peer) {
                     flow.ready(source);
                 }
@@ -179,11 +183,14 @@ impl State {
         self.node.flows.entry(to).or_default().urgent(Source::Inventory(claim));
     }
 
-    /// Sends the next page of an inventory. Returns whether there are more.
-    fn send_inventory(&mut self, to: NodeId, claim: u64) -> bool {
-        let Some(mut inventory) = self.work.inventories.remove(&(to, claim)) else { return false };
+    /// Sends the next page of an inventory, of no more than so many rooms: each of them may have a home here that
+    /// ends with this. Returns whether there are more pages, and how many rooms it was.
+    fn send_inventory(&mut self, to: NodeId, claim: u64, slice: usize) -> (bool, usize) {
+        let Some(mut inventory) = self.work.inventories.remove(&(to, claim)) else {
+            return (false, 0);
+        };
         let (mut rooms, mut bytes) = (Vec::new(), 0);
-        let (most, slice) = (self.node.settings.page, self.node.settings.slice);
+        let most = self.node.settings.page;
         let mut looked = 0;
         inventory.slots.retain(self.rooms.occupied());
         while bytes < most && looked < slice {
@@ -214,7 +221,7 @@ impl State {
         self.node.flows.entry(to).or_default().sent(bytes);
         let message = SlotMessage::Inventory { claim, rooms, ended, unsure, last };
         self.node.send_about_slots(vec![to], message);
-        !last
+        (!last, looked)
     }
 
     /// What this node holds of a room, as one that is not its home.

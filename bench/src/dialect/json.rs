@@ -102,8 +102,12 @@ impl Dialect for Json {
             return Meaning::Ping;
         }
         if message.starts_with(b"{\"push\":") {
-            let publication = memmem::find(message, b"\"pub\":").is_some();
-            return if publication { Meaning::Delivery } else { Meaning::Other };
+            let has = |key: &[u8]| memmem::find(message, key).is_some();
+            return match has(b"\"pub\":") {
+                true => Meaning::Delivery,
+                false if has(b"\"unsubscribe\":") => Meaning::Unsubscribed,
+                false => Meaning::Other,
+            };
         }
         match memmem::find(message, b"\"error\"") {
             Some(_) => Meaning::Refusal,

@@ -74,7 +74,12 @@ struct Refused {
 struct Push {
     #[prost(message, optional, tag = "4")]
     publication: Option<Publication>,
+    #[prost(message, optional, tag = "7")]
+    unsubscribe: Option<Unsubscribe>,
 }
+
+#[derive(Clone, PartialEq, Message)]
+struct Unsubscribe {}
 
 #[derive(Clone, PartialEq, Message)]
 struct Publication {
@@ -165,6 +170,9 @@ impl Dialect for Protobuf {
         }
         match Reply::decode(message) {
             Ok(Reply { push: Some(push), .. }) if push.publication.is_some() => Meaning::Delivery,
+            Ok(Reply { push: Some(push), .. }) if push.unsubscribe.is_some() => {
+                Meaning::Unsubscribed
+            }
             Ok(Reply { push: Some(_), .. }) => Meaning::Other,
             Ok(Reply { error: None, .. }) => Meaning::Ack,
             Ok(_) | Err(_) => Meaning::Refusal,

@@ -178,10 +178,8 @@ impl<'a> Session<'a> {
                 self.dialect.publish(id, &name, &data)
             }
             Some(key) => {
-                let room = serde_json::Value::from(name);
-                let body = format!(r#"{{"channel":{room},"data":{data}}}"#);
                 let (server, _) = self.servers.addresses[publisher % self.servers.addresses.len()];
-                http::api_request(&server.to_string(), "publish", key, &body)
+                http::publish_request(&server.to_string(), key, &name, &data)
             }
         };
         self.sent += 1;
@@ -279,7 +277,7 @@ impl<'a> Session<'a> {
                         refused
                             .get_or_insert_with(|| String::from_utf8_lossy(message).into_owned());
                     }
-                    Meaning::Ping | Meaning::Delivery | Meaning::Other => {}
+                    Meaning::Ping | Meaning::Delivery | Meaning::Unsubscribed | Meaning::Other => {}
                 }
             }
             Heard::Subscribed(..) => {}

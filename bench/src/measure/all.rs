@@ -1,10 +1,12 @@
-//! `all`: every measurement with the README's settings, summed up in one table.
+//! `all`: every measurement with the README's settings, summed up in one table. Only `join` and `drain` are left
+//! out, which take minutes.
 //!
 //! In: a target. Out: one [`Report`], each figure beside the number to hold.
 
 use crate::measure::connect::{self, ConnectArgs};
 use crate::measure::fanout::{self, FanoutArgs};
 use crate::measure::hot::{self, HotArgs};
+use crate::measure::kill::{self, KillArgs};
 use crate::measure::latency::{self, LatencyArgs};
 use crate::measure::memory::{self, MemoryArgs};
 use crate::measure::mesh::{self, MeshArgs};
@@ -106,6 +108,11 @@ fn nodes(target: &TargetArgs, summary: &mut Summary) -> Result<()> {
         "≤ 1.2 ×",
     );
     summary.done(storm.report(), missing);
+    let kill = kill::run(&KillArgs::of_readme(target.clone()))?;
+    let what = "rooms of a killed node publish and deliver again, the median";
+    summary.row(what, format!("{:.2} s", kill.median_millis() / 1e3), "≤ 1 s");
+    summary.row("… acknowledged publications lost", count(kill.lost()), "0");
+    summary.done(kill.report(), kill.never());
     Ok(())
 }
 
