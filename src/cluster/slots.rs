@@ -235,7 +235,7 @@ impl Slots {
     }
 
     /// The slots that this node owns.
-    fn owned(&self) -> Vec<u16> {
+    pub fn owned(&self) -> Vec<u16> {
         self.standing(Stand::Owns)
     }
 

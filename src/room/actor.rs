@@ -44,6 +44,8 @@ const FACTS: Duration = Duration::from_secs(1);
 pub struct RoomRegistry {
     state: State,
     facts: NodeFacts,
+    /// When they were last brought up to date.
+    facts_at: Time,
     metrics: Metrics,
     users: Arc<Users>,
     webhooks: Option<Arc<Webhooks>>,
@@ -77,6 +79,7 @@ impl RoomRegistry {
         Self {
             state,
             facts,
+            facts_at: clock::now(),
             metrics,
             users,
             webhooks,
@@ -94,6 +97,9 @@ impl RoomRegistry {
     fn handle(&mut self, input: In) {
         let now = clock::now();
         self.handle_at(input, now);
+        if now.since(self.facts_at) >= 2 * FACTS {
+            self.refresh_facts();
+        }
         // A busy mailbox is emptied before anything else of the actor runs.
         if now.since(self.state.ticked()) >= TICK {
             self.handle_at(In::Tick, clock::now());
@@ -207,6 +213,7 @@ impl RoomRegistry {
     }
 
     fn refresh_facts(&mut self) {
+        self.facts_at = clock::now();
         let facts = NodeFacts {
             num_clients: self.metrics.connections.get() as u32,
             num_users: self.users.count(),
@@ -221,7 +228,8 @@ impl RoomRegistry {
         let now = clock::now();
         self.metrics.longest_input.set(self.longest.get(now).as_secs_f64());
         self.reclaim.update(self.state.rooms() + self.state.subscriptions(), now);
-        if self.reclaim.take_due(now) {
+        // It takes long, and there is more to give back once the work is done.
+        if !self.state.has_work() && self.reclaim.take_due(now) {
             memory::give_back();
         }
     }

@@ -17,6 +17,8 @@ pub struct Agenda {
     idle: BTreeSet<(Time, RoomName)>,
     /// Rooms that would lose something if the node left now.
     pub to_be_taken: usize,
+    /// Rooms on their way to this node: it has yet to get the newest copy, or others have yet to get it from here.
+    pub on_their_way: usize,
 }
 
 impl Agenda {
@@ -29,6 +31,10 @@ impl Agenda {
         let noted = std::mem::replace(&mut room.noted_to_be_taken, to_be_taken);
         self.to_be_taken += usize::from(to_be_taken);
         self.to_be_taken -= usize::from(noted);
+        let on_its_way = room.is_on_its_way();
+        let noted = std::mem::replace(&mut room.noted_on_its_way, on_its_way);
+        self.on_their_way += usize::from(on_its_way);
+        self.on_their_way -= usize::from(noted);
         let idle = room.idle_since();
         if idle != room.noted_idle {
             if let Some(since) = std::mem::replace(&mut room.noted_idle, idle) {
@@ -84,6 +90,7 @@ impl Agenda {
             self.idle.remove(&(since, room.name.clone()));
         }
         self.to_be_taken -= usize::from(room.noted_to_be_taken);
+        self.on_their_way -= usize::from(room.noted_on_its_way);
     }
 
     /// How many rooms are idle, and how many are due at some time.

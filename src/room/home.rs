@@ -68,6 +68,11 @@ impl Home {
         }
     }
 
+    /// Whether others hold copies that are not let go of yet.
+    pub(super) fn has_holders(&self) -> bool {
+        !self.holders.is_empty()
+    }
+
     /// The nodes that keep a copy until they are told.
     pub(super) fn holders(&self) -> Vec<NodeId> {
         self.holders.clone()
@@ -137,6 +142,11 @@ impl Room {
         let next = node.placement.successors(self.slot).iter().copied();
         let wanted = first.into_iter().chain(next).filter(|peer| *peer != node.me);
         let wanted: Vec<NodeId> = wanted.take(node.settings.replicas).collect();
+        // The next home fetches its copy when it claims the slot. Until then those that have one do.
+        let leaves = first.is_some_and(|it| it != node.me && node.reaches(it));
+        if leaves && home.replication.is_complete(wanted.len(), |peer| node.reaches(peer)) {
+            return;
+        }
         let (absent, unwanted) =
             home.replication.choose(&wanted, |peer| node.reaches(peer), node.now);
         node.send_to(absent, &self.name, RoomMessage::Invite);

@@ -5,8 +5,8 @@
 //! [`registry::State`].
 //!
 //! - [`registry`]: all of the node's rooms ([`rooms`]) and what comes in for them. [`routing`]: who is there, and
-//!   who owns which slot. [`agenda`]: when rooms are due. [`work`]: what has to be done for many rooms, in slices. [`recovery`]: what a node that
-//!   has started again may have forgotten.
+//!   who owns which slot. [`pace`]: how fast slots are taken over. [`agenda`]: when rooms are due. [`work`]: what has
+//!   to be done for many rooms, in slices. [`recovery`]: what a node that has started again may have forgotten.
 //! - [`room`]: one room on one node, in whichever role it has there: [`opening`], [`home`] or [`mirror`].
 //!   [`publishing`] is how a home gives a publication its place, [`queries`] what it reads out, [`replication`]
 //!   who has a copy of what it has, [`listeners`] who is sent what happens, [`attendance`] who comes and goes,
@@ -19,7 +19,8 @@
 //! - [`filter`]: which publications a subscriber wants, by their tags; [`wishes`]: what some members of a
 //!   room want otherwise than the rest.
 //! - [`node`]: what every room needs of its node, and what comes out of them.
-//! - [`survey`]: questions to every node at once; [`control`]: what the application has them do to a user's connections. [`pattern`]: names with `*` in them.
+//! - [`survey`]: questions to every node at once; [`control`]: what the application has them do to a user's
+//!   connections. [`pattern`]: names with `*` in them.
 
 pub mod actor;
 pub mod agenda;
@@ -37,6 +38,7 @@ pub mod mirror;
 pub mod node;
 pub mod opening;
 pub mod options;
+pub mod pace;
 pub mod pattern;
 pub mod presence;
 pub mod publishing;

@@ -16,6 +16,7 @@ use super::{
     messages::{Message, RoomMessage},
     node::Node,
     options::Namespaces,
+    pace::Pace,
     recovery::Recovery,
     room::Room,
     rooms::Rooms,
@@ -63,7 +64,7 @@ pub struct State {
     pub(super) node: Node,
     namespaces: Arc<Namespaces>,
     pub(super) rooms: Rooms,
-    agenda: Agenda,
+    pub(super) agenda: Agenda,
     pub(super) surveys: Surveys,
     pub(super) facts: NodeFacts,
     /// When it was last told that time has passed.
@@ -81,6 +82,8 @@ pub struct State {
     /// After a standstill: until when, and the nodes whose links should come back before.
     pub(super) awakening: Option<(Time, BTreeSet<NodeId>)>,
     pub(super) work: Work,
+    /// How fast this node takes slots over from others.
+    pub(super) pace: Pace,
     /// Quorum: what others have said of what this run may have forgotten.
     pub(super) recovery: Recovery,
 }
@@ -103,6 +106,7 @@ impl State {
             ask_at: Time::default(),
             awakening: None,
             work: Work::default(),
+            pace: Pace::default(),
             recovery: Recovery::default(),
         }
     }
@@ -170,10 +174,15 @@ impl State {
         self.node.subscriptions
     }
 
-    /// Rooms that would lose something if the node left now, because no other has taken them over yet. Not 0 while a
-    /// claim is under way: rooms may come of it.
+    /// Rooms that would lose something if the node left now, because no other has taken them over yet. Not 0 either
+    /// while rooms may come: of a claim that is under way, or in a slot that another has yet to claim.
     pub fn to_be_taken(&self) -> usize {
-        self.agenda.to_be_taken.max(usize::from(self.node.slots.is_claiming()))
+        let Node { me, slots, placement, .. } = &self.node;
+        let to_be_claimed = |slot| {
+            placement.home(slot).is_some_and(|home| home != *me && self.node.reaches(home))
+        };
+        let more = slots.is_claiming() || slots.owned().into_iter().any(to_be_claimed);
+        self.agenda.to_be_taken.max(usize::from(more))
     }
 
     /// Bytes of history kept.

@@ -115,6 +115,12 @@ impl Replication {
         self.successors.iter().all(|(peer, it)| it.complete || !reaches(*peer))
     }
 
+    /// Whether so many successors that are reached have had all that there is.
+    pub fn is_complete(&self, many: usize, reaches: impl Fn(NodeId) -> bool) -> bool {
+        let complete = self.successors.iter().filter(|(peer, it)| it.complete && reaches(**peer));
+        complete.count() >= many
+    }
+
     /// `peer` listens as a successor from now on, or it does not.
     pub fn attached(&mut self, peer: NodeId, attached: bool) {
         if let Some(successor) = self.successors.get_mut(&peer) {

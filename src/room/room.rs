@@ -87,6 +87,8 @@ pub struct Room {
     pub(super) noted_idle: Option<Time>,
     /// What [`Room::is_to_be_taken`] said when the registry asked last.
     pub(super) noted_to_be_taken: bool,
+    /// What [`Room::is_on_its_way`] said when the registry asked last.
+    pub(super) noted_on_its_way: bool,
 }
 
 /// What a node is in a room.
@@ -125,6 +127,7 @@ impl Room {
             due: None,
             noted_idle: None,
             noted_to_be_taken: false,
+            noted_on_its_way: false,
         }
     }
 
@@ -147,6 +150,15 @@ impl Room {
     pub fn is_to_be_taken(&self) -> bool {
         let is_home = matches!(self.role, Role::Opening(_) | Role::Home(_));
         self.holds_something() && (is_home || self.owed)
+    }
+
+    /// Whether it has yet to come to this node, or to those that are to have copies beside it.
+    pub(super) fn is_on_its_way(&self) -> bool {
+        match &self.role {
+            Role::Opening(_) => true,
+            Role::Home(home) => home.has_holders(),
+            Role::Guest | Role::Mirror(_) => false,
+        }
     }
 
     /// What is held here that the next home needs: a stream, if only its epoch, keys, or who is there.

@@ -16,7 +16,7 @@ use crate::{
     cluster::{
         node::{NodeId, NodeInfo, Phase},
         placement::Placement,
-        slots::Claim,
+        slots::{Claim, Ownership},
         view::View,
     },
     mesh::version::MeshVersion,
@@ -215,6 +215,11 @@ impl State {
         }
         let Node { me, placement, slots, .. } = &self.node;
         let unclaimed = slots.unclaimed(|slot| placement.home(slot) == Some(*me));
+        // Those that nobody serves are claimed at once.
+        let (served, mut unclaimed): (Vec<u16>, Vec<u16>) =
+            unclaimed.into_iter().partition(|slot| self.is_served(*slot));
+        let on_their_way = self.on_their_way();
+        unclaimed.extend(self.pace.choose(served, on_their_way, self.node.now));
         if unclaimed.is_empty() {
             return;
         }
@@ -223,6 +228,29 @@ impl State {
         slots.claim(&unclaimed, &peers, || next(ids));
         self.work.sweep(unclaimed);
         self.own_what_is_answered();
+    }
+
+    /// Whether another node serves a slot, as far as this one knows.
+    fn is_served(&self, slot: u16) -> bool {
+        match self.node.slots.ownership(slot) {
+            Ownership::Theirs(Some(owner)) => self.node.reaches(owner),
+            _ => false,
+        }
+    }
+
+    /// Rooms that are on their way here; not none while a claim is under way.
+    fn on_their_way(&self) -> usize {
+        match self.node.slots.is_claiming() {
+            true => usize::MAX,
+            false => self.agenda.on_their_way,
+        }
+    }
+
+    /// Goes on with claims that were left for later.
+    pub(super) fn claim_more(&mut self) {
+        if self.pace.is_due(self.on_their_way(), self.node.now) {
+            self.claim_slots();
+        }
     }
 
     /// Sends what claims are to be sent now.

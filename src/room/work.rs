@@ -97,6 +97,7 @@ impl State {
         self.search_some();
         self.check_some();
         self.send_pages();
+        self.claim_more();
     }
 
     fn sweep_some(&mut self) {
@@ -244,6 +245,7 @@ impl State {
     ) {
         let bytes = rooms.iter().map(|(name, _)| name.len() + WEIGHT_HELD).sum();
         self.node.dealt_with(from, bytes);
+        self.pace.brought(rooms.len());
         for (name, held) in rooms {
             if self.node.owner(placement::slot(&name)) != Some(self.node.me) {
                 continue;

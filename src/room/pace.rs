@@ -1,0 +1,117 @@
+//! How fast slots are taken over from owners that serve them.
+//!
+//! In: the slots that are to be taken over, and how many rooms the last ones brought. Out: the slots to claim now.
+//! Rooms of a slot are away between the claim and the copy, so few are claimed at a time, and the next when the
+//! rooms of the last are here and have their successors. Slots with few rooms go many at a time.
+
+use std::time::Duration;
+
+use crate::runtime::time::Time;
+
+/// How many slots are claimed first.
+const FIRST: usize = 32;
+/// Fewer rooms than this in one go: the next one is twice as large.
+const FEW: usize = 512;
+/// More rooms than this: it is half as large.
+const MANY: usize = 2_048;
+/// How many rooms of the last go may be on their way when the next one begins.
+const ON_THEIR_WAY: usize = 32;
+/// How long one go holds up the next at most: its rooms may wait for a node that is slow.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is to be claimed in which order.
+#[derive(Debug)]
+pub struct Pace {
+    /// Slots in one go.
+    many: usize,
+    /// The slot after the last that was claimed: all have their turn, whatever is refused.
+    next: u16,
+    /// Rooms that the last go has brought.
+    rooms: usize,
+    /// When it began.
+    began: Time,
+    /// Whether slots were left for another go.
+    left: bool,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { many: FIRST, next: 0, rooms: 0, began: Time::default(), left: false }
+    }
+}
+
+impl Pace {
+    /// Another node has told of so many rooms in slots that this one claims.
+    pub fn brought(&mut self, rooms: usize) {
+        self.rooms += rooms;
+    }
+
+    /// Whether slots were left, and can be claimed now: so many rooms are on their way here.
+    pub fn is_due(&self, on_their_way: usize, now: Time) -> bool {
+        self.left && self.is_over(on_their_way, now)
+    }
+
+    fn is_over(&self, on_their_way: usize, now: Time) -> bool {
+        on_their_way <= ON_THEIR_WAY || now.since(self.began) >= PATIENCE
+    }
+
+    /// Of slots that others serve, in order: those to claim now.
+    pub fn choose(&mut self, slots: Vec<u16>, on_their_way: usize, now: Time) -> Vec<u16> {
+        if slots.is_empty() || !self.is_over(on_their_way, now) {
+            self.left = !slots.is_empty();
+            return Vec::new();
+        }
+        self.many = match self.rooms {
+            ..FEW => self.many * 2,
+            MANY.. => (self.many / 2).max(1),
+            _ => self.many,
+        };
+        if !self.left {
+            self.many = FIRST;
+        }
+        let first = slots.partition_point(|slot| *slot < self.next);
+        let chosen: Vec<u16> =
+            slots[first..].iter().chain(&slots[..first]).take(self.many).copied().collect();
+        self.next = chosen.last().map_or(0, |slot| slot + 1);
+        (self.rooms, self.began, self.left) = (0, now, slots.len() > chosen.len());
+        chosen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Time = Time::from_millis(10_000);
+
+    #[test]
+    fn slots_with_few_rooms_go_many_at_a_time_and_those_with_many_few() {
+        let mut pace = Pace::default();
+        let all: Vec<u16> = (0..1_000).collect();
+        assert_eq!(pace.choose(all.clone(), 0, NOW), (0..32).collect::<Vec<_>>());
+        pace.brought(FEW - 1);
+        assert_eq!(pace.choose(all[32..].to_vec(), 0, NOW), (32..96).collect::<Vec<_>>());
+        pace.brought(MANY);
+        assert_eq!(pace.choose(all[96..].to_vec(), 0, NOW), (96..128).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_next_go_waits_for_the_rooms_of_the_last_but_not_for_ever() {
+        let mut pace = Pace::default();
+        let all: Vec<u16> = (0..100).collect();
+        pace.choose(all.clone(), 0, NOW);
+        assert!(!pace.is_due(ON_THEIR_WAY + 1, NOW) && pace.is_due(ON_THEIR_WAY, NOW));
+        assert_eq!(pace.choose(all.clone(), ON_THEIR_WAY + 1, NOW), [0u16; 0]);
+        assert!(pace.is_due(ON_THEIR_WAY + 1, NOW + PATIENCE));
+    }
+
+    #[test]
+    fn slots_that_are_refused_do_not_hold_up_the_others() {
+        let mut pace = Pace::default();
+        let all: Vec<u16> = (0..100).collect();
+        let first = pace.choose(all.clone(), 0, NOW);
+        let second = pace.choose(all.clone(), 0, NOW);
+        assert!(first.iter().all(|slot| !second.contains(slot)));
+        assert_eq!(pace.choose(all, 0, NOW)[..8], [96, 97, 98, 99, 0, 1, 2, 3]);
+    }
+}
