@@ -31,7 +31,7 @@ use crate::{
     },
 };
 
-/// How precisely the sockets' timers fire, and how often some sockets are told to go.
+/// How precisely the sockets' timers fire, and how often some sockets are disconnected as the node stops.
 const TICK: Duration = Duration::from_millis(100);
 
 /// A socket in the hub's table.
@@ -68,10 +68,10 @@ pub struct Hub {
 /// How far a hub is that closes its sockets.
 struct Stopping {
     why: Disconnect,
-    /// When the last is to be told.
+    /// When the last is to be notified.
     until: Time,
-    /// The slots before this one are told.
-    told: usize,
+    /// The slots before this one are notified.
+    notified: usize,
 }
 
 impl Hub {
@@ -191,7 +191,7 @@ impl Hub {
     }
 
     /// Those who watch their position are out of the room at once, so that nothing reaches them after
-    /// they are told.
+    /// they are notified.
     fn insufficient_state(&mut self, room: &RoomName) {
         let Some(members) = self.rooms.remove(room) else { return };
         let (out, stay): (Vec<Member>, Vec<Member>) =
@@ -216,17 +216,17 @@ impl Hub {
         }
     }
 
-    /// Tells the next of the sockets to go, as many as it takes to be done in time.
+    /// Disconnects the next of the sockets, as many as it takes to be done in time.
     fn disconnect_some(&mut self) {
         let Some(stopping) = &mut self.stopping else { return };
-        let left = &self.slots[stopping.told.min(self.slots.len())..];
+        let left = &self.slots[stopping.notified.min(self.slots.len())..];
         let open = left.iter().filter(|slot| slot.socket.is_some()).count();
         let mut quota = share(open, stopping.until.since(clock::now()));
         for slot in left {
             if quota == 0 {
                 break;
             }
-            stopping.told += 1;
+            stopping.notified += 1;
             if let Some(socket) = &slot.socket {
                 socket.do_send(disconnect(stopping.why.clone()));
                 quota -= 1;
@@ -247,9 +247,9 @@ impl Timed for Hub {
     const GRAIN: Duration = TICK;
 
     fn due(&self) -> Option<Time> {
-        let telling = self.stopping.as_ref().filter(|it| it.told < self.slots.len());
-        let telling = telling.map(|_| Time::default());
-        telling.into_iter().chain(self.timers.first()).chain(self.reclaim.due()).min()
+        let pending = self.stopping.as_ref().filter(|it| it.notified < self.slots.len());
+        let pending = pending.map(|_| Time::default());
+        pending.into_iter().chain(self.timers.first()).chain(self.reclaim.due()).min()
     }
 
     fn run_due(&mut self) {
@@ -287,7 +287,7 @@ impl<'a> Offer<'a> {
     }
 }
 
-/// How many of so many sockets are to be told in this tick, for all to be told in the time that is left.
+/// How many of so many sockets to notify in this tick, for all to be notified in the time that is left.
 fn share(open: usize, left: Duration) -> usize {
     let ticks = left.as_millis() / TICK.as_millis() + 1;
     open.div_ceil(usize::try_from(ticks).unwrap_or(usize::MAX))
@@ -401,7 +401,7 @@ impl Handler<DisconnectAll> for Hub {
     type Result = ();
 
     fn handle(&mut self, DisconnectAll { why, over }: DisconnectAll, _: &mut Self::Context) {
-        self.stopping = Some(Stopping { why, until: clock::now() + over, told: 0 });
+        self.stopping = Some(Stopping { why, until: clock::now() + over, notified: 0 });
         self.disconnect_some();
     }
 }

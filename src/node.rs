@@ -51,7 +51,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Where gossip and where links arrive.
 type ClusterSockets = (tokio::net::UdpSocket, tokio::net::TcpListener);
 
-/// Sockets that are bound, so that their addresses are known before anyone is told of them.
+/// Sockets that are bound, so that their addresses are known before they are announced.
 struct Bound {
     /// Bound, and no more: whoever connects before the node serves is refused, and tries another.
     clients: Socket,
@@ -85,7 +85,7 @@ fn bind_clients(address: SocketAddr) -> std::io::Result<Socket> {
     Ok(socket)
 }
 
-/// Runs a node until it is told to stop.
+/// Runs a node until it is asked to stop.
 ///
 /// # Errors
 /// If a part can't be started, or another node has taken the node's name.
@@ -235,7 +235,7 @@ impl Node {
     }
 }
 
-/// Waits until the node has lost its name to another; one that is alone has its name for ever.
+/// Waits until the node has lost its name to another; a node in no cluster never does.
 async fn lose_name(sight: Option<&mut Sight>) -> NameTaken {
     match sight {
         Some(sight) => sight.lose_name().await,
@@ -243,7 +243,7 @@ async fn lose_name(sight: Option<&mut Sight>) -> NameTaken {
     }
 }
 
-/// Which nodes can be reached; one that is alone reaches none.
+/// Which nodes can be reached; none without a cluster.
 fn reach(sight: Option<&Sight>) -> watch::Receiver<Reach> {
     sight.map_or_else(|| watch::channel(Reach::default()).1, Sight::reach)
 }
@@ -260,7 +260,7 @@ fn others(view: &View, me: NodeId) -> usize {
 }
 
 /// Waits until the other nodes, which see that this one is leaving, have taken its rooms over, or there is none
-/// left that could: they may all be told to leave at once.
+/// left that could: all nodes may be asked to leave at once.
 async fn hand_over(registry: &Addr<RoomRegistry>, sight: &mut Sight) {
     if !sight.see_myself_leave().await {
         return;
@@ -275,7 +275,7 @@ async fn hand_over(registry: &Addr<RoomRegistry>, sight: &mut Sight) {
     }
 }
 
-/// How long to take for telling all clients: as long as the other nodes need to take them.
+/// Over how long to disconnect all clients: as long as the other nodes need to take them.
 fn pace(clients: i64, rate: usize, view: &View, me: NodeId) -> Duration {
     match u32::try_from(rate * others(view, me)) {
         Ok(0) | Err(_) => Duration::ZERO,
@@ -426,7 +426,7 @@ async fn disconnect_all(
     let disconnect = DisconnectAll { why: Disconnect::Shutdown, over: over.min(left / 2) };
     let closed = async {
         loop {
-            // A worker may get its first connection, and so its hub, after all others are told.
+            // A worker may get its first connection, and so its hub, after all others are notified.
             while let Ok(hub) = hubs.try_recv() {
                 hub.do_send(disconnect.clone());
             }

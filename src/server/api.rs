@@ -189,7 +189,7 @@ impl From<Called> for Outcome {
     }
 }
 
-/// BackendClients of the API are told code and message, no more.
+/// An error of the API has a code and a message only.
 fn without_temporary<S: serde::Serializer>(
     error: &message::Error,
     to: S,

@@ -54,7 +54,7 @@ struct Wanted {
 /// The delta format that clients may ask for.
 const FOSSIL: &str = "fossil";
 
-/// What a subscriber wants otherwise than most. With a filter it gets no deltas: it has not what they follow.
+/// The delivery options of a subscriber, if any. With a filter it gets no deltas: it lacks the publications they are based on.
 fn wish(request: &SubscribeRequest, options: &RoomOptions) -> Result<Option<Wish>, Refusal> {
     match &request.tf {
         _ if !["", FOSSIL].contains(&request.delta.as_str()) => Err(Disconnect::BadRequest.into()),
@@ -67,7 +67,7 @@ fn wish(request: &SubscribeRequest, options: &RoomOptions) -> Result<Option<Wish
     }
 }
 
-/// What the client has in the room that most have not, if anything.
+/// What is special about the client in the room, if anything.
 fn here(grant: &Grant, alone: bool, options: &RoomOptions) -> Option<Here> {
     let Overrides { presence, join_leave, .. } = grant.overrides;
     let here = Here {
@@ -156,7 +156,7 @@ impl Session {
         let may = |audience: Audience| {
             env.settings.insecure || audience.includes(self.info.user.is_empty(), true)
         };
-        // Whoever may read the past may have it by itself, and whoever may ask who is there may be told.
+        // Permission to read history includes recovery, and permission to read presence includes join and leave.
         let past = may(options.permissions.history);
         let wanted = Wanted {
             recoverable: request.recoverable && (options.allow_recovery || past),
@@ -243,7 +243,7 @@ impl Session {
         if self.subscriptions.len() >= env.settings.channel_limit {
             return self.close(Disconnect::ChannelLimit, out);
         }
-        // Whoever is put there wants all that may be had.
+        // A server-side subscription gets whatever the options allow.
         let wanted = Wanted {
             recoverable: options.allow_recovery,
             positioned: options.allow_positioning,
@@ -281,7 +281,7 @@ impl Session {
             || history
                 && (grant::or(overrides.force_positioning, options.force_positioning)
                     || wanted.positioned);
-        // One that says nothing has nothing.
+        // A client that gives no position has received nothing.
         let nothing = || options.auto_cache_recover.then(Since::nothing);
         let since = wanted.since.or_else(nothing).filter(|_| recoverable);
         // Where only the latest counts, not to have it is no reason to load everything again.
@@ -357,7 +357,7 @@ impl Session {
                 // From here on the name that the whole node shares.
                 self.subscriptions[index].room = room.clone();
                 let expires_at = self.subscriptions[index].expires_at();
-                // A client is told of an end that it can do something about.
+                // A client learns of an expiry only if refreshing is its job.
                 let told = expires_at.filter(|_| env.sub_refresh_backend(&room).is_none());
                 let (expires, ttl) = env.time_to_live(told);
                 let Pending { initiator, recoverable, positioned, since, data, .. } = pending;
