@@ -24,7 +24,7 @@ use crate::{
         timers::{self, Timed},
     },
     session::{
-        messages::{ConnectionAddress, FromSocket, Register, Tell, ToSocket},
+        messages::{ConnectionAddress, FromSocket, Register, SocketInput, ToSocket},
         reply,
         state::In,
         timers::Timers,
@@ -379,10 +379,10 @@ impl Handler<FromRegistry> for Hub {
     }
 }
 
-impl Handler<Tell> for Hub {
+impl Handler<SocketInput> for Hub {
     type Result = ();
 
-    fn handle(&mut self, Tell(socket, input): Tell, _: &mut Self::Context) {
+    fn handle(&mut self, SocketInput(socket, input): SocketInput, _: &mut Self::Context) {
         self.tell(socket, input);
     }
 }

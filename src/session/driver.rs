@@ -12,7 +12,7 @@ use super::{
     admitted::Admitted,
     context::{Progress, Wire},
     id::SessionId,
-    messages::{ConnectionAddress, FromSocket, HubAddress, Register, Tell, ToSocket},
+    messages::{ConnectionAddress, FromSocket, HubAddress, Register, SocketInput, ToSocket},
     settings::{Env, SessionSettings},
     state::{Call, CallFailed, Called, In, Out, Session},
     transport::Transport,
@@ -205,7 +205,7 @@ impl Driver {
                 None => false,
             };
             let result = if fetched { Ok(Called::Keys) } else { Err(CallFailed) };
-            hub.do_send(Tell(place, In::Called(number, result)));
+            hub.do_send(SocketInput(place, In::Called(number, result)));
         });
     }
 
@@ -218,7 +218,7 @@ impl Driver {
         actix_rt::spawn(async move {
             let reply = backends.ask(request, transport).await;
             let result = reply.map(Called::Backend).ok_or(CallFailed);
-            hub.do_send(Tell(place, In::Called(number, result)));
+            hub.do_send(SocketInput(place, In::Called(number, result)));
         });
     }
 

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    calls::Calls,
+    calls::PendingCalls,
     connecting::Connecting,
     id::SessionId,
     reply,
@@ -137,7 +137,7 @@ pub(super) struct Rare {
     /// While the connect command is being answered.
     pub(super) connecting: Option<Connecting>,
     /// What waits for a [`Call`].
-    pub(super) calls: Calls,
+    pub(super) calls: PendingCalls,
     /// Headers of the client that backends want.
     pub(super) headers: Option<Arc<Headers>>,
     /// What the application attached to the connection for its backends.
