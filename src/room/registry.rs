@@ -197,7 +197,7 @@ impl State {
                 id: it.id,
                 room: room.clone(),
                 flags: it.flags,
-                wish: it.wish,
+                delivery: it.delivery,
                 result: Err(error),
             },
             Request::Unsubscribe { socket, reply, .. } => {
@@ -479,7 +479,7 @@ mod tests {
                 flags: MemberFlags::default(),
                 recover: None,
                 must_recover: false,
-                wish: None,
+                delivery: None,
             })
         };
         let go = |slot: u32| Request::Unsubscribe {

@@ -21,13 +21,13 @@ use crate::{
         message::{ReplyBody, Request as ClientRequest, SubscribeRequest, SubscribeResult},
     },
     room::{
+        delivery::DeliveryOption,
         filter::Filter,
         options::{self, Audience, RoomOptions},
         types::{
             ClientInfo, Here, MemberFlags, Recovery, ReplyTo, Request, RoomName, Since, Subscribe,
             Subscribed,
         },
-        wishes::Wish,
     },
 };
 
@@ -48,22 +48,27 @@ struct Wanted {
     alone: bool,
     since: Option<Since>,
     must_recover: bool,
-    wish: Option<Wish>,
+    delivery: Option<DeliveryOption>,
 }
 
 /// The delta format that clients may ask for.
 const FOSSIL: &str = "fossil";
 
 /// The delivery options of a subscriber, if any. With a filter it gets no deltas: it lacks the publications they are based on.
-fn wish(request: &SubscribeRequest, options: &RoomOptions) -> Result<Option<Wish>, Refusal> {
+fn delivery_option(
+    request: &SubscribeRequest,
+    options: &RoomOptions,
+) -> Result<Option<DeliveryOption>, Refusal> {
     match &request.tf {
         _ if !["", FOSSIL].contains(&request.delta.as_str()) => Err(Disconnect::BadRequest.into()),
         Some(_) if !options.allow_tags_filter => Err(ErrorCode::BadRequest.into()),
         Some(node) => {
             let filter = Filter::new(node).map_err(|_| ErrorCode::BadRequest)?;
-            Ok(Some(Wish::Filter(Arc::new(filter))))
+            Ok(Some(DeliveryOption::Filter(Arc::new(filter))))
         }
-        None => Ok((options.allow_delta && request.delta == FOSSIL).then_some(Wish::Delta)),
+        None => {
+            Ok((options.allow_delta && request.delta == FOSSIL).then_some(DeliveryOption::Delta))
+        }
     }
 }
 
@@ -110,10 +115,10 @@ impl Session {
         if request.kind != 0 {
             return Err(ErrorCode::NotAvailable.into());
         }
-        let wish = wish(&request, options)?;
+        let delivery = delivery_option(&request, options)?;
         match self.grant(&request, options, retried, env)? {
             Decided::Granted(grant) => {
-                Ok(Some(self.enter_as_asked(id, request, wish, &grant, env)?))
+                Ok(Some(self.enter_as_asked(id, request, delivery, &grant, env)?))
             }
             Decided::Ask(call) => {
                 self.call(id, ClientRequest::Subscribe(request), call, out);
@@ -140,15 +145,15 @@ impl Session {
         if grant.expires_at.is_some_and(|at| at <= env.wall) {
             return Err(ErrorCode::Expired.into());
         }
-        let wish = wish(&request, options)?;
-        Ok(Some(self.enter_as_asked(id, request, wish, grant, env)?))
+        let delivery = delivery_option(&request, options)?;
+        Ok(Some(self.enter_as_asked(id, request, delivery, grant, env)?))
     }
 
     fn enter_as_asked(
         &mut self,
         id: u32,
         request: SubscribeRequest,
-        wish: Option<Wish>,
+        delivery: Option<DeliveryOption>,
         grant: &Grant,
         env: Env<'_>,
     ) -> Result<(RoomName, Request), ErrorCode> {
@@ -169,7 +174,7 @@ impl Session {
                 .recover
                 .then_some(Since { epoch: request.epoch, offset: request.offset }),
             must_recover: request.flag & 2 != 0,
-            wish,
+            delivery,
         };
         Ok(self.enter(&request.channel, options, grant, wanted, Initiator::Client(id)))
     }
@@ -251,7 +256,7 @@ impl Session {
             alone: initiator == Initiator::Connect && self.is_for_one_connection(room, env),
             since,
             must_recover: false,
-            wish: None,
+            delivery: None,
         };
         let (room, request) = self.enter(room, options, grant, wanted, initiator);
         out.push(Out::Request(room, request));
@@ -296,7 +301,7 @@ impl Session {
             since: since.clone(),
             must_recover,
             data: grant.data.clone(),
-            wish: wanted.wish.clone(),
+            delivery: wanted.delivery.clone(),
         };
         let more = More {
             pending: Some(pending),
@@ -317,7 +322,7 @@ impl Session {
             id: initiator.id(),
             info: info.unwrap_or_else(|| self.info.clone()),
             flags,
-            wish: wanted.wish,
+            delivery: wanted.delivery,
             recover: since,
             must_recover,
         };
@@ -341,11 +346,12 @@ impl Session {
         if let Initiator::Client(_) = pending.initiator {
             self.in_flight = self.in_flight.saturating_sub(1);
         }
-        let wish = pending.wish.as_ref();
-        let delta = (wish == Some(&Wish::Delta)).then_some(self.format);
+        let delivery = pending.delivery.as_ref();
+        let delta = (delivery == Some(&DeliveryOption::Delta)).then_some(self.format);
         // As a JSON text, a quote takes two bytes.
         let most = env.reply_limit() / if delta == Some(Format::Json) { 2 } else { 1 };
-        let wanted = |it| reply::bounded(reply::wanted(it, wish.and_then(Wish::filter)), most);
+        let wanted =
+            |it| reply::bounded(reply::wanted(it, delivery.and_then(DeliveryOption::filter)), most);
         match result.map(wanted) {
             Ok(it) if pending.must_recover && it.recovery == Recovery::Failed => {
                 self.subscriptions.swap_remove(index);
