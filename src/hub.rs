@@ -13,9 +13,9 @@ use crate::{
     metrics::Metrics,
     protocol::{codec::Format, codes::Disconnect, encoding::Encoding, message::Reply},
     room::{
+        delivery::{DeliveryOption, DeliveryOptions, Form},
         node::Out,
         types::{Event, MemberFlags, Publication, ReplyTo, RoomName, SocketRef},
-        wishes::{Form, Wish, Wishes},
     },
     runtime::{
         clock, memory,
@@ -24,14 +24,14 @@ use crate::{
         timers::{self, Timed},
     },
     session::{
-        messages::{ConnectionAddress, FromSocket, Register, Tell, ToSocket},
+        messages::{ConnectionAddress, FromSocket, Register, SocketInput, ToSocket},
         reply,
         state::In,
         timers::Timers,
     },
 };
 
-/// How precisely the sockets' timers fire, and how often some sockets are told to go.
+/// How precisely the sockets' timers fire, and how often some sockets are disconnected as the node stops.
 const TICK: Duration = Duration::from_millis(100);
 
 /// A socket in the hub's table.
@@ -57,8 +57,8 @@ pub struct Hub {
     /// In each room the members are in the order of their slots. Clients choose the names, so the hash has a
     /// secret key.
     rooms: HashMap<RoomName, Vec<Member>>,
-    /// Of the rooms where some members want something otherwise than the rest.
-    wishes: HashMap<RoomName, Wishes>,
+    /// Of the rooms where some members have delivery options.
+    delivery_options: HashMap<RoomName, DeliveryOptions>,
     timers: Timers,
     /// Of the sockets.
     reclaim: Reclaim,
@@ -68,10 +68,10 @@ pub struct Hub {
 /// How far a hub is that closes its sockets.
 struct Stopping {
     why: Disconnect,
-    /// When the last is to be told.
+    /// When the last is to be notified.
     until: Time,
-    /// The slots before this one are told.
-    told: usize,
+    /// The slots before this one are notified.
+    notified: usize,
 }
 
 impl Hub {
@@ -83,7 +83,7 @@ impl Hub {
             slots: Vec::new(),
             free: Vec::new(),
             rooms: HashMap::new(),
-            wishes: HashMap::new(),
+            delivery_options: HashMap::new(),
             timers: Timers::default(),
             reclaim: Reclaim::default(),
             stopping: None,
@@ -106,7 +106,7 @@ impl Hub {
         room: &RoomName,
         socket: SocketRef,
         flags: MemberFlags,
-        wish: Option<Wish>,
+        delivery: Option<DeliveryOption>,
     ) {
         if self.socket(socket).is_none() {
             return;
@@ -118,8 +118,11 @@ impl Hub {
         if let Err(index) = members.binary_search_by_key(&socket.slot, |member| member.slot) {
             members.insert(index, Member { slot: socket.slot, flags });
             self.slots[socket.slot as usize].memberships += 1;
-            if let Some(wish) = wish {
-                self.wishes.entry(room.clone()).or_default().enter(socket.slot, &wish);
+            if let Some(delivery) = delivery {
+                self.delivery_options
+                    .entry(room.clone())
+                    .or_default()
+                    .enter(socket.slot, &delivery);
             }
         }
     }
@@ -140,8 +143,8 @@ impl Hub {
     }
 
     fn end_membership(&mut self, room: &RoomName, slot: u32) {
-        if self.wishes.get_mut(room).is_some_and(|wishes| wishes.leave(slot)) {
-            self.wishes.remove(room);
+        if self.delivery_options.get_mut(room).is_some_and(|options| options.leave(slot)) {
+            self.delivery_options.remove(room);
         }
         let index = slot as usize;
         self.slots[index].memberships -= 1;
@@ -168,7 +171,7 @@ impl Hub {
         let Some(members) = self.rooms.get(room) else { return };
         let Some(push) = reply::event(room, event) else { return };
         let only_listeners = matches!(event, Event::Join(_) | Event::Leave(_));
-        let mut offer = Offer::new(room, event, self.wishes.get_mut(room));
+        let mut offer = Offer::new(room, event, self.delivery_options.get_mut(room));
         let mut frames: [Option<Bytes>; Form::COUNT * Encoding::COUNT] = Default::default();
         let mut delivered = 0;
         for member in members.iter().filter(|it| it.flags.join_leave || !only_listeners) {
@@ -191,7 +194,7 @@ impl Hub {
     }
 
     /// Those who watch their position are out of the room at once, so that nothing reaches them after
-    /// they are told.
+    /// they are notified.
     fn insufficient_state(&mut self, room: &RoomName) {
         let Some(members) = self.rooms.remove(room) else { return };
         let (out, stay): (Vec<Member>, Vec<Member>) =
@@ -216,17 +219,17 @@ impl Hub {
         }
     }
 
-    /// Tells the next of the sockets to go, as many as it takes to be done in time.
+    /// Disconnects the next of the sockets, as many as it takes to be done in time.
     fn disconnect_some(&mut self) {
         let Some(stopping) = &mut self.stopping else { return };
-        let left = &self.slots[stopping.told.min(self.slots.len())..];
+        let left = &self.slots[stopping.notified.min(self.slots.len())..];
         let open = left.iter().filter(|slot| slot.socket.is_some()).count();
         let mut quota = share(open, stopping.until.since(clock::now()));
         for slot in left {
             if quota == 0 {
                 break;
             }
-            stopping.told += 1;
+            stopping.notified += 1;
             if let Some(socket) = &slot.socket {
                 socket.do_send(disconnect(stopping.why.clone()));
                 quota -= 1;
@@ -247,9 +250,9 @@ impl Timed for Hub {
     const GRAIN: Duration = TICK;
 
     fn due(&self) -> Option<Time> {
-        let telling = self.stopping.as_ref().filter(|it| it.told < self.slots.len());
-        let telling = telling.map(|_| Time::default());
-        telling.into_iter().chain(self.timers.first()).chain(self.reclaim.due()).min()
+        let pending = self.stopping.as_ref().filter(|it| it.notified < self.slots.len());
+        let pending = pending.map(|_| Time::default());
+        pending.into_iter().chain(self.timers.first()).chain(self.reclaim.due()).min()
     }
 
     fn run_due(&mut self) {
@@ -261,25 +264,29 @@ impl Timed for Hub {
     }
 }
 
-/// A publication that the members of a room are offered, some of whom want it otherwise than the rest.
+/// A publication that the members of a room are offered, some of whom have delivery options.
 struct Offer<'a> {
     room: &'a RoomName,
     publication: &'a Arc<Publication>,
     before: Option<Arc<Publication>>,
-    wishes: &'a mut Wishes,
+    delivery_options: &'a mut DeliveryOptions,
 }
 
 impl<'a> Offer<'a> {
     /// None where all of them get the same.
-    fn new(room: &'a RoomName, event: &'a Event, wishes: Option<&'a mut Wishes>) -> Option<Self> {
+    fn new(
+        room: &'a RoomName,
+        event: &'a Event,
+        delivery_options: Option<&'a mut DeliveryOptions>,
+    ) -> Option<Self> {
         let Event::Publication(publication) = event else { return None };
-        let wishes = wishes?;
-        let before = wishes.offer(publication);
-        Some(Self { room, publication, before, wishes })
+        let delivery_options = delivery_options?;
+        let before = delivery_options.offer(publication);
+        Some(Self { room, publication, before, delivery_options })
     }
 
     fn form(&mut self, slot: u32) -> Option<Form> {
-        self.wishes.form(slot, self.before.is_some())
+        self.delivery_options.form(slot, self.before.is_some())
     }
 
     fn push(&self, form: Form, format: Format) -> Reply {
@@ -287,7 +294,7 @@ impl<'a> Offer<'a> {
     }
 }
 
-/// How many of so many sockets are to be told in this tick, for all to be told in the time that is left.
+/// How many of so many sockets to notify in this tick, for all to be notified in the time that is left.
 fn share(open: usize, left: Duration) -> usize {
     let ticks = left.as_millis() / TICK.as_millis() + 1;
     open.div_ceil(usize::try_from(ticks).unwrap_or(usize::MAX))
@@ -353,9 +360,9 @@ impl Handler<FromRegistry> for Hub {
 
     fn handle(&mut self, FromRegistry(out): FromRegistry, _: &mut Self::Context) {
         match out {
-            Out::Subscribed { socket, id, room, flags, wish, result } => {
+            Out::Subscribed { socket, id, room, flags, delivery, result } => {
                 if result.is_ok() {
-                    self.enter(&room, socket, flags, wish);
+                    self.enter(&room, socket, flags, delivery);
                 }
                 let result = result.map_err(Into::into);
                 self.tell(socket, In::Subscribed { room, id, result });
@@ -379,10 +386,10 @@ impl Handler<FromRegistry> for Hub {
     }
 }
 
-impl Handler<Tell> for Hub {
+impl Handler<SocketInput> for Hub {
     type Result = ();
 
-    fn handle(&mut self, Tell(socket, input): Tell, _: &mut Self::Context) {
+    fn handle(&mut self, SocketInput(socket, input): SocketInput, _: &mut Self::Context) {
         self.tell(socket, input);
     }
 }
@@ -401,7 +408,7 @@ impl Handler<DisconnectAll> for Hub {
     type Result = ();
 
     fn handle(&mut self, DisconnectAll { why, over }: DisconnectAll, _: &mut Self::Context) {
-        self.stopping = Some(Stopping { why, until: clock::now() + over, told: 0 });
+        self.stopping = Some(Stopping { why, until: clock::now() + over, notified: 0 });
         self.disconnect_some();
     }
 }

@@ -3,6 +3,8 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use actix::prelude::*;
+use actix_rt::task::JoinHandle;
+use actix_server::ServerHandle;
 use anyhow::Context as _;
 use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, watch};
@@ -46,11 +48,14 @@ use crate::{
 /// How often a stopping node looks whether it is done.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Sockets that are bound, so that their addresses are known before anyone is told of them.
+/// Where gossip and where links arrive.
+type ClusterSockets = (tokio::net::UdpSocket, tokio::net::TcpListener);
+
+/// Sockets that are bound, so that their addresses are known before they are announced.
 struct Bound {
     /// Bound, and no more: whoever connects before the node serves is refused, and tries another.
     clients: Socket,
-    cluster: Option<(tokio::net::UdpSocket, tokio::net::TcpListener)>,
+    cluster: Option<ClusterSockets>,
 }
 
 async fn bind(config: &Config) -> anyhow::Result<Bound> {
@@ -80,113 +85,157 @@ fn bind_clients(address: SocketAddr) -> std::io::Result<Socket> {
     Ok(socket)
 }
 
-/// Runs a node until it is told to stop.
+/// Runs a node until it is asked to stop.
 ///
 /// # Errors
-/// If a part can't be started.
+/// If a part can't be started, or another node has taken the node's name.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let config = Arc::new(config);
-    let certificate = config.tls.as_ref().map(Certificate::read).transpose()?;
-    let bound = bind(&config).await?;
-    let http = bound.clients.local_addr()?.as_socket().context("clients come by TCP")?;
-    let me = node_info(&config, &bound, http)?;
-    let metrics = Metrics::new()?;
-    let users = Arc::new(Users::default());
-    let emulated = Arc::new(EmulatedSessions::default());
-    let webhooks = config.webhooks.clone();
-    let webhooks = webhooks.map(|it| Webhooks::start(it, me.id(), metrics.clone())).transpose()?;
-    let registry = start_registry(&config, &me, &metrics, (&users, &webhooks))?;
-    let (views, view) = watch::channel(View::new([me.clone()]));
-    metrics.cluster_nodes.set(1);
-    let (mut gossip, mut membership) = (String::new(), None);
-    let mesh = config.cluster.as_ref().map_or_else(String::new, |_| me.mesh.to_string());
-    match (bound.cluster, &config.cluster) {
-        (Some((socket, links)), Some(cluster)) => {
-            gossip = socket.local_addr()?.to_string();
-            tracing::info!(node = %config.name, http = %http, gossip, mesh = %me.mesh, "starting");
-            let (metrics, registry, emulated) = (&metrics, &registry, &emulated);
-            let starting = Starting { me: &me, metrics, registry, emulated, views };
-            let (started, mut sight) = starting.join(cluster, socket, links).await?;
-            sight.get_to_know(&cluster.join).await;
-            sight.claim_name(cluster.name_timeout).await?;
-            if let Some(expected) = config.rooms.quorum_of {
-                sight.fits(expected)?;
-            }
-            started.do_send(Enter(Phase::Ready));
-            membership = Some((started, sight));
-        }
-        _ => {
-            let alone = NodeInfo { phase: Phase::Ready, ..me.clone() };
-            metrics.cluster_nodes_ready.set(1);
-            registry.do_send(FromCluster::View(View::new([alone])));
-        }
-    }
-    if let Some(certificate) = &certificate {
-        actix_rt::spawn(certificate.clone().watch());
-    }
-    let (hubs, hubs_started) = mpsc::unbounded_channel();
-    let (sessions, keys) = session_settings(&config, me.id().to_string())?;
-    let leaving = Arc::new(Leaving::default());
-    let parts = Parts {
-        config: config.clone(),
-        sessions: Arc::new(sessions),
-        keys,
-        backends: BackendClients::new(config.backends.clone(), metrics.clone())?,
-        webhooks: webhooks.clone(),
-        registry: registry.clone(),
-        metrics: metrics.clone(),
-        users,
-        counter: counter(&config),
-        emulated,
-        hubs,
-        leaving: leaving.clone(),
-        view: view.clone(),
-        reach: reach(membership.as_ref().map(|(_, sight)| sight)),
-    };
-    if let Some(webhooks) = &webhooks {
-        actix_rt::spawn(webhooks.clone().watch(me.id(), view.clone()));
-    }
-    bound
-        .clients
-        .listen(http::BACKLOG)
-        .with_context(|| format!("can't listen for clients on {http}"))?;
-    let server = http::start(bound.clients.into(), parts, certificate)?;
-    let handle = server.handle();
-    let serving = actix_rt::spawn(server);
-    tracing::info!(node = %config.name, http = %http, gossip, mesh, workers = config.workers, "ready");
-    let why = tokio::select! {
-        signal = wait_for_signal() => signal.map(|()| None)?,
-        () = leaving.asked() => None,
-        taken = lose_name(membership.as_mut().map(|(_, sight)| sight)) => Some(taken),
-    };
-    if let Some(why) = &why {
-        tracing::error!(%why, "this node leaves");
-    }
-    leaving.begin();
-    let deadline = tokio::time::Instant::now() + config.shutdown_timeout;
-    if let Some((membership, sight)) = &mut membership {
-        membership.do_send(Enter(Phase::Draining));
-        let drained = hand_over(&registry, sight);
-        if tokio::time::timeout_at(deadline, drained).await.is_err() {
-            tracing::warn!("not all rooms were handed over in time");
-        }
-    }
-    let clients = metrics.connections.get();
-    let over = pace(clients, config.reconnect_rate, &view.borrow(), me.id());
-    tracing::info!(clients, over_ms = over.as_millis() as u64, "telling clients to go elsewhere");
-    // No new connection, then no old one, and only then no thread: a worker's sockets go with it.
-    handle.pause().await;
-    disconnect_all(hubs_started, &metrics, over, deadline).await;
-    if let Some(webhooks) = webhooks {
-        webhooks.finish(deadline).await;
-    }
-    handle.stop(true).await;
-    let _ = serving.await;
-    tracing::info!("stopped");
-    why.map_or(Ok(()), |why| Err(why.into()))
+    let mut node = Node::start(Arc::new(config)).await?;
+    let name_taken = node.serve().await?;
+    node.stop().await;
+    name_taken.map_or(Ok(()), |why| Err(why.into()))
 }
 
-/// Waits until the node has lost its name to another; one that is alone has its name for ever.
+/// What a node has of the cluster that it has joined.
+struct Joined {
+    membership: Addr<Membership>,
+    sight: Sight,
+    /// Where gossip arrives.
+    gossip: SocketAddr,
+}
+
+/// A node whose parts run.
+struct Node {
+    config: Arc<Config>,
+    id: NodeId,
+    metrics: Metrics,
+    registry: Addr<RoomRegistry>,
+    webhooks: Option<Arc<Webhooks>>,
+    /// None: it takes part in no cluster.
+    membership: Option<Joined>,
+    view: watch::Receiver<View>,
+    /// Of a node in no cluster: whoever waits for changes of the view goes on waiting as long as it is there.
+    _views: Option<watch::Sender<View>>,
+    leaving: Arc<Leaving>,
+    hubs: mpsc::UnboundedReceiver<Addr<Hub>>,
+    server: ServerHandle,
+    serving: JoinHandle<std::io::Result<()>>,
+}
+
+impl Node {
+    /// Binds before anything is announced, and joins the cluster before clients are served.
+    async fn start(config: Arc<Config>) -> anyhow::Result<Self> {
+        let certificate = config.tls.as_ref().map(Certificate::read).transpose()?;
+        let bound = bind(&config).await?;
+        let http = bound.clients.local_addr()?.as_socket().context("clients come by TCP")?;
+        let me = node_info(&config, &bound, http)?;
+        let id = me.id();
+        let metrics = Metrics::new()?;
+        let users = Arc::new(Users::default());
+        let emulated = Arc::new(EmulatedSessions::default());
+        let webhooks = config.webhooks.clone();
+        let webhooks = webhooks.map(|it| Webhooks::start(it, id, metrics.clone())).transpose()?;
+        let registry = start_registry(&config, &me, &metrics, (&users, &webhooks))?;
+        let (views, view) = watch::channel(View::new([me.clone()]));
+        metrics.cluster_nodes.set(1);
+        let starting =
+            Starting { config: &config, me: &me, metrics: &metrics, registry: &registry, views };
+        let (membership, _views) = starting.enter_cluster(bound.cluster, http, &emulated).await?;
+        if let Some(certificate) = &certificate {
+            actix_rt::spawn(certificate.clone().watch());
+        }
+        let (hubs_started, hubs) = mpsc::unbounded_channel();
+        let (sessions, keys) = session_settings(&config, id.to_string())?;
+        let leaving = Arc::new(Leaving::default());
+        let parts = Parts {
+            config: config.clone(),
+            sessions: Arc::new(sessions),
+            keys,
+            backends: BackendClients::new(config.backends.clone(), metrics.clone())?,
+            webhooks: webhooks.clone(),
+            registry: registry.clone(),
+            metrics: metrics.clone(),
+            users,
+            counter: counter(&config),
+            emulated,
+            hubs: hubs_started,
+            leaving: leaving.clone(),
+            view: view.clone(),
+            reach: reach(membership.as_ref().map(|it| &it.sight)),
+        };
+        if let Some(webhooks) = &webhooks {
+            actix_rt::spawn(webhooks.clone().watch(id, view.clone()));
+        }
+        bound
+            .clients
+            .listen(http::BACKLOG)
+            .with_context(|| format!("can't listen for clients on {http}"))?;
+        let serving = http::start(bound.clients.into(), parts, certificate)?;
+        let server = serving.handle();
+        let serving = actix_rt::spawn(serving);
+        let gossip = membership.as_ref().map_or_else(String::new, |it| it.gossip.to_string());
+        let mesh = membership.as_ref().map_or_else(String::new, |_| me.mesh.to_string());
+        let workers = config.workers;
+        tracing::info!(node = %config.name, %http, gossip, mesh, workers, "ready");
+        Ok(Self {
+            config,
+            id,
+            metrics,
+            registry,
+            webhooks,
+            membership,
+            view,
+            _views,
+            leaving,
+            hubs,
+            server,
+            serving,
+        })
+    }
+
+    /// Waits until the node is to leave. Returns why, if it has lost its name.
+    async fn serve(&mut self) -> anyhow::Result<Option<NameTaken>> {
+        Ok(tokio::select! {
+            signal = wait_for_signal() => signal.map(|()| None)?,
+            () = self.leaving.asked() => None,
+            taken = lose_name(self.membership.as_mut().map(|it| &mut it.sight)) => {
+                tracing::error!(why = %taken, "this node leaves");
+                Some(taken)
+            }
+        })
+    }
+
+    /// Hands the rooms over, lets the clients go, and ends.
+    async fn stop(mut self) {
+        self.leaving.begin();
+        let deadline = tokio::time::Instant::now() + self.config.shutdown_timeout;
+        if let Some(Joined { membership, sight, .. }) = &mut self.membership {
+            membership.do_send(Enter(Phase::Draining));
+            let drained = hand_over(&self.registry, sight);
+            if tokio::time::timeout_at(deadline, drained).await.is_err() {
+                tracing::warn!("not all rooms were handed over in time");
+            }
+        }
+        let clients = self.metrics.connections.get();
+        let over = pace(clients, self.config.reconnect_rate, &self.view.borrow(), self.id);
+        tracing::info!(
+            clients,
+            over_ms = over.as_millis() as u64,
+            "telling clients to go elsewhere"
+        );
+        // No new connection, then no old one, and only then no thread: a worker's sockets go with it.
+        self.server.pause().await;
+        disconnect_all(self.hubs, &self.metrics, over, deadline).await;
+        if let Some(webhooks) = self.webhooks {
+            webhooks.finish(deadline).await;
+        }
+        self.server.stop(true).await;
+        let _ = self.serving.await;
+        tracing::info!("stopped");
+    }
+}
+
+/// Waits until the node has lost its name to another; a node in no cluster never does.
 async fn lose_name(sight: Option<&mut Sight>) -> NameTaken {
     match sight {
         Some(sight) => sight.lose_name().await,
@@ -194,7 +243,7 @@ async fn lose_name(sight: Option<&mut Sight>) -> NameTaken {
     }
 }
 
-/// Which nodes can be reached; one that is alone reaches none.
+/// Which nodes can be reached; none without a cluster.
 fn reach(sight: Option<&Sight>) -> watch::Receiver<Reach> {
     sight.map_or_else(|| watch::channel(Reach::default()).1, Sight::reach)
 }
@@ -211,7 +260,7 @@ fn others(view: &View, me: NodeId) -> usize {
 }
 
 /// Waits until the other nodes, which see that this one is leaving, have taken its rooms over, or there is none
-/// left that could: they may all be told to leave at once.
+/// left that could: all nodes may be asked to leave at once.
 async fn hand_over(registry: &Addr<RoomRegistry>, sight: &mut Sight) {
     if !sight.see_myself_leave().await {
         return;
@@ -226,7 +275,7 @@ async fn hand_over(registry: &Addr<RoomRegistry>, sight: &mut Sight) {
     }
 }
 
-/// How long to take for telling all clients: as long as the other nodes need to take them.
+/// Over how long to disconnect all clients: as long as the other nodes need to take them.
 fn pace(clients: i64, rate: usize, view: &View, me: NodeId) -> Duration {
     match u32::try_from(rate * others(view, me)) {
         Ok(0) | Err(_) => Duration::ZERO,
@@ -276,19 +325,46 @@ fn start_registry(
 
 /// What the parts of the cluster need of the rest.
 struct Starting<'a> {
+    config: &'a Config,
     me: &'a NodeInfo,
     metrics: &'a Metrics,
     registry: &'a Addr<RoomRegistry>,
-    emulated: &'a Arc<EmulatedSessions>,
     views: watch::Sender<View>,
 }
 
 impl Starting<'_> {
+    /// Takes part in the cluster, if there is one. If not, the node is ready by itself, and keeps its own view.
+    async fn enter_cluster(
+        self,
+        sockets: Option<ClusterSockets>,
+        http: SocketAddr,
+        emulated: &Arc<EmulatedSessions>,
+    ) -> anyhow::Result<(Option<Joined>, Option<watch::Sender<View>>)> {
+        let config = self.config;
+        let (Some((gossip, mesh)), Some(cluster)) = (sockets, &config.cluster) else {
+            let ready = NodeInfo { phase: Phase::Ready, ..self.me.clone() };
+            self.metrics.cluster_nodes_ready.set(1);
+            self.registry.do_send(FromCluster::View(View::new([ready])));
+            return Ok((None, Some(self.views)));
+        };
+        let address = gossip.local_addr()?;
+        tracing::info!(node = %config.name, %http, gossip = %address, mesh = %self.me.mesh, "starting");
+        let (membership, mut sight) = self.join(cluster, gossip, mesh, emulated).await?;
+        sight.get_to_know(&cluster.join).await;
+        sight.claim_name(cluster.name_timeout).await?;
+        if let Some(expected) = config.rooms.quorum_of {
+            sight.fits(expected)?;
+        }
+        membership.do_send(Enter(Phase::Ready));
+        Ok((Some(Joined { membership, sight, gossip: address }), None))
+    }
+
     async fn join(
         self,
         cluster: &config::Cluster,
         gossip: tokio::net::UdpSocket,
         mesh: tokio::net::TcpListener,
+        emulated: &Arc<EmulatedSessions>,
     ) -> anyhow::Result<(Addr<Membership>, Sight)> {
         let dialer = Dialer::new(link::Settings {
             me: self.me.clone(),
@@ -297,7 +373,7 @@ impl Starting<'_> {
             queue_limit: cluster.queue_limit,
             metrics: self.metrics.clone(),
             registry: self.registry.clone(),
-            emulated: self.emulated.clone(),
+            emulated: emulated.clone(),
         });
         let reach = dialer.reach();
         let dialer = dialer.start();
@@ -350,7 +426,7 @@ async fn disconnect_all(
     let disconnect = DisconnectAll { why: Disconnect::Shutdown, over: over.min(left / 2) };
     let closed = async {
         loop {
-            // A worker may get its first connection, and so its hub, after all others are told.
+            // A worker may get its first connection, and so its hub, after all others are notified.
             while let Ok(hub) = hubs.try_recv() {
                 hub.do_send(disconnect.clone());
             }

@@ -124,7 +124,7 @@ fn request(input: &mut Unstructured<'_>) -> Result<Request> {
             id: 1,
             info,
             flags: MemberFlags { positioned: input.arbitrary()?, ..MemberFlags::default() },
-            wish: None,
+            delivery: None,
             recover: since(input)?,
             must_recover: input.arbitrary()?,
         }),

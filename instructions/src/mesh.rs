@@ -138,7 +138,7 @@ fn subscribe() -> Subscribe {
         id: 1,
         info: client(2),
         flags: MemberFlags { positioned: true, ..MemberFlags::default() },
-        wish: None,
+        delivery: None,
         recover: None,
         must_recover: false,
     }

@@ -27,7 +27,7 @@ impl ConnectionCounter {
         Ok(ConnectionPermit(Box::new((self.clone(), address))))
     }
 
-    /// Whether it is time again to report that clients are turned away.
+    /// Whether it is time again to report that clients are rejected.
     pub fn take_report(&self) -> bool {
         self.lock().take_report(clock::now())
     }

@@ -13,7 +13,7 @@ use crate::runtime::time::Time;
 
 /// The least number of addresses that is worth a look for those that can be forgotten.
 const FEW: usize = 1024;
-/// How often to say that clients are turned away.
+/// How often to report that clients are rejected.
 const REPORT_EVERY: Duration = Duration::from_secs(3);
 
 /// The limits; 0: none.
@@ -119,7 +119,7 @@ impl ConnectionLimiter {
         }
     }
 
-    /// Whether it is time again to say that clients are turned away.
+    /// Whether it is time again to report that clients are rejected.
     pub fn take_report(&mut self, now: Time) -> bool {
         let due = self.reported.is_none_or(|reported| now.since(reported) >= REPORT_EVERY);
         if due {

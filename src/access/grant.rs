@@ -33,7 +33,7 @@ pub struct Grant {
     pub overrides: Overrides,
 }
 
-/// What a subscription may have otherwise than its room's options say.
+/// Where a subscription differs from its room's options.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Overrides {

@@ -87,7 +87,7 @@ impl Fetcher {
     }
 }
 
-/// Who fetches the keys of which kind of tokens.
+/// The fetchers of both kinds of tokens.
 #[derive(Clone, Default)]
 pub struct Fetchers {
     /// Of connection tokens.

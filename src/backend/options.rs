@@ -42,7 +42,7 @@ pub struct Status {
     pub verdict: Verdict,
 }
 
-/// What a client is told that a backend refuses something.
+/// How a client is refused something by a backend.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
     /// An error of the backend's own.

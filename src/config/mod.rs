@@ -66,7 +66,7 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Worker threads that serve clients.
     pub workers: usize,
-    /// Proxies whose word about a client's address is taken.
+    /// Proxies whose statements about a client's address are trusted.
     pub trusted_proxies: Vec<IpNet>,
     /// How many connections clients may open.
     pub connection_limits: ConnectionLimits,
@@ -76,7 +76,7 @@ pub struct Config {
     pub client: raw::Client,
     /// How connection tokens are checked.
     pub tokens: Tokens,
-    /// How subscription tokens are, if otherwise.
+    /// How subscription tokens are checked, if differently.
     pub subscription_tokens: Option<Tokens>,
     /// The largest WebSocket message from a client, in bytes.
     pub message_size_limit: usize,
@@ -100,15 +100,15 @@ pub struct Config {
     pub proxies: Proxies,
     /// The longest room name, in bytes.
     pub channel_max_length: usize,
-    /// What the room registry goes by.
+    /// Settings of the room registry.
     pub rooms: registry::Settings,
-    /// What is told to the application; none: nothing.
+    /// Which events are delivered to the application, and how; none: no events.
     pub webhooks: Option<WebhookOptions>,
     /// Key of the server API; none: every call is refused unless the API is insecure.
     pub api_key: Option<String>,
     /// Take API calls without a key.
     pub api_insecure: bool,
-    /// The mesh; none: the node is alone.
+    /// The cluster; none: the node takes part in none.
     pub cluster: Option<Cluster>,
     /// How to log.
     pub log: raw::Log,

@@ -1,4 +1,4 @@
-//! What is told to the application, as the configuration says it.
+//! The webhooks' options: as typed, checked.
 
 use super::{Invalid, nearest, raw};
 use crate::webhooks::{event::KINDS, queue::QueueLimits, sender::WebhookOptions};

@@ -31,7 +31,7 @@ use crate::{
         time::Time,
         timers::{self, Timed},
     },
-    session::{messages::Tell, state::In as SocketIn, users::Users},
+    session::{messages::SocketInput, state::In as SocketIn, users::Users},
     webhooks::sender::Webhooks,
 };
 
@@ -145,7 +145,7 @@ impl RoomRegistry {
             Out::Control(control) => {
                 for socket in self.users.of(&control.user) {
                     if let Some(hub) = self.hubs.get(&socket.worker) {
-                        hub.do_send(Tell(socket, SocketIn::Control(control.clone())));
+                        hub.do_send(SocketInput(socket, SocketIn::Control(control.clone())));
                     }
                 }
             }

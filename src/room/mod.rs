@@ -16,8 +16,8 @@
 //! - [`messages`]: what rooms of different nodes say to each other. [`transfer`]: copies, in pages.
 //! - [`local`]: a node's own subscribers; [`requests`]: what it has yet to get from the home; [`presence`]: who is
 //!   in the room.
-//! - [`filter`]: which publications a subscriber wants, by their tags; [`wishes`]: what some members of a
-//!   room want otherwise than the rest.
+//! - [`filter`]: which publications a subscriber wants, by their tags; [`delivery`]: in which form each
+//!   gets them.
 //! - [`node`]: what every room needs of its node, and what comes out of them.
 //! - [`survey`]: questions to every node at once; [`control`]: what the application has them do to a user's
 //!   connections. [`pattern`]: names with `*` in them.
@@ -26,6 +26,7 @@ pub mod actor;
 pub mod agenda;
 pub mod attendance;
 pub mod control;
+pub mod delivery;
 pub mod filter;
 pub mod history;
 pub mod home;
@@ -56,5 +57,4 @@ pub mod stream;
 pub mod survey;
 pub mod transfer;
 pub mod types;
-pub mod wishes;
 pub mod work;

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     control::Control,
+    delivery::DeliveryOption,
     keys,
     messages::{Message, RoomMessage, SlotMessage},
     transfer::{Flow, Source, parts, weight_of_answer},
@@ -15,7 +16,6 @@ use super::{
         Answer, Epoch, Event, Failure, Findings, MemberFlags, ReplyTo, RoomName, SocketRef,
         Subscribed,
     },
-    wishes::Wish,
 };
 use crate::{
     cluster::{
@@ -42,8 +42,8 @@ pub enum Out {
         room: RoomName,
         /// How it takes part.
         flags: MemberFlags,
-        /// What it wants otherwise than most.
-        wish: Option<Wish>,
+        /// How it wants publications delivered, if not all of them in full.
+        delivery: Option<DeliveryOption>,
         /// Whether it is in.
         result: Result<Subscribed, Failure>,
     },

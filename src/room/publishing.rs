@@ -212,7 +212,7 @@ mod tests {
                 id: 1,
                 info: Arc::default(),
                 flags: MemberFlags::default(),
-                wish: None,
+                delivery: None,
                 recover: None,
                 must_recover: false,
             };

@@ -206,7 +206,7 @@ impl State {
                 id: it.id,
                 room: room.clone(),
                 flags: it.flags,
-                wish: it.wish,
+                delivery: it.delivery,
                 result: Err(error),
             },
             Request::Unsubscribe { socket, reply, .. } => {
@@ -488,7 +488,7 @@ mod tests {
                 flags: MemberFlags::default(),
                 recover: None,
                 must_recover: false,
-                wish: None,
+                delivery: None,
             })
         };
         let go = |slot: u32| Request::Unsubscribe {

@@ -453,8 +453,15 @@ impl Room {
         result: Result<Subscribed, Failure>,
         node: &mut Node,
     ) {
-        let Subscribe { socket, id, flags, wish, .. } = subscribe;
-        node.out.push(Out::Subscribed { socket, id, room: self.name.clone(), flags, wish, result });
+        let Subscribe { socket, id, flags, delivery, .. } = subscribe;
+        node.out.push(Out::Subscribed {
+            socket,
+            id,
+            room: self.name.clone(),
+            flags,
+            delivery,
+            result,
+        });
     }
 
     /// Lets a subscriber in, or tells it why not. The same in a home and in a mirror.

@@ -311,7 +311,7 @@ mod tests {
                 flags: MemberFlags::default(),
                 recover: None,
                 must_recover: false,
-                wish: None,
+                delivery: None,
             };
             let room = format!("{}-{number}", if number % 2 == 0 { "even" } else { "odd" });
             state.handle(In::Request(room.into(), Request::Subscribe(subscribe)), now);

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{control::Control, filter::Filter, wishes::Wish};
+use super::{control::Control, delivery::DeliveryOption, filter::Filter};
 use crate::cluster::node::NodeId;
 
 /// Name of a room; what the protocol calls a channel.
@@ -243,8 +243,8 @@ pub struct Subscribe {
     pub info: Arc<ClientInfo>,
     /// What the hub has to know.
     pub flags: MemberFlags,
-    /// What it wants otherwise than most.
-    pub wish: Option<Wish>,
+    /// How it wants publications delivered, if not all of them in full.
+    pub delivery: Option<DeliveryOption>,
     /// Where it stopped, if it wants what it missed.
     pub recover: Option<Since>,
     /// Answer 112 rather than `recovered: false`.
@@ -254,7 +254,7 @@ pub struct Subscribe {
 impl Subscribe {
     /// Which publications it wants, if not all.
     pub fn filter(&self) -> Option<&Filter> {
-        self.wish.as_ref()?.filter()
+        self.delivery.as_ref()?.filter()
     }
 }
 
@@ -386,11 +386,11 @@ pub enum Failure {
 pub struct Subscribed {
     /// Where the live stream goes on, if the room keeps positions.
     pub position: Option<Position>,
-    /// What became of the wish to recover.
+    /// What became of the request to recover.
     pub recovery: Recovery,
 }
 
-/// What became of a subscriber's wish to get what it missed.
+/// What became of a subscriber's request to get what it missed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recovery {
     /// It had none.

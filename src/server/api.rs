@@ -169,7 +169,7 @@ fn authorized(parts: &Parts, request: &HttpRequest) -> bool {
         .map(str::to_owned)
         .or_else(|| key::in_query(request.query_string()))
         .unwrap_or_default();
-    key::Key::new(expected).is(&given)
+    key::ApiKey::new(expected).is(&given)
 }
 
 /// A call's result as it is written: payloads go through unread, so that no number is rounded on the way.
@@ -189,7 +189,7 @@ impl From<Called> for Outcome {
     }
 }
 
-/// BackendClients of the API are told code and message, no more.
+/// An error of the API has a code and a message only.
 fn without_temporary<S: serde::Serializer>(
     error: &message::Error,
     to: S,

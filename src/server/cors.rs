@@ -13,7 +13,7 @@ use super::{
     parts::Parts,
 };
 
-/// How long a browser may go by what it was told, in seconds.
+/// How long a browser may cache the answer, in seconds.
 const MAX_AGE: &str = "300";
 
 /// Lets the page that the request comes from read the answer. Only for one whose origin was checked.

@@ -1,4 +1,4 @@
-//! SHELL. The way back for clients whose way forth is a streamed response: `POST /emulation` brings commands for
+//! SHELL. How clients send that receive through a streaming response: `POST /emulation` brings commands for
 //! a session, to any node of the cluster.
 
 use std::str::FromStr as _;

@@ -6,9 +6,9 @@ use subtle::ConstantTimeEq as _;
 /// The digest of a key. Digests are compared, so that the time taken tells neither where two keys differ
 /// nor how long the right one is.
 #[derive(Clone)]
-pub struct Key([u8; 32]);
+pub struct ApiKey([u8; 32]);
 
-impl Key {
+impl ApiKey {
     /// The key that callers must give.
     pub fn new(key: &str) -> Self {
         Self(Sha256::digest(key.as_bytes()).into())
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn only_the_key_itself_is_right() {
-        let key = Key::new("secret");
+        let key = ApiKey::new("secret");
         assert!(key.is("secret"));
         for wrong in ["", "secre", "secret ", "Secret"] {
             assert!(!key.is(wrong), "{wrong:?}");

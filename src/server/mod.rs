@@ -3,7 +3,7 @@
 //! [`http`] builds the service of a worker, [`parts`] is what workers share. [`admission`] says who may connect
 //! ([`origin`] from where; pure);
 //! then [`upgrade`] turns a WebSocket request into a socket actor, and [`streams`] another request into one that
-//! streams its response, for whose client [`emulation`] is the way back; [`cors`] and [`body`] serve those, and
+//! streams its response, whose client sends through [`emulation`]; [`cors`] and [`body`] serve those, and
 //! [`tls`] has the certificate. [`api`] is the server API ([`control`]: what it does to connections) and [`key`]
 //! its key (pure), [`status`] health and metrics, [`demo`] the demo's
 //! page, [`feed`] who is in the cluster, live, for pages like it, [`leaving`] whether the node is to leave.

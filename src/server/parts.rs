@@ -41,13 +41,13 @@ use crate::{
 pub struct Parts {
     /// The configuration.
     pub config: Arc<Config>,
-    /// What sessions go by.
+    /// Settings of sessions.
     pub sessions: Arc<SessionSettings>,
-    /// Who fetches the keys of tokens.
+    /// Fetches the keys of tokens.
     pub keys: Fetchers,
-    /// Who asks the application's backends.
+    /// Sends requests to the application's backends.
     pub backends: Arc<BackendClients>,
-    /// Who tells the application what happens, if anyone does.
+    /// Delivers events to the application, if it has an endpoint for them.
     pub webhooks: Option<Arc<Webhooks>>,
     /// The node's rooms.
     pub registry: Addr<RoomRegistry>,
@@ -85,7 +85,7 @@ impl Parts {
     }
 }
 
-/// What sessions go by, according to the configuration, and who fetches the keys of tokens for them.
+/// The settings of sessions as configured, and what fetches the keys of tokens for them.
 ///
 /// # Errors
 /// If the keys of tokens can't be used or fetched.

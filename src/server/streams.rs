@@ -1,5 +1,5 @@
-//! SHELL. Transports whose server side is a streamed response: server-sent events and plain HTTP streams, with
-//! or without a way back (see [`super::emulation`]).
+//! SHELL. Transports whose server side is a streamed response: server-sent events and plain HTTP streams,
+//! bidirectional (see [`super::emulation`]) or unidirectional.
 
 use std::rc::Rc;
 

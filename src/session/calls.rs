@@ -28,12 +28,12 @@ use crate::{
 /// seconds.
 const REPRIEVE: i64 = 60;
 
-/// Calls that are under way.
+/// PendingCalls that are under way.
 ///
 /// Their numbers are their own, and not those of the commands: a client may use one of those again while the
 /// answer to the first is still to come, and must not get it for the second.
 #[derive(Debug, Default)]
-pub(super) struct Calls {
+pub(super) struct PendingCalls {
     last: u32,
     /// In the order in which they were made.
     parked: Vec<Parked>,
@@ -61,7 +61,7 @@ enum Waits {
     Subscription(RoomName),
 }
 
-impl Calls {
+impl PendingCalls {
     pub(super) fn is_empty(&self) -> bool {
         self.parked.is_empty()
     }

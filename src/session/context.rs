@@ -44,7 +44,7 @@ const FRAMES_PER_TURN: usize = 16;
 pub struct Wire {
     /// The largest message from a client, in bytes.
     pub message_limit: usize,
-    /// How long a client for whom something waits may take nothing of it; zero: for ever.
+    /// How long a client may read nothing while output waits for it; zero: for ever.
     pub write_timeout: Duration,
     /// Frames written.
     pub messages_sent: IntCounter,
@@ -153,7 +153,7 @@ impl<A: Actor<Context = Self>> SocketContext<A> {
         self.outbox.push_pong(payload);
     }
 
-    /// Whether messages still go to and fro.
+    /// Whether messages can still be sent and received.
     pub fn is_open(&self) -> bool {
         self.handshake.is_open()
     }
@@ -344,7 +344,7 @@ where
 struct Run<A: Actor<Context = SocketContext<A>>> {
     actor: ContextFut<A, SocketContext<A>>,
     done: bool,
-    /// Runs while the client takes nothing of what waits for it.
+    /// Runs while the client reads nothing of what waits for it.
     stall: Option<Pin<Box<Sleep>>>,
 }
 
@@ -406,7 +406,7 @@ where
                 continue;
             }
             let written = ctx.poll_write(cx);
-            // A client that takes nothing must not keep a stopped actor.
+            // A client that reads nothing must not keep a stopped actor.
             if this.done {
                 ctx.io.say_goodbye();
                 return Poll::Ready(());

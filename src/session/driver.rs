@@ -12,7 +12,7 @@ use super::{
     admitted::Admitted,
     context::{Progress, Wire},
     id::SessionId,
-    messages::{ConnectionAddress, FromSocket, HubAddress, Register, Tell, ToSocket},
+    messages::{ConnectionAddress, FromSocket, HubAddress, Register, SocketInput, ToSocket},
     settings::{Env, SessionSettings},
     state::{Call, CallFailed, Called, In, Out, Session},
     transport::Transport,
@@ -40,15 +40,15 @@ pub struct Shared {
     pub hub: HubAddress,
     /// The node's rooms.
     pub registry: Addr<RoomRegistry>,
-    /// What sessions go by.
+    /// Settings of sessions.
     pub settings: Arc<SessionSettings>,
-    /// Who fetches the keys of tokens.
+    /// Fetches the keys of tokens.
     pub keys: Fetchers,
-    /// Who asks the application's backends.
+    /// Sends requests to the application's backends.
     pub backends: Arc<BackendClients>,
-    /// Who tells the application what happens, if anyone does.
+    /// Delivers events to the application, if it has an endpoint for them.
     pub webhooks: Option<Arc<Webhooks>>,
-    /// What connections go by.
+    /// Settings of connections.
     pub wire: Rc<Wire>,
     /// The most bytes that may wait for one client.
     pub outbox_limit: usize,
@@ -69,7 +69,7 @@ pub struct Driver {
     session: Session,
     /// Set once the client is authenticated.
     user: Option<Box<str>>,
-    /// Its user has too many: from there on it gets nothing but its goodbye.
+    /// Its user has too many connections: it gets nothing more than a close.
     barred: bool,
     encoding: Encoding,
     /// The code that the server closed it with; 0 if it did not.
@@ -166,7 +166,7 @@ impl Driver {
 
     fn perform(&mut self, output: Out, transport: &mut impl Transport) {
         match output {
-            // Nothing has come of what it asks for before it is let in, so there is nothing to undo.
+            // What it asks for is done only after it is admitted, so there is nothing to undo.
             Out::Reply(_) | Out::Request(..) if self.barred => {}
             Out::Reply(reply) => transport.push_reply(&reply),
             Out::Request(room, request) => self.shared.registry.do_send(Ask(room, request)),
@@ -205,7 +205,7 @@ impl Driver {
                 None => false,
             };
             let result = if fetched { Ok(Called::Keys) } else { Err(CallFailed) };
-            hub.do_send(Tell(place, In::Called(number, result)));
+            hub.do_send(SocketInput(place, In::Called(number, result)));
         });
     }
 
@@ -218,7 +218,7 @@ impl Driver {
         actix_rt::spawn(async move {
             let reply = backends.ask(request, transport).await;
             let result = reply.map(Called::Backend).ok_or(CallFailed);
-            hub.do_send(Tell(place, In::Called(number, result)));
+            hub.do_send(SocketInput(place, In::Called(number, result)));
         });
     }
 
@@ -253,7 +253,7 @@ impl Driver {
         if congested {
             transport.notify_when_drained_to(self.shared.outbox_limit / 2);
         }
-        // Of a client that is being let go everything is read, since its close frame is among it.
+        // While a connection closes everything is read, since the client's close frame is part of it.
         let busy = congested || self.session.is_busy(&self.shared.settings);
         transport.pause_reading(busy && transport.is_open());
     }

@@ -44,7 +44,7 @@ enum Phase {
 pub struct Handshake(Phase);
 
 impl Handshake {
-    /// Whether messages still go to and fro.
+    /// Whether messages can still be sent and received.
     pub fn is_open(&self) -> bool {
         self.0 == Phase::Open
     }

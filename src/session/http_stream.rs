@@ -60,7 +60,7 @@ impl HttpStream {
         self.doubt(ctx);
     }
 
-    /// Sees to it that a client is let go that takes nothing of what waits for it.
+    /// Closes the connection of a client that reads nothing while output waits for it.
     fn watch(&mut self, ctx: &mut Context<Self>) {
         let timeout = self.driver.shared().wire.write_timeout;
         if self.watching || self.writer.queued() == 0 || timeout.is_zero() {
@@ -77,7 +77,7 @@ impl HttpStream {
         });
     }
 
-    /// Lets a client go for which more waits than may, if that is still so in a moment.
+    /// Closes the connection of a client whose backlog is over the limit, if it still is a moment later.
     fn doubt(&mut self, ctx: &mut Context<Self>) {
         if self.doubting || !std::mem::take(&mut self.writer.in_doubt) {
             return;
@@ -110,7 +110,7 @@ impl Actor for HttpStream {
             sessions.leave(id);
         }
         self.driver.stopped(&mut self.writer);
-        // Also when nobody has said goodbye: the body must not wait for more.
+        // Also without a close before: the body must not wait for more.
         self.writer.close(Disconnect::ConnectionClosed.parts().0, "");
     }
 }

@@ -132,7 +132,7 @@ impl Io {
             loop {
                 match tls.reader().read(buffer) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    // Cut off rather than closed: WebSocket has a goodbye of its own.
+                    // Dropped without a TLS close: WebSocket has its own.
                     Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                     read => return read,
                 }

@@ -61,7 +61,7 @@ pub enum FromSocket {
 /// Something for one socket.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Tell(pub SocketRef, pub In);
+pub struct SocketInput(pub SocketRef, pub In);
 
 /// Where a worker's connections reach their hub.
 #[derive(Clone)]
@@ -71,13 +71,13 @@ pub struct HubAddress {
     /// Hears of those that it has.
     pub from_socket: Recipient<FromSocket>,
     /// Passes on what others have for one of them.
-    pub to_socket: Recipient<Tell>,
+    pub to_socket: Recipient<SocketInput>,
 }
 
 impl<H> From<Addr<H>> for HubAddress
 where
-    H: Actor + Handler<Register> + Handler<FromSocket> + Handler<Tell>,
-    H::Context: ToEnvelope<H, Register> + ToEnvelope<H, FromSocket> + ToEnvelope<H, Tell>,
+    H: Actor + Handler<Register> + Handler<FromSocket> + Handler<SocketInput>,
+    H::Context: ToEnvelope<H, Register> + ToEnvelope<H, FromSocket> + ToEnvelope<H, SocketInput>,
 {
     fn from(hub: Addr<H>) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! One client connection: what it may do, what it waits for, what it is told.
+//! One client connection: its permissions, its requests under way, and what it is sent.
 //!
 //! In: payloads from its socket, answers from the rooms, the passing of time. Out: replies, requests to
 //! rooms, a reason to close.

@@ -15,9 +15,9 @@ use crate::{
         },
     },
     room::{
+        delivery::Form,
         filter::Filter,
         types::{Answer, ClientInfo, Event, Failure, Publication, Recovery, Since, Subscribed},
-        wishes::Form,
     },
 };
 

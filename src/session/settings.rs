@@ -1,4 +1,4 @@
-//! What every session of a node goes by, and what one looks at as it takes an input.
+//! The settings of all sessions of a node, and what a session may look at as it takes an input.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,10 +9,10 @@ use crate::{
     runtime::time::Time,
 };
 
-/// What every session of a node goes by.
+/// The settings of all sessions of a node.
 #[derive(Debug)]
 pub struct SessionSettings {
-    /// Let everyone in and permit everything.
+    /// Admit everyone and permit everything.
     pub insecure: bool,
     /// Let clients in that have no token.
     pub allow_anonymous: bool,
@@ -26,7 +26,7 @@ pub struct SessionSettings {
     pub subscribe_to: Vec<String>,
     /// The namespace of the rooms of their own that the server puts users into, if it does.
     pub personal_rooms: Option<String>,
-    /// Whoever of a user comes last into that room is the only one that stays connected.
+    /// A newer connection of the same user in that room replaces the older ones.
     pub single_connection: bool,
     /// How long an expired connection may take to refresh.
     pub expired_close_delay: Duration,
@@ -107,7 +107,7 @@ impl Env<'_> {
         }
     }
 
-    /// How long it is until then, as clients are told: whether there is an end, and seconds.
+    /// The time until then in the protocol's form: whether it expires, and in how many seconds.
     pub(super) fn time_to_live(&self, ends_at: Option<i64>) -> (bool, u32) {
         let left = |at: i64| u32::try_from(at.saturating_sub(self.wall).max(0)).unwrap_or(u32::MAX);
         (ends_at.is_some(), ends_at.map(left).unwrap_or_default())

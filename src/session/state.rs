@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    calls::Calls,
+    calls::PendingCalls,
     connecting::Connecting,
     id::SessionId,
     reply,
@@ -137,10 +137,10 @@ pub(super) struct Rare {
     /// While the connect command is being answered.
     pub(super) connecting: Option<Connecting>,
     /// What waits for a [`Call`].
-    pub(super) calls: Calls,
+    pub(super) calls: PendingCalls,
     /// Headers of the client that backends want.
     pub(super) headers: Option<Arc<Headers>>,
-    /// What the application wants its backends to be told of the connection.
+    /// What the application attached to the connection for its backends.
     pub(super) meta: Bytes,
     /// The user that a trusted proxy in front of the node has named.
     pub(super) trusted_user: Option<Box<str>>,
@@ -242,7 +242,7 @@ impl Session {
         self.rare.take_if(|it| it.is_empty());
     }
 
-    /// Whether the client has yet to be told that it is connected: until then it must hear of no room.
+    /// Whether connect is still being answered: until the client has that reply, it must get nothing of any room.
     pub fn is_connecting(&self) -> bool {
         self.state == ConnectionState::Connecting
     }
@@ -290,7 +290,7 @@ impl Session {
         }
     }
 
-    /// A client that only listens sends its connect request; whatever else it sends is nothing to us.
+    /// A client of a unidirectional transport sends its connect request; anything else that it sends is ignored.
     fn listen(&mut self, payload: &[u8], env: Env<'_>, out: &mut Vec<Out>) {
         if self.state != ConnectionState::New {
             return;
@@ -375,7 +375,7 @@ impl Session {
         }
     }
 
-    /// Leaves every room. After the close, so that no one hears of the leaving before the client does.
+    /// Leaves every room. After the close, so that the client learns of it before anyone else sees it leave.
     fn end(&mut self, out: &mut Vec<Out>) {
         self.state = ConnectionState::Closed;
         self.held = Commands::default();
@@ -397,7 +397,7 @@ impl Session {
         let is_it = *control.user == *self.info.user
             && meant(&control.client)
             && (control.session.is_empty() || self.is_session(&control.session));
-        // One that is about to be let in can be turned away.
+        // A connection that is still being admitted can be disconnected, but nothing else can be done to it.
         let ends = self.is_connecting() && matches!(control.action, Action::Disconnect { .. });
         if !is_it || self.state != ConnectionState::Open && !ends {
             return;

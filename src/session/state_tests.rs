@@ -421,7 +421,7 @@ fn a_client_that_still_takes_what_came_before_the_ping_is_alive() {
 }
 
 #[test]
-fn one_wish_to_be_woken_holds_for_all() {
+fn only_the_earliest_wake_up_is_set() {
     let connected = |ping_interval| {
         let token = crate::access::sign::sign("secret", &json!({"sub": "ann", "exp": WALL + 5}));
         let mut talk = Talk::new(SessionSettings { ping_interval, ..settings() });
@@ -429,23 +429,23 @@ fn one_wish_to_be_woken_holds_for_all() {
         talk
     };
     let mut talk = connected(Duration::from_secs(25));
-    let wishes = |talk: &Talk| {
-        let wishes = talk.out.iter().filter_map(|out| match out {
+    let wake_ups = |talk: &Talk| {
+        let wake_ups = talk.out.iter().filter_map(|out| match out {
             Out::WakeAt(at) => Some(at.since(Time::default()).as_secs()),
             _ => None,
         });
-        wishes.collect::<Vec<_>>()
+        wake_ups.collect::<Vec<_>>()
     };
-    assert_eq!(wishes(&talk), [12], "the ping, not the end of the token");
+    assert_eq!(wake_ups(&talk), [12], "the ping, not the end of the token");
     talk.out.clear();
     talk.later(13);
-    assert_eq!(wishes(&talk), [21], "its pong");
+    assert_eq!(wake_ups(&talk), [21], "its pong");
     talk.say(&json!({}));
     talk.out.clear();
     talk.later(10);
-    assert_eq!(wishes(&talk), [38], "the next ping");
+    assert_eq!(wake_ups(&talk), [38], "the next ping");
     let talk = connected(Duration::from_secs(100));
-    assert_eq!(wishes(&talk), [30], "not the ping, but the end of the token and its grace");
+    assert_eq!(wake_ups(&talk), [30], "not the ping, but the end of the token and its grace");
 }
 
 #[test]
@@ -742,7 +742,7 @@ fn the_application_does_things_to_a_users_connections() {
 }
 
 /// A client that asks to subscribe to a room where filters and deltas are allowed, or not.
-fn wishing(allowed: bool, subscribe: Value) -> Talk {
+fn subscribing_with(allowed: bool, subscribe: Value) -> Talk {
     let mut settings = settings();
     let chat = settings.namespaces.named["chat"].as_ref().clone();
     let chat = RoomOptions { allow_tags_filter: allowed, allow_delta: allowed, ..chat };
@@ -776,8 +776,8 @@ fn a_filter_holds_for_what_was_missed_too() {
     for (tags, offsets, offset) in
         [(["a", "b"], vec![6], 5), (["b", "a"], vec![7], 5), (["b", "b"], vec![], 7)]
     {
-        let mut talk = wishing(true, subscribe.clone());
-        assert!(matches!(&talk.requests()[..], [Request::Subscribe(it)] if it.wish.is_some()));
+        let mut talk = subscribing_with(true, subscribe.clone());
+        assert!(matches!(&talk.requests()[..], [Request::Subscribe(it)] if it.delivery.is_some()));
         talk.let_in("chat:a", 2, tagged(&tags));
         let result = talk.replies().remove(0)["subscribe"].clone();
         let got = result["publications"].as_array().cloned().unwrap_or_default();
@@ -790,7 +790,7 @@ fn a_filter_holds_for_what_was_missed_too() {
 #[test]
 fn a_filter_that_is_not_allowed_or_invalid_is_a_bad_request() {
     for (allowed, tf) in [(false, json!({"key": "t", "cmp": "ex"})), (true, json!({}))] {
-        let mut talk = wishing(allowed, json!({"channel": "chat:a", "tf": tf}));
+        let mut talk = subscribing_with(allowed, json!({"channel": "chat:a", "tf": tf}));
         assert_eq!(talk.replies()[0]["error"]["code"], 107);
     }
 }
@@ -800,7 +800,7 @@ fn who_wants_deltas_gets_texts_and_what_is_new_in_them() {
     let subscribe = json!({
         "channel": "chat:a", "delta": "fossil", "recover": true, "epoch": "e", "offset": 5,
     });
-    let mut talk = wishing(true, subscribe.clone());
+    let mut talk = subscribing_with(true, subscribe.clone());
     talk.out.clear();
     talk.let_in("chat:a", 2, tagged(&["a", "a"]));
     let result = talk.replies().remove(0)["subscribe"].clone();
@@ -811,7 +811,7 @@ fn who_wants_deltas_gets_texts_and_what_is_new_in_them() {
     let new = delta["data"].as_str().expect("a text");
     assert!(delta["delta"] == true && new.len() < text.len() && new.contains(":7}"), "{new}");
 
-    let mut talk = wishing(false, subscribe);
+    let mut talk = subscribing_with(false, subscribe);
     talk.let_in("chat:a", 2, tagged(&["a"]));
     let result = talk.replies().remove(0)["subscribe"].clone();
     assert!(result["delta"].is_null() && result["publications"][0]["data"]["n"] == 6, "{result}");
@@ -820,10 +820,11 @@ fn who_wants_deltas_gets_texts_and_what_is_new_in_them() {
 #[test]
 fn a_filter_goes_before_deltas_and_an_unknown_format_ends_the_connection() {
     let tf = json!({"key": "t", "cmp": "ex"});
-    let mut talk = wishing(true, json!({"channel": "chat:a", "delta": "fossil", "tf": tf}));
+    let mut talk =
+        subscribing_with(true, json!({"channel": "chat:a", "delta": "fossil", "tf": tf}));
     talk.let_in("chat:a", 2, Recovery::NotAsked);
     assert!(talk.replies()[0]["subscribe"]["delta"].is_null());
-    let talk = wishing(true, json!({"channel": "chat:a", "delta": "other"}));
+    let talk = subscribing_with(true, json!({"channel": "chat:a", "delta": "other"}));
     assert!(talk.out.contains(&Out::Close(Disconnect::BadRequest)), "{:?}", talk.out);
 }
 

@@ -21,13 +21,13 @@ use crate::{
         message::{ReplyBody, Request as ClientRequest, SubscribeRequest, SubscribeResult},
     },
     room::{
+        delivery::DeliveryOption,
         filter::Filter,
         options::{self, Audience, RoomOptions},
         types::{
             ClientInfo, Here, MemberFlags, Recovery, ReplyTo, Request, RoomName, Since, Subscribe,
             Subscribed,
         },
-        wishes::Wish,
     },
 };
 
@@ -48,26 +48,31 @@ struct Wanted {
     alone: bool,
     since: Option<Since>,
     must_recover: bool,
-    wish: Option<Wish>,
+    delivery: Option<DeliveryOption>,
 }
 
 /// The delta format that clients may ask for.
 const FOSSIL: &str = "fossil";
 
-/// What a subscriber wants otherwise than most. With a filter it gets no deltas: it has not what they follow.
-fn wish(request: &SubscribeRequest, options: &RoomOptions) -> Result<Option<Wish>, Refusal> {
+/// The delivery options of a subscriber, if any. With a filter it gets no deltas: it lacks the publications they are based on.
+fn delivery_option(
+    request: &SubscribeRequest,
+    options: &RoomOptions,
+) -> Result<Option<DeliveryOption>, Refusal> {
     match &request.tf {
         _ if !["", FOSSIL].contains(&request.delta.as_str()) => Err(Disconnect::BadRequest.into()),
         Some(_) if !options.allow_tags_filter => Err(ErrorCode::BadRequest.into()),
         Some(node) => {
             let filter = Filter::new(node).map_err(|_| ErrorCode::BadRequest)?;
-            Ok(Some(Wish::Filter(Arc::new(filter))))
+            Ok(Some(DeliveryOption::Filter(Arc::new(filter))))
         }
-        None => Ok((options.allow_delta && request.delta == FOSSIL).then_some(Wish::Delta)),
+        None => {
+            Ok((options.allow_delta && request.delta == FOSSIL).then_some(DeliveryOption::Delta))
+        }
     }
 }
 
-/// What the client has in the room that most have not, if anything.
+/// What is special about the client in the room, if anything.
 fn here(grant: &Grant, alone: bool, options: &RoomOptions) -> Option<Here> {
     let Overrides { presence, join_leave, .. } = grant.overrides;
     let here = Here {
@@ -110,10 +115,10 @@ impl Session {
         if request.kind != 0 {
             return Err(ErrorCode::NotAvailable.into());
         }
-        let wish = wish(&request, options)?;
+        let delivery = delivery_option(&request, options)?;
         match self.grant(&request, options, retried, env)? {
             Decided::Granted(grant) => {
-                Ok(Some(self.enter_as_asked(id, request, wish, &grant, env)?))
+                Ok(Some(self.enter_as_asked(id, request, delivery, &grant, env)?))
             }
             Decided::Ask(call) => {
                 self.call(id, ClientRequest::Subscribe(request), call, out);
@@ -140,15 +145,15 @@ impl Session {
         if grant.expires_at.is_some_and(|at| at <= env.wall) {
             return Err(ErrorCode::Expired.into());
         }
-        let wish = wish(&request, options)?;
-        Ok(Some(self.enter_as_asked(id, request, wish, grant, env)?))
+        let delivery = delivery_option(&request, options)?;
+        Ok(Some(self.enter_as_asked(id, request, delivery, grant, env)?))
     }
 
     fn enter_as_asked(
         &mut self,
         id: u32,
         request: SubscribeRequest,
-        wish: Option<Wish>,
+        delivery: Option<DeliveryOption>,
         grant: &Grant,
         env: Env<'_>,
     ) -> Result<(RoomName, Request), ErrorCode> {
@@ -156,7 +161,7 @@ impl Session {
         let may = |audience: Audience| {
             env.settings.insecure || audience.includes(self.info.user.is_empty(), true)
         };
-        // Whoever may read the past may have it by itself, and whoever may ask who is there may be told.
+        // Permission to read history includes recovery, and permission to read presence includes join and leave.
         let past = may(options.permissions.history);
         let wanted = Wanted {
             recoverable: request.recoverable && (options.allow_recovery || past),
@@ -169,7 +174,7 @@ impl Session {
                 .recover
                 .then_some(Since { epoch: request.epoch, offset: request.offset }),
             must_recover: request.flag & 2 != 0,
-            wish,
+            delivery,
         };
         Ok(self.enter(&request.channel, options, grant, wanted, Initiator::Client(id)))
     }
@@ -243,7 +248,7 @@ impl Session {
         if self.subscriptions.len() >= env.settings.channel_limit {
             return self.close(Disconnect::ChannelLimit, out);
         }
-        // Whoever is put there wants all that may be had.
+        // A server-side subscription gets whatever the options allow.
         let wanted = Wanted {
             recoverable: options.allow_recovery,
             positioned: options.allow_positioning,
@@ -251,7 +256,7 @@ impl Session {
             alone: initiator == Initiator::Connect && self.is_for_one_connection(room, env),
             since,
             must_recover: false,
-            wish: None,
+            delivery: None,
         };
         let (room, request) = self.enter(room, options, grant, wanted, initiator);
         out.push(Out::Request(room, request));
@@ -281,7 +286,7 @@ impl Session {
             || history
                 && (grant::or(overrides.force_positioning, options.force_positioning)
                     || wanted.positioned);
-        // One that says nothing has nothing.
+        // A client that gives no position has received nothing.
         let nothing = || options.auto_cache_recover.then(Since::nothing);
         let since = wanted.since.or_else(nothing).filter(|_| recoverable);
         // Where only the latest counts, not to have it is no reason to load everything again.
@@ -296,7 +301,7 @@ impl Session {
             since: since.clone(),
             must_recover,
             data: grant.data.clone(),
-            wish: wanted.wish.clone(),
+            delivery: wanted.delivery.clone(),
         };
         let more = More {
             pending: Some(pending),
@@ -317,7 +322,7 @@ impl Session {
             id: initiator.id(),
             info: info.unwrap_or_else(|| self.info.clone()),
             flags,
-            wish: wanted.wish,
+            delivery: wanted.delivery,
             recover: since,
             must_recover,
         };
@@ -341,11 +346,12 @@ impl Session {
         if let Initiator::Client(_) = pending.initiator {
             self.in_flight = self.in_flight.saturating_sub(1);
         }
-        let wish = pending.wish.as_ref();
-        let delta = (wish == Some(&Wish::Delta)).then_some(self.format);
+        let delivery = pending.delivery.as_ref();
+        let delta = (delivery == Some(&DeliveryOption::Delta)).then_some(self.format);
         // As a JSON text, a quote takes two bytes.
         let most = env.reply_limit() / if delta == Some(Format::Json) { 2 } else { 1 };
-        let wanted = |it| reply::bounded(reply::wanted(it, wish.and_then(Wish::filter)), most);
+        let wanted =
+            |it| reply::bounded(reply::wanted(it, delivery.and_then(DeliveryOption::filter)), most);
         match result.map(wanted) {
             Ok(it) if pending.must_recover && it.recovery == Recovery::Failed => {
                 self.subscriptions.swap_remove(index);
@@ -357,7 +363,7 @@ impl Session {
                 // From here on the name that the whole node shares.
                 self.subscriptions[index].room = room.clone();
                 let expires_at = self.subscriptions[index].expires_at();
-                // A client is told of an end that it can do something about.
+                // A client learns of an expiry only if refreshing is its job.
                 let told = expires_at.filter(|_| env.sub_refresh_backend(&room).is_none());
                 let (expires, ttl) = env.time_to_live(told);
                 let Pending { initiator, recoverable, positioned, since, data, .. } = pending;

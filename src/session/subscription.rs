@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::room::{
+    delivery::DeliveryOption,
     types::{ClientInfo, RoomName, Since},
-    wishes::Wish,
 };
 
 /// A room that the client is in, or is about to be.
@@ -69,7 +69,7 @@ pub(super) struct Pending {
     pub(super) since: Option<Since>,
     pub(super) must_recover: bool,
     pub(super) data: Bytes,
-    pub(super) wish: Option<Wish>,
+    pub(super) delivery: Option<DeliveryOption>,
 }
 
 impl Subscription {

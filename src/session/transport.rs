@@ -24,11 +24,11 @@ pub trait Transport {
     fn clear(&mut self);
     /// Offers the client what waits, if that can be done now.
     fn flush(&mut self);
-    /// Whether messages still go to and fro.
+    /// Whether messages can still be sent and received.
     fn is_open(&self) -> bool;
-    /// Says goodbye. If the client's own goodbye is awaited, it says until when.
+    /// Starts the close. Returns the deadline for the client's side of it, if that is awaited.
     fn close(&mut self, code: u16, reason: &str) -> Option<Time>;
-    /// Ends a connection whose client has not said goodbye in time. If there is time left, it says until when.
+    /// Ends a connection whose client has not closed in time. Returns the deadline instead, if that has yet to come.
     fn give_up(&mut self) -> Option<Time>;
     /// Whether to take no more from the client for now.
     fn pause_reading(&mut self, pause: bool);

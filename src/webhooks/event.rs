@@ -1,4 +1,4 @@
-//! What the application is told, and its form as JSON.
+//! Events for the application, and their form as JSON.
 
 use std::sync::Arc;
 

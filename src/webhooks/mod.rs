@@ -1,4 +1,4 @@
-//! What happens here, told to the application: who connects and disconnects, who comes into rooms and goes,
+//! Events for the application: who connects and disconnects, who comes into rooms and goes,
 //! which rooms have anyone, which nodes are gone.
 //!
 //! In: what sockets, rooms and the view of the cluster say. Out: signed batches of [`event::EventEnvelope`]s, posted

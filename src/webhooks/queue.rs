@@ -1,4 +1,4 @@
-//! Events that wait to be told: what is sent next and when, and what is dropped when too many wait. In: events,
+//! Events that wait for delivery: what is sent next and when, and what is dropped when too many wait. In: events,
 //! and what became of batches. Out: batches.
 
 use std::{collections::VecDeque, time::Duration};

@@ -23,14 +23,14 @@ use crate::{
     runtime::clock,
 };
 
-/// What is told, where and how.
+/// Which events are delivered, where and how.
 #[derive(Clone)]
 pub struct WebhookOptions {
     /// URL that is posted to.
     pub endpoint: String,
     /// What batches are signed with.
     pub secret: String,
-    /// The kinds of events that are told.
+    /// The kinds of events that are delivered.
     pub kinds: Vec<String>,
     /// How long a post may take.
     pub timeout: Duration,
@@ -173,7 +173,7 @@ impl Webhooks {
         }
     }
 
-    /// Waits until all is told, or until then.
+    /// Waits until all events are delivered, or until the deadline.
     pub async fn finish(&self, deadline: tokio::time::Instant) {
         self.queue().hurry();
         self.news.notify_one();

@@ -90,14 +90,14 @@ impl Mutant {
             {
                 vec![out.clone(), out]
             }
-            Out::Subscribed { socket, id, room, flags, wish, mut result } => {
+            Out::Subscribed { socket, id, room, flags, delivery, mut result } => {
                 if let (Self::ShortRecoveries, Ok(subscribed)) = (self, &mut result)
                     && let Recovery::Recovered(missed) = &mut subscribed.recovery
                     && !missed.is_empty()
                 {
                     missed.remove(0);
                 }
-                vec![Out::Subscribed { socket, id, room, flags, wish, result }]
+                vec![Out::Subscribed { socket, id, room, flags, delivery, result }]
             }
             Out::Send { to, message: Message::Room(room, message) } => self
                 .spoil_message(message, count)

@@ -87,7 +87,7 @@ pub struct SubscribePush {
     pub data: Bytes,
 }
 
-/// The session is open; told on transports that go one way. The fields are those of [`ConnectResult`].
+/// The session is open; told on transports that go one way. The fields are those of [`ConnectResult`](super::ConnectResult).
 #[derive(Clone, PartialEq, prost::Message, Serialize)]
 pub struct ConnectPush {
     /// Connection id.
@@ -133,7 +133,7 @@ pub struct ConnectPush {
 /// The session is over; told on transports that have no close frame.
 #[derive(Clone, PartialEq, prost::Message, Serialize)]
 pub struct DisconnectPush {
-    /// See [`Disconnect`](super::codes::Disconnect).
+    /// See [`Disconnect`](crate::protocol::codes::Disconnect).
     #[prost(uint32, tag = "1")]
     pub code: u32,
     /// The same in words.
@@ -209,7 +209,7 @@ pub struct Publication {
 /// The server ended the subscription.
 #[derive(Clone, PartialEq, prost::Message, Serialize)]
 pub struct UnsubscribePush {
-    /// See [`Unsubscribed`](super::codes::Unsubscribed).
+    /// See [`Unsubscribed`](crate::protocol::codes::Unsubscribed).
     #[prost(uint32, tag = "2")]
     pub code: u32,
     /// The same in words.

@@ -81,7 +81,7 @@ pub enum ReplyBody {
     SubRefresh(Refresh),
 }
 
-/// Why a command failed; see [`ErrorCode`](super::codes::ErrorCode).
+/// Why a command failed; see [`ErrorCode`](crate::protocol::codes::ErrorCode).
 #[derive(Clone, PartialEq, prost::Message, Serialize)]
 pub struct Error {
     /// One of the protocol's error codes.

@@ -130,7 +130,7 @@ impl Cluster {
             id: 1,
             info: Arc::new(ClientInfo::new(ClientId(u128::from(self.sockets)), "user-1234567")),
             flags: MemberFlags::default(),
-            wish: None,
+            delivery: None,
             recover: None,
             must_recover: false,
         };

@@ -67,7 +67,7 @@ impl World {
             id: index as u32,
             info: Arc::new(info),
             flags: MemberFlags { positioned: true, join_leave: true },
-            wish: None,
+            delivery: None,
             recover: client.since(),
             must_recover: false,
         };

@@ -1,8 +1,8 @@
-//! What some members of a room want otherwise than the rest: publications with certain tags only, or as
-//! changes of the one before. One worker's members of one room.
+//! Delivery options of members of a room: publications with certain tags only, or as deltas. One worker's members
+//! of one room.
 //!
-//! In: who comes with which wish, who goes, and each publication that all of them are offered. Out: what each
-//! is to get of it. Equal filters are asked once. A room without wishes needs none of this.
+//! In: who comes with which option, who goes, and each publication that all of them are offered. Out: in which form
+//! each gets it, if at all. Equal filters are evaluated once. A room whose members have no options needs none of this.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -13,16 +13,16 @@ use rustc_hash::FxHashMap;
 
 use super::{filter::Filter, types::Publication};
 
-/// What a member wants otherwise.
+/// How a member wants publications delivered, if not all of them in full.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wish {
+pub enum DeliveryOption {
     /// Only what this filter lets through.
     Filter(Arc<Filter>),
     /// Publications as changes of the one before.
     Delta,
 }
 
-impl Wish {
+impl DeliveryOption {
     /// Which publications are wanted, if not all.
     pub fn filter(&self) -> Option<&Filter> {
         match self {
@@ -48,9 +48,9 @@ impl Form {
     pub const COUNT: usize = 3;
 }
 
-/// The wishes of a room's members, by their slots.
+/// The delivery options of a room's members, by their slots.
 #[derive(Debug, Default)]
-pub struct Wishes {
+pub struct DeliveryOptions {
     of: FxHashMap<u32, Kept>,
     filters: Vec<Known>,
     /// Clients choose the filters, so the hash has a secret key.
@@ -78,13 +78,13 @@ struct Known {
     lets_through: bool,
 }
 
-impl Wishes {
+impl DeliveryOptions {
     /// A member comes.
-    pub fn enter(&mut self, slot: u32, wish: &Wish) {
+    pub fn enter(&mut self, slot: u32, option: &DeliveryOption) {
         self.leave(slot);
-        let kept = match wish {
-            Wish::Filter(filter) => Kept::Filter(self.know(filter)),
-            Wish::Delta => {
+        let kept = match option {
+            DeliveryOption::Filter(filter) => Kept::Filter(self.know(filter)),
+            DeliveryOption::Delta => {
                 self.deltas += 1;
                 Kept::Delta(false)
             }
@@ -109,7 +109,7 @@ impl Wishes {
         index
     }
 
-    /// A member goes. Returns whether no wish is left.
+    /// A member goes. Returns whether no option is left.
     pub fn leave(&mut self, slot: u32) -> bool {
         match self.of.remove(&slot) {
             Some(Kept::Filter(index)) => {
@@ -159,14 +159,14 @@ mod tests {
     use super::*;
     use crate::protocol::message::FilterNode;
 
-    fn filter(value: &str) -> Wish {
+    fn filter(value: &str) -> DeliveryOption {
         let node = FilterNode {
             key: "k".into(),
             cmp: "eq".into(),
             val: value.into(),
             ..FilterNode::default()
         };
-        Wish::Filter(Arc::new(Filter::new(&node).expect("a filter")))
+        DeliveryOption::Filter(Arc::new(Filter::new(&node).expect("a filter")))
     }
 
     fn publication(tag: &str, delta: bool) -> Arc<Publication> {
@@ -176,56 +176,56 @@ mod tests {
 
     #[test]
     fn a_filter_keeps_from_its_member_what_does_not_match() {
-        let mut wishes = Wishes::default();
-        wishes.enter(1, &filter("a"));
-        wishes.enter(2, &filter("b"));
-        wishes.enter(3, &filter("a"));
-        wishes.offer(&publication("a", false));
-        let forms = [0, 1, 2, 3].map(|slot| wishes.form(slot, false).is_some());
-        assert_eq!(forms, [true, true, false, true], "a member without a wish gets everything");
+        let mut options = DeliveryOptions::default();
+        options.enter(1, &filter("a"));
+        options.enter(2, &filter("b"));
+        options.enter(3, &filter("a"));
+        options.offer(&publication("a", false));
+        let forms = [0, 1, 2, 3].map(|slot| options.form(slot, false).is_some());
+        assert_eq!(forms, [true, true, false, true], "a member without an option gets everything");
     }
 
     #[test]
     fn equal_filters_are_one_and_end_with_their_last_member() {
-        let mut wishes = Wishes::default();
-        wishes.enter(1, &filter("a"));
-        wishes.enter(2, &filter("a"));
-        wishes.enter(3, &filter("b"));
-        assert_eq!((wishes.filters.len(), wishes.by_filter.len()), (2, 2));
-        assert!(!wishes.leave(1) && !wishes.leave(2));
-        wishes.enter(4, &filter("c"));
+        let mut options = DeliveryOptions::default();
+        options.enter(1, &filter("a"));
+        options.enter(2, &filter("a"));
+        options.enter(3, &filter("b"));
+        assert_eq!((options.filters.len(), options.by_filter.len()), (2, 2));
+        assert!(!options.leave(1) && !options.leave(2));
+        options.enter(4, &filter("c"));
         assert_eq!(
-            (wishes.filters.len(), wishes.by_filter.len()),
+            (options.filters.len(), options.by_filter.len()),
             (2, 2),
             "its place is used again"
         );
-        wishes.offer(&publication("c", false));
-        assert_eq!([3, 4].map(|slot| wishes.form(slot, false)), [None, Some(Form::Plain)]);
-        assert!(!wishes.leave(9) && !wishes.leave(3) && wishes.leave(4));
+        options.offer(&publication("c", false));
+        assert_eq!([3, 4].map(|slot| options.form(slot, false)), [None, Some(Form::Plain)]);
+        assert!(!options.leave(9) && !options.leave(3) && options.leave(4));
     }
 
     #[test]
     fn a_delta_follows_what_the_member_has() {
-        let mut wishes = Wishes::default();
-        wishes.enter(1, &Wish::Delta);
-        let offer = |wishes: &mut Wishes, slots: &[u32], delta| {
-            let base = wishes.offer(&publication("", delta)).is_some();
-            let forms = slots.iter().map(|slot| wishes.form(*slot, base));
+        let mut options = DeliveryOptions::default();
+        options.enter(1, &DeliveryOption::Delta);
+        let offer = |options: &mut DeliveryOptions, slots: &[u32], delta| {
+            let base = options.offer(&publication("", delta)).is_some();
+            let forms = slots.iter().map(|slot| options.form(*slot, base));
             forms.collect::<Option<Vec<_>>>().expect("all get it")
         };
-        assert_eq!(offer(&mut wishes, &[1], true), [Form::Base], "the first has none before it");
-        assert_eq!(offer(&mut wishes, &[1], true), [Form::Delta]);
-        wishes.enter(2, &Wish::Delta);
-        assert_eq!(offer(&mut wishes, &[0, 1, 2], true), [Form::Plain, Form::Delta, Form::Base]);
+        assert_eq!(offer(&mut options, &[1], true), [Form::Base], "the first has none before it");
+        assert_eq!(offer(&mut options, &[1], true), [Form::Delta]);
+        options.enter(2, &DeliveryOption::Delta);
+        assert_eq!(offer(&mut options, &[0, 1, 2], true), [Form::Plain, Form::Delta, Form::Base]);
         assert_eq!(
-            offer(&mut wishes, &[1, 2], false),
+            offer(&mut options, &[1, 2], false),
             [Form::Base; 2],
             "not as the publisher says"
         );
-        assert_eq!(offer(&mut wishes, &[1, 2], true), [Form::Delta; 2]);
-        wishes.enter(2, &Wish::Delta);
-        assert_eq!(offer(&mut wishes, &[1, 2], true), [Form::Delta, Form::Base], "it came anew");
-        wishes.leave(1);
-        assert!(wishes.leave(2) && wishes.last.is_none());
+        assert_eq!(offer(&mut options, &[1, 2], true), [Form::Delta; 2]);
+        options.enter(2, &DeliveryOption::Delta);
+        assert_eq!(offer(&mut options, &[1, 2], true), [Form::Delta, Form::Base], "it came anew");
+        options.leave(1);
+        assert!(options.leave(2) && options.last.is_none());
     }
 }
