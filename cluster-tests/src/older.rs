@@ -6,13 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use roomcast::mesh::version::OURS;
+use roomcast::cluster::mesh_version::OURS;
 
 use crate::paths;
 use crate::wait::ensure;
 
 /// Where the versions that a server speaks are written.
-const VERSIONS: &str = "src/mesh/version.rs";
+const VERSIONS: &str = "src/cluster/mesh_version.rs";
 
 /// The server of the version before, built once for its commit.
 pub fn server() -> Result<PathBuf, String> {

@@ -7,7 +7,7 @@ use cluster_tests::rooms::{self, Standing};
 use cluster_tests::wait::{ensure, until};
 use cluster_tests::world::{World, say_skipped};
 use cluster_tests::writer::{self, Writer, Written};
-use roomcast::mesh::version::OURS;
+use roomcast::cluster::mesh_version::OURS;
 use serde_json::json;
 
 const NODES: usize = 3;

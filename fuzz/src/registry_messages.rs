@@ -11,13 +11,11 @@ use arbitrary::{Result, Unstructured};
 use bytes::{Bytes, BytesMut};
 use roomcast::{
     cluster::{
+        mesh_version::OURS,
         node::{NodeId, NodeInfo, Phase},
         view::View,
     },
-    mesh::{
-        version::OURS,
-        wire::{self, Frame, FrameError},
-    },
+    mesh::wire::{self, Frame, FrameError},
     room::{
         messages::Message,
         options::{Namespaces, RoomOptions},

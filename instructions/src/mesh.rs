@@ -10,14 +10,12 @@ use anyhow::{Context as _, ensure};
 use bytes::BytesMut;
 use roomcast::{
     cluster::{
+        mesh_version::OURS,
         node::NodeId,
         placement::{Placement, slot},
         view::View,
     },
-    mesh::{
-        version::OURS,
-        wire::{self, Frame},
-    },
+    mesh::wire::{self, Frame},
     room::{
         messages::Message,
         registry::{In, Out, Settings, State},

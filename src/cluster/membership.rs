@@ -16,16 +16,14 @@ use tokio::sync::watch;
 
 use super::{
     gossip::Gossip,
+    mesh_version::{OURS, Versions},
     names::{self, Reach},
     node::{NodeInfo, Phase},
     seeds,
     view::View,
 };
 use crate::{
-    mesh::{
-        dialer::{Dialer, Know},
-        version::{OURS, Versions},
-    },
+    mesh::dialer::{Dialer, Know},
     metrics::Metrics,
     room::actor::{FromCluster, RoomRegistry},
 };
@@ -40,7 +38,7 @@ const REMEMBRANCE: Duration = Duration::from_secs(600);
 const PHASE: &str = "phase";
 const MESH: &str = "mesh";
 const HTTP: &str = "http";
-/// The newest version of what is said on links that a node speaks: see [`crate::mesh::version`].
+/// The newest version of what is said on links that a node speaks: see [`crate::cluster::mesh_version`].
 pub const NEWEST: &str = "mesh_version";
 /// The oldest.
 pub const OLDEST: &str = "mesh_oldest_version";

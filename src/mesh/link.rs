@@ -27,11 +27,11 @@ use super::{
     dialer::{Dialer, Ended},
     life::Life,
     noise::{self, Handshake, Opener, Sealer},
-    version::{MeshVersion, OURS, Versions},
     wire::{self, Frame, Hello},
 };
 use crate::{
     cluster::{
+        mesh_version::{MeshVersion, OURS, Versions},
         node::{NodeId, NodeInfo},
         secret::Keys,
     },

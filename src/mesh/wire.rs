@@ -1,14 +1,16 @@
 //! What nodes say to each other about rooms, and how it is written: bincode in length-prefixed frames.
 //!
 //! The only module that knows bincode (RUSTSEC-2025-0141: it is complete and no longer maintained), so that
-//! it can be replaced here alone. What may be changed here, and how: see [`super::version`].
+//! it can be replaced here alone. What may be changed here, and how: see [`crate::cluster::mesh_version`].
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use super::version::{self, MeshVersion};
 use crate::{
-    cluster::node::{NodeId, NodeInfo},
+    cluster::{
+        mesh_version::{self, MeshVersion},
+        node::{NodeId, NodeInfo},
+    },
     room::{messages::Message, types::Failure},
     session::id::SessionId,
 };
@@ -49,7 +51,7 @@ impl Frame {
     pub fn since(&self) -> MeshVersion {
         match self {
             Self::Rooms(message) => message.since(),
-            _ => version::FIRST,
+            _ => mesh_version::FIRST,
         }
     }
 }

@@ -15,11 +15,10 @@ use super::{
     types::{Answer, Failure, Findings, NodeFacts, ReplyTo, Request, RoomName, Survey},
 };
 use crate::{
-    cluster::{node::NodeId, view::View},
+    cluster::{mesh_version::MeshVersion, node::NodeId, view::View},
     hub::{FromRegistry, Hub},
     mesh::{
         link::{Link, Queue},
-        version::MeshVersion,
         wire::{self, Frame},
     },
     metrics::Metrics,

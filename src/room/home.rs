@@ -10,7 +10,7 @@ use super::{
     messages::{Refused, RoomMessage},
     node::{Node, Out},
     replication::{Replication, Unacked, Whom},
-    requests::{Pending, Reply},
+    requests::{Asker, Pending},
     room::{Role, Room},
     stream::Stream,
     types::{Answer, Ask, Failure, Query, Recovery, Subscribe, Subscribed},
@@ -169,8 +169,8 @@ impl Room {
             Ask::Query(query) => (self.answer(query, node), 0),
         };
         match &pending.reply {
-            Reply::To(_) => self.answer_when_acked(offset, answer, Whom::Own(pending), node),
-            Reply::Subscriber(subscribe) => {
+            Asker::To(_) => self.answer_when_acked(offset, answer, Whom::Own(pending), node),
+            Asker::Subscriber(subscribe) => {
                 self.admit_at_home((**subscribe).clone(), pending.deadline, node);
             }
         }
@@ -190,7 +190,7 @@ impl Room {
 
     fn acked_by_all(&self, Unacked { answer, whom, .. }: Unacked, node: &mut Node) {
         match whom {
-            Whom::Own(Pending { reply: Reply::To(to), .. }) => {
+            Whom::Own(Pending { reply: Asker::To(to), .. }) => {
                 node.out.push(Out::Answer { to, answer });
             }
             Whom::Own(_) => {}

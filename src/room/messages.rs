@@ -15,12 +15,10 @@ use super::{
         Version,
     },
 };
-use crate::{
-    cluster::{
-        node::{NodeId, Phase},
-        slots::{Claim, Term},
-    },
-    mesh::version::{self, MeshVersion},
+use crate::cluster::{
+    mesh_version::{self, MeshVersion},
+    node::{NodeId, Phase},
+    slots::{Claim, Term},
 };
 
 /// What the rooms of one node say to those of another.
@@ -49,11 +47,11 @@ pub enum Message {
 
 impl Message {
     /// The version of what nodes say to each other since which there is such a message: a link that uses an
-    /// older one must not carry it. See [`crate::mesh::version`].
+    /// older one must not carry it. See [`crate::cluster::mesh_version`].
     pub fn since(&self) -> MeshVersion {
         match self {
-            Self::Room(_, RoomMessage::Part { .. }) | Self::FindingPart(..) => version::PARTS,
-            _ => version::FIRST,
+            Self::Room(_, RoomMessage::Part { .. }) | Self::FindingPart(..) => mesh_version::PARTS,
+            _ => mesh_version::FIRST,
         }
     }
 }

@@ -9,7 +9,7 @@ use super::{
     messages::{Begin, End, Item, Page, Refused, RoomMessage, SlotMessage},
     node::Node,
     presence::Presence,
-    requests::Reply,
+    requests::Asker,
     room::{Role, Room},
     stream::{Entry, Stream},
     transfer::{Incoming, Outgoing, What},
@@ -280,7 +280,7 @@ impl Room {
                     // another node may have what is still on its way to this one.
                     None if stream.may_hold(since, &self.options) => {
                         let ask = Ask::Query(Query::Recover(since.clone()));
-                        self.ask(ask, Reply::Subscriber(Box::new(subscribe)), node);
+                        self.ask(ask, Asker::Subscriber(Box::new(subscribe)), node);
                         let Some(home) = self.live_home(node) else { return };
                         return self.forward(home, node);
                     }

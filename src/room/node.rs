@@ -19,12 +19,12 @@ use super::{
 };
 use crate::{
     cluster::{
+        mesh_version::{self, MeshVersion},
         node::{NodeId, Phase, mix},
         placement::Placement,
         slots::{Ownership, Quorum, Slots, Term},
         view::View,
     },
-    mesh::version::{self, MeshVersion},
     runtime::time::Time,
     webhooks::event::WebhookEvent,
 };
@@ -360,7 +360,7 @@ impl Node {
         if weight_of_answer(&answer).is_none() {
             return self.send_to(vec![to], room, RoomMessage::Answer { id, answer });
         }
-        let mut parts = match self.speaks(to, version::PARTS) {
+        let mut parts = match self.speaks(to, mesh_version::PARTS) {
             true => parts(answer, self.settings.page),
             false => vec![answer],
         };

@@ -121,10 +121,10 @@ mod tests {
     use super::*;
     use crate::{
         cluster::{
+            mesh_version::OURS,
             node::{NodeInfo, Phase},
             view::View,
         },
-        mesh::version::OURS,
         room::{
             keys,
             node::Out,

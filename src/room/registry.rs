@@ -26,10 +26,10 @@ use super::{
 };
 use crate::{
     cluster::{
+        mesh_version::MeshVersion,
         node::{NodeId, NodeInfo, Phase},
         view::View,
     },
-    mesh::version::MeshVersion,
     runtime::time::Time,
 };
 
@@ -178,9 +178,8 @@ impl State {
     /// while rooms may come: of a claim that is under way, or in a slot that another has yet to claim.
     pub fn to_be_taken(&self) -> usize {
         let Node { me, slots, placement, .. } = &self.node;
-        let to_be_claimed = |slot| {
-            placement.home(slot).is_some_and(|home| home != *me && self.node.reaches(home))
-        };
+        let to_be_claimed =
+            |slot| placement.home(slot).is_some_and(|home| home != *me && self.node.reaches(home));
         let more = slots.is_claiming() || slots.owned().into_iter().any(to_be_claimed);
         self.agenda.to_be_taken.max(usize::from(more))
     }
@@ -382,7 +381,7 @@ mod tests {
             publish(&mut state, &format!("r{room}"), 10, 0);
         }
         let (peer, at) = (NodeId(7), Time::from_millis(2_000));
-        state.handle(In::LinkUp(peer, crate::mesh::version::OURS.newest), at);
+        state.handle(In::LinkUp(peer, crate::cluster::mesh_version::OURS.newest), at);
         let slots = BTreeMap::from([(9, SlotSet::all())]);
         let claim = Claim { id: 1, slots, held: true, asked: Vec::new() };
         let mut input = In::Peer(peer, Message::Slots(SlotMessage::Claim(claim)));

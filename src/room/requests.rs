@@ -22,7 +22,7 @@ const BACKOFF: Duration = Duration::from_millis(50);
 
 /// Who gets the home's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
+pub enum Asker {
     /// A client command, an API call, or nobody.
     To(ReplyTo),
     /// A subscriber that recovers from the home's history.
@@ -37,7 +37,7 @@ pub struct Pending {
     /// What is asked.
     pub ask: Ask,
     /// Who waits.
-    pub reply: Reply,
+    pub reply: Asker,
     /// When it is given up.
     pub deadline: Time,
 }
@@ -72,8 +72,8 @@ pub struct Requests {
     run: Option<Run>,
     /// No one is asked before.
     not_before: Time,
-    /// What has come of answers that come in parts. Boxed: few rooms wait for any.
-    parts: Option<Box<BTreeMap<u64, Answer>>>,
+    /// What has come of answers that come in parts.
+    parts: BTreeMap<u64, Answer>,
 }
 
 impl Requests {
@@ -115,9 +115,7 @@ impl Requests {
         if index < self.sent {
             self.sent -= 1;
         }
-        if let Some(parts) = &mut self.parts {
-            parts.remove(&pending.id);
-        }
+        self.parts.remove(&pending.id);
         if self.queue.is_empty() {
             // Most rooms wait for nothing most of the time, and there may be very many.
             self.queue = VecDeque::new();
@@ -160,7 +158,8 @@ impl Requests {
 
     /// Begins again with the first, whoever is home.
     fn restart(&mut self) {
-        (self.sent, self.run, self.parts) = (0, None, None);
+        (self.sent, self.run) = (0, None);
+        self.parts.clear();
     }
 
     /// A home has refused a run.
@@ -207,20 +206,17 @@ impl Requests {
         if self.sent_to(from, id).is_none() {
             return;
         }
-        let parts = self.parts.get_or_insert_default();
-        let whole = match parts.remove(&id) {
+        let whole = match self.parts.remove(&id) {
             Some(earlier) => earlier.followed_by(part),
             None => part,
         };
-        parts.insert(id, whole);
+        self.parts.insert(id, whole);
     }
 
     /// The request that a home answers, if it was sent there, and all of its answer.
     pub fn answered(&mut self, from: NodeId, id: u64, answer: Answer) -> Option<(Pending, Answer)> {
         let index = self.sent_to(from, id)?;
-        let earlier = self.parts.as_mut().and_then(|parts| parts.remove(&id));
-        self.parts.take_if(|parts| parts.is_empty());
-        let answer = match earlier {
+        let answer = match self.parts.remove(&id) {
             Some(earlier) => earlier.followed_by(answer),
             None => answer,
         };
@@ -239,7 +235,7 @@ impl Requests {
     /// Drops what a subscriber waits for that has gone.
     pub fn forget(&mut self, socket: SocketRef) {
         let is_it =
-            |it: &Pending| matches!(&it.reply, Reply::Subscriber(it) if it.socket == socket);
+            |it: &Pending| matches!(&it.reply, Asker::Subscriber(it) if it.socket == socket);
         while let Some(index) = self.queue.iter().position(is_it) {
             self.remove(index);
         }
@@ -270,7 +266,7 @@ mod tests {
 
     fn publish(id: u64) -> Pending {
         let publication = NewPublication { data: "x".into(), ..NewPublication::default() };
-        let reply = Reply::To(ReplyTo::Api(id));
+        let reply = Asker::To(ReplyTo::Api(id));
         Pending { id, ask: Ask::Publish(publication), reply, deadline: NOW }
     }
 

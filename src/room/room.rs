@@ -28,7 +28,7 @@ use super::{
     opening::Opening,
     options::RoomOptions,
     presence::Presence,
-    requests::{Pending, Reply, Requests},
+    requests::{Asker, Pending, Requests},
     stream::Stream,
     transfer::{Outgoing, weight_of_answer},
     types::{
@@ -191,14 +191,14 @@ impl Room {
                 node.out.push(Out::Unsubscribed { socket, reply, room: self.name.clone() });
             }
             Request::Publish(publication, reply) => {
-                self.ask(Ask::Publish(publication), Reply::To(reply), node);
+                self.ask(Ask::Publish(publication), Asker::To(reply), node);
             }
-            Request::Query(query, reply) => self.ask(Ask::Query(query), Reply::To(reply), node),
+            Request::Query(query, reply) => self.ask(Ask::Query(query), Asker::To(reply), node),
         }
         self.settle(node);
     }
 
-    pub(super) fn ask(&mut self, ask: Ask, reply: Reply, node: &mut Node) {
+    pub(super) fn ask(&mut self, ask: Ask, reply: Asker, node: &mut Node) {
         let deadline = node.now + node.settings.publish_timeout;
         let pending = Pending { id: node.next_id(), ask, reply, deadline };
         if let Err(pending) = self.requests.push(pending) {
@@ -313,8 +313,8 @@ impl Room {
     fn answered(&mut self, from: NodeId, id: u64, answer: Answer, node: &mut Node) {
         let Some((pending, answer)) = self.requests.answered(from, id, answer) else { return };
         match pending.reply {
-            Reply::To(to) => node.out.push(Out::Answer { to, answer }),
-            Reply::Subscriber(subscribe) => self.admit_recovered(*subscribe, answer, node),
+            Asker::To(to) => node.out.push(Out::Answer { to, answer }),
+            Asker::Subscriber(subscribe) => self.admit_recovered(*subscribe, answer, node),
         }
     }
 
@@ -436,8 +436,8 @@ impl Room {
 
     fn fail(&mut self, pending: Pending, error: Failure, node: &mut Node) {
         match pending.reply {
-            Reply::To(to) => node.out.push(Out::Answer { to, answer: Answer::Failed(error) }),
-            Reply::Subscriber(subscribe) => self.refuse(*subscribe, error, node),
+            Asker::To(to) => node.out.push(Out::Answer { to, answer: Answer::Failed(error) }),
+            Asker::Subscriber(subscribe) => self.refuse(*subscribe, error, node),
         }
     }
 

@@ -14,12 +14,12 @@ use super::{
 };
 use crate::{
     cluster::{
+        mesh_version::MeshVersion,
         node::{NodeId, NodeInfo, Phase},
         placement::Placement,
         slots::{Claim, Ownership},
         view::View,
     },
-    mesh::version::MeshVersion,
     runtime::time::Time,
 };
 

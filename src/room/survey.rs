@@ -17,8 +17,7 @@ use super::{
     types::{Finding, Findings, NodeFacts, RoomName, Survey},
 };
 use crate::{
-    cluster::{node::NodeId, slot_set::SlotSet},
-    mesh::version,
+    cluster::{mesh_version, node::NodeId, slot_set::SlotSet},
     runtime::time::Time,
 };
 
@@ -188,7 +187,7 @@ impl State {
     pub(super) fn search(&mut self, to: NodeId, id: u64) -> bool {
         let Some(mut search) = self.work.searches.0.remove(&(to, id)) else { return false };
         // Nodes of an earlier version get all of it at once.
-        let in_parts = to == self.node.me || self.node.speaks(to, version::PARTS);
+        let in_parts = to == self.node.me || self.node.speaks(to, mesh_version::PARTS);
         let most = if in_parts { self.node.settings.page } else { usize::MAX };
         let mut looked = 0;
         while looked < self.node.settings.slice && search.bytes < most {
@@ -219,7 +218,7 @@ impl State {
         if to == self.node.me {
             return self.finding_came(to, id, finding, last);
         }
-        if self.node.speaks(to, version::PARTS) {
+        if self.node.speaks(to, mesh_version::PARTS) {
             self.node.flows.entry(to).or_default().sent(finding.weight());
         }
         let message = match last {
@@ -231,7 +230,7 @@ impl State {
 
     /// A node has answered, or has sent a part of its answer.
     pub(super) fn finding_came(&mut self, from: NodeId, id: u64, finding: Finding, last: bool) {
-        if self.node.speaks(from, version::PARTS) {
+        if self.node.speaks(from, mesh_version::PARTS) {
             self.node.dealt_with(from, finding.weight());
         }
         if !last {

@@ -9,11 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
 use roomcast::{
-    cluster::node::NodeId,
-    mesh::{
-        version::MeshVersion,
-        wire::{self, Frame as WireFrame},
-    },
+    cluster::{mesh_version::MeshVersion, node::NodeId},
+    mesh::wire::{self, Frame as WireFrame},
     room::messages::Message,
 };
 

@@ -9,13 +9,11 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use roomcast::{
     cluster::{
+        mesh_version::OURS,
         node::{NodeId, NodeInfo, Phase},
         view::View,
     },
-    mesh::{
-        version::OURS,
-        wire::{self, Frame as WireFrame},
-    },
+    mesh::wire::{self, Frame as WireFrame},
     room::{
         messages::{Message, RoomMessage, SlotMessage},
         options::{Namespaces, RoomOptions},

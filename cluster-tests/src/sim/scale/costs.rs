@@ -4,10 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use roomcast::{
-    cluster::placement::Placement,
+    cluster::{mesh_version::OURS, placement::Placement},
     mesh::{
         noise::Handshake,
-        version::OURS,
         wire::{self, Frame},
     },
     room::{

@@ -1,8 +1,10 @@
 //! Links as the nodes have them: how they come up, carry what cores say, and break.
 
 use roomcast::{
-    cluster::node::NodeId,
-    mesh::version::{MeshVersion, OURS},
+    cluster::{
+        mesh_version::{MeshVersion, OURS},
+        node::NodeId,
+    },
     room::{messages::Message, registry::In},
 };
 
