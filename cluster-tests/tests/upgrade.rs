@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cluster_tests::older;
+use cluster_tests::paths;
 use cluster_tests::rooms::{self, Standing};
 use cluster_tests::wait::{ensure, until};
 use cluster_tests::world::{World, say_skipped};
@@ -28,6 +29,8 @@ fn older_cluster() -> Option<World> {
             return None;
         }
     };
+    // Built before there is any history that gets old meanwhile.
+    paths::server();
     let mut world = World::new(0);
     world.cluster.serve_with(Some(server));
     world.check("a cluster of the version before", |world| {
