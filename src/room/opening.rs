@@ -239,9 +239,8 @@ impl Room {
         let Role::Opening(opening) = std::mem::replace(&mut self.role, Role::Guest) else { return };
         let vouched = self.is_vouched_for(&opening, node);
         // Where the owner before was heard, nobody had the room: it is new, and so is everyone in it.
-        let unknown = self.held().is_none()
-            && opening.heard.is_empty()
-            && node.slots.is_blind(self.slot);
+        let unknown =
+            self.held().is_none() && opening.heard.is_empty() && node.slots.is_blind(self.slot);
         self.open_stream(term, vouched, node);
         let mut home = Home::new(term, unknown.then_some(node.now + node.settings.settling));
         opening.heard.iter().for_each(|(from, _)| home.holds_a_copy(*from));

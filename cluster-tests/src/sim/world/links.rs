@@ -57,7 +57,7 @@ impl World {
 
     /// Where versions are mixed, every second node is one version behind.
     fn version_of(&self, node: usize) -> MeshVersion {
-        if self.plan.mixed && node % 2 == 0 { OURS.oldest } else { OURS.newest }
+        if self.plan.mixed && node.is_multiple_of(2) { OURS.oldest } else { OURS.newest }
     }
 
     fn redial(&mut self, node: NodeId, peer: NodeId) {
