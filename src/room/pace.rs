@@ -46,6 +46,11 @@ impl Pace {
         self.rooms += rooms;
     }
 
+    /// Whether slots were left.
+    pub fn is_left(&self) -> bool {
+        self.left
+    }
+
     /// Whether slots were left, and can be claimed now: so many rooms are on their way here.
     pub fn is_due(&self, on_their_way: usize, now: Time) -> bool {
         self.left && self.is_over(on_their_way, now)

@@ -96,6 +96,9 @@ impl State {
 
     /// Looks at as many rooms as one input may, and tells whoever has asked of their slots.
     pub(super) fn check_some(&mut self) {
+        if !self.recovery.is_left() {
+            return;
+        }
         let (mut looked, mut sure) = (0, BTreeMap::<NodeId, Vec<(u16, Term)>>::new());
         while looked < self.node.settings.slice
             && let Some(((slot, asker), term)) = self.recovery.checks.pop_first()

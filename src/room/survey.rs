@@ -125,7 +125,7 @@ impl Searches {
 
     /// Whether this node searches for an API call of its own.
     pub(super) fn is_left(&self, me: NodeId) -> bool {
-        self.0.range((me, 0)..=(me, u64::MAX)).next().is_some()
+        !self.0.is_empty() && self.0.range((me, 0)..=(me, u64::MAX)).next().is_some()
     }
 }
 
@@ -175,6 +175,9 @@ impl State {
 
     /// Goes on with what API calls of this node search for.
     pub(super) fn search_some(&mut self) {
+        if self.work.searches.0.is_empty() {
+            return;
+        }
         let me = self.node.me;
         let own = self.work.searches.0.range((me, 0)..=(me, u64::MAX));
         let own: Vec<u64> = own.map(|((_, id), _)| *id).collect();
