@@ -17,13 +17,11 @@ pub struct Agenda {
     idle: BTreeSet<(Time, RoomName)>,
     /// Rooms that would lose something if the node left now.
     pub to_be_taken: usize,
-    /// Rooms on their way to this node: it has yet to get the newest copy, or others have yet to get it from here.
-    pub on_their_way: usize,
 }
 
 impl Agenda {
     /// Takes note of a room after something has happened in it. Returns whether it is over.
-    pub fn note(&mut self, room: &mut Room, node: &Node) -> bool {
+    pub fn note(&mut self, room: &mut Room, node: &mut Node) -> bool {
         if room.is_over(node) {
             return true;
         }
@@ -31,10 +29,13 @@ impl Agenda {
         let noted = std::mem::replace(&mut room.noted_to_be_taken, to_be_taken);
         self.to_be_taken += usize::from(to_be_taken);
         self.to_be_taken -= usize::from(noted);
-        let on_its_way = room.is_on_its_way();
-        let noted = std::mem::replace(&mut room.noted_on_its_way, on_its_way);
-        self.on_their_way += usize::from(on_its_way);
-        self.on_their_way -= usize::from(noted);
+        let moves = room.is_moving();
+        let noted = std::mem::replace(&mut room.noted_moving, moves);
+        match (noted, moves) {
+            (false, true) => node.moves.begin(),
+            (true, false) => node.moves.end(node.now),
+            _ => {}
+        }
         let idle = room.idle_since();
         if idle != room.noted_idle {
             if let Some(since) = std::mem::replace(&mut room.noted_idle, idle) {
@@ -82,7 +83,7 @@ impl Agenda {
     }
 
     /// The node forgets a room.
-    pub fn forget(&mut self, room: &Room) {
+    pub fn forget(&mut self, room: &Room, node: &mut Node) {
         if let Some(due) = room.due {
             self.due.remove(&(due, room.name.clone()));
         }
@@ -90,7 +91,9 @@ impl Agenda {
             self.idle.remove(&(since, room.name.clone()));
         }
         self.to_be_taken -= usize::from(room.noted_to_be_taken);
-        self.on_their_way -= usize::from(room.noted_on_its_way);
+        if room.noted_moving {
+            node.moves.end(node.now);
+        }
     }
 
     /// How many rooms are idle, and how many are due at some time.

@@ -39,6 +39,8 @@ pub struct Home {
     pub(super) unknown: Option<Box<(Time, BTreeSet<NodeId>)>>,
     /// The nodes that hold a copy which they keep until they are told that others have it.
     holders: Vec<NodeId>,
+    /// It is to have other successors, and waits for its turn.
+    waits_to_change: bool,
 }
 
 impl Home {
@@ -53,6 +55,7 @@ impl Home {
             occupied: false,
             unknown: unknown.map(|until| Box::new((until, BTreeSet::new()))),
             holders: Vec::new(),
+            waits_to_change: false,
         }
     }
 
@@ -144,13 +147,28 @@ impl Room {
         let wanted: Vec<NodeId> = wanted.take(node.settings.replicas).collect();
         // The next home fetches its copy when it claims the slot. Until then those that have one do.
         let leaves = first.is_some_and(|it| it != node.me && node.reaches(it));
-        if leaves && home.replication.is_complete(wanted.len(), |peer| node.reaches(peer)) {
+        let complete = home.replication.is_complete(wanted.len(), |peer| node.reaches(peer));
+        if leaves && complete {
+            return;
+        }
+        if complete && home.replication.would_change(&wanted) && !node.moves.is_free(node.now) {
+            if !std::mem::replace(&mut home.waits_to_change, true) {
+                node.moves.wait(&self.name);
+            }
             return;
         }
         let (absent, unwanted) =
             home.replication.choose(&wanted, |peer| node.reaches(peer), node.now);
         node.send_to(absent, &self.name, RoomMessage::Invite);
         node.send_to(unwanted, &self.name, RoomMessage::Dismiss);
+    }
+
+    /// The room's turn to have other successors has come.
+    pub(super) fn change_successors(&mut self, node: &mut Node) {
+        if let Role::Home(home) = &mut self.role {
+            home.waits_to_change = false;
+            self.settle(node);
+        }
     }
 
     /// Tells those that hold a copy and are no successors that others have it.

@@ -179,6 +179,8 @@ pub struct Node {
     pub flows: BTreeMap<NodeId, Flow>,
     /// Rooms whose copies are on their way here, or are to be.
     pub fetches: Fetches,
+    /// Rooms on the move.
+    pub moves: Moves,
     pub(super) view: View,
     /// The nodes of the view that are reachable.
     pub(super) routable: BTreeSet<NodeId>,
@@ -212,6 +214,7 @@ impl Node {
             memory: Memory::default(),
             flows: BTreeMap::new(),
             fetches: Fetches::default(),
+            moves: Moves::default(),
             view: View::default(),
             routable: BTreeSet::new(),
             placed: BTreeSet::new(),
@@ -459,6 +462,60 @@ impl Fetches {
     /// `room` has what it fetched, or has given up.
     pub fn end(&mut self, room: &RoomName) {
         self.under_way.remove(room);
+    }
+}
+
+/// The most rooms that are on the move before others change their successors. What is said about all of them holds
+/// up whatever else happens for some ten milliseconds.
+const MAX_MOVING: usize = 128;
+/// How long rooms on the move hold up others if none of them arrives: one of their nodes may be slow.
+const MOVE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Rooms on the move: from another home to this node, or from here to other successors. Those whose successors have
+/// all that there is wait for their turn.
+#[derive(Debug, Default)]
+pub struct Moves {
+    under_way: usize,
+    /// When one of them was the last to arrive.
+    arrived: Time,
+    waiting: VecDeque<RoomName>,
+}
+
+impl Moves {
+    /// How many are under way.
+    pub(super) fn under_way(&self) -> usize {
+        self.under_way
+    }
+
+    /// Another one begins to move.
+    pub(super) fn begin(&mut self) {
+        self.under_way += 1;
+    }
+
+    /// One of them has arrived, or is forgotten.
+    pub(super) fn end(&mut self, now: Time) {
+        self.under_way -= 1;
+        self.arrived = now;
+    }
+
+    /// Whether there is room for another.
+    pub(super) fn is_free(&self, now: Time) -> bool {
+        self.under_way < MAX_MOVING || now.since(self.arrived) >= MOVE_PATIENCE
+    }
+
+    /// `room` waits for its turn. It must not wait already.
+    pub(super) fn wait(&mut self, room: &RoomName) {
+        self.waiting.push_back(room.clone());
+    }
+
+    /// Whether it is a room's turn.
+    pub(super) fn is_ready(&self, now: Time) -> bool {
+        self.is_free(now) && !self.waiting.is_empty()
+    }
+
+    /// The room whose turn it is.
+    pub(super) fn next(&mut self, now: Time) -> Option<RoomName> {
+        self.is_free(now).then(|| self.waiting.pop_front()).flatten()
     }
 }
 

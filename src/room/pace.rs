@@ -9,13 +9,13 @@ use std::time::Duration;
 use crate::runtime::time::Time;
 
 /// How many slots are claimed first.
-const FIRST: usize = 32;
+const FIRST: usize = 8;
 /// Fewer rooms than this in one go: the next one is twice as large.
-const FEW: usize = 512;
+const FEW: usize = 128;
 /// More rooms than this: it is half as large.
-const MANY: usize = 2_048;
-/// How many rooms of the last go may be on their way when the next one begins.
-const ON_THEIR_WAY: usize = 32;
+const MANY: usize = 512;
+/// How many rooms of the last go may be on the move when the next one begins.
+const MOVING: usize = 32;
 /// How long one go holds up the next at most: its rooms may wait for a node that is slow.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -46,23 +46,18 @@ impl Pace {
         self.rooms += rooms;
     }
 
-    /// Whether slots were left.
-    pub fn is_left(&self) -> bool {
-        self.left
+    /// Whether slots were left, and can be claimed now that so many rooms are on the move.
+    pub fn is_due(&self, moving: usize, now: Time) -> bool {
+        self.left && self.is_over(moving, now)
     }
 
-    /// Whether slots were left, and can be claimed now: so many rooms are on their way here.
-    pub fn is_due(&self, on_their_way: usize, now: Time) -> bool {
-        self.left && self.is_over(on_their_way, now)
-    }
-
-    fn is_over(&self, on_their_way: usize, now: Time) -> bool {
-        on_their_way <= ON_THEIR_WAY || now.since(self.began) >= PATIENCE
+    fn is_over(&self, moving: usize, now: Time) -> bool {
+        moving <= MOVING || now.since(self.began) >= PATIENCE
     }
 
     /// Of slots that others serve, in order: those to claim now.
-    pub fn choose(&mut self, slots: Vec<u16>, on_their_way: usize, now: Time) -> Vec<u16> {
-        if slots.is_empty() || !self.is_over(on_their_way, now) {
+    pub fn choose(&mut self, slots: Vec<u16>, moving: usize, now: Time) -> Vec<u16> {
+        if slots.is_empty() || !self.is_over(moving, now) {
             self.left = !slots.is_empty();
             return Vec::new();
         }
@@ -93,11 +88,11 @@ mod tests {
     fn slots_with_few_rooms_go_many_at_a_time_and_those_with_many_few() {
         let mut pace = Pace::default();
         let all: Vec<u16> = (0..1_000).collect();
-        assert_eq!(pace.choose(all.clone(), 0, NOW), (0..32).collect::<Vec<_>>());
+        assert_eq!(pace.choose(all.clone(), 0, NOW), (0..8).collect::<Vec<_>>());
         pace.brought(FEW - 1);
-        assert_eq!(pace.choose(all[32..].to_vec(), 0, NOW), (32..96).collect::<Vec<_>>());
+        assert_eq!(pace.choose(all[8..].to_vec(), 0, NOW), (8..24).collect::<Vec<_>>());
         pace.brought(MANY);
-        assert_eq!(pace.choose(all[96..].to_vec(), 0, NOW), (96..128).collect::<Vec<_>>());
+        assert_eq!(pace.choose(all[24..].to_vec(), 0, NOW), (24..32).collect::<Vec<_>>());
     }
 
     #[test]
@@ -105,18 +100,18 @@ mod tests {
         let mut pace = Pace::default();
         let all: Vec<u16> = (0..100).collect();
         pace.choose(all.clone(), 0, NOW);
-        assert!(!pace.is_due(ON_THEIR_WAY + 1, NOW) && pace.is_due(ON_THEIR_WAY, NOW));
-        assert_eq!(pace.choose(all.clone(), ON_THEIR_WAY + 1, NOW), [0u16; 0]);
-        assert!(pace.is_due(ON_THEIR_WAY + 1, NOW + PATIENCE));
+        assert!(!pace.is_due(MOVING + 1, NOW) && pace.is_due(MOVING, NOW));
+        assert_eq!(pace.choose(all.clone(), MOVING + 1, NOW), [0u16; 0]);
+        assert!(pace.is_due(MOVING + 1, NOW + PATIENCE));
     }
 
     #[test]
     fn slots_that_are_refused_do_not_hold_up_the_others() {
         let mut pace = Pace::default();
-        let all: Vec<u16> = (0..100).collect();
+        let all: Vec<u16> = (0..28).collect();
         let first = pace.choose(all.clone(), 0, NOW);
         let second = pace.choose(all.clone(), 0, NOW);
         assert!(first.iter().all(|slot| !second.contains(slot)));
-        assert_eq!(pace.choose(all, 0, NOW)[..8], [96, 97, 98, 99, 0, 1, 2, 3]);
+        assert_eq!(pace.choose(all, 0, NOW)[..8], [24, 25, 26, 27, 0, 1, 2, 3]);
     }
 }

@@ -282,7 +282,7 @@ impl State {
 
     fn forget(&mut self, name: &RoomName) {
         if let Some(mut room) = self.rooms.remove(name) {
-            self.agenda.forget(&room);
+            self.agenda.forget(&room, &mut self.node);
             room.end(&mut self.node);
         }
     }

@@ -115,6 +115,16 @@ impl Replication {
         self.successors.iter().all(|(peer, it)| it.complete || !reaches(*peer))
     }
 
+    /// Whether there are successors that go once others have what they have.
+    pub fn is_changing(&self) -> bool {
+        self.successors.values().any(|it| !it.wanted)
+    }
+
+    /// Whether some would come and others go if `wanted` were to be the successors from now on.
+    pub fn would_change(&self, wanted: &[NodeId]) -> bool {
+        !self.is_changing() && wanted.iter().any(|peer| !self.includes(*peer))
+    }
+
     /// Whether so many successors that are reached have had all that there is.
     pub fn is_complete(&self, many: usize, reaches: impl Fn(NodeId) -> bool) -> bool {
         let complete = self.successors.iter().filter(|(peer, it)| it.complete && reaches(**peer));

@@ -87,8 +87,8 @@ pub struct Room {
     pub(super) noted_idle: Option<Time>,
     /// What [`Room::is_to_be_taken`] said when the registry asked last.
     pub(super) noted_to_be_taken: bool,
-    /// What [`Room::is_on_its_way`] said when the registry asked last.
-    pub(super) noted_on_its_way: bool,
+    /// What [`Room::is_moving`] said when the registry asked last.
+    pub(super) noted_moving: bool,
 }
 
 /// What a node is in a room.
@@ -127,7 +127,7 @@ impl Room {
             due: None,
             noted_idle: None,
             noted_to_be_taken: false,
-            noted_on_its_way: false,
+            noted_moving: false,
         }
     }
 
@@ -153,10 +153,10 @@ impl Room {
     }
 
     /// Whether it has yet to come to this node, or to those that are to have copies beside it.
-    pub(super) fn is_on_its_way(&self) -> bool {
+    pub(super) fn is_moving(&self) -> bool {
         match &self.role {
             Role::Opening(_) => true,
-            Role::Home(home) => home.has_holders(),
+            Role::Home(home) => home.has_holders() || home.replication.is_changing(),
             Role::Guest | Role::Mirror(_) => false,
         }
     }

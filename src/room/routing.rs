@@ -218,8 +218,8 @@ impl State {
         // Those that nobody serves are claimed at once.
         let (served, mut unclaimed): (Vec<u16>, Vec<u16>) =
             unclaimed.into_iter().partition(|slot| self.is_served(*slot));
-        let on_their_way = self.on_their_way();
-        unclaimed.extend(self.pace.choose(served, on_their_way, self.node.now));
+        let moving = self.moving();
+        unclaimed.extend(self.pace.choose(served, moving, self.node.now));
         if unclaimed.is_empty() {
             return;
         }
@@ -238,17 +238,17 @@ impl State {
         }
     }
 
-    /// Rooms that are on their way here; not none while a claim is under way.
-    fn on_their_way(&self) -> usize {
+    /// Rooms that are on the move; not none while a claim is under way.
+    fn moving(&self) -> usize {
         match self.node.slots.is_claiming() {
             true => usize::MAX,
-            false => self.agenda.on_their_way,
+            false => self.node.moves.under_way(),
         }
     }
 
     /// Goes on with claims that were left for later.
     pub(super) fn claim_more(&mut self) {
-        if self.pace.is_left() && self.pace.is_due(self.on_their_way(), self.node.now) {
+        if self.pace.is_due(self.moving(), self.node.now) {
             self.claim_slots();
         }
     }

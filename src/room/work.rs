@@ -86,6 +86,7 @@ impl State {
             || self.work.searches.is_left(self.node.me)
             || self.recovery.is_left()
             || self.node.fetches.is_ready()
+            || self.node.moves.is_ready(self.node.now)
             || self.node.flows.values().any(|flow| flow.is_ready(window))
     }
 
@@ -94,6 +95,7 @@ impl State {
         self.sweep_some();
         self.claim_anew();
         self.fetch_some();
+        self.move_some();
         self.search_some();
         self.check_some();
         self.send_pages();
@@ -127,6 +129,13 @@ impl State {
         for _ in 0..self.node.settings.slice {
             let Some(name) = self.node.fetches.next() else { break };
             self.with_room(&name, Room::fetch);
+        }
+    }
+
+    fn move_some(&mut self) {
+        for _ in 0..self.node.settings.slice {
+            let Some(name) = self.node.moves.next(self.node.now) else { break };
+            self.with_room(&name, Room::change_successors);
         }
     }
 
