@@ -467,7 +467,7 @@ impl Fetches {
 
 /// The most rooms that are on the move before others change their successors. What is said about all of them holds
 /// up whatever else happens for some ten milliseconds.
-const MAX_MOVING: usize = 128;
+const MAX_MOVING: usize = 512;
 /// How long rooms on the move hold up others if none of them arrives: one of their nodes may be slow.
 const MOVE_PATIENCE: Duration = Duration::from_secs(2);
 

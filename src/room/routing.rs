@@ -248,7 +248,7 @@ impl State {
 
     /// Goes on with claims that were left for later.
     pub(super) fn claim_more(&mut self) {
-        if self.pace.is_due(self.moving(), self.node.now) {
+        if self.pace.is_left() && self.pace.is_due(self.moving(), self.node.now) {
             self.claim_slots();
         }
     }
