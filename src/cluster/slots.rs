@@ -223,6 +223,12 @@ impl Slots {
         self.quorum.is_none() && it.before.count > 0 && !it.heard_before
     }
 
+    /// Who owned a slot of this node's before, as far as it knew when it claimed it.
+    pub fn owner_before(&self, slot: u16) -> Option<NodeId> {
+        let before = self.slots[usize::from(slot)].before;
+        (before.count > 0).then_some(before.node)
+    }
+
     /// Quorum only: whether this run of the node knows what earlier ones have answered, so that an
     /// acknowledgement may count on it.
     pub fn is_informed(&self, slot: u16) -> bool {

@@ -25,9 +25,12 @@ use super::{
     transfer::{self, Incoming, Outgoing, What},
     types::{Event, Position},
 };
-use crate::cluster::{
-    node::NodeId,
-    slots::{Ownership, Term},
+use crate::{
+    cluster::{
+        node::NodeId,
+        slots::{Ownership, Term},
+    },
+    runtime::time::Time,
 };
 
 /// The most requests of peers that wait for an opening; more are refused, and come again.
@@ -46,6 +49,9 @@ pub struct Opening {
     /// What peers have asked meanwhile, each on a link: one that breaks takes it along, since nobody says then what
     /// has changed.
     held: VecDeque<(NodeId, u64, RoomMessage)>,
+    /// The room was opened without the owner before, and another knows more than is here: until when it waits for
+    /// that owner, who may know more still.
+    waits_until: Option<Time>,
 }
 
 /// A copy on its way.
@@ -75,6 +81,11 @@ impl Opening {
     /// Whether a peer waits for the room.
     pub(super) fn is_waited_for(&self) -> bool {
         !self.held.is_empty()
+    }
+
+    /// Until when it waits although nothing is to come.
+    pub(super) fn next_due(&self) -> Option<Time> {
+        self.waits_until
     }
 
     /// `from` has no such copy (any more).
@@ -117,6 +128,7 @@ impl Room {
     pub(super) fn heard_of(&mut self, from: NodeId, held: Held, node: &mut Node) {
         self.follow_slot(node);
         self.last_used = node.now;
+        let mut waits_until = None;
         if matches!(&self.role, Role::Home(_)) {
             let newer = held.standing.is_newer_than(&self.standing());
             let Role::Home(home) = &mut self.role else { return };
@@ -125,9 +137,13 @@ impl Room {
             }
             // It was not reached when the slot was claimed, and knows more.
             self.stop_being_home(node);
+            // Both ends of a cut hear of each other one link after the other.
+            waits_until =
+                node.slots.is_blind(self.slot).then_some(node.now + node.settings.replica_timeout);
         }
         self.begin_to_open_unless_home(node);
         if let Role::Opening(opening) = &mut self.role {
+            opening.waits_until = opening.waits_until.or(waits_until);
             opening.heard.retain(|(node, _)| *node != from);
             opening.heard.push((from, held));
         }
@@ -150,6 +166,12 @@ impl Room {
             }
             opening.fetch = None;
             node.fetches.end(&name);
+        }
+        let before = node.slots.owner_before(self.slot);
+        let has_told = opening.heard.iter().any(|(from, _)| Some(*from) == before);
+        opening.waits_until = opening.waits_until.filter(|until| !has_told && node.now < *until);
+        if opening.waits_until.is_some() {
+            return;
         }
         let newest = opening.newest();
         opening.heard.retain(|(from, _)| !node.has_lost(*from));

@@ -506,7 +506,8 @@ impl Room {
             Role::Home(home) => self.home_due(home, node),
             Role::Mirror(mirror) => mirror.next_due(node),
             Role::Guest if self.is_to_be_offered(node) => Some(node.now + OFFER_AGAIN),
-            Role::Opening(_) | Role::Guest => None,
+            Role::Opening(opening) => opening.next_due(),
+            Role::Guest => None,
         };
         let all = [self.requests.next_due(), waiting, expiry, keys, role];
         all.into_iter().chain([self.keep_until(node.settings.linger)]).flatten().min()
