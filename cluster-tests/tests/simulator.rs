@@ -106,6 +106,8 @@ const ONCE_FAILED: &[(u64, Faults)] = &[
     (1118, Faults::Cuts),
     (2030, Faults::Cuts),
     (2372, Faults::Cuts),
+    (556, Faults::Cuts),
+    (87, Faults::Links),
     (1627, Faults::Joins),
     (1515, Faults::Drains),
     (260, Faults::Quorum),
