@@ -11,9 +11,6 @@ use roomcast::cluster::mesh_version::OURS;
 use crate::paths;
 use crate::wait::ensure;
 
-/// Where the versions that a server speaks are written.
-const VERSIONS: &str = "src/cluster/mesh_version.rs";
-
 /// The server of the version before, built once for its commit.
 pub fn server() -> Result<PathBuf, String> {
     let version = OURS.newest - 1;
@@ -27,20 +24,19 @@ pub fn server() -> Result<PathBuf, String> {
     Ok(server)
 }
 
-/// That of the tag `mesh-VERSION`, or else the last one whose newest version it was.
+/// That of the tag `mesh-VERSION`, or else the last one before a newer version came.
 fn commit(version: u32) -> Result<String, String> {
     if let Ok(commit) = git(&["rev-parse", "--verify", "-q", &format!("mesh-{version}^{{commit}}")])
     {
         return Ok(commit);
     }
+    let none = |_| format!("no tag mesh-{version}, and this checkout has no commit of it");
     let added = format!("-Snewest: {} }}", version + 1);
-    let changes = git(&["log", "--first-parent", "--format=%H", &added, "--", VERSIONS])?;
+    let changes = git(&["log", "--format=%H", &added, "--", ":/src"])?;
     let first = changes.lines().last().unwrap_or("HEAD");
-    let before = git(&["rev-parse", "--verify", "-q", &format!("{first}^")])
-        .map_err(|_| format!("no tag mesh-{version}, and this checkout has no commit of it"))?;
-    let then = git(&["show", &format!("{before}:{VERSIONS}")])?;
-    let speaks = then.contains(&format!("newest: {version} }}"));
-    ensure(speaks, || format!("no tag mesh-{version}, and {before} speaks another version"))?;
+    let before = git(&["rev-parse", "--verify", "-q", &format!("{first}^")]).map_err(none)?;
+    let speaks = format!("newest: {version} }}");
+    git(&["grep", "-q", &speaks, &before, "--", ":/src"]).map_err(none)?;
     Ok(before)
 }
 
