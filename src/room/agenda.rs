@@ -32,7 +32,7 @@ impl Agenda {
         let moves = room.is_moving();
         let noted = std::mem::replace(&mut room.noted_moving, moves);
         match (noted, moves) {
-            (false, true) => node.moves.begin(),
+            (false, true) => node.moves.begin(node.now),
             (true, false) => node.moves.end(node.now),
             _ => {}
         }

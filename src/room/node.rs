@@ -488,7 +488,11 @@ impl Moves {
     }
 
     /// Another one begins to move.
-    pub(super) fn begin(&mut self) {
+    pub(super) fn begin(&mut self, now: Time) {
+        if self.under_way == 0 {
+            // Nobody has been waited for until now.
+            self.arrived = now;
+        }
         self.under_way += 1;
     }
 
@@ -604,6 +608,19 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rooms_wait_for_those_on_the_move_but_not_for_ever() {
+        let (mut moves, start) = (Moves::default(), Time::from_millis(100_000));
+        (0..MAX_MOVING).for_each(|_| moves.begin(start));
+        moves.wait(&"a".into());
+        assert!(!moves.is_ready(start), "none was on the move for long before");
+        moves.end(start);
+        assert_eq!(moves.next(start).as_deref(), Some("a"));
+        moves.begin(start);
+        moves.wait(&"b".into());
+        assert!(!moves.is_ready(start) && moves.is_ready(start + MOVE_PATIENCE));
+    }
 
     #[test]
     fn publications_that_are_gone_are_sifted_out_in_parts_and_the_others_stay_in_order() {
