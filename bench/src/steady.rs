@@ -84,6 +84,13 @@ impl Published {
         Latencies { p50, p99, max }
     }
 
+    /// The same of each `step` of `span`.
+    pub fn timeline(&self, span: Range<Instant>, step: Duration) -> Vec<Latencies> {
+        let starts = std::iter::successors(Some(span.start), |start| Some(*start + step));
+        let steps = starts.take_while(|start| *start < span.end);
+        steps.map(|start| self.latencies(start..start + step)).collect()
+    }
+
     /// How many were refused.
     pub fn refused(&self) -> u64 {
         self.answered.iter().filter(|it| it.acked.is_none()).count() as u64

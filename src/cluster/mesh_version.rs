@@ -29,6 +29,9 @@ pub const OURS: Versions = Versions { oldest: 8, newest: 9 };
 /// Since then large answers come in parts.
 pub const PARTS: MeshVersion = 9;
 
+/// Since then nodes answer pings.
+pub const PINGS: MeshVersion = 9;
+
 impl Versions {
     /// The newest version that both speak; none if there is none.
     pub fn agree(self, other: Self) -> Option<MeshVersion> {

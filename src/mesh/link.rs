@@ -54,6 +54,8 @@ const LAST_LOOK: Duration = Duration::from_millis(200);
 const HANDSHAKE: Duration = Duration::from_secs(3);
 /// Bytes that are read before the registry has dealt with those read before.
 const AHEAD: usize = 256 * 1024;
+/// The same in messages: many small ones take the registry long, and what this node's own clients want is behind.
+const MESSAGES_AHEAD: usize = 512;
 /// Bytes that go into one write.
 const WRITE: usize = 64 * 1024;
 
@@ -380,7 +382,7 @@ async fn receive(
         settings.metrics.mesh_messages.with_label_values(&["in"]),
         settings.metrics.mesh_bytes.with_label_values(&["in"]),
     );
-    let mut ahead = 0;
+    let (mut ahead, mut messages_ahead) = (0, 0);
     loop {
         let mut read = 0;
         let messages = match reader.next(&life, &mut read).await {
@@ -390,6 +392,7 @@ async fn receive(
         counter.inc_by(messages.len() as u64);
         bytes.inc_by(read as u64);
         ahead += read;
+        messages_ahead += messages.len();
         for message in messages {
             match message {
                 Frame::Alive => {}
@@ -403,8 +406,8 @@ async fn receive(
                 Frame::Hello(_) => {}
             }
         }
-        if ahead >= AHEAD {
-            ahead = 0;
+        if ahead >= AHEAD || messages_ahead >= MESSAGES_AHEAD {
+            (ahead, messages_ahead) = (0, 0);
             life.borrow_mut().pause();
             if settings.registry.send(CatchUp).await.is_err() {
                 return LinkError::Refused("the registry is gone".into());

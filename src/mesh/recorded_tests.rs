@@ -271,6 +271,8 @@ fn frames() -> Vec<(String, Frame)> {
     say("node", "your phase", Message::YourPhase(Phase::Draining));
     say("node", "credit", Message::Credit(70_000));
     say("node", "settled", Message::Settled(4));
+    say("node", "ping", Message::Ping(4));
+    say("node", "pong", Message::Pong(4));
     say("survey", "info", Message::Survey(3, Survey::Info));
     say("survey", "channels", Message::Survey(3, Survey::Channels("room-*".to_owned())));
     for (name, action) in controls() {

@@ -43,6 +43,10 @@ pub enum Message {
     Finding(u64, Finding),
     /// A part of the answer to it: the rest follows. Since version 9.
     FindingPart(u64, Finding),
+    /// Answered once all is dealt with that came before. Since version 9.
+    Ping(u64),
+    /// The answer to the ping of this number.
+    Pong(u64),
 }
 
 impl Message {
@@ -51,6 +55,7 @@ impl Message {
     pub fn since(&self) -> MeshVersion {
         match self {
             Self::Room(_, RoomMessage::Part { .. }) | Self::FindingPart(..) => mesh_version::PARTS,
+            Self::Ping(_) | Self::Pong(_) => mesh_version::PINGS,
             _ => mesh_version::FIRST,
         }
     }

@@ -114,7 +114,7 @@ pub struct Settings {
     pub page: usize,
     /// The most bytes of pages that are under way to one peer.
     pub window: usize,
-    /// The most rooms that one input goes through.
+    /// The most rooms that one input goes through, for each kind of work that is left.
     pub slice: usize,
     /// The most publications that a recovery may bring.
     pub recovery_limit: usize,
@@ -138,7 +138,7 @@ impl Default for Settings {
             claim_again: Duration::from_millis(200),
             page: 64 << 10,
             window: 1 << 20,
-            slice: 256,
+            slice: 64,
             recovery_limit: 300,
             history_bytes: 512 << 20,
             room_limit: 500_000,
@@ -468,6 +468,8 @@ impl Fetches {
 /// The most rooms that are on the move before others change their successors. What is said about all of them holds
 /// up whatever else happens for some ten milliseconds.
 const MAX_MOVING: usize = 512;
+/// How many rooms begin to move before the peers are waited for.
+const LOT: usize = 32;
 /// How long rooms on the move hold up others if none of them arrives: one of their nodes may be slow.
 const MOVE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -479,6 +481,12 @@ pub struct Moves {
     /// When one of them was the last to arrive.
     arrived: Time,
     waiting: VecDeque<RoomName>,
+    /// How many have begun to move since all peers had dealt with what was sent before.
+    begun: usize,
+    /// The ping that is under way, if any, and the peers that have yet to answer it.
+    ping: (u64, BTreeSet<NodeId>),
+    /// When it was sent.
+    pinged: Time,
 }
 
 impl Moves {
@@ -494,6 +502,7 @@ impl Moves {
             self.arrived = now;
         }
         self.under_way += 1;
+        self.begun += 1;
     }
 
     /// One of them has arrived, or is forgotten.
@@ -504,7 +513,52 @@ impl Moves {
 
     /// Whether there is room for another.
     pub(super) fn is_free(&self, now: Time) -> bool {
-        self.under_way < MAX_MOVING || now.since(self.arrived) >= MOVE_PATIENCE
+        let few = self.under_way < MAX_MOVING || now.since(self.arrived) >= MOVE_PATIENCE;
+        few && !self.has_begun_many()
+    }
+
+    /// Whether so many have begun to move that the peers are to be waited for.
+    pub(super) fn has_begun_many(&self) -> bool {
+        self.begun >= LOT
+    }
+
+    /// Whether peers have yet to deal with what was sent to them.
+    pub(super) fn waits_for_peers(&self) -> bool {
+        !self.ping.1.is_empty()
+    }
+
+    /// These peers were sent the ping `id`.
+    pub(super) fn pinged(&mut self, peers: &[NodeId], id: u64, now: Time) {
+        (self.ping, self.pinged) = ((id, peers.iter().copied().collect()), now);
+        self.begin_anew();
+    }
+
+    /// A peer has answered the ping `id`.
+    pub(super) fn answered(&mut self, peer: NodeId, id: u64) {
+        if id == self.ping.0 {
+            self.lose(peer);
+        }
+    }
+
+    /// A peer is not waited for any more.
+    pub(super) fn lose(&mut self, peer: NodeId) {
+        if self.ping.1.remove(&peer) {
+            self.begin_anew();
+        }
+    }
+
+    /// Peers that have not answered for long are waited for no more.
+    pub(super) fn give_up_on_peers(&mut self, now: Time) {
+        if self.waits_for_peers() && now.since(self.pinged) >= MOVE_PATIENCE {
+            self.ping.1.clear();
+            self.begin_anew();
+        }
+    }
+
+    fn begin_anew(&mut self) {
+        if self.ping.1.is_empty() {
+            self.begun = 0;
+        }
     }
 
     /// `room` waits for its turn. It must not wait already.
@@ -613,6 +667,7 @@ mod tests {
     fn rooms_wait_for_those_on_the_move_but_not_for_ever() {
         let (mut moves, start) = (Moves::default(), Time::from_millis(100_000));
         (0..MAX_MOVING).for_each(|_| moves.begin(start));
+        moves.pinged(&[], 1, start);
         moves.wait(&"a".into());
         assert!(!moves.is_ready(start), "none was on the move for long before");
         moves.end(start);
@@ -620,6 +675,32 @@ mod tests {
         moves.begin(start);
         moves.wait(&"b".into());
         assert!(!moves.is_ready(start) && moves.is_ready(start + MOVE_PATIENCE));
+    }
+
+    #[test]
+    fn rooms_wait_for_peers_to_deal_with_those_before_but_not_for_ever() {
+        let (mut moves, start) = (Moves::default(), Time::from_millis(100_000));
+        let (a, b) = (NodeId(1), NodeId(2));
+        let begin_many = |moves: &mut Moves| {
+            (0..LOT).for_each(|_| moves.begin(start));
+            (0..LOT).for_each(|_| moves.end(start));
+            assert!(moves.has_begun_many() && !moves.is_free(start));
+        };
+        begin_many(&mut moves);
+        moves.pinged(&[a, b], 1, start);
+        moves.answered(a, 1);
+        moves.answered(b, 7);
+        assert!(!moves.is_free(start), "b has yet to answer");
+        moves.answered(b, 1);
+        assert!(moves.is_free(start));
+        begin_many(&mut moves);
+        moves.pinged(&[a], 2, start);
+        moves.lose(a);
+        assert!(moves.is_free(start), "the link to a is gone");
+        begin_many(&mut moves);
+        moves.pinged(&[a], 3, start);
+        moves.give_up_on_peers(start + MOVE_PATIENCE);
+        assert!(moves.is_free(start + MOVE_PATIENCE));
     }
 
     #[test]

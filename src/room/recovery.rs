@@ -100,7 +100,7 @@ impl State {
             return;
         }
         let (mut looked, mut sure) = (0, BTreeMap::<NodeId, Vec<(u16, Term)>>::new());
-        while looked < self.node.settings.slice
+        while looked < self.slice
             && let Some(((slot, asker), term)) = self.recovery.checks.pop_first()
         {
             looked += 1 + self.rooms.of_slot(slot).count();

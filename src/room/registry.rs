@@ -37,6 +37,9 @@ use crate::{
 pub const LULL: Duration = Duration::from_millis(500);
 /// A node that was told nothing for so long, and so much longer than [`LULL`], stood still.
 const STANDSTILL: Duration = Duration::from_secs(2);
+/// Which share of [`Settings::slice`] is gone through with an input that is about something else.
+const SHARE: usize = 16;
+
 /// Something that the registry has to deal with.
 #[derive(Debug, Clone)]
 pub enum In {
@@ -82,6 +85,8 @@ pub struct State {
     /// After a standstill: until when, and the nodes whose links should come back before.
     pub(super) awakening: Option<(Time, BTreeSet<NodeId>)>,
     pub(super) work: Work,
+    /// How many rooms the input that is being handled may go through for what is left to be done.
+    pub(super) slice: usize,
     /// How fast this node takes slots over from others.
     pub(super) pace: Pace,
     /// Quorum: what others have said of what this run may have forgotten.
@@ -106,6 +111,7 @@ impl State {
             ask_at: Time::default(),
             awakening: None,
             work: Work::default(),
+            slice: 0,
             pace: Pace::default(),
             recovery: Recovery::default(),
         }
@@ -116,6 +122,11 @@ impl State {
         let stood_still =
             self.node.now != Time::default() && now.since(self.node.now) >= STANDSTILL;
         self.node.now = now;
+        // What others wait for should not wait for a slice with every input that comes before it.
+        self.slice = match &input {
+            In::Tick => self.node.settings.slice,
+            _ => self.node.settings.slice.div_ceil(SHARE),
+        };
         if stood_still {
             self.awake();
         }
@@ -233,6 +244,10 @@ impl State {
                 self.node.flows.entry(from).or_default().credit(bytes as usize);
             }
             Message::Settled(claim) => self.node.has_settled(from, claim),
+            Message::Ping(id) => {
+                self.node.out.push(Out::Send { to: vec![from], message: Message::Pong(id) });
+            }
+            Message::Pong(id) => self.node.moves.answered(from, id),
             Message::Survey(id, survey) => self.find(from, id, &survey),
             Message::Finding(id, finding) => self.finding_came(from, id, finding, true),
             Message::FindingPart(id, finding) => self.finding_came(from, id, finding, false),

@@ -146,10 +146,15 @@ impl Room {
         matches!(self.role, Role::Home(_))
     }
 
-    /// Whether something would be lost if the node left now.
+    /// Whether something would be lost if the node left now, or would have a copy less: a home that is without one of
+    /// its successors finds another for all of its rooms at once, and has nobody beside it until then.
     pub fn is_to_be_taken(&self) -> bool {
-        let is_home = matches!(self.role, Role::Opening(_) | Role::Home(_));
-        self.holds_something() && (is_home || self.owed)
+        let is_needed = match &self.role {
+            Role::Opening(_) | Role::Home(_) => true,
+            Role::Mirror(mirror) => mirror.is_invited(),
+            Role::Guest => false,
+        };
+        self.holds_something() && (is_needed || self.owed)
     }
 
     /// Whether it has yet to come to this node, or to those that are to have copies beside it.

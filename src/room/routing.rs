@@ -68,6 +68,7 @@ impl State {
         let (link, now) = (self.node.next_id(), self.node.now);
         self.node.links.insert(peer, LinkState { up: Some(link), since: now, version });
         self.node.flows.insert(peer, Flow::default());
+        self.node.moves.lose(peer);
         self.node.expect_settled(peer, 0);
         if let Some((_, expected)) = &mut self.awakening {
             expected.remove(&peer);
@@ -89,6 +90,7 @@ impl State {
         let since = self.node.now;
         self.node.links.insert(peer, LinkState { up: None, since, version: 0 });
         self.node.flows.remove(&peer);
+        self.node.moves.lose(peer);
         self.node.expect_settled(peer, u64::MAX);
         self.node.slots.lose(peer);
         self.recovery.lose(peer);

@@ -193,7 +193,7 @@ impl State {
         let in_parts = to == self.node.me || self.node.speaks(to, mesh_version::PARTS);
         let most = if in_parts { self.node.settings.page } else { usize::MAX };
         let mut looked = 0;
-        while looked < self.node.settings.slice && search.bytes < most {
+        while looked < self.slice && search.bytes < most {
             let Some(slot) = search.slots.pop_first() else { break };
             for name in self.rooms.of_slot(slot) {
                 looked += 1;

@@ -14,7 +14,7 @@ use super::{
     transfer::Source,
     types::RoomName,
 };
-use crate::cluster::{node::NodeId, placement, slot_set::SlotSet, slots::Term};
+use crate::cluster::{mesh_version, node::NodeId, placement, slot_set::SlotSet, slots::Term};
 
 /// What a room counts in an inventory, beside its name.
 const WEIGHT_HELD: usize = 64;
@@ -90,7 +90,7 @@ impl State {
             || self.node.flows.values().any(|flow| flow.is_ready(window))
     }
 
-    /// Does as much as one input may.
+    /// Does as much as this input may.
     pub(super) fn do_some_work(&mut self) {
         self.sweep_some();
         self.claim_anew();
@@ -107,7 +107,7 @@ impl State {
             return;
         }
         self.work.slots.retain(self.rooms.occupied());
-        for _ in 0..self.node.settings.slice {
+        for _ in 0..self.slice {
             while self.work.rooms.is_empty()
                 && let Some(slot) = self.work.slots.pop_first()
             {
@@ -126,16 +126,34 @@ impl State {
     }
 
     fn fetch_some(&mut self) {
-        for _ in 0..self.node.settings.slice {
+        for _ in 0..self.slice {
             let Some(name) = self.node.fetches.next() else { break };
             self.with_room(&name, Room::fetch);
         }
     }
 
     fn move_some(&mut self) {
-        for _ in 0..self.node.settings.slice {
+        for _ in 0..self.slice {
             let Some(name) = self.node.moves.next(self.node.now) else { break };
             self.with_room(&name, Room::change_successors);
+        }
+        self.ping_peers();
+    }
+
+    /// Once many rooms have begun to move, the next ones wait until the peers have dealt with what those made them
+    /// do: else it would pile up at the slowest of them, with all that rooms in use need of it behind.
+    fn ping_peers(&mut self) {
+        self.node.moves.give_up_on_peers(self.node.now);
+        if !self.node.moves.has_begun_many() || self.node.moves.waits_for_peers() {
+            return;
+        }
+        let peers = self.node.links.keys().copied();
+        let peers: Vec<NodeId> =
+            peers.filter(|peer| self.node.speaks(*peer, mesh_version::PINGS)).collect();
+        let id = self.node.next_id();
+        self.node.moves.pinged(&peers, id, self.node.now);
+        if !peers.is_empty() {
+            self.node.out.push(Out::Send { to: peers, message: Message::Ping(id) });
         }
     }
 
@@ -153,7 +171,7 @@ impl State {
             {
                 self.node.send_to(vec![peer], &room, answer);
             }
-            let mut left = self.node.settings.slice;
+            let mut left = self.slice;
             while left > 0
                 && let Some(flow) = self.node.flows.get_mut(&peer)
                 && let Some(source) = flow.next(window)

@@ -23,6 +23,8 @@ const BEFORE: Duration = Duration::from_secs(10);
 const FORGOTTEN: Duration = Duration::from_secs(5);
 /// How long it may take: for so many rooms.
 const GOAL: (u64, Duration) = (200_000, Duration::from_secs(10));
+/// How finely the timeline tells.
+const STEP: Duration = Duration::from_millis(500);
 /// What 99 % of the publications have to stay within, in milliseconds.
 const GOAL_P99: f64 = 100.0;
 
@@ -37,6 +39,9 @@ pub struct MovesArgs {
     /// Bytes of that publication's data, JSON
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(33..=4096))]
     size: u32,
+    /// Also say what a publisher noticed in each half second
+    #[arg(long)]
+    timeline: bool,
     #[command(flatten)]
     load: SteadyLoad,
 }
@@ -61,6 +66,8 @@ pub struct Moved {
     published: Published,
     before: Latencies,
     meanwhile: Latencies,
+    /// Of each [`STEP`] from when the node was started or told to leave.
+    timeline: Vec<Latencies>,
     /// The longest input of a registry in milliseconds, before and from then on.
     longest_input: (f64, f64),
     /// Rooms known in the end, added up over the nodes.
@@ -112,6 +119,7 @@ fn run(args: &MovesArgs, what: Move) -> Result<Moved> {
         fate: kept::fate(acked, &nodes, key)?,
         before: published.latencies(started..begun),
         meanwhile: published.latencies(begun..settled.max(node)),
+        timeline: published.timeline(begun..settled.max(node), STEP),
         published,
         longest_input: (longest_before, watch.longest_input),
         copies,
@@ -154,6 +162,12 @@ impl Moved {
         ];
         let refusal = self.published.first_refusal.iter();
         notes.extend(refusal.map(|it| format!("The first refusal: {it}")));
+        if self.args.timeline {
+            notes.extend(self.timeline.iter().enumerate().map(|(step, it)| {
+                let at = STEP.as_secs_f64() * step as f64;
+                format!("From {at:.1} s: {}", millis(*it))
+            }));
+        }
         Report { title, table: self.table(), notes, json: self.json() }
     }
 
@@ -173,8 +187,6 @@ impl Moved {
         row("until every room is where it should be", seconds(self.rooms), &goal);
         row("acknowledged publications lost", count(self.fate.lost), "0");
         row("rooms with another epoch", count(self.fate.new_epochs), "0");
-        let millis =
-            |Latencies { p50, p99, max }: Latencies| format!("{p50:.1} / {p99:.1} / {max:.1} ms");
         row("publish to ack before: p50 / p99 / max", millis(self.before), "");
         let goal = format!("p99 < {GOAL_P99} ms");
         row("publish to ack meanwhile: p50 / p99 / max", millis(self.meanwhile), &goal);
@@ -209,4 +221,9 @@ impl Moved {
             "known": self.copies,
         })
     }
+}
+
+/// Latencies for people.
+fn millis(Latencies { p50, p99, max }: Latencies) -> String {
+    format!("{p50:.1} / {p99:.1} / {max:.1} ms")
 }
