@@ -27,7 +27,7 @@ pub(super) fn check(raw: &Raw, register: &mut Register<'_>) -> Result<Namespaces
         check_name(&key, &namespace.name)?;
         let key_of_options = format!("channel.namespaces[{index}]");
         let mut options = namespace.options.check(&key_of_options, data_format)?;
-        options.proxies = register.room(&key_of_options, &namespace.options)?;
+        register.room(Some(&namespace.name), &key_of_options, &namespace.options)?;
         options.webhooks = namespace.options.webhooks && tells;
         let options = Arc::new(options);
         if named.insert(namespace.name.as_str().into(), options).is_some() {
@@ -36,7 +36,7 @@ pub(super) fn check(raw: &Raw, register: &mut Register<'_>) -> Result<Namespaces
     }
     let (key, options) = ("channel.without_namespace", &raw.channel.without_namespace);
     let mut default = options.check(key, data_format)?;
-    default.proxies = register.room(key, options)?;
+    register.room(None, key, options)?;
     default.webhooks = options.webhooks && tells;
     Ok(Namespaces { default: Arc::new(default), named })
 }
@@ -115,7 +115,6 @@ impl Channel {
             delta_publish: self.delta_publish,
             data_format: format.unwrap_or(default_format),
             webhooks: self.webhooks,
-            proxies: Default::default(),
             permissions: Permissions {
                 subscribe_for_client: self.allow_subscribe_for_client,
                 subscribe_for_anonymous: self.allow_subscribe_for_anonymous,

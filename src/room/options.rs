@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::types::ClientInfo;
-use crate::backend::options::RoomProxies;
 
 /// The settings of one namespace, checked. Names and meaning are those of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -42,8 +41,6 @@ pub struct RoomOptions {
     pub data_format: DataFormat,
     /// Tell the application who comes and goes.
     pub webhooks: bool,
-    /// Which of the application's backends are asked about it.
-    pub proxies: RoomProxies,
     /// Who may subscribe, publish, and read.
     pub permissions: Permissions,
     /// Users may enter rooms whose names end in `#` and a list of users with them in it.
@@ -166,6 +163,12 @@ const USERS: char = '#';
 /// Separates those users.
 const USER: char = ',';
 
+/// The namespace in a room's name, if there is one.
+pub fn namespace(room: &str) -> Option<&str> {
+    let (namespace, _) = room.split_once(NAMESPACE)?;
+    Some(namespace.strip_prefix(PRIVATE).unwrap_or(namespace))
+}
+
 /// Whether a room needs a subscription token.
 pub fn is_private(room: &str) -> bool {
     room.starts_with(PRIVATE)
@@ -197,11 +200,9 @@ pub struct Namespaces {
 impl Namespaces {
     /// The options of a room; none if its namespace is not configured.
     pub fn options(&self, room: &str) -> Option<&Arc<RoomOptions>> {
-        match room.split_once(NAMESPACE) {
+        match namespace(room) {
             None => Some(&self.default),
-            Some((namespace, _)) => {
-                self.named.get(namespace.strip_prefix(PRIVATE).unwrap_or(namespace))
-            }
+            Some(namespace) => self.named.get(namespace),
         }
     }
 }

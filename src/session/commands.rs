@@ -150,7 +150,7 @@ impl Session {
         if request.kind != 0 {
             return Err(ErrorCode::NotAvailable.into());
         }
-        if let Some(backend) = options.proxies.publish {
+        if let Some(backend) = env.settings.proxies.rooms.of(&request.channel).publish {
             self.ask_to_publish(id, request, backend, out);
             return Ok(None);
         }

@@ -209,7 +209,7 @@ impl Session {
         let user = &*self.info.user;
         let private = options::is_private(room);
         let listed = options.allow_user_limited.then(|| options::is_limited_to(room, user));
-        let open = match (listed.flatten(), options.proxies.subscribe) {
+        let open = match (listed.flatten(), settings.proxies.rooms.of(room).subscribe) {
             (Some(listed), _) => listed,
             (None, Some(backend)) if !private || settings.insecure => {
                 let operation =
