@@ -14,7 +14,7 @@ use crate::{
     backend::client::BackendClients,
     cluster::{
         gossip::Gossip,
-        membership::{self, Connections, Enter, Membership},
+        membership::{self, Connections, Enter, Membership, NewView},
         names::Reach,
         node::{self, NodeId, NodeInfo, Phase},
         seeds,
@@ -30,7 +30,7 @@ use crate::{
     metrics::Metrics,
     protocol::codes::Disconnect,
     room::{
-        actor::{FromCluster, RoomRegistry, ToBeTaken},
+        actor::{RoomRegistry, ToBeTaken},
         registry::State,
         types::NodeFacts,
     },
@@ -344,7 +344,7 @@ impl Starting<'_> {
         let (Some((gossip, mesh)), Some(cluster)) = (sockets, &config.cluster) else {
             let ready = NodeInfo { phase: Phase::Ready, ..self.me.clone() };
             self.metrics.cluster_nodes_ready.set(1);
-            self.registry.do_send(FromCluster::View(View::new([ready])));
+            self.registry.do_send(NewView(View::new([ready])));
             return Ok((None, Some(self.views)));
         };
         let address = gossip.local_addr()?;
@@ -393,8 +393,8 @@ impl Starting<'_> {
         let (view, heard) = (self.views.subscribe(), told.subscribe());
         let sight = Sight::new(self.me.clone(), view, heard, reach.clone());
         let to = Connections {
-            registry: self.registry.clone(),
-            dialer,
+            registry: self.registry.clone().recipient(),
+            dialer: dialer.recipient(),
             reach,
             views: self.views,
             told,

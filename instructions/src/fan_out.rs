@@ -11,13 +11,13 @@ use anyhow::Context as _;
 use bytes::BytesMut;
 use roomcast::{
     backend::client::BackendClients,
-    cluster::view::View,
+    cluster::{membership::NewView, view::View},
     config::load,
     hub::Hub,
     metrics::Metrics,
     protocol::encoding::Encoding,
     room::{
-        actor::{AddHub, Ask, FromCluster, RoomRegistry},
+        actor::{AddHub, Ask, RoomRegistry},
         registry::State,
         types::{NodeFacts, ReplyTo, Request},
     },
@@ -94,7 +94,7 @@ async fn worker() -> anyhow::Result<Rc<Shared>> {
     let state = State::new(me.id(), config.namespaces.clone(), config.rooms.clone(), 1);
     let facts = NodeFacts::default();
     let registry = RoomRegistry::new(state, facts, metrics.clone(), users.clone(), None).start();
-    registry.send(FromCluster::View(View::new([me.clone()]))).await?;
+    registry.send(NewView(View::new([me.clone()]))).await?;
     let hub = Hub::new(0, metrics.clone()).start();
     registry.send(AddHub(0, hub.clone())).await?;
     let (settings, keys) = session_settings(&config, me.id().to_string())?;

@@ -22,11 +22,7 @@ use super::{
     seeds,
     view::View,
 };
-use crate::{
-    mesh::dialer::{Dialer, Know},
-    metrics::Metrics,
-    room::actor::{FromCluster, RoomRegistry},
-};
+use crate::metrics::Metrics;
 
 /// How often each node gossips.
 pub const INTERVAL: Duration = Duration::from_millis(400);
@@ -90,9 +86,9 @@ pub async fn start(settings: &Settings, transport: &Gossip) -> anyhow::Result<Ch
 /// What the actor is connected with.
 pub struct Connections {
     /// The node's rooms, which go by the view.
-    pub registry: Addr<RoomRegistry>,
+    pub registry: Recipient<NewView>,
     /// Who links this node to all that gossip tells of.
-    pub dialer: Addr<Dialer>,
+    pub dialer: Recipient<Known>,
     /// What comes of that.
     pub reach: watch::Receiver<Reach>,
     /// Everyone else who goes by the view.
@@ -140,7 +136,7 @@ impl Membership {
         self.to.metrics.cluster_nodes.set(view.nodes().len() as i64);
         let ready = view.nodes().values().filter(|it| it.phase == Phase::Ready).count();
         self.to.metrics.cluster_nodes_ready.set(ready as i64);
-        self.to.registry.do_send(FromCluster::View(view.clone()));
+        self.to.registry.do_send(NewView(view.clone()));
         self.to.views.send_replace(view);
     }
 }
@@ -222,6 +218,16 @@ fn node_info(id: &ChitchatId, state: &NodeState) -> Option<NodeInfo> {
     })
 }
 
+/// The view has changed: this is the new one.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct NewView(pub View);
+
+/// These are all nodes that gossip knows of.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Known(pub names::Told);
+
 /// Tell everyone how far this node is in its life.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -253,7 +259,7 @@ impl Handler<Told> for Membership {
         let told = nodes.iter().filter_map(|(id, state)| node_info(id, state));
         let told: names::Told = told.map(|info| (info.id(), info)).collect();
         if *self.to.told.borrow() != told {
-            self.to.dialer.do_send(Know(told.clone()));
+            self.to.dialer.do_send(Known(told.clone()));
             self.to.told.send_replace(told);
             self.look();
         }

@@ -10,6 +10,7 @@ use tokio::{
 
 use super::link::{self, Introduced, Link, Settings};
 use crate::cluster::{
+    membership::Known,
     names::{Reach, Told},
     node::{NodeId, NodeInfo},
 };
@@ -112,15 +113,10 @@ impl Actor for Dialer {
     type Context = Context<Self>;
 }
 
-/// These are all nodes that gossip tells of.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Know(pub Told);
-
-impl Handler<Know> for Dialer {
+impl Handler<Known> for Dialer {
     type Result = ();
 
-    fn handle(&mut self, Know(nodes): Know, ctx: &mut Self::Context) {
+    fn handle(&mut self, Known(nodes): Known, ctx: &mut Self::Context) {
         self.known = nodes;
         let known = &self.known;
         self.reach.send_modify(|it| it.keep(|node| known.contains_key(&node)));

@@ -36,7 +36,7 @@ use crate::{
         secret::Keys,
     },
     metrics::Metrics,
-    room::actor::{CatchUp, FromCluster, RoomRegistry},
+    room::actor::{CatchUp, FromLink, RoomRegistry},
     runtime::clock,
     session::emulated::EmulatedSessions,
 };
@@ -342,7 +342,7 @@ impl Actor for Link {
         let Some((reader, write, sealer)) = self.halves.take() else { return };
         let id = self.peer.id();
         tracing::info!(peer = %self.peer.name, %id, version = self.version, "link up");
-        self.settings.registry.do_send(FromCluster::LinkUp(id, self.version, ctx.address()));
+        self.settings.registry.do_send(FromLink::LinkUp(id, self.version, ctx.address()));
         let metrics = self.settings.metrics.clone();
         let reading = receive(reader, id, self.settings.clone(), self.life.clone());
         let writing = send(write, sealer, self.outgoing.clone(), metrics);
@@ -363,7 +363,7 @@ impl Actor for Link {
         metrics.mesh_links_closed.with_label_values(&[self.reason]).inc();
         // A label that no node has any more would stay for ever.
         let _ = metrics.mesh_queue_bytes.remove_label_values(&[&self.peer.name]);
-        self.settings.registry.do_send(FromCluster::LinkDown(self.peer.id(), ctx.address()));
+        self.settings.registry.do_send(FromLink::LinkDown(self.peer.id(), ctx.address()));
         self.dialer.do_send(Ended(self.peer.id()));
     }
 }
@@ -397,7 +397,7 @@ async fn receive(
                     settings.emulated.give(&session, commands);
                 }
                 Frame::Rooms(message) => {
-                    settings.registry.do_send(FromCluster::Peer(peer, message));
+                    settings.registry.do_send(FromLink::Peer(peer, message));
                 }
                 // Once is enough.
                 Frame::Hello(_) => {}

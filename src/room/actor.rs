@@ -15,7 +15,7 @@ use super::{
     types::{Answer, Failure, Findings, NodeFacts, ReplyTo, Request, RoomName, Survey},
 };
 use crate::{
-    cluster::{mesh_version::MeshVersion, node::NodeId, view::View},
+    cluster::{membership::NewView, mesh_version::MeshVersion, node::NodeId},
     hub::{FromRegistry, Hub},
     mesh::{
         link::{Link, Queue},
@@ -383,26 +383,32 @@ impl Handler<CatchUp> for RoomRegistry {
     fn handle(&mut self, _: CatchUp, _: &mut Self::Context) {}
 }
 
-/// What links and membership tell.
+impl Handler<NewView> for RoomRegistry {
+    type Result = ();
+
+    fn handle(&mut self, NewView(view): NewView, _: &mut Self::Context) {
+        self.handle(In::View(view));
+    }
+}
+
+/// What links tell.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub enum FromCluster {
+pub enum FromLink {
     /// A link is up.
     LinkUp(NodeId, MeshVersion, Addr<Link>),
     /// A link is down.
     LinkDown(NodeId, Addr<Link>),
     /// A peer says something.
     Peer(NodeId, PeerMessage),
-    /// Gossip has a new view.
-    View(View),
 }
 
-impl Handler<FromCluster> for RoomRegistry {
+impl Handler<FromLink> for RoomRegistry {
     type Result = ();
 
-    fn handle(&mut self, message: FromCluster, _: &mut Self::Context) {
+    fn handle(&mut self, message: FromLink, _: &mut Self::Context) {
         match message {
-            FromCluster::LinkUp(peer, version, link) => {
+            FromLink::LinkUp(peer, version, link) => {
                 // A second link replaces the first: whatever was under way on that is lost.
                 if let Some((_, old)) = self.links.insert(peer, (version, link)) {
                     old.do_send(crate::mesh::link::Close("replaced"));
@@ -411,15 +417,14 @@ impl Handler<FromCluster> for RoomRegistry {
                 self.metrics.mesh_links.set(self.links.len() as i64);
                 self.handle(In::LinkUp(peer, version));
             }
-            FromCluster::LinkDown(peer, link) => {
+            FromLink::LinkDown(peer, link) => {
                 if self.links.get(&peer).is_some_and(|(_, known)| *known == link) {
                     self.links.remove(&peer);
                     self.metrics.mesh_links.set(self.links.len() as i64);
                     self.handle(In::LinkDown(peer));
                 }
             }
-            FromCluster::Peer(peer, message) => self.handle(In::Peer(peer, message)),
-            FromCluster::View(view) => self.handle(In::View(view)),
+            FromLink::Peer(peer, message) => self.handle(In::Peer(peer, message)),
         }
     }
 }
