@@ -381,7 +381,7 @@ impl Handler<FromRegistry> for Hub {
             | Out::Send { .. }
             | Out::Findings { .. }
             | Out::Control(_)
-            | Out::Tell(_) => {}
+            | Out::Notify(_) => {}
         }
     }
 }

@@ -30,7 +30,7 @@ use crate::{
     metrics::Metrics,
     protocol::codes::Disconnect,
     room::{
-        actor::{RoomRegistry, ToBeTaken},
+        actor::{Application, RoomRegistry, ToBeTaken},
         registry::State,
         types::NodeFacts,
     },
@@ -317,8 +317,8 @@ fn start_registry(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..Default::default()
     };
-    let registry =
-        RoomRegistry::new(state, facts, metrics.clone(), users.clone(), webhooks.clone());
+    let application = webhooks.clone().map(|it| it as Arc<dyn Application>);
+    let registry = RoomRegistry::new(state, facts, metrics.clone(), users.clone(), application);
     // On a thread of its own: busy rooms must not keep links and gossip from running.
     Ok(RoomRegistry::start_in_arbiter(&Arbiter::new().handle(), |_| registry))
 }

@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
 use super::{
+    attendance::AttendanceEvent,
     messages::{Message as PeerMessage, RoomMessage},
     registry::{In, Out, State},
     types::{Answer, Failure, Findings, NodeFacts, ReplyTo, Request, RoomName, Survey},
@@ -31,7 +32,6 @@ use crate::{
         timers::{self, Timed},
     },
     session::{messages::SocketInput, state::In as SocketIn, users::Users},
-    webhooks::sender::Webhooks,
 };
 
 /// How precisely what is due in the core comes up.
@@ -47,7 +47,7 @@ pub struct RoomRegistry {
     facts_at: Time,
     metrics: Metrics,
     users: Arc<Users>,
-    webhooks: Option<Arc<Webhooks>>,
+    application: Option<Arc<dyn Application>>,
     hubs: FxHashMap<u16, Addr<Hub>>,
     links: FxHashMap<NodeId, (MeshVersion, Addr<Link>)>,
     next_call: u64,
@@ -59,6 +59,12 @@ pub struct RoomRegistry {
     address: Option<Addr<Self>>,
     /// It has told itself to go on with what is left to be done.
     goes_on: bool,
+}
+
+/// The application, where it wants to be notified who comes and goes.
+pub trait Application: Send + Sync {
+    /// Queues an event for it.
+    fn notify(&self, event: AttendanceEvent);
 }
 
 enum Call {
@@ -73,7 +79,7 @@ impl RoomRegistry {
         facts: NodeFacts,
         metrics: Metrics,
         users: Arc<Users>,
-        webhooks: Option<Arc<Webhooks>>,
+        application: Option<Arc<dyn Application>>,
     ) -> Self {
         Self {
             state,
@@ -81,7 +87,7 @@ impl RoomRegistry {
             facts_at: clock::now(),
             metrics,
             users,
-            webhooks,
+            application,
             hubs: FxHashMap::default(),
             links: FxHashMap::default(),
             next_call: 0,
@@ -148,9 +154,9 @@ impl RoomRegistry {
                     }
                 }
             }
-            Out::Tell(what) => {
-                if let Some(webhooks) = &self.webhooks {
-                    webhooks.enqueue(what);
+            Out::Notify(event) => {
+                if let Some(application) = &self.application {
+                    application.notify(event);
                 }
             }
             Out::Findings { to, findings } => {

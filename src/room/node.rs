@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    attendance::AttendanceEvent,
     control::Control,
     delivery::DeliveryOption,
     keys,
@@ -26,7 +27,6 @@ use crate::{
         view::View,
     },
     runtime::time::Time,
-    webhooks::event::WebhookEvent,
 };
 
 /// What the registry wants done.
@@ -81,8 +81,8 @@ pub enum Out {
     },
     /// Do this to the connections of a user that are here.
     Control(Arc<Control>),
-    /// Tell the application.
-    Tell(WebhookEvent),
+    /// Notify the application.
+    Notify(AttendanceEvent),
     /// Answer a survey that an API call made.
     Findings {
         /// The API call.

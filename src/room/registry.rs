@@ -461,9 +461,9 @@ mod tests {
 
     #[test]
     fn the_application_is_told_who_comes_and_goes() {
-        use crate::{
-            room::types::{ClientId, ClientInfo, MemberFlags, SocketRef, Subscribe},
-            webhooks::event::WebhookEvent,
+        use crate::room::{
+            attendance::AttendanceEvent,
+            types::{ClientId, ClientInfo, MemberFlags, SocketRef, Subscribe},
         };
         let mut state = alone(Settings::default());
         let told = RoomOptions { webhooks: true, ..Default::default() };
@@ -473,11 +473,17 @@ mod tests {
         let mut ask = |slot: u32, request: Request| {
             let now = Time::from_millis(2_000 + u64::from(slot));
             let out = state.handle(In::Request("a".into(), request), now);
-            let kinds = out.into_iter().filter_map(|out| match out {
-                Out::Tell(what) => Some(what),
+            let events = out.into_iter().filter_map(|out| match out {
+                Out::Notify(event) => Some(event),
                 _ => None,
             });
-            kinds.map(|it| WebhookEvent::kind(&it)).collect::<Vec<_>>()
+            let words = events.map(|event| match event {
+                AttendanceEvent::Join(..) => "join",
+                AttendanceEvent::Leave(..) => "leave",
+                AttendanceEvent::Occupied(_) => "occupied",
+                AttendanceEvent::Vacated(_) => "vacated",
+            });
+            words.collect::<Vec<_>>()
         };
         let come = |slot: u32| {
             Request::Subscribe(Subscribe {

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     cluster::{node::NodeId, view::View},
     metrics::Metrics,
+    room::{actor::Application, attendance::AttendanceEvent},
     runtime::clock,
 };
 
@@ -56,6 +57,12 @@ pub struct Webhooks {
     /// Numbers the events.
     last: AtomicU64,
     metrics: Metrics,
+}
+
+impl Application for Webhooks {
+    fn notify(&self, event: AttendanceEvent) {
+        self.enqueue(WebhookEvent::Attendance(event));
+    }
 }
 
 impl Webhooks {

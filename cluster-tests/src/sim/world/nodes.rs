@@ -291,7 +291,7 @@ impl World {
             Out::Answer { to: ReplyTo::Api(number), answer } => {
                 self.answered(node, number, answer);
             }
-            Out::Tell(what) => self.application_hears(node, what),
+            Out::Notify(event) => self.application_hears(node, event),
             Out::Answer { .. } | Out::Findings { .. } | Out::Control(_) => {}
         }
         Ok(())
