@@ -13,6 +13,7 @@ use crate::{
     metrics::Metrics,
     protocol::{codec::Format, codes::Disconnect, encoding::Encoding, message::Reply},
     room::{
+        actor::ToHub,
         delivery::{DeliveryOption, DeliveryOptions, Form},
         node::Out,
         types::{Event, MemberFlags, Publication, ReplyTo, RoomName, SocketRef},
@@ -350,15 +351,14 @@ impl Handler<FromSocket> for Hub {
     }
 }
 
-/// What the registry has for this worker's sockets.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct FromRegistry(pub Out);
-
-impl Handler<FromRegistry> for Hub {
+impl Handler<ToHub> for Hub {
     type Result = ();
 
-    fn handle(&mut self, FromRegistry(out): FromRegistry, _: &mut Self::Context) {
+    fn handle(&mut self, message: ToHub, _: &mut Self::Context) {
+        let out = match message {
+            ToHub::Control(socket, control) => return self.tell(socket, In::Control(control)),
+            ToHub::Out(out) => out,
+        };
         match out {
             Out::Subscribed { socket, id, room, flags, delivery, result } => {
                 if result.is_ok() {

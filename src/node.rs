@@ -33,6 +33,7 @@ use crate::{
         actor::{Application, RoomRegistry, ToBeTaken},
         registry::State,
         types::NodeFacts,
+        users::Users,
     },
     runtime::clock,
     server::{
@@ -41,7 +42,7 @@ use crate::{
         parts::{Parts, session_settings},
         tls::Certificate,
     },
-    session::{emulated::EmulatedSessions, users::Users},
+    session::emulated::EmulatedSessions,
     webhooks::sender::Webhooks,
 };
 

@@ -20,6 +20,7 @@ use roomcast::{
         actor::{AddHub, Ask, RoomRegistry},
         registry::State,
         types::{NodeFacts, ReplyTo, Request},
+        users::Users,
     },
     server::parts::session_settings,
     session::{
@@ -28,7 +29,6 @@ use roomcast::{
         driver::{Driver, Shared},
         messages::ConnectionAddress,
         socket::Socket,
-        users::Users,
     },
 };
 use tokio::{
@@ -96,7 +96,7 @@ async fn worker() -> anyhow::Result<Rc<Shared>> {
     let registry = RoomRegistry::new(state, facts, metrics.clone(), users.clone(), None).start();
     registry.send(NewView(View::new([me.clone()]))).await?;
     let hub = Hub::new(0, metrics.clone()).start();
-    registry.send(AddHub(0, hub.clone())).await?;
+    registry.send(AddHub(0, hub.clone().recipient())).await?;
     let (settings, keys) = session_settings(&config, me.id().to_string())?;
     let wire = Wire {
         message_limit: config.message_size_limit,

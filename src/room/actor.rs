@@ -11,13 +11,14 @@ use tokio::sync::oneshot;
 
 use super::{
     attendance::AttendanceEvent,
+    control::Control,
     messages::{Message as PeerMessage, RoomMessage},
     registry::{In, Out, State},
-    types::{Answer, Failure, Findings, NodeFacts, ReplyTo, Request, RoomName, Survey},
+    types::{Answer, Failure, Findings, NodeFacts, ReplyTo, Request, RoomName, SocketRef, Survey},
+    users::Users,
 };
 use crate::{
     cluster::{membership::NewView, mesh_version::MeshVersion, node::NodeId},
-    hub::{FromRegistry, Hub},
     mesh::{
         link::{Link, Queue},
         wire::{self, Frame},
@@ -31,7 +32,6 @@ use crate::{
         time::Time,
         timers::{self, Timed},
     },
-    session::{messages::SocketInput, state::In as SocketIn, users::Users},
 };
 
 /// How precisely what is due in the core comes up.
@@ -48,7 +48,7 @@ pub struct RoomRegistry {
     metrics: Metrics,
     users: Arc<Users>,
     application: Option<Arc<dyn Application>>,
-    hubs: FxHashMap<u16, Addr<Hub>>,
+    hubs: FxHashMap<u16, Recipient<ToHub>>,
     links: FxHashMap<NodeId, (MeshVersion, Addr<Link>)>,
     next_call: u64,
     calls: HashMap<u64, Call>,
@@ -150,7 +150,7 @@ impl RoomRegistry {
             Out::Control(control) => {
                 for socket in self.users.of(&control.user) {
                     if let Some(hub) = self.hubs.get(&socket.worker) {
-                        hub.do_send(SocketInput(socket, SocketIn::Control(control.clone())));
+                        hub.do_send(ToHub::Control(socket, control.clone()));
                     }
                 }
             }
@@ -169,7 +169,7 @@ impl RoomRegistry {
 
     fn to_hub(&self, worker: u16, out: Out) {
         if let Some(hub) = self.hubs.get(&worker) {
-            hub.do_send(FromRegistry(out));
+            hub.do_send(ToHub::Out(out));
         }
     }
 
@@ -290,10 +290,21 @@ impl Handler<ToBeTaken> for RoomRegistry {
     }
 }
 
+/// What the registry has for the sockets of a worker, which their hub passes on.
+#[derive(Message)]
+#[rtype(result = "()")]
+#[expect(clippy::large_enum_variant, reason = "nearly all are of the large one")]
+pub enum ToHub {
+    /// What the rooms say to them.
+    Out(Out),
+    /// What the application does to one of them.
+    Control(SocketRef, Arc<Control>),
+}
+
 /// A worker's hub has started.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct AddHub(pub u16, pub Addr<Hub>);
+pub struct AddHub(pub u16, pub Recipient<ToHub>);
 
 impl Handler<AddHub> for RoomRegistry {
     type Result = ();

@@ -2,7 +2,7 @@
 //!
 //! In: requests of this node's sockets and API calls, messages of peers, changes of the view. Out: answers,
 //! deliveries to the hubs, messages to peers. All of it is pure but for [`actor`], the shell around
-//! [`registry::State`].
+//! [`registry::State`], and [`users`].
 //!
 //! - [`registry`]: all of the node's rooms ([`rooms`]) and what comes in for them. [`routing`]: who is there, and
 //!   who owns which slot. [`pace`]: how fast slots are taken over. [`agenda`]: when rooms are due. [`work`]: what has
@@ -20,7 +20,7 @@
 //!   gets them.
 //! - [`node`]: what every room needs of its node, and what comes out of them.
 //! - [`survey`]: questions to every node at once; [`control`]: what the application has them do to a user's
-//!   connections. [`pattern`]: names with `*` in them.
+//!   connections, which [`users`] finds. [`pattern`]: names with `*` in them.
 
 pub mod actor;
 pub mod agenda;
@@ -57,4 +57,5 @@ pub mod stream;
 pub mod survey;
 pub mod transfer;
 pub mod types;
+pub mod users;
 pub mod work;

@@ -28,9 +28,9 @@ use crate::{
     room::{
         actor::{Ask, RoomRegistry},
         types::{ClientId, ClientInfo, SocketRef},
+        users::Users,
     },
     runtime::{clock, time::Time},
-    session::users::Users,
     webhooks::{event::WebhookEvent, sender::Webhooks},
 };
 

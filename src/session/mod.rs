@@ -13,7 +13,7 @@
 //! Shell: [`driver`] performs what a session says, [`messages`] is what it and the worker's hub say to each other.
 //! [`socket`], [`context`] and [`incoming`] are its actor on a WebSocket, the actix context that runs it on a bare
 //! connection ([`io`]), and what it reads of that. [`http_stream`] and [`pipe`] are its actor over a streamed response, and
-//! the way to that; [`emulated`] finds a session by its id, [`users`] the connections of a user.
+//! the way to that; [`emulated`] finds a session by its id.
 
 pub mod admitted;
 mod calls;
@@ -40,4 +40,3 @@ mod subscription;
 pub mod timers;
 pub mod transport;
 mod unsubscribing;
-pub mod users;
