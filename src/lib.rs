@@ -60,9 +60,13 @@
 //! What decides is pure: no actor, no socket, no clock, no randomness; `handle(input, now) → outputs`. The
 //! files that say `SHELL` in their first line are the rest, and thin: they translate, call `handle`, and
 //! perform the outputs. `tests/layering.rs` keeps them apart. Pure code knows: [protocol], [room] (but its
-//! actor), [cluster] (but membership, gossip, seeds and sight), [mesh::wire], [mesh::noise] and [mesh::life],
+//! actor and [room::users]), [cluster] (but membership, gossip, seeds and sight), [mesh::wire], [mesh::noise] and [mesh::life],
 //! [session::state] and what it needs, [access] (but [access::jwks] and [access::connection_counter]), [backend] (but its client), [webhooks] (but
 //! its sender), [runtime::time], [runtime::reclaim], [runtime::longest], [config].
+//!
+//! A module uses only those of lower layers, from the lowest up: [metrics], [runtime], [protocol], [access], [cluster],
+//! [room], [backend], [webhooks], [config], [session], [hub], [mesh], [server], [node]. What a lower one has for a
+//! higher one is a message, a trait or a function that the lower one defines.
 //!
 //! [placement]: cluster::placement
 //! [slots]: cluster::slots

@@ -25,7 +25,7 @@ use crate::{
     hub::{DisconnectAll, Hub},
     mesh::{
         dialer::{Dialer, Listen},
-        link,
+        link, wire,
     },
     metrics::Metrics,
     protocol::codes::Disconnect,
@@ -319,7 +319,14 @@ fn start_registry(
         ..Default::default()
     };
     let application = webhooks.clone().map(|it| it as Arc<dyn Application>);
-    let registry = RoomRegistry::new(state, facts, metrics.clone(), users.clone(), application);
+    let registry = RoomRegistry::new(
+        state,
+        facts,
+        metrics.clone(),
+        users.clone(),
+        application,
+        wire::encode_rooms,
+    );
     // On a thread of its own: busy rooms must not keep links and gossip from running.
     Ok(RoomRegistry::start_in_arbiter(&Arbiter::new().handle(), |_| registry))
 }

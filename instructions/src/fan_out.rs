@@ -14,6 +14,7 @@ use roomcast::{
     cluster::{membership::NewView, view::View},
     config::load,
     hub::Hub,
+    mesh::wire::encode_rooms,
     metrics::Metrics,
     protocol::encoding::Encoding,
     room::{
@@ -93,7 +94,8 @@ async fn worker() -> anyhow::Result<Rc<Shared>> {
     let (metrics, users, me) = (Metrics::new()?, Arc::new(Users::default()), node("a"));
     let state = State::new(me.id(), config.namespaces.clone(), config.rooms.clone(), 1);
     let facts = NodeFacts::default();
-    let registry = RoomRegistry::new(state, facts, metrics.clone(), users.clone(), None).start();
+    let (counted, online) = (metrics.clone(), users.clone());
+    let registry = RoomRegistry::new(state, facts, counted, online, None, encode_rooms).start();
     registry.send(NewView(View::new([me.clone()]))).await?;
     let hub = Hub::new(0, metrics.clone()).start();
     registry.send(AddHub(0, hub.clone().recipient())).await?;

@@ -36,7 +36,7 @@ use crate::{
         secret::Keys,
     },
     metrics::Metrics,
-    room::actor::{CatchUp, FromLink, RoomRegistry},
+    room::actor::{CatchUp, FromLink, RoomRegistry, ToLink},
     runtime::clock,
     session::emulated::EmulatedSessions,
 };
@@ -342,7 +342,11 @@ impl Actor for Link {
         let Some((reader, write, sealer)) = self.halves.take() else { return };
         let id = self.peer.id();
         tracing::info!(peer = %self.peer.name, %id, version = self.version, "link up");
-        self.settings.registry.do_send(FromLink::LinkUp(id, self.version, ctx.address()));
+        self.settings.registry.do_send(FromLink::LinkUp(
+            id,
+            self.version,
+            ctx.address().recipient(),
+        ));
         let metrics = self.settings.metrics.clone();
         let reading = receive(reader, id, self.settings.clone(), self.life.clone());
         let writing = send(write, sealer, self.outgoing.clone(), metrics);
@@ -363,7 +367,9 @@ impl Actor for Link {
         metrics.mesh_links_closed.with_label_values(&[self.reason]).inc();
         // A label that no node has any more would stay for ever.
         let _ = metrics.mesh_queue_bytes.remove_label_values(&[&self.peer.name]);
-        self.settings.registry.do_send(FromLink::LinkDown(self.peer.id(), ctx.address()));
+        self.settings
+            .registry
+            .do_send(FromLink::LinkDown(self.peer.id(), ctx.address().recipient()));
         self.dialer.do_send(Ended(self.peer.id()));
     }
 }
@@ -451,31 +457,20 @@ async fn send(
     }
 }
 
-/// Send a frame.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Queue(pub Bytes);
-
-impl Handler<Queue> for Link {
+impl Handler<ToLink> for Link {
     type Result = ();
 
-    fn handle(&mut self, Queue(frame): Queue, ctx: &mut Self::Context) {
-        self.spoke = true;
-        self.queue(frame, ctx);
-    }
-}
-
-/// Close the link, for this reason.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Close(pub &'static str);
-
-impl Handler<Close> for Link {
-    type Result = ();
-
-    fn handle(&mut self, Close(reason): Close, ctx: &mut Self::Context) {
-        self.reason = reason;
-        ctx.stop();
+    fn handle(&mut self, message: ToLink, ctx: &mut Self::Context) {
+        match message {
+            ToLink::Frame(frame) => {
+                self.spoke = true;
+                self.queue(frame, ctx);
+            }
+            ToLink::Replaced => {
+                self.reason = "replaced";
+                ctx.stop();
+            }
+        }
     }
 }
 

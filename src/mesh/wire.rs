@@ -20,13 +20,13 @@ pub const MAX_FRAME: usize = 16 << 20;
 
 /// What one node says to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Frame {
+pub enum Frame<M = Message> {
     /// The first frame in either direction.
     Hello(Hello),
     /// I am here, and have nothing to say.
     Alive,
     /// About rooms.
-    Rooms(Message),
+    Rooms(M),
     /// Commands for a session of yours, that its client has brought to me.
     Emulation(SessionId, Bytes),
 }
@@ -79,6 +79,18 @@ fn config() -> impl bincode::config::Config {
 /// # Errors
 /// If the message is larger than [`MAX_FRAME`]: tell whoever waits, the peer would refuse it.
 pub fn encode(message: &Frame) -> Result<Bytes, Failure> {
+    write(message)
+}
+
+/// One frame with a message about rooms: [`Frame::Rooms`].
+///
+/// # Errors
+/// As for [`encode`].
+pub fn encode_rooms(message: &Message) -> Result<Bytes, Failure> {
+    write(&Frame::Rooms(message))
+}
+
+fn write<M: Serialize>(message: &Frame<M>) -> Result<Bytes, Failure> {
     let mut frame = BytesMut::with_capacity(128);
     frame.put_u32(0);
     let mut writer = (&mut frame).writer();

@@ -6,6 +6,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use actix::prelude::*;
+use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
@@ -19,10 +20,6 @@ use super::{
 };
 use crate::{
     cluster::{membership::NewView, mesh_version::MeshVersion, node::NodeId},
-    mesh::{
-        link::{Link, Queue},
-        wire::{self, Frame},
-    },
     metrics::Metrics,
     runtime::{
         clock,
@@ -49,7 +46,8 @@ pub struct RoomRegistry {
     users: Arc<Users>,
     application: Option<Arc<dyn Application>>,
     hubs: FxHashMap<u16, Recipient<ToHub>>,
-    links: FxHashMap<NodeId, (MeshVersion, Addr<Link>)>,
+    links: FxHashMap<NodeId, (MeshVersion, Recipient<ToLink>)>,
+    encode: Encode,
     next_call: u64,
     calls: HashMap<u64, Call>,
     /// Of the rooms and subscriptions.
@@ -60,6 +58,9 @@ pub struct RoomRegistry {
     /// It has told itself to go on with what is left to be done.
     goes_on: bool,
 }
+
+/// Makes a frame of a message to peers, or says why it can't be sent.
+pub type Encode = fn(&PeerMessage) -> Result<Bytes, Failure>;
 
 /// The application, where it wants to be notified who comes and goes.
 pub trait Application: Send + Sync {
@@ -80,6 +81,7 @@ impl RoomRegistry {
         metrics: Metrics,
         users: Arc<Users>,
         application: Option<Arc<dyn Application>>,
+        encode: Encode,
     ) -> Self {
         Self {
             state,
@@ -90,6 +92,7 @@ impl RoomRegistry {
             application,
             hubs: FxHashMap::default(),
             links: FxHashMap::default(),
+            encode,
             next_call: 0,
             calls: HashMap::new(),
             reclaim: Reclaim::default(),
@@ -146,7 +149,7 @@ impl RoomRegistry {
                     self.to_hub(worker, Out::Event { workers, room, event });
                 }
             }
-            Out::Send { to, message } => self.send(&to, Frame::Rooms(message)),
+            Out::Send { to, message } => self.send(&to, message),
             Out::Control(control) => {
                 for socket in self.users.of(&control.user) {
                     if let Some(hub) = self.hubs.get(&socket.worker) {
@@ -174,15 +177,17 @@ impl RoomRegistry {
     }
 
     /// Encodes once, however many peers it goes to.
-    fn send(&mut self, to: &[NodeId], message: Frame) {
-        let frame = match wire::encode(&message) {
+    fn send(&mut self, to: &[NodeId], message: PeerMessage) {
+        let frame = match (self.encode)(&message) {
             Ok(frame) => frame,
             Err(error) => return self.unsendable(to, message, error),
         };
         let since = message.since();
         for peer in to {
             match self.links.get(peer) {
-                Some((version, link)) if *version >= since => link.do_send(Queue(frame.clone())),
+                Some((version, link)) if *version >= since => {
+                    link.do_send(ToLink::Frame(frame.clone()))
+                }
                 // The core has something older to say to such a peer, so this is an error of ours.
                 Some((version, _)) => {
                     tracing::error!(%peer, version, since, "a node can't read what it was to be sent");
@@ -194,9 +199,9 @@ impl RoomRegistry {
 
     /// What is too large to be sent is answered as if the peer had refused it, and a peer that waits for an
     /// answer gets one.
-    fn unsendable(&mut self, to: &[NodeId], message: Frame, error: Failure) {
+    fn unsendable(&mut self, to: &[NodeId], message: PeerMessage, error: Failure) {
         tracing::error!(?to, "a message to a node is too large to be sent; whoever waits is told");
-        let Frame::Rooms(PeerMessage::Room(room, message)) = message else { return };
+        let PeerMessage::Room(room, message) = message else { return };
         let answer = |id| RoomMessage::Answer { id, answer: Answer::Failed(error) };
         match message {
             RoomMessage::Request { id, .. } => {
@@ -205,7 +210,7 @@ impl RoomRegistry {
                 }
             }
             RoomMessage::Answer { id, .. } => {
-                self.send(to, Frame::Rooms(PeerMessage::Room(room, answer(id))));
+                self.send(to, PeerMessage::Room(room, answer(id)));
             }
             _ => {}
         }
@@ -369,23 +374,23 @@ impl Handler<ApiSurvey> for RoomRegistry {
     }
 }
 
-/// Send a message that is not about rooms to a node. The answer is whether there is a link to it.
+/// Send something that is not about rooms to a node. The answer is whether there is a link to it.
 #[derive(Message)]
 #[rtype(result = "bool")]
 pub struct Forward {
     /// The node.
     pub to: NodeId,
-    /// The message.
-    pub message: Frame,
+    /// A frame that every version can read.
+    pub frame: Bytes,
 }
 
 impl Handler<Forward> for RoomRegistry {
     type Result = bool;
 
-    fn handle(&mut self, Forward { to, message }: Forward, _: &mut Self::Context) -> bool {
-        let reached = self.links.contains_key(&to);
-        self.send(&[to], message);
-        reached
+    fn handle(&mut self, Forward { to, frame }: Forward, _: &mut Self::Context) -> bool {
+        let Some((_, link)) = self.links.get(&to) else { return false };
+        link.do_send(ToLink::Frame(frame));
+        true
     }
 }
 
@@ -408,14 +413,25 @@ impl Handler<NewView> for RoomRegistry {
     }
 }
 
+/// What the registry has for a link.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub enum ToLink {
+    /// Send this to the peer.
+    Frame(Bytes),
+    /// Close: a newer link to the same peer replaces it.
+    Replaced,
+}
+
 /// What links tell.
 #[derive(Message)]
 #[rtype(result = "()")]
+#[expect(clippy::large_enum_variant, reason = "nearly all are of the large one")]
 pub enum FromLink {
     /// A link is up.
-    LinkUp(NodeId, MeshVersion, Addr<Link>),
+    LinkUp(NodeId, MeshVersion, Recipient<ToLink>),
     /// A link is down.
-    LinkDown(NodeId, Addr<Link>),
+    LinkDown(NodeId, Recipient<ToLink>),
     /// A peer says something.
     Peer(NodeId, PeerMessage),
 }
@@ -428,7 +444,7 @@ impl Handler<FromLink> for RoomRegistry {
             FromLink::LinkUp(peer, version, link) => {
                 // A second link replaces the first: whatever was under way on that is lost.
                 if let Some((_, old)) = self.links.insert(peer, (version, link)) {
-                    old.do_send(crate::mesh::link::Close("replaced"));
+                    old.do_send(ToLink::Replaced);
                     self.handle(In::LinkDown(peer));
                 }
                 self.metrics.mesh_links.set(self.links.len() as i64);
