@@ -113,6 +113,22 @@ fn used_modules_are_found_alone_and_in_groups() {
     assert_eq!(used_modules(source).into_iter().collect::<Vec<_>>(), ["a", "c", "h", "i"]);
 }
 
+/// The one file that names a close code: what it says to other nodes has had that in it since the first version.
+const NAMES_A_CLOSE_CODE: &str = "room/single_connection.rs";
+
+#[test]
+fn rooms_know_no_client_protocol() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root.join("room"), &mut files);
+    for file in files {
+        let name = file.strip_prefix(&root).expect("below src").display().to_string();
+        let text = fs::read_to_string(&file).expect("readable");
+        let named = text.lines().any(|line| code(line).contains("protocol::"));
+        assert_eq!(named, name == NAMES_A_CLOSE_CODE, "{name}");
+    }
+}
+
 /// The library's modules from the lowest layer up: each may use only those before it.
 const LAYERS: [&str; 14] = [
     "metrics", "runtime", "protocol", "access", "cluster", "room", "backend", "webhooks", "config",

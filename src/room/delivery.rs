@@ -157,16 +157,11 @@ impl DeliveryOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::message::FilterNode;
+    use crate::room::filter::Test;
 
     fn filter(value: &str) -> DeliveryOption {
-        let node = FilterNode {
-            key: "k".into(),
-            cmp: "eq".into(),
-            val: value.into(),
-            ..FilterNode::default()
-        };
-        DeliveryOption::Filter(Arc::new(Filter::new(&node).expect("a filter")))
+        let filter = Filter::Tag("k".into(), Test::Equals(value.into()));
+        DeliveryOption::Filter(Arc::new(filter))
     }
 
     fn publication(tag: &str, delta: bool) -> Arc<Publication> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     commands::{Outcome, Refusal},
-    reply,
+    filter, reply,
     settings::Env,
     state::{Call, Out, Session},
     subscription::{Initiator, More, Pending, Subscription},
@@ -22,7 +22,6 @@ use crate::{
     },
     room::{
         delivery::DeliveryOption,
-        filter::Filter,
         options::{self, Audience, RoomOptions},
         types::{
             ClientInfo, Here, MemberFlags, Recovery, ReplyTo, Request, RoomName, Since, Subscribe,
@@ -63,7 +62,7 @@ fn delivery_option(
         _ if !["", FOSSIL].contains(&request.delta.as_str()) => Err(Disconnect::BadRequest.into()),
         Some(_) if !options.allow_tags_filter => Err(ErrorCode::BadRequest.into()),
         Some(node) => {
-            let filter = Filter::new(node).map_err(|_| ErrorCode::BadRequest)?;
+            let filter = filter::parse(node).map_err(|_| ErrorCode::BadRequest)?;
             Ok(Some(DeliveryOption::Filter(Arc::new(filter))))
         }
         None => {
