@@ -14,7 +14,7 @@ use crate::{
     backend::client::BackendClients,
     cluster::{
         gossip::Gossip,
-        membership::{self, Connections, Enter, Membership, NewView},
+        membership::{self, Connections, Enter, Membership, MembershipSettings, NewView},
         names::Reach,
         node::{self, NodeId, NodeInfo, Phase},
         seeds,
@@ -25,7 +25,8 @@ use crate::{
     hub::{DisconnectAll, Hub},
     mesh::{
         dialer::{Dialer, Listen},
-        link, wire,
+        link::LinkSettings,
+        wire,
     },
     metrics::Metrics,
     protocol::codes::Disconnect,
@@ -374,7 +375,7 @@ impl Starting<'_> {
         mesh: tokio::net::TcpListener,
         emulated: &Arc<EmulatedSessions>,
     ) -> anyhow::Result<(Addr<Membership>, Sight)> {
-        let dialer = Dialer::new(link::Settings {
+        let dialer = Dialer::new(LinkSettings {
             me: self.me.clone(),
             cluster: cluster.id.clone(),
             keys: cluster.secrets.keys("mesh"),
@@ -389,7 +390,7 @@ impl Starting<'_> {
         let (addresses, names) = seeds::divide(&cluster.join);
         seeds::first_look(&names).await;
         let address = SocketAddr::new(cluster.advertise, gossip.local_addr()?.port());
-        let settings = membership::Settings {
+        let settings = MembershipSettings {
             me: self.me.clone(),
             gossip: address,
             join: addresses,

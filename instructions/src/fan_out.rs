@@ -18,7 +18,7 @@ use roomcast::{
     metrics::Metrics,
     protocol::encoding::Encoding,
     room::{
-        actor::{AddHub, Ask, RoomRegistry},
+        actor::{AddHub, RoomRegistry, SocketRequest},
         registry::State,
         types::{NodeFacts, ReplyTo, Request},
         users::Users,
@@ -75,7 +75,7 @@ impl FanOut {
         self.system.block_on(async {
             for done in 1..=times {
                 let publish = Request::Publish(new_publication(), ReplyTo::Nobody);
-                registry.do_send(Ask(room(), publish));
+                registry.do_send(SocketRequest(room(), publish));
                 while sent.get() < before + done * CLIENTS {
                     tokio::task::yield_now().await;
                 }

@@ -14,7 +14,7 @@ use chacha20poly1305::{
 };
 use chitchat::{ChitchatMessage, Deserializable as _, Serializable as _};
 
-use super::secret::Keys;
+use super::secret::SealingKeys;
 
 /// Bytes of a nonce. It goes ahead of what is sealed.
 pub const NONCE: usize = 24;
@@ -59,7 +59,7 @@ pub struct Codec {
 impl Codec {
     /// For a node that began as `boot`, a random number. The first of `keys` seals, any opens; without
     /// one, messages go as they are.
-    pub fn new(keys: &Keys, boot: u64) -> Self {
+    pub fn new(keys: &SealingKeys, boot: u64) -> Self {
         Self { seal: (!keys.is_empty()).then(|| Seal::new(keys, boot)) }
     }
 
@@ -131,7 +131,7 @@ pub struct Seal {
 
 impl Seal {
     /// See [`Codec::new`].
-    pub fn new(keys: &Keys, boot: u64) -> Self {
+    pub fn new(keys: &SealingKeys, boot: u64) -> Self {
         let ciphers = keys.iter().map(|key| XChaCha20Poly1305::new(Key::from_slice(key)));
         Self { ciphers: ciphers.collect(), boot, counter: 0, senders: HashMap::new() }
     }

@@ -40,7 +40,7 @@ pub const NEWEST: &str = "mesh_version";
 pub const OLDEST: &str = "mesh_oldest_version";
 
 /// What gossip needs to know to begin.
-pub struct Settings {
+pub struct MembershipSettings {
     /// This node.
     pub me: NodeInfo,
     /// Where its gossip arrives.
@@ -55,7 +55,10 @@ pub struct Settings {
 ///
 /// # Errors
 /// If the transport can't be opened.
-pub async fn start(settings: &Settings, transport: &Gossip) -> anyhow::Result<ChitchatHandle> {
+pub async fn start(
+    settings: &MembershipSettings,
+    transport: &Gossip,
+) -> anyhow::Result<ChitchatHandle> {
     let me = &settings.me;
     let config = ChitchatConfig {
         chitchat_id: ChitchatId::new(me.name.as_str(), me.generation, settings.gossip),

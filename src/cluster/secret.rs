@@ -11,7 +11,7 @@ use sha2::Sha256;
 pub struct Secrets(Vec<Box<str>>);
 
 /// The keys that are made of the secrets, in their order.
-pub type Keys = Vec<[u8; 32]>;
+pub type SealingKeys = Vec<[u8; 32]>;
 
 impl Secrets {
     /// The shortest secret that is taken.
@@ -28,7 +28,7 @@ impl Secrets {
     }
 
     /// The keys for one purpose. Different purposes have keys that say nothing of each other.
-    pub fn keys(&self, purpose: &str) -> Keys {
+    pub fn keys(&self, purpose: &str) -> SealingKeys {
         self.0.iter().map(|secret| key(secret, purpose)).collect()
     }
 }

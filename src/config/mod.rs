@@ -24,7 +24,7 @@ use tokens::Tokens;
 use crate::{
     access::connection_limits::ConnectionLimits,
     backend::options::{Backend, Proxies},
-    room::{options::Namespaces, registry},
+    room::{options::Namespaces, registry::RoomSettings},
     webhooks::sender::WebhookOptions,
 };
 
@@ -101,7 +101,7 @@ pub struct Config {
     /// The longest room name, in bytes.
     pub channel_max_length: usize,
     /// Settings of the room registry.
-    pub rooms: registry::Settings,
+    pub rooms: RoomSettings,
     /// Which events are delivered to the application, and how; none: no events.
     pub webhooks: Option<WebhookOptions>,
     /// Key of the server API; none: every call is refused unless the API is insecure.
@@ -144,7 +144,7 @@ impl TryFrom<Raw> for Config {
             return Err(Invalid::new("websocket.message_size_limit", "at least 1"));
         }
         let quorum_of = raw.cluster.quorum()?;
-        let rooms = registry::Settings {
+        let rooms = RoomSettings {
             publish_timeout: raw.cluster.publish_timeout.0,
             // The home and half of the nodes are a majority.
             replicas: raw.cluster.replicas.max(quorum_of.unwrap_or(0) / 2),

@@ -8,7 +8,7 @@ use tokio::{
     sync::watch,
 };
 
-use super::link::{self, Introduced, Link, Settings};
+use super::link::{self, Introduced, Link, LinkSettings};
 use crate::cluster::{
     membership::Known,
     names::{Reach, Told},
@@ -22,7 +22,7 @@ const CONNECT: Duration = Duration::from_secs(2);
 
 /// The actor that dials and accepts links.
 pub struct Dialer {
-    settings: Settings,
+    settings: LinkSettings,
     /// All that gossip tells of, with several runs of one name if there are.
     known: Told,
     /// Nodes that are dialled or linked just now.
@@ -33,7 +33,7 @@ pub struct Dialer {
 
 impl Dialer {
     /// A dialer that knows of no other node yet.
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: LinkSettings) -> Self {
         let (known, busy) = (Told::new(), BTreeSet::new());
         Self { settings, known, busy, reach: watch::Sender::default() }
     }

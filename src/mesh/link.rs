@@ -33,7 +33,7 @@ use crate::{
     cluster::{
         mesh_version::{MeshVersion, OURS, Versions},
         node::{NodeId, NodeInfo},
-        secret::Keys,
+        secret::SealingKeys,
     },
     metrics::Metrics,
     room::actor::{CatchUp, FromLink, RoomRegistry, ToLink},
@@ -59,13 +59,13 @@ const WRITE: usize = 64 * 1024;
 
 /// What every link of a node goes by.
 #[derive(Clone)]
-pub struct Settings {
+pub struct LinkSettings {
     /// This node.
     pub me: NodeInfo,
     /// Name of the cluster.
     pub cluster: String,
     /// Keys of sealed links, the first is the one to dial with; empty: links are not sealed.
-    pub keys: Keys,
+    pub keys: SealingKeys,
     /// The most bytes that may wait for one peer.
     pub queue_limit: usize,
     /// What is counted.
@@ -148,7 +148,7 @@ impl Reader {
 pub async fn introduce(
     io: TcpStream,
     to: Option<NodeId>,
-    settings: &Settings,
+    settings: &LinkSettings,
 ) -> Result<Introduced, LinkError> {
     let introduction = tokio::time::timeout(HANDSHAKE, try_introduce(io, to, settings));
     introduction.await.unwrap_or(Err(LinkError::Timeout))
@@ -157,7 +157,7 @@ pub async fn introduce(
 async fn try_introduce(
     mut io: TcpStream,
     to: Option<NodeId>,
-    settings: &Settings,
+    settings: &LinkSettings,
 ) -> Result<Introduced, LinkError> {
     io.set_nodelay(true)?;
     let (mut sealer, opener) = match (settings.keys.as_slice(), to) {
@@ -267,7 +267,7 @@ struct Outgoing {
 
 /// The actor of one link.
 pub struct Link {
-    settings: Settings,
+    settings: LinkSettings,
     peer: NodeInfo,
     version: MeshVersion,
     outgoing: Rc<Outgoing>,
@@ -282,7 +282,7 @@ pub struct Link {
 
 impl Link {
     /// The actor of a connection on which both sides are known.
-    pub fn new(introduced: Introduced, settings: Settings, dialer: Addr<Dialer>) -> Self {
+    pub fn new(introduced: Introduced, settings: LinkSettings, dialer: Addr<Dialer>) -> Self {
         let Introduced { peer, version, reader, write, sealer } = introduced;
         Self {
             settings,
@@ -379,7 +379,7 @@ impl Actor for Link {
 async fn receive(
     mut reader: Reader,
     peer: NodeId,
-    settings: Settings,
+    settings: LinkSettings,
     life: Rc<RefCell<Life>>,
 ) -> LinkError {
     let (counter, bytes) = (

@@ -66,7 +66,7 @@ fn whoever_is_not_meant_is_refused() {
 /// One end of a link: its node, whose rooms have a thread of their own.
 struct End {
     rooms: Arbiter,
-    settings: Settings,
+    settings: LinkSettings,
 }
 
 impl End {
@@ -80,10 +80,10 @@ impl End {
             let (facts, users) = (NodeFacts::default(), Arc::default());
             RoomRegistry::new(state, facts, counted, users, None, wire::encode_rooms)
         });
-        let settings = Settings {
+        let settings = LinkSettings {
             me,
             cluster: "c".into(),
-            keys: Keys::new(),
+            keys: SealingKeys::new(),
             queue_limit: 64 << 20,
             metrics,
             registry,

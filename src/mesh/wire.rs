@@ -135,7 +135,7 @@ mod tests {
     use super::*;
     use crate::room::{
         messages::RoomMessage,
-        types::{Ask, ClientId, ClientInfo, NewPublication, Survey},
+        types::{ClientId, ClientInfo, HomeRequest, NewPublication, Survey},
     };
 
     fn publish(data: Vec<u8>) -> Frame {
@@ -149,7 +149,7 @@ mod tests {
             idempotency_key: Some("k".into()),
             ..NewPublication::default()
         };
-        let ask = Ask::Publish(publication);
+        let ask = HomeRequest::Publish(publication);
         let request = RoomMessage::Request { id: 3, run: 1, seq: 0, ask };
         Frame::Rooms(Message::Room("r".into(), request))
     }

@@ -322,12 +322,12 @@ impl Handler<AddHub> for RoomRegistry {
 /// A socket asks something of a room. The answer comes through its hub.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Ask(pub RoomName, pub Request);
+pub struct SocketRequest(pub RoomName, pub Request);
 
-impl Handler<Ask> for RoomRegistry {
+impl Handler<SocketRequest> for RoomRegistry {
     type Result = ();
 
-    fn handle(&mut self, Ask(room, request): Ask, _: &mut Self::Context) {
+    fn handle(&mut self, SocketRequest(room, request): SocketRequest, _: &mut Self::Context) {
         if let Request::Publish(..) = request {
             self.metrics.publications.inc();
         }
@@ -338,7 +338,7 @@ impl Handler<Ask> for RoomRegistry {
 /// An API call asks something of a room; the function makes the request, given whom to answer.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct ApiAsk {
+pub struct ApiRequest {
     /// The room.
     pub room: RoomName,
     /// What is asked.
@@ -347,10 +347,10 @@ pub struct ApiAsk {
     pub reply: oneshot::Sender<Answer>,
 }
 
-impl Handler<ApiAsk> for RoomRegistry {
+impl Handler<ApiRequest> for RoomRegistry {
     type Result = ();
 
-    fn handle(&mut self, ask: ApiAsk, _: &mut Self::Context) {
+    fn handle(&mut self, ask: ApiRequest, _: &mut Self::Context) {
         let to = ReplyTo::Api(self.call(Call::Room(ask.reply)));
         let request = (ask.request)(to);
         if let Request::Publish(..) = request {

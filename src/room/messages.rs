@@ -7,12 +7,12 @@ use std::{sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    keys::Aged,
+    idempotency::Aged,
     line::{Line, Standing},
     stream::{Entry, ForwardId},
     types::{
-        Answer, Ask, ClientId, ClientInfo, Epoch, Finding, Position, Publication, RoomName, Survey,
-        Version,
+        Answer, ClientId, ClientInfo, Epoch, Finding, HomeRequest, Position, Publication, RoomName,
+        Survey, Version,
     },
 };
 use crate::cluster::{
@@ -112,7 +112,7 @@ pub enum RoomMessage {
         /// Its place in the run, from 0. The home takes a run in order or not at all.
         seq: u32,
         /// What is to be done.
-        ask: Ask,
+        ask: HomeRequest,
     },
     /// From the home, to a request.
     Answer {

@@ -14,7 +14,8 @@ use super::{
     stream::{Entry, Stream},
     transfer::{Incoming, Outgoing, What},
     types::{
-        Answer, Ask, ClientId, ClientInfo, Epoch, Event, Query, Recovery, Subscribe, Subscribed,
+        Answer, ClientId, ClientInfo, Epoch, Event, HomeRequest, Query, Recovery, Subscribe,
+        Subscribed,
     },
 };
 use crate::{
@@ -279,7 +280,7 @@ impl Room {
                     // The home's ring may reach further back than this one, and a client that comes from
                     // another node may have what is still on its way to this one.
                     None if stream.may_hold(since, &self.options) => {
-                        let ask = Ask::Query(Query::Recover(since.clone()));
+                        let ask = HomeRequest::Query(Query::Recover(since.clone()));
                         self.ask(ask, Asker::Subscriber(Box::new(subscribe)), node);
                         let Some(home) = self.live_home(node) else { return };
                         return self.forward(home, node);

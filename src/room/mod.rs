@@ -12,7 +12,7 @@
 //!   who has a copy of what it has, [`listeners`] who is sent what happens, [`attendance`] who comes and goes,
 //!   [`single_connection`] what becomes of users that are to have one connection.
 //! - [`stream`]: a room's order, the same in a home and in a mirror: [`mod@line`] is where it stands and which copy
-//!   is the newest, [`history`] the ring of the newest publications, [`keys`] the idempotency keys of late.
+//!   is the newest, [`history`] the ring of the newest publications, [`idempotency`] the idempotency keys of late.
 //! - [`messages`]: what rooms of different nodes say to each other. [`transfer`]: copies, in pages.
 //! - [`local`]: a node's own subscribers; [`requests`]: what it has yet to get from the home; [`presence`]: who is
 //!   in the room.
@@ -30,7 +30,7 @@ pub mod delivery;
 pub mod filter;
 pub mod history;
 pub mod home;
-pub mod keys;
+pub mod idempotency;
 pub mod line;
 pub mod listeners;
 pub mod local;

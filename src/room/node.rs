@@ -10,7 +10,7 @@ use super::{
     attendance::AttendanceEvent,
     control::Control,
     delivery::DeliveryOption,
-    keys,
+    idempotency,
     messages::{Message, RoomMessage, SlotMessage},
     transfer::{Flow, Source, parts, weight_of_answer},
     types::{
@@ -94,7 +94,7 @@ pub enum Out {
 
 /// The limits and delays of a registry.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct RoomSettings {
     /// How many other nodes keep a copy of a room with history.
     pub replicas: usize,
     /// How long something may wait for a room's home before its client is told that it failed.
@@ -126,7 +126,7 @@ pub struct Settings {
     pub quorum_of: Option<usize>,
 }
 
-impl Default for Settings {
+impl Default for RoomSettings {
     fn default() -> Self {
         Self {
             replicas: 1,
@@ -166,7 +166,7 @@ pub struct Node {
     /// The moment of the input that is being handled.
     pub now: Time,
     /// The limits and delays.
-    pub settings: Settings,
+    pub settings: RoomSettings,
     /// Where rooms should be at home; nowhere while the node does not know who else is there.
     pub placement: Placement,
     /// Where they are.
@@ -202,7 +202,7 @@ pub struct Node {
 }
 
 impl Node {
-    pub(super) fn new(me: NodeId, settings: Settings, seed: u64) -> Self {
+    pub(super) fn new(me: NodeId, settings: RoomSettings, seed: u64) -> Self {
         let quorum = settings.quorum_of.map(|expected| Quorum { expected });
         Self {
             me,
@@ -561,7 +561,7 @@ impl Memory {
 
     /// A room that is to forget its oldest key, because the node has too many.
     pub(super) fn too_many_keys(&mut self, now: Time) -> Option<RoomName> {
-        while self.keys.front().is_some_and(|(at, _)| now.since(*at) >= keys::WINDOW) {
+        while self.keys.front().is_some_and(|(at, _)| now.since(*at) >= idempotency::WINDOW) {
             self.keys.pop_front();
         }
         if self.keys.is_empty() {

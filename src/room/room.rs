@@ -19,7 +19,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
     home::Home,
-    keys::{self, Keys},
+    idempotency::{self, IdempotencyKeys},
     line::Standing,
     local::Local,
     messages::{Held, Refused, RoomMessage},
@@ -32,7 +32,7 @@ use super::{
     stream::Stream,
     transfer::{Outgoing, weight_of_answer},
     types::{
-        Answer, Ask, ClientId, Event, Failure, Publication, Request, RoomName, SocketRef,
+        Answer, ClientId, Event, Failure, HomeRequest, Publication, Request, RoomName, SocketRef,
         Subscribe, Subscribed,
     },
 };
@@ -62,7 +62,7 @@ pub struct Room {
     /// The home's own, or a copy of it. Stays when the role changes.
     pub(super) stream: Option<Stream>,
     /// In a room without history: the idempotency keys that its home has seen lately.
-    pub(super) keys: Option<Box<Keys>>,
+    pub(super) keys: Option<Box<IdempotencyKeys>>,
     /// Who is there, as the home knows it, and its successors.
     pub(super) present: Option<Box<Presence>>,
     /// How often someone has come or gone.
@@ -191,14 +191,16 @@ impl Room {
                 node.out.push(Out::Unsubscribed { socket, reply, room: self.name.clone() });
             }
             Request::Publish(publication, reply) => {
-                self.ask(Ask::Publish(publication), Asker::To(reply), node);
+                self.ask(HomeRequest::Publish(publication), Asker::To(reply), node);
             }
-            Request::Query(query, reply) => self.ask(Ask::Query(query), Asker::To(reply), node),
+            Request::Query(query, reply) => {
+                self.ask(HomeRequest::Query(query), Asker::To(reply), node)
+            }
         }
         self.settle(node);
     }
 
-    pub(super) fn ask(&mut self, ask: Ask, reply: Asker, node: &mut Node) {
+    pub(super) fn ask(&mut self, ask: HomeRequest, reply: Asker, node: &mut Node) {
         let deadline = node.now + node.settings.publish_timeout;
         let pending = Pending { id: node.next_id(), ask, reply, deadline };
         if let Err(pending) = self.requests.push(pending) {
@@ -526,7 +528,7 @@ impl Room {
             }
             Role::Home(_) if self.options.keeps_history() => UNUSED,
             Role::Guest if self.stream.is_some() || self.present.is_some() => UNUSED,
-            Role::Home(_) | Role::Guest if self.keys.is_some() => keys::WINDOW,
+            Role::Home(_) | Role::Guest if self.keys.is_some() => idempotency::WINDOW,
             // Whoever has attached may be about to let its first subscriber in.
             Role::Home(home) if home.has_listeners() => linger,
             Role::Home(_) | Role::Guest => Duration::ZERO,

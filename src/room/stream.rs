@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     filter::Filter,
     history::History,
-    keys::Keys,
+    idempotency::IdempotencyKeys,
     line::{Line, Root, Standing},
     messages::{Have, Item},
     options::RoomOptions,
@@ -68,7 +68,7 @@ pub struct Stream {
 /// What identifies repeats of publications that were placed.
 #[derive(Debug, Clone, Default)]
 struct Placed {
-    keys: Keys,
+    keys: IdempotencyKeys,
     /// The last forward of each node, and when it came.
     origins: BTreeMap<NodeId, (u64, Time)>,
     forwards: VecDeque<(ForwardId, u64)>,
@@ -397,7 +397,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::room::keys::WINDOW;
+    use crate::room::idempotency::WINDOW;
 
     const NOW: Time = Time::from_millis(1_000_000);
     const TERM: Term = Term { count: 1, node: NodeId(1) };

@@ -299,10 +299,10 @@ mod tests {
     fn rooms_are_searched_in_slices_and_all_of_them_are_found() {
         use crate::room::{
             options::Namespaces,
-            registry::{In, Settings},
+            registry::{In, RoomSettings},
             types::{ClientId, ClientInfo, MemberFlags, Request, SocketRef, Subscribe},
         };
-        let settings = Settings { slice: 3, page: 40, ..Settings::default() };
+        let settings = RoomSettings { slice: 3, page: 40, ..RoomSettings::default() };
         let mut state = State::new(NodeId(1), Arc::new(Namespaces::default()), settings, 1);
         let now = Time::from_millis(1_000);
         for number in 0..50_u32 {

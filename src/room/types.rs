@@ -289,7 +289,7 @@ pub enum Request {
 
 /// What only the room's home can do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Ask {
+pub enum HomeRequest {
     /// Give this its place.
     Publish(NewPublication),
     /// Answer this.

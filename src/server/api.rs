@@ -16,7 +16,7 @@ use crate::{
     config::BODY_LIMIT,
     protocol::{codes::ErrorCode, message},
     room::{
-        actor::{ApiAsk, ApiSurvey},
+        actor::{ApiRequest, ApiSurvey},
         types::{
             Answer, Finding, Findings, HistoryFilter, NewPublication, NodeFacts, Query, ReplyTo,
             Request, RoomName, Since, Survey, Tags, Version,
@@ -387,7 +387,7 @@ async fn ask(
     check_channel(parts, channel)?;
     let (reply, answer) = oneshot::channel();
     let request = Box::new(request);
-    parts.registry.do_send(ApiAsk { room: channel.into(), request, reply });
+    parts.registry.do_send(ApiRequest { room: channel.into(), request, reply });
     match answer.await {
         Ok(answer) => result(answer),
         Err(_) => Err(ErrorCode::Internal.into()),

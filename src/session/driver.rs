@@ -26,7 +26,7 @@ use crate::{
     metrics::Metrics,
     protocol::{codec::Format, codes::Disconnect, encoding::Encoding},
     room::{
-        actor::{Ask, RoomRegistry},
+        actor::{RoomRegistry, SocketRequest},
         types::{ClientId, ClientInfo, SocketRef},
         users::Users,
     },
@@ -169,7 +169,9 @@ impl Driver {
             // What it asks for is done only after it is admitted, so there is nothing to undo.
             Out::Reply(_) | Out::Request(..) if self.barred => {}
             Out::Reply(reply) => transport.push_reply(&reply),
-            Out::Request(room, request) => self.shared.registry.do_send(Ask(room, request)),
+            Out::Request(room, request) => {
+                self.shared.registry.do_send(SocketRequest(room, request))
+            }
             Out::WakeAt(at) => self.wake_at(at),
             Out::Call(number, call) => self.call(number, call),
             Out::Authenticated(user) => {
