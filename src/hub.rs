@@ -295,7 +295,7 @@ impl<'a> Offer<'a> {
     }
 }
 
-/// How many of so many sockets to notify in this tick, for all to be notified in the time that is left.
+/// How many of the `open` sockets to notify in this tick, so that all are notified in the time that is left.
 fn share(open: usize, left: Duration) -> usize {
     let ticks = left.as_millis() / TICK.as_millis() + 1;
     open.div_ceil(usize::try_from(ticks).unwrap_or(usize::MAX))
@@ -420,13 +420,13 @@ mod tests {
     #[test]
     fn disconnects_are_spread_evenly_and_end_in_time() {
         assert_eq!(share(1000, Duration::ZERO), 1000);
-        let (mut open, mut left, mut told) = (1000, Duration::from_secs(5), Vec::new());
+        let (mut open, mut left, mut notified) = (1000, Duration::from_secs(5), Vec::new());
         while open > 0 {
-            told.push(share(open, left));
+            notified.push(share(open, left));
             open -= share(open, left);
             left = left.saturating_sub(TICK);
         }
-        assert!(told.len() <= 51, "{told:?}");
-        assert!(told.iter().all(|count| (19..=20).contains(count)), "{told:?}");
+        assert!(notified.len() <= 51, "{notified:?}");
+        assert!(notified.iter().all(|count| (19..=20).contains(count)), "{notified:?}");
     }
 }

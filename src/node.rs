@@ -55,7 +55,7 @@ type ClusterSockets = (tokio::net::UdpSocket, tokio::net::TcpListener);
 
 /// Sockets that are bound, so that their addresses are known before they are announced.
 struct Bound {
-    /// Bound, and no more: whoever connects before the node serves is refused, and tries another.
+    /// Bound, but not listening: clients that connect before the node serves are refused, and try another.
     clients: Socket,
     cluster: Option<ClusterSockets>,
 }
@@ -116,7 +116,7 @@ struct Node {
     /// None: it takes part in no cluster.
     membership: Option<Joined>,
     view: watch::Receiver<View>,
-    /// Of a node in no cluster: whoever waits for changes of the view goes on waiting as long as it is there.
+    /// In no cluster: held so that those who wait for changes of the view go on waiting.
     _views: Option<watch::Sender<View>>,
     leaving: Arc<Leaving>,
     hubs: mpsc::UnboundedReceiver<Addr<Hub>>,
@@ -398,15 +398,15 @@ impl Starting<'_> {
         };
         let transport = Gossip::new(gossip, &cluster.secrets.keys("gossip"), self.metrics.clone());
         let handle = membership::start(&settings, &transport).await?;
-        let told = watch::Sender::default();
-        let (view, heard) = (self.views.subscribe(), told.subscribe());
+        let known = watch::Sender::default();
+        let (view, heard) = (self.views.subscribe(), known.subscribe());
         let sight = Sight::new(self.me.clone(), view, heard, reach.clone());
         let to = Connections {
             registry: self.registry.clone().recipient(),
             dialer: dialer.recipient(),
             reach,
             views: self.views,
-            told,
+            known,
             metrics: self.metrics.clone(),
         };
         Ok((Membership::new(handle, self.me.clone(), names, to).start(), sight))

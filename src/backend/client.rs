@@ -116,7 +116,7 @@ impl BackendClients {
     /// If no HTTP client can be made.
     pub fn new(backends: Vec<Backend>, metrics: Metrics) -> anyhow::Result<Arc<Self>> {
         let http = reqwest::Client::builder()
-            // A redirect could lead to whoever the configuration does not mean.
+            // A redirect could lead somewhere that the configuration does not mean.
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .pool_idle_timeout(KEEP)

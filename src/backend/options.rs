@@ -41,7 +41,7 @@ pub struct Backend {
 pub struct Status {
     /// The status.
     pub status: u16,
-    /// What its client is told.
+    /// How its client is refused.
     pub verdict: Verdict,
 }
 

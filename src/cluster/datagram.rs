@@ -30,7 +30,7 @@ const MAX_SENDERS: usize = 10_000;
 pub enum Dropped {
     /// It is no message.
     Malformed,
-    /// Whoever sent it does not know the secret, or it was changed on its way.
+    /// Its sender does not know the secret, or it was changed on its way.
     NotSealedByUs,
     /// A stranger's, and from another time: one that was captured, or a node whose clock is wrong.
     TooOld,

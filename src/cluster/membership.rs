@@ -90,14 +90,14 @@ pub async fn start(
 pub struct Connections {
     /// The node's rooms, which go by the view.
     pub registry: Recipient<NewView>,
-    /// Who links this node to all that gossip tells of.
+    /// Who links this node to all that gossip knows of.
     pub dialer: Recipient<Known>,
     /// What comes of that.
     pub reach: watch::Receiver<Reach>,
     /// Everyone else who goes by the view.
     pub views: watch::Sender<View>,
-    /// Who has to know of all that gossip tells of.
-    pub told: watch::Sender<names::Told>,
+    /// Who has to know of all nodes that gossip knows of.
+    pub known: watch::Sender<names::KnownNodes>,
     /// What is counted.
     pub metrics: Metrics,
 }
@@ -122,10 +122,10 @@ impl Membership {
         Self { handle, me, names, to, live: BTreeSet::new(), turn: 0, last: None }
     }
 
-    /// Makes the view anew, and passes it on if it has changed.
+    /// Makes a new view, and passes it on if it has changed.
     fn look(&mut self) {
-        let told = self.to.told.borrow().clone();
-        let view = names::view(told.into_values(), &self.me, &self.to.reach.borrow());
+        let known = self.to.known.borrow().clone();
+        let view = names::view(known.into_values(), &self.me, &self.to.reach.borrow());
         if self.last.as_ref() != Some(&view) {
             self.last = Some(view.clone());
             self.know(view);
@@ -154,7 +154,7 @@ impl Actor for Membership {
             let mut left_out = BTreeSet::new();
             while let Some(nodes) = std::future::poll_fn(|cx| nodes.as_mut().poll_next(cx)).await {
                 left_out = leave_out(&nodes, &left_out);
-                membership.do_send(Told(nodes));
+                membership.do_send(Gossiped(nodes));
             }
         };
         ctx.spawn(watching.into_actor(self));
@@ -229,7 +229,7 @@ pub struct NewView(pub View);
 /// These are all nodes that gossip knows of.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Known(pub names::Told);
+pub struct Known(pub names::KnownNodes);
 
 /// Tell everyone how far this node is in its life.
 #[derive(Message)]
@@ -249,21 +249,21 @@ impl Handler<Enter> for Membership {
     }
 }
 
-/// Gossip tells of these nodes.
+/// These are the nodes that gossip sees alive.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Told(BTreeMap<ChitchatId, NodeState>);
+struct Gossiped(BTreeMap<ChitchatId, NodeState>);
 
-impl Handler<Told> for Membership {
+impl Handler<Gossiped> for Membership {
     type Result = ();
 
-    fn handle(&mut self, Told(nodes): Told, _: &mut Self::Context) {
+    fn handle(&mut self, Gossiped(nodes): Gossiped, _: &mut Self::Context) {
         self.live = nodes.keys().map(|id| id.gossip_advertise_addr).collect();
-        let told = nodes.iter().filter_map(|(id, state)| node_info(id, state));
-        let told: names::Told = told.map(|info| (info.id(), info)).collect();
-        if *self.to.told.borrow() != told {
-            self.to.dialer.do_send(Known(told.clone()));
-            self.to.told.send_replace(told);
+        let known = nodes.iter().filter_map(|(id, state)| node_info(id, state));
+        let known: names::KnownNodes = known.map(|info| (info.id(), info)).collect();
+        if *self.to.known.borrow() != known {
+            self.to.dialer.do_send(Known(known.clone()));
+            self.to.known.send_replace(known);
             self.look();
         }
     }

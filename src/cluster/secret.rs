@@ -27,7 +27,7 @@ impl Secrets {
         self.0.is_empty()
     }
 
-    /// The keys for one purpose. Different purposes have keys that say nothing of each other.
+    /// The keys for one purpose. Keys of different purposes reveal nothing about each other.
     pub fn keys(&self, purpose: &str) -> SealingKeys {
         self.0.iter().map(|secret| key(secret, purpose)).collect()
     }

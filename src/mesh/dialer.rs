@@ -1,4 +1,4 @@
-//! SHELL. Keeps a link to every node that gossip tells of: of any two nodes one dials ([`NodeInfo::dials`]).
+//! SHELL. Keeps a link to every node that gossip knows of: of any two nodes one dials ([`NodeInfo::dials`]).
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -11,7 +11,7 @@ use tokio::{
 use super::link::{self, Introduced, Link, LinkSettings};
 use crate::cluster::{
     membership::Known,
-    names::{Reach, Told},
+    names::{KnownNodes, Reach},
     node::{NodeId, NodeInfo},
 };
 
@@ -23,8 +23,8 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// The actor that dials and accepts links.
 pub struct Dialer {
     settings: LinkSettings,
-    /// All that gossip tells of, with several runs of one name if there are.
-    known: Told,
+    /// All nodes that gossip knows of, with several runs of one name if there are.
+    known: KnownNodes,
     /// Nodes that are dialled or linked just now.
     busy: BTreeSet<NodeId>,
     /// What comes of it.
@@ -34,7 +34,7 @@ pub struct Dialer {
 impl Dialer {
     /// A dialer that knows of no other node yet.
     pub fn new(settings: LinkSettings) -> Self {
-        let (known, busy) = (Told::new(), BTreeSet::new());
+        let (known, busy) = (KnownNodes::new(), BTreeSet::new());
         Self { settings, known, busy, reach: watch::Sender::default() }
     }
 
@@ -89,7 +89,7 @@ impl Dialer {
         Link::new(introduced, self.settings.clone(), ctx.address()).start();
     }
 
-    /// Whoever is not accepted is told nothing: it may be anyone.
+    /// A connection that is not accepted gets no answer: it may come from anyone.
     fn accept(&mut self, io: TcpStream, ctx: &mut Context<Self>) {
         let settings = self.settings.clone();
         let from = io.peer_addr().ok();

@@ -141,7 +141,7 @@ impl Reader {
     }
 }
 
-/// Introduces this node to whoever is on the other end. `to` is whom it has dialled.
+/// Introduces this node to the other end. `to` is the node that was dialled.
 ///
 /// # Errors
 /// See [`LinkError`]. The connection is closed then.
@@ -271,7 +271,7 @@ pub struct Link {
     peer: NodeInfo,
     version: MeshVersion,
     outgoing: Rc<Outgoing>,
-    /// Shared with what reads.
+    /// Shared with the task that reads.
     life: Rc<RefCell<Life>>,
     /// Whether there was something to say since the last heartbeat was due.
     spoke: bool,

@@ -26,8 +26,8 @@ use crate::{
         },
         stream::Entry,
         types::{
-            Answer, ClientId, ClientInfo, Epoch, Failure, Finding, Here, HistoryFilter,
-            HomeRequest, NewPublication, NodeFacts, Position, Publication, Query, Since, Survey,
+            Answer, ClientId, ClientInfo, Epoch, Failure, Finding, HistoryFilter, HomeRequest,
+            InRoom, NewPublication, NodeFacts, Position, Publication, Query, Since, Survey,
             Version,
         },
     },
@@ -46,12 +46,17 @@ fn recorded(version: MeshVersion) -> &'static str {
 }
 
 fn client() -> Arc<ClientInfo> {
-    let here = Here { info: b"{}"[..].into(), hidden: true, announced: Some(false), alone: true };
+    let in_room = InRoom {
+        info: b"{}"[..].into(),
+        hidden: true,
+        announced: Some(false),
+        single_connection: true,
+    };
     Arc::new(ClientInfo {
         client: ClientId(7),
         user: "ann".into(),
         conn_info: b"[1]"[..].into(),
-        here: Some(Box::new(here)),
+        in_room: Some(Box::new(in_room)),
     })
 }
 

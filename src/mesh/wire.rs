@@ -77,7 +77,7 @@ fn config() -> impl bincode::config::Config {
 /// One frame with one message, to be sent to any number of peers.
 ///
 /// # Errors
-/// If the message is larger than [`MAX_FRAME`]: tell whoever waits, the peer would refuse it.
+/// If the message is larger than [`MAX_FRAME`], which the peer would refuse. The caller has to fail what waits for it.
 pub fn encode(message: &Frame) -> Result<Bytes, Failure> {
     write(message)
 }

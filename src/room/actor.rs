@@ -31,7 +31,7 @@ use crate::{
     },
 };
 
-/// How precisely what is due in the core comes up.
+/// How precisely the core's timers fire.
 pub const TICK: Duration = Duration::from_millis(50);
 /// How often gauges and the facts about this node are brought up to date.
 const FACTS: Duration = Duration::from_secs(1);
@@ -55,7 +55,7 @@ pub struct RoomRegistry {
     /// Of the inputs: nothing else of any room happens meanwhile.
     longest: Longest,
     address: Option<Addr<Self>>,
-    /// It has told itself to go on with what is left to be done.
+    /// A [`GoOn`] is on its way.
     goes_on: bool,
 }
 
@@ -118,7 +118,7 @@ impl RoomRegistry {
         for out in self.state.handle(input, now) {
             self.perform(out);
         }
-        // Behind what waits already: what is left for many rooms holds up nobody.
+        // Queued behind what waits already: work that concerns many rooms holds up no one.
         if self.state.has_work()
             && let Some(address) = &self.address
             && !std::mem::replace(&mut self.goes_on, true)
@@ -138,7 +138,7 @@ impl RoomRegistry {
             }
             Out::Answer { to: ReplyTo::Api(call), answer } => {
                 if let Some(Call::Room(reply)) = self.calls.remove(&call) {
-                    // The caller may have gone; then no one wants to know.
+                    // The caller may be gone.
                     let _ = reply.send(answer);
                 }
             }
@@ -197,10 +197,13 @@ impl RoomRegistry {
         }
     }
 
-    /// What is too large to be sent is answered as if the peer had refused it, and a peer that waits for an
-    /// answer gets one.
+    /// A request that is too large is answered as if the peer had refused it; in place of an answer that is too large
+    /// the peer gets the failure.
     fn unsendable(&mut self, to: &[NodeId], message: PeerMessage, error: Failure) {
-        tracing::error!(?to, "a message to a node is too large to be sent; whoever waits is told");
+        tracing::error!(
+            ?to,
+            "a message to a node is too large to be sent; its sender gets an error"
+        );
         let PeerMessage::Room(room, message) = message else { return };
         let answer = |id| RoomMessage::Answer { id, answer: Answer::Failed(error) };
         match message {

@@ -1,5 +1,5 @@
-//! Who comes and goes, as a room's home knows and announces it: each join and each leave once, also when the home
-//! has changed meanwhile. To members, to successors, to the application.
+//! Joins and leaves, as a room's home knows and announces them: each once, even if the home has changed meanwhile.
+//! They go to members, to successors and to the application.
 //!
 //! Who is there is a part of the room's copy, so a new home begins with what the last one knew. A node that
 //! attaches says who its clients are: what differs is news.
@@ -68,7 +68,7 @@ impl Room {
         let surplus = present.surplus(&clients);
         let (mut come, gone) = present.replace(at, clients);
         if first {
-            // Whoever comes with a node that attaches to a home that knows nothing was there before it was.
+            // To a home that knows nothing yet, these are not new: they were there under the last one.
             come.clear();
         }
         come.into_iter().for_each(|info| self.announce_join(at, info, node));
@@ -84,7 +84,7 @@ impl Room {
         self.all_clients_of(node.me, own, node);
     }
 
-    /// Whoever came without being news was there before: the last home has told of it.
+    /// Clients that came without an announcement were there under the last home, which announced them.
     fn note_occupants(&mut self) {
         let anyone = self.present.as_ref().is_some_and(|it| !it.is_empty());
         if let Some(home) = self.home_mut() {
@@ -139,8 +139,8 @@ impl Room {
         self.tell_of(&info.clone(), RoomMessage::Left(info), node);
     }
 
-    /// Tells the nodes that have to know that a client comes or goes: those with subscribers, if it is announced
-    /// to them, and successors in any case.
+    /// Sends a join or leave to the nodes that need it: those with subscribers, if it is announced to them, and
+    /// successors in any case.
     fn tell_of(&mut self, info: &ClientInfo, message: RoomMessage, node: &mut Node) {
         let announced = info.is_announced(self.options.join_leave);
         let Role::Home(home) = &self.role else { return };

@@ -13,7 +13,7 @@ use rustc_hash::FxHashMap;
 
 use super::{filter::Filter, types::Publication};
 
-/// How a member wants publications delivered, if not all of them in full.
+/// The delivery option of a member that does not get every publication in full.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeliveryOption {
     /// Only what this filter lets through.

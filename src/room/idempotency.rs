@@ -1,4 +1,4 @@
-//! The idempotency keys that a room has seen lately, and what each publication came to.
+//! The idempotency keys that a room has seen recently, and the offset of each one's publication.
 //!
 //! In: keys with offsets and times. Out: whether a key is known. Bounded by count and age.
 

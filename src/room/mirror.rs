@@ -82,7 +82,7 @@ impl Mirror {
         }
     }
 
-    /// Whether the home knows of this mirror, so that it has to be told who comes and goes.
+    /// Whether the home knows of this mirror, which then has to report who comes and goes.
     pub(super) fn is_attached(&self, node: &Node) -> bool {
         match self.state {
             State::Detached => false,
@@ -163,7 +163,7 @@ impl Room {
         waits && self.held().is_some()
     }
 
-    /// What this node has come to hold after it had answered the home's claim is told as if in answer to it.
+    /// Offers the home what this node came to hold only after it had answered the home's claim, as if in answer to it.
     fn offer_what_is_owed(&mut self, home: NodeId, node: &mut Node) {
         if self.is_to_be_offered(node)
             && let Some(held) = self.held()
@@ -249,7 +249,7 @@ impl Room {
         if let Role::Mirror(mirror) = &mut self.role
             && !std::mem::replace(&mut mirror.invited, true)
         {
-            // It attached as an ordinary mirror: again, to be told what successors are told.
+            // It attached as an ordinary mirror: attach again, to get what successors get.
             mirror.state = State::Detached;
         }
     }
@@ -306,7 +306,7 @@ impl Room {
         }
         let here = self.stream.as_ref().map(Stream::visible);
         if self.live_home(node).is_none() {
-            // The home was lost or has changed meanwhile: begin again with whoever is home.
+            // The home was lost or has changed meanwhile: begin again with the current one.
             let until = node.now + node.settings.publish_timeout;
             self.waiting.push_back((subscribe, until));
             return;
@@ -369,7 +369,7 @@ impl Room {
         }
     }
 
-    /// Whether a mirror keeps who is there: a successor, and one whose members are told of who comes and goes.
+    /// Whether a mirror keeps presence: successors do, and those whose members get joins and leaves.
     fn keeps_presence(&self) -> bool {
         let invited = matches!(&self.role, Role::Mirror(mirror) if mirror.invited);
         invited || self.options.join_leave
@@ -593,7 +593,7 @@ impl Room {
         self.tell_who_came_and_went(before, node);
     }
 
-    /// Members are told of those of whom they were not while this node did not hear of it.
+    /// Delivers the joins and leaves that this node missed while it was not attached.
     fn tell_who_came_and_went(&mut self, before: Option<Box<Presence>>, node: &mut Node) {
         if !self.options.join_leave || self.local.is_empty() {
             return;
@@ -613,10 +613,10 @@ impl Room {
         let (Some(old), Some(stream)) = (old, &self.stream) else { return };
         let missed = stream.after(old);
         // Where takeovers keep the epoch, nothing that members have had is missing in it.
-        let told = stream.committed().is_some()
+        let complete = stream.committed().is_some()
             && old.epoch == stream.position().epoch
             && missed.is_some();
-        if !told {
+        if !complete {
             self.deliver_local(Event::InsufficientState, node);
         }
         for publication in missed.into_iter().flatten() {

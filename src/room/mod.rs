@@ -1,7 +1,7 @@
-//! Rooms: who is home, who mirrors, what was said, who is there.
+//! Rooms: homes and mirrors, history and presence.
 //!
 //! In: requests of this node's sockets and API calls, messages of peers, changes of the view. Out: answers,
-//! deliveries to the hubs, messages to peers. All of it is pure but for [`actor`], the shell around
+//! deliveries to the hubs, messages to peers. All of it is pure except [`actor`], the shell around
 //! [`registry::State`], and [`users`].
 //!
 //! - [`registry`]: all of the node's rooms ([`rooms`]) and what comes in for them. [`routing`]: who is there, and
@@ -10,15 +10,15 @@
 //! - [`room`]: one room on one node, in whichever role it has there: [`opening`], [`home`] or [`mirror`].
 //!   [`publishing`] is how a home gives a publication its place, [`queries`] what it reads out, [`replication`]
 //!   who has a copy of what it has, [`listeners`] who is sent what happens, [`attendance`] who comes and goes,
-//!   [`single_connection`] what becomes of users that are to have one connection.
+//!   [`single_connection`] keeps the newest connection of users that may have only one.
 //! - [`stream`]: a room's order, the same in a home and in a mirror: [`mod@line`] is where it stands and which copy
-//!   is the newest, [`history`] the ring of the newest publications, [`idempotency`] the idempotency keys of late.
+//!   is the newest, [`history`] the ring of the newest publications, [`idempotency`] the recent idempotency keys.
 //! - [`messages`]: what rooms of different nodes say to each other. [`transfer`]: copies, in pages.
 //! - [`local`]: a node's own subscribers; [`requests`]: what it has yet to get from the home; [`presence`]: who is
 //!   in the room.
 //! - [`filter`]: which publications a subscriber wants, by their tags; [`delivery`]: in which form each
 //!   gets them.
-//! - [`node`]: what every room needs of its node, and what comes out of them.
+//! - [`node`]: what every room needs from its node, and what comes out of them.
 //! - [`survey`]: questions to every node at once; [`control`]: what the application has them do to a user's
 //!   connections, which [`users`] finds. [`pattern`]: names with `*` in them.
 

@@ -42,7 +42,7 @@ pub enum Out {
         room: RoomName,
         /// How it takes part.
         flags: MemberFlags,
-        /// How it wants publications delivered, if not all of them in full.
+        /// Its delivery options, unless it gets every publication in full.
         delivery: Option<DeliveryOption>,
         /// Whether it is in.
         result: Result<Subscribed, Failure>,

@@ -11,7 +11,7 @@ pub struct RoomOptions {
     pub presence: bool,
     /// Announce who joins and leaves.
     pub join_leave: bool,
-    /// Announce it to every subscriber, asked or not.
+    /// Announce it to every subscriber, even if it has not asked.
     pub force_push_join_leave: bool,
     /// The most publications to keep.
     pub history_size: usize,
@@ -29,7 +29,7 @@ pub struct RoomOptions {
     pub allow_recovery: bool,
     /// Recover the latest publication only.
     pub recovery_cache: bool,
-    /// Whoever subscribes recovers, asked or not: the latest publication comes with every subscribe.
+    /// Every subscriber recovers, asked or not: the latest publication comes with every subscribe.
     pub auto_cache_recover: bool,
     /// Subscribers may ask for publications with certain tags only.
     pub allow_tags_filter: bool,
@@ -39,7 +39,7 @@ pub struct RoomOptions {
     pub delta_publish: bool,
     /// What a publication must be.
     pub data_format: DataFormat,
-    /// Tell the application who comes and goes.
+    /// Notify the application of joins and leaves.
     pub webhooks: bool,
     /// Who may subscribe, publish, and read.
     pub permissions: Permissions,
@@ -145,10 +145,10 @@ impl RoomOptions {
 
     /// Whether the home must know that this client is there.
     pub fn knows(&self, client: &ClientInfo) -> bool {
-        self.presence && client.is_shown() || client.is_alone() || self.tells_of(client)
+        self.presence && client.is_shown() || client.is_single_connection() || self.tells_of(client)
     }
 
-    /// Whether anyone is told when this client comes and goes.
+    /// Whether joins and leaves of this client are announced to anyone.
     pub fn tells_of(&self, client: &ClientInfo) -> bool {
         self.webhooks || client.is_announced(self.join_leave)
     }

@@ -1,8 +1,8 @@
 //! What a node has yet to get from a room's home: publishes and queries, in the order in which they came.
 //!
 //! They go to the home in runs. A home that takes the first of a run takes the rest in order; one that
-//! refuses any refuses the rest of the run, and then all of them go, in their old order, to whoever is home
-//! next. So nothing of one node is overtaken by what came after it, and a home that has placed some of them
+//! refuses any refuses the rest of the run, and then all of them go, in their old order, to the next
+//! home. So no request of a node is overtaken by a later one, and a home that has placed some of them
 //! already knows them by their rising numbers.
 
 use std::{
@@ -156,7 +156,7 @@ impl Requests {
         unsent.enumerate().map(|(index, it)| (id, first + index as u32, it)).collect()
     }
 
-    /// Begins again with the first, whoever is home.
+    /// Begins again with the first request, at whichever node is home.
     fn restart(&mut self) {
         (self.sent, self.run) = (0, None);
         self.parts.clear();

@@ -349,9 +349,9 @@ impl Stream {
         limit: usize,
     ) -> Option<Vec<Arc<Publication>>> {
         if options.recovery_cache {
-            let told = since.offset > 0 && !since.epoch.is_empty();
+            let positioned = since.offset > 0 && !since.epoch.is_empty();
             let top = self.visible().offset;
-            if told && self.resolve(since).is_some_and(|at| at.offset == top) {
+            if positioned && self.resolve(since).is_some_and(|at| at.offset == top) {
                 return Some(Vec::new());
             }
             let most = filter.map_or(1, |_| limit);

@@ -132,7 +132,7 @@ impl Searches {
 impl State {
     /// An API call asks every node.
     pub(super) fn survey(&mut self, to: u64, survey: Survey) {
-        // Whoever can't be asked is missing from the answer, and that is said.
+        // Nodes that can't be asked are listed as missing in the answer.
         let view = self.node.view.nodes().keys().copied();
         let mut waiting: BTreeSet<NodeId> = view.chain(self.node.peers()).collect();
         waiting.insert(self.node.me);
@@ -216,7 +216,7 @@ impl State {
         !last
     }
 
-    /// Tells a part of an answer, or the last of it, to whoever asked.
+    /// Sends a part of an answer, or the last of it, to the node that asked.
     fn found(&mut self, to: NodeId, id: u64, finding: Finding, last: bool) {
         if to == self.node.me {
             return self.finding_came(to, id, finding, last);

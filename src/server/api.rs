@@ -63,7 +63,7 @@ pub fn routes(app: &mut web::ServiceConfig) {
     app.route("/openapi.json", web::get().to(description));
 }
 
-/// The API as OpenAPI describes it. No secret: whoever calls it needs the key all the same.
+/// The API as OpenAPI describes it. It is public: calls need the key all the same.
 const DESCRIPTION: &str = include_str!("openapi.json");
 
 async fn description() -> HttpResponse {
@@ -76,7 +76,7 @@ async fn call(
     request: HttpRequest,
     body: web::Payload,
 ) -> HttpResponse {
-    // Before anything of the body is read: whoever has no key must not fill the memory.
+    // Before any of the body is read: callers without the key must not fill the memory.
     if !authorized(&parts, &request) {
         return refuse(HttpResponse::Unauthorized()).finish();
     }
@@ -328,7 +328,7 @@ async fn broadcast(parts: &Parts, body: &[u8]) -> Called {
     written(&Responses { responses })
 }
 
-/// How many publications of so many bytes may be under way.
+/// How many publications of `bytes` bytes each may be under way.
 fn under_way(bytes: usize) -> usize {
     (BYTES_UNDER_WAY / bytes.max(1)).clamp(1, UNDER_WAY)
 }

@@ -53,7 +53,7 @@ async fn take(parts: &Parts, request: &HttpRequest, body: web::Payload) -> Resul
     let asked = asked?;
     let here = asked.node == parts.sessions.node;
     let to = if here { None } else { Some(other(parts, &asked.node)?) };
-    // Whoever makes up a name learns nothing from the answer, here or there.
+    // A client that guesses a session id learns nothing from the answer.
     let Ok(session) = SessionId::from_str(&asked.session) else { return Ok(()) };
     match to {
         None => {

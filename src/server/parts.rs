@@ -159,7 +159,7 @@ impl Worker {
         let worker = self.next_worker.fetch_add(1, Ordering::Relaxed);
         let hub = Hub::new(worker, parts.metrics.clone()).start();
         parts.registry.do_send(AddHub(worker, hub.clone().recipient()));
-        // Whoever would stop the hubs is gone only when the process ends.
+        // The receiver is gone only when the process ends.
         let _ = parts.hubs.send(hub.clone());
         let wire = Wire {
             message_limit: parts.config.message_size_limit,

@@ -26,7 +26,7 @@ use crate::{
 /// Why a command is not done.
 #[derive(Debug, PartialEq)]
 pub(super) enum Refusal {
-    /// The client is told, and the connection goes on.
+    /// The client gets an error, and the connection goes on.
     Error(ErrorCode),
     /// The same in the words of the application.
     Custom(message::Error),

@@ -69,7 +69,7 @@ pub struct Driver {
     session: Session,
     /// Set once the client is authenticated.
     user: Option<Box<str>>,
-    /// Its user has too many connections: it gets nothing more than a close.
+    /// Its user has too many connections: it gets nothing but a close.
     barred: bool,
     encoding: Encoding,
     /// The code that the server closed it with; 0 if it did not.
@@ -211,7 +211,7 @@ impl Driver {
         });
     }
 
-    /// A task of its own, which may outlive the client: what a backend was asked is heard out.
+    /// Runs as a task of its own, which may outlive the client: calls to backends are not cancelled.
     fn ask(&self, number: u32, request: BackendRequest) {
         let transport =
             TransportInfo { transport: self.encoding.transport(), format: self.encoding.format() };

@@ -66,7 +66,7 @@ impl Application for Webhooks {
 }
 
 impl Webhooks {
-    /// Starts telling on this thread.
+    /// Starts to deliver on this thread.
     ///
     /// # Errors
     /// If no HTTP client can be made.
@@ -147,7 +147,7 @@ impl Webhooks {
             Err(error) => {
                 queue.failed(clock::now());
                 let waiting = queue.len();
-                tracing::warn!(%error, waiting, "events could not be told; they are sent again");
+                tracing::warn!(%error, waiting, "events could not be delivered; they are sent again");
                 "failed"
             }
         };
@@ -184,13 +184,16 @@ impl Webhooks {
     pub async fn finish(&self, deadline: tokio::time::Instant) {
         self.queue().hurry();
         self.news.notify_one();
-        let told = async {
+        let delivered = async {
             while !self.queue().is_empty() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        if tokio::time::timeout_at(deadline, told).await.is_err() {
-            tracing::warn!(events = self.queue().len(), "not all events could be told in time");
+        if tokio::time::timeout_at(deadline, delivered).await.is_err() {
+            tracing::warn!(
+                events = self.queue().len(),
+                "not all events could be delivered in time"
+            );
         }
     }
 }
