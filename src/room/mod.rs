@@ -8,9 +8,10 @@
 //!   who owns which slot. [`pace`]: how fast slots are taken over. [`agenda`]: when rooms are due. [`work`]: what has
 //!   to be done for many rooms, in slices. [`recovery`]: what a node that has started again may have forgotten.
 //! - [`room`]: one room on one node, in whichever role it has there: [`opening`], [`home`] or [`mirror`].
-//!   [`publishing`] is how a home gives a publication its place, [`queries`] what it reads out, [`replication`]
-//!   who has a copy of what it has, [`listeners`] who is sent what happens, [`attendance`] who comes and goes,
-//!   [`single_connection`] keeps the newest connection of users that may have only one.
+//!   [`subscribers`] is how this node's come in and go, [`lifetime`] how long the node keeps it, [`following`] what
+//!   a mirror takes from its home, [`publishing`] how a home gives a publication its place, [`queries`] what it reads
+//!   out, [`replication`] who has a copy of what it has, [`listeners`] who is sent what happens, [`attendance`] who
+//!   comes and goes, [`single_connection`] keeps the newest connection of users that may have only one.
 //! - [`stream`]: a room's order, the same in a home and in a mirror: [`mod@line`] is where it stands and which copy
 //!   is the newest, [`history`] the ring of the newest publications, [`idempotency`] the recent idempotency keys.
 //! - [`messages`]: what rooms of different nodes say to each other. [`transfer`]: copies, in pages.
@@ -28,9 +29,11 @@ pub mod attendance;
 pub mod control;
 pub mod delivery;
 pub mod filter;
+pub mod following;
 pub mod history;
 pub mod home;
 pub mod idempotency;
+pub mod lifetime;
 pub mod line;
 pub mod listeners;
 pub mod local;
@@ -54,6 +57,7 @@ pub mod rooms;
 pub mod routing;
 pub mod single_connection;
 pub mod stream;
+pub mod subscribers;
 pub mod survey;
 pub mod transfer;
 pub mod types;
