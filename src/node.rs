@@ -175,10 +175,7 @@ impl Node {
         let serving = http::start(bound.clients.into(), parts, certificate)?;
         let server = serving.handle();
         let serving = actix_rt::spawn(serving);
-        let gossip = membership.as_ref().map_or_else(String::new, |it| it.gossip.to_string());
-        let mesh = membership.as_ref().map_or_else(String::new, |_| me.mesh.to_string());
-        let workers = config.workers;
-        tracing::info!(node = %config.name, %http, gossip, mesh, workers, "ready");
+        log_ready(&config, http, &me, membership.as_ref());
         Ok(Self {
             config,
             id,
@@ -235,6 +232,13 @@ impl Node {
         let _ = self.serving.await;
         tracing::info!("stopped");
     }
+}
+
+/// Says where the node is reached, once it is.
+fn log_ready(config: &Config, http: SocketAddr, me: &NodeInfo, joined: Option<&Joined>) {
+    let gossip = joined.map_or_else(String::new, |it| it.gossip.to_string());
+    let mesh = joined.map_or_else(String::new, |_| me.mesh.to_string());
+    tracing::info!(node = %config.name, %http, gossip, mesh, workers = config.workers, "ready");
 }
 
 /// Waits until the node has lost its name to another; a node in no cluster never does.
