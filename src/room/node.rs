@@ -363,18 +363,18 @@ impl Node {
         if weight_of_answer(&answer).is_none() {
             return self.send_to(vec![to], room, RoomMessage::Answer { id, answer });
         }
-        let mut parts = match self.speaks(to, mesh_version::PARTS) {
+        let parts = match self.speaks(to, mesh_version::PARTS) {
             true => parts(answer, self.settings.page),
             false => vec![answer],
         };
-        let last = parts.pop();
-        for answer in parts {
-            let weight = weight_of_answer(&answer);
-            self.send_part(to, room, RoomMessage::Part { id, answer }, weight, waits);
-        }
-        if let Some(answer) = last {
-            let weight = weight_of_answer(&answer);
-            self.send_part(to, room, RoomMessage::Answer { id, answer }, weight, waits);
+        let others = parts.len() - 1;
+        for (at, answer) in parts.into_iter().enumerate() {
+            let weight = weight_of_answer(&answer).unwrap_or_default();
+            let message = match at < others {
+                true => RoomMessage::Part { id, answer },
+                false => RoomMessage::Answer { id, answer },
+            };
+            self.send_part(to, room, message, weight, waits);
         }
     }
 
@@ -383,10 +383,9 @@ impl Node {
         to: NodeId,
         room: &RoomName,
         message: RoomMessage,
-        weight: Option<usize>,
+        weight: usize,
         waits: bool,
     ) {
-        let weight = weight.unwrap_or_default();
         let flow = self.flows.entry(to).or_default();
         if waits && flow.is_busy(self.settings.window) {
             return flow.wait(room, message, weight);
