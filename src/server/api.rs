@@ -1,7 +1,7 @@
 //! SHELL. The server API: `POST /api/<method>` with a JSON body, for backends that publish and look. Methods about
 //! rooms are in [`rooms`], those about users' connections in [`control`].
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
 use base64::Engine as _;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
-use super::{control, key, parts::Parts, rooms};
+use super::{body, control, key, parts::Parts, rooms};
 use crate::{
     cluster::node::NodeId,
     config::BODY_LIMIT,
@@ -20,9 +20,6 @@ use crate::{
         types::{Finding, Findings, NodeFacts, Query, RoomName, Survey},
     },
 };
-
-/// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Every method that is called with one request.
 const METHODS: &[&str] = &[
@@ -122,12 +119,10 @@ fn refuse(mut response: actix_web::HttpResponseBuilder) -> actix_web::HttpRespon
 
 /// The whole body; an empty one is an empty request.
 async fn read(body: web::Payload) -> Result<Bytes, HttpResponse> {
-    match tokio::time::timeout(BODY_TIMEOUT, body.to_bytes_limited(BODY_LIMIT)).await {
-        Err(_) => Err(refuse(HttpResponse::RequestTimeout()).finish()),
-        Ok(Err(_)) => Err(refuse(HttpResponse::PayloadTooLarge()).finish()),
-        Ok(Ok(Err(_))) => Err(refuse(HttpResponse::BadRequest()).finish()),
-        Ok(Ok(Ok(body))) if body.is_empty() => Ok(Bytes::from_static(b"{}")),
-        Ok(Ok(Ok(body))) => Ok(body),
+    match body::read(body, BODY_LIMIT).await {
+        Err(refusal) => Err(refuse(HttpResponse::build(refusal.status)).finish()),
+        Ok(body) if body.is_empty() => Ok(Bytes::from_static(b"{}")),
+        Ok(body) => Ok(body),
     }
 }
 

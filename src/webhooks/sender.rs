@@ -21,7 +21,7 @@ use crate::{
     cluster::{node::NodeId, view::View},
     metrics::Metrics,
     room::{actor::Application, attendance::AttendanceEvent},
-    runtime::clock,
+    runtime::{clock, http_client},
 };
 
 /// Which events are delivered, where and how.
@@ -75,11 +75,8 @@ impl Webhooks {
         node: NodeId,
         metrics: Metrics,
     ) -> anyhow::Result<Arc<Self>> {
-        let client = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
+        let client = http_client::builder()
             .timeout(options.timeout)
-            .user_agent(concat!("Roomcast/", env!("CARGO_PKG_VERSION")))
             .build()
             .context("can't make an HTTP client for webhooks")?;
         let (queue, news) = (Mutex::new(Queue::new(options.limits)), Notify::new());
