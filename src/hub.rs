@@ -13,6 +13,7 @@ use crate::{
     metrics::Metrics,
     protocol::{codec::Format, codes::Disconnect, encoding::Encoding, message::Reply},
     room::{
+        actor::ToHub,
         delivery::{DeliveryOption, DeliveryOptions, Form},
         node::Out,
         types::{Event, MemberFlags, Publication, ReplyTo, RoomName, SocketRef},
@@ -294,7 +295,7 @@ impl<'a> Offer<'a> {
     }
 }
 
-/// How many of so many sockets to notify in this tick, for all to be notified in the time that is left.
+/// How many of the `open` sockets to notify in this tick, so that all are notified in the time that is left.
 fn share(open: usize, left: Duration) -> usize {
     let ticks = left.as_millis() / TICK.as_millis() + 1;
     open.div_ceil(usize::try_from(ticks).unwrap_or(usize::MAX))
@@ -350,15 +351,14 @@ impl Handler<FromSocket> for Hub {
     }
 }
 
-/// What the registry has for this worker's sockets.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct FromRegistry(pub Out);
-
-impl Handler<FromRegistry> for Hub {
+impl Handler<ToHub> for Hub {
     type Result = ();
 
-    fn handle(&mut self, FromRegistry(out): FromRegistry, _: &mut Self::Context) {
+    fn handle(&mut self, message: ToHub, _: &mut Self::Context) {
+        let out = match message {
+            ToHub::Control(socket, control) => return self.tell(socket, In::Control(control)),
+            ToHub::Out(out) => out,
+        };
         match out {
             Out::Subscribed { socket, id, room, flags, delivery, result } => {
                 if result.is_ok() {
@@ -381,7 +381,7 @@ impl Handler<FromRegistry> for Hub {
             | Out::Send { .. }
             | Out::Findings { .. }
             | Out::Control(_)
-            | Out::Tell(_) => {}
+            | Out::Notify(_) => {}
         }
     }
 }
@@ -420,13 +420,13 @@ mod tests {
     #[test]
     fn disconnects_are_spread_evenly_and_end_in_time() {
         assert_eq!(share(1000, Duration::ZERO), 1000);
-        let (mut open, mut left, mut told) = (1000, Duration::from_secs(5), Vec::new());
+        let (mut open, mut left, mut notified) = (1000, Duration::from_secs(5), Vec::new());
         while open > 0 {
-            told.push(share(open, left));
+            notified.push(share(open, left));
             open -= share(open, left);
             left = left.saturating_sub(TICK);
         }
-        assert!(told.len() <= 51, "{told:?}");
-        assert!(told.iter().all(|count| (19..=20).contains(count)), "{told:?}");
+        assert!(notified.len() <= 51, "{notified:?}");
+        assert!(notified.iter().all(|count| (19..=20).contains(count)), "{notified:?}");
     }
 }

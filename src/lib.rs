@@ -22,15 +22,15 @@
 //! - **Room**: what the client protocol calls a channel.
 //! - **Slot**: rooms are divided into 4,096 slots by a hash of their names. A slot is what is placed ([placement])
 //!   and owned ([slots]).
-//! - **Claim**: how a node becomes a slot's owner: it tells the others, and whoever answers stops owning it and says
-//!   what it holds of its rooms. Each claim has a **term**; a later one is higher, and ends all that are lower.
+//! - **Claim**: how a node becomes a slot's owner: it tells the others; each of them that answers stops owning it and
+//!   says what it holds of its rooms. Each claim has a **term**; a later one is higher, and ends all that are lower.
 //! - **Home**: the owner of a room's slot. It gives the room's publications their positions.
 //! - **Mirror**: a node with subscribers of a room, which follows the home and keeps a copy of its stream.
-//! - **Successor**: a node that mirrors a room without need, to be its home if the home dies. A home
+//! - **Successor**: a node that mirrors a room even without subscribers, to become its home if the home dies. A home
 //!   acknowledges a publication once its live successors have it; with a **quorum**, once a majority has.
 //! - **Position**: epoch and offset. An **epoch** is one run of a room's stream; its **lineage** says which
 //!   earlier epochs it goes on from, and up to which offset.
-//! - **Attach**: a mirror asks the home for what it has not, and for everything from then on.
+//! - **Attach**: a mirror asks the home for what it lacks, and for everything from then on.
 //! - **Copy**: all that another node needs to go on with a room. It travels in **pages**, as many at a time as the
 //!   link has room for.
 //! - **View**: the nodes that are here, as one node sees it.
@@ -38,31 +38,35 @@
 //!
 //! # Invariants
 //!
-//! - *One writer per room.* Only a home gives positions. Whoever has answered a claim takes nothing of a lower term,
-//!   and tells a home that it has been succeeded.
+//! - *One writer per room.* Only a home gives positions. A node that has answered a claim takes nothing of a lower
+//!   term, and tells a home that it has been succeeded.
 //! - *The newest copy is the one with the highest term, and of that the most.* An owner opens a room only when it
-//!   holds that, of all that were told by those that it has asked.
-//! - *Nothing is let go of before others have it.* What a home or a successor held is kept until the next home
-//!   says that it has it, and its successors too.
+//!   holds the newest of all copies that the nodes it has asked report.
+//! - *No copy is dropped before others have it.* What a home or a successor held is kept until the next home
+//!   says that it and its successors have it.
 //! - *One order per publisher.* Requests go to a home in runs that it takes in order or not at all.
 //! - *Every hop is FIFO:* registry → hub → socket, home → link → mirror. So the reply to a subscribe comes
-//!   before any publication that is newer than it, and what a recovery brings ends where the live stream
-//!   goes on. Nothing is buffered to put it in order.
+//!   before any newer publication, and what a recovery brings ends where the live stream goes on. Nothing is
+//!   buffered to put it in order.
 //! - *No gap is silent.* A mirror that can't continue its stream says so to every subscriber that watches
 //!   its position (unsubscribe 2500, `recovered: false`).
 //! - *Interest lives at the home.* No node knows all rooms of the cluster, and no publication goes to a node
 //!   that has no one to give it to.
 //! - *Everything that waits is bounded*: outboxes and link queues in bytes, commands in flight, history by
-//!   count, age and bytes. Whoever is too slow is cut off and holds up no one else.
+//!   count, age and bytes. A peer that is too slow is cut off and holds up no one else.
 //!
 //! # Layering
 //!
 //! What decides is pure: no actor, no socket, no clock, no randomness; `handle(input, now) → outputs`. The
 //! files that say `SHELL` in their first line are the rest, and thin: they translate, call `handle`, and
 //! perform the outputs. `tests/layering.rs` keeps them apart. Pure code knows: [protocol], [room] (but its
-//! actor), [cluster] (but membership, gossip, seeds and sight), [mesh::wire], [mesh::noise] and [mesh::life],
+//! actor and [room::users]), [cluster] (but membership, gossip, seeds and sight), [mesh::wire], [mesh::noise] and [mesh::life],
 //! [session::state] and what it needs, [access] (but [access::jwks] and [access::connection_counter]), [backend] (but its client), [webhooks] (but
 //! its sender), [runtime::time], [runtime::reclaim], [runtime::longest], [config].
+//!
+//! A module uses only those of lower layers, from the lowest up: [metrics], [runtime], [protocol], [access], [cluster],
+//! [room], [backend], [webhooks], [config], [session], [hub], [mesh], [server], [node]. What a lower one has for a
+//! higher one is a message, a trait or a function that the lower one defines.
 //!
 //! [placement]: cluster::placement
 //! [slots]: cluster::slots

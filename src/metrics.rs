@@ -66,7 +66,7 @@ metrics! {
     protocol_violations: IntCounter = "protocol_violations_total", "Connections closed for a frame that broke RFC 6455 or a size limit.";
     /// Questions to backends.
     backend_calls: IntCounterVec = "backend_calls_total", "Questions to backends, by what became of them.", ["backend", "kind", "outcome"];
-    /// Events told.
+    /// Events delivered.
     webhook_events: IntCounterVec = "webhook_events_total", "Events for the application: delivered, or dropped since too many waited.", ["outcome"];
     /// Posts of events.
     webhook_posts: IntCounterVec = "webhook_posts_total", "Posts of batches of events; failed ones are made again.", ["outcome"];

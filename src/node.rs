@@ -14,7 +14,7 @@ use crate::{
     backend::client::BackendClients,
     cluster::{
         gossip::Gossip,
-        membership::{self, Connections, Enter, Membership},
+        membership::{self, Connections, Enter, Membership, MembershipSettings, NewView},
         names::Reach,
         node::{self, NodeId, NodeInfo, Phase},
         seeds,
@@ -25,14 +25,16 @@ use crate::{
     hub::{DisconnectAll, Hub},
     mesh::{
         dialer::{Dialer, Listen},
-        link,
+        link::LinkSettings,
+        wire,
     },
     metrics::Metrics,
     protocol::codes::Disconnect,
     room::{
-        actor::{FromCluster, RoomRegistry, ToBeTaken},
+        actor::{Application, RoomRegistry, ToBeTaken},
         registry::State,
         types::NodeFacts,
+        users::Users,
     },
     runtime::clock,
     server::{
@@ -41,7 +43,7 @@ use crate::{
         parts::{Parts, session_settings},
         tls::Certificate,
     },
-    session::{emulated::EmulatedSessions, users::Users},
+    session::emulated::EmulatedSessions,
     webhooks::sender::Webhooks,
 };
 
@@ -53,7 +55,7 @@ type ClusterSockets = (tokio::net::UdpSocket, tokio::net::TcpListener);
 
 /// Sockets that are bound, so that their addresses are known before they are announced.
 struct Bound {
-    /// Bound, and no more: whoever connects before the node serves is refused, and tries another.
+    /// Bound, but not listening: clients that connect before the node serves are refused, and try another.
     clients: Socket,
     cluster: Option<ClusterSockets>,
 }
@@ -114,7 +116,7 @@ struct Node {
     /// None: it takes part in no cluster.
     membership: Option<Joined>,
     view: watch::Receiver<View>,
-    /// Of a node in no cluster: whoever waits for changes of the view goes on waiting as long as it is there.
+    /// In no cluster: held so that those who wait for changes of the view go on waiting.
     _views: Option<watch::Sender<View>>,
     leaving: Arc<Leaving>,
     hubs: mpsc::UnboundedReceiver<Addr<Hub>>,
@@ -173,10 +175,7 @@ impl Node {
         let serving = http::start(bound.clients.into(), parts, certificate)?;
         let server = serving.handle();
         let serving = actix_rt::spawn(serving);
-        let gossip = membership.as_ref().map_or_else(String::new, |it| it.gossip.to_string());
-        let mesh = membership.as_ref().map_or_else(String::new, |_| me.mesh.to_string());
-        let workers = config.workers;
-        tracing::info!(node = %config.name, %http, gossip, mesh, workers, "ready");
+        log_ready(&config, http, &me, membership.as_ref());
         Ok(Self {
             config,
             id,
@@ -233,6 +232,13 @@ impl Node {
         let _ = self.serving.await;
         tracing::info!("stopped");
     }
+}
+
+/// Says where the node is reached, once it is.
+fn log_ready(config: &Config, http: SocketAddr, me: &NodeInfo, joined: Option<&Joined>) {
+    let gossip = joined.map_or_else(String::new, |it| it.gossip.to_string());
+    let mesh = joined.map_or_else(String::new, |_| me.mesh.to_string());
+    tracing::info!(node = %config.name, %http, gossip, mesh, workers = config.workers, "ready");
 }
 
 /// Waits until the node has lost its name to another; a node in no cluster never does.
@@ -317,8 +323,15 @@ fn start_registry(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..Default::default()
     };
-    let registry =
-        RoomRegistry::new(state, facts, metrics.clone(), users.clone(), webhooks.clone());
+    let application = webhooks.clone().map(|it| it as Arc<dyn Application>);
+    let registry = RoomRegistry::new(
+        state,
+        facts,
+        metrics.clone(),
+        users.clone(),
+        application,
+        wire::encode_rooms,
+    );
     // On a thread of its own: busy rooms must not keep links and gossip from running.
     Ok(RoomRegistry::start_in_arbiter(&Arbiter::new().handle(), |_| registry))
 }
@@ -344,7 +357,7 @@ impl Starting<'_> {
         let (Some((gossip, mesh)), Some(cluster)) = (sockets, &config.cluster) else {
             let ready = NodeInfo { phase: Phase::Ready, ..self.me.clone() };
             self.metrics.cluster_nodes_ready.set(1);
-            self.registry.do_send(FromCluster::View(View::new([ready])));
+            self.registry.do_send(NewView(View::new([ready])));
             return Ok((None, Some(self.views)));
         };
         let address = gossip.local_addr()?;
@@ -366,7 +379,7 @@ impl Starting<'_> {
         mesh: tokio::net::TcpListener,
         emulated: &Arc<EmulatedSessions>,
     ) -> anyhow::Result<(Addr<Membership>, Sight)> {
-        let dialer = Dialer::new(link::Settings {
+        let dialer = Dialer::new(LinkSettings {
             me: self.me.clone(),
             cluster: cluster.id.clone(),
             keys: cluster.secrets.keys("mesh"),
@@ -381,7 +394,7 @@ impl Starting<'_> {
         let (addresses, names) = seeds::divide(&cluster.join);
         seeds::first_look(&names).await;
         let address = SocketAddr::new(cluster.advertise, gossip.local_addr()?.port());
-        let settings = membership::Settings {
+        let settings = MembershipSettings {
             me: self.me.clone(),
             gossip: address,
             join: addresses,
@@ -389,15 +402,15 @@ impl Starting<'_> {
         };
         let transport = Gossip::new(gossip, &cluster.secrets.keys("gossip"), self.metrics.clone());
         let handle = membership::start(&settings, &transport).await?;
-        let told = watch::Sender::default();
-        let (view, heard) = (self.views.subscribe(), told.subscribe());
+        let known = watch::Sender::default();
+        let (view, heard) = (self.views.subscribe(), known.subscribe());
         let sight = Sight::new(self.me.clone(), view, heard, reach.clone());
         let to = Connections {
-            registry: self.registry.clone(),
-            dialer,
+            registry: self.registry.clone().recipient(),
+            dialer: dialer.recipient(),
             reach,
             views: self.views,
-            told,
+            known,
             metrics: self.metrics.clone(),
         };
         Ok((Membership::new(handle, self.me.clone(), names, to).start(), sight))

@@ -327,7 +327,8 @@ fn gossip_as_another_version(world: &World) -> (Runtime, ChitchatHandle) {
         let gossip = socket.local_addr().expect("an address");
         // No one listens there: whoever placed a room on it would wait for ever.
         let me = other_node(([127, 0, 0, 1], 1).into());
-        let settings = membership::Settings { me, gossip, join, cluster: "roomcast".into() };
+        let settings =
+            membership::MembershipSettings { me, gossip, join, cluster: "roomcast".into() };
         let mut secrets = Secrets::default();
         secrets.add(SECRET).expect("long enough");
         let metrics = Metrics::new().expect("metrics");

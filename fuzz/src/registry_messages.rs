@@ -19,7 +19,7 @@ use roomcast::{
     room::{
         messages::Message,
         options::{Namespaces, RoomOptions},
-        registry::{In, Out, Settings, State},
+        registry::{In, Out, RoomSettings, State},
         types::{
             ClientId, ClientInfo, HistoryFilter, MemberFlags, NewPublication, Query, ReplyTo,
             Request, RoomName, Since, SocketRef, Subscribe, Survey, Version,
@@ -40,7 +40,7 @@ pub fn run(input: &[u8]) {
 }
 
 fn play(input: &mut Unstructured<'_>) -> Result<()> {
-    let settings = Settings { history_bytes: 1 << 16, ..Settings::default() };
+    let settings = RoomSettings { history_bytes: 1 << 16, ..RoomSettings::default() };
     let mut state = State::new(node(0, Phase::Ready).id(), namespaces(), settings, 1);
     let mut now = Time::from_millis(1_000_000);
     for _ in 0..STEPS {

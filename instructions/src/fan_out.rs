@@ -11,15 +11,17 @@ use anyhow::Context as _;
 use bytes::BytesMut;
 use roomcast::{
     backend::client::BackendClients,
-    cluster::view::View,
+    cluster::{membership::NewView, view::View},
     config::load,
     hub::Hub,
+    mesh::wire::encode_rooms,
     metrics::Metrics,
     protocol::encoding::Encoding,
     room::{
-        actor::{AddHub, Ask, FromCluster, RoomRegistry},
+        actor::{AddHub, RoomRegistry, SocketRequest},
         registry::State,
         types::{NodeFacts, ReplyTo, Request},
+        users::Users,
     },
     server::parts::session_settings,
     session::{
@@ -28,7 +30,6 @@ use roomcast::{
         driver::{Driver, Shared},
         messages::ConnectionAddress,
         socket::Socket,
-        users::Users,
     },
 };
 use tokio::{
@@ -74,7 +75,7 @@ impl FanOut {
         self.system.block_on(async {
             for done in 1..=times {
                 let publish = Request::Publish(new_publication(), ReplyTo::Nobody);
-                registry.do_send(Ask(room(), publish));
+                registry.do_send(SocketRequest(room(), publish));
                 while sent.get() < before + done * CLIENTS {
                     tokio::task::yield_now().await;
                 }
@@ -93,10 +94,11 @@ async fn worker() -> anyhow::Result<Rc<Shared>> {
     let (metrics, users, me) = (Metrics::new()?, Arc::new(Users::default()), node("a"));
     let state = State::new(me.id(), config.namespaces.clone(), config.rooms.clone(), 1);
     let facts = NodeFacts::default();
-    let registry = RoomRegistry::new(state, facts, metrics.clone(), users.clone(), None).start();
-    registry.send(FromCluster::View(View::new([me.clone()]))).await?;
+    let (counted, online) = (metrics.clone(), users.clone());
+    let registry = RoomRegistry::new(state, facts, counted, online, None, encode_rooms).start();
+    registry.send(NewView(View::new([me.clone()]))).await?;
     let hub = Hub::new(0, metrics.clone()).start();
-    registry.send(AddHub(0, hub.clone())).await?;
+    registry.send(AddHub(0, hub.clone().recipient())).await?;
     let (settings, keys) = session_settings(&config, me.id().to_string())?;
     let wire = Wire {
         message_limit: config.message_size_limit,

@@ -18,7 +18,7 @@ use roomcast::{
     mesh::wire::{self, Frame},
     room::{
         messages::Message,
-        registry::{In, Out, Settings, State},
+        registry::{In, Out, RoomSettings, State},
         types::{
             Answer, Event, MemberFlags, NewPublication, ReplyTo, Request, RoomName, SocketRef,
             Subscribe,
@@ -58,7 +58,7 @@ impl Mesh {
     /// If it doesn't happen there.
     pub fn new() -> anyhow::Result<Self> {
         let infos = NAMES.map(node);
-        let settings = Settings::default();
+        let settings = RoomSettings::default();
         let placement = Placement::new(&infos, settings.replicas);
         let [home, mirror, publisher] = infos.each_ref().map(|it| it.id());
         let placed = |room: &RoomName| {

@@ -15,7 +15,7 @@ use roomcast::{
     protocol::{encoding::Encoding, message::Reply},
     room::{
         options::{Namespaces, RoomOptions},
-        registry::{In, Out, Settings, State},
+        registry::{In, Out, RoomSettings, State},
         types::{
             Answer, ClientId, ClientInfo, Event, HistoryFilter, NewPublication, Publication, Query,
             ReplyTo, Request, RoomName,
@@ -216,7 +216,7 @@ fn length(reply: &Reply, encoding: Encoding) -> u64 {
 /// From the registry's answer to a client's command to the bytes for its socket.
 fn history(encoding: Encoding) -> anyhow::Result<Rounds> {
     let (me, room) = (node("a"), room());
-    let mut state = State::new(me.id(), namespaces(), Settings::default(), 1);
+    let mut state = State::new(me.id(), namespaces(), RoomSettings::default(), 1);
     let now = Time::from_millis(1_000_000);
     state.handle(In::View(View::new([me])), now);
     for _ in 0..100 {

@@ -80,7 +80,7 @@ impl ConnectionLimiter {
         Self { limits, all, by_address: HashMap::new(), sweep_at: FEW, reported: None }
     }
 
-    /// A client wants to come. Whoever does is to [`ConnectionLimiter::leave`].
+    /// A client wants to connect. For each that may, call [`ConnectionLimiter::leave`] when it goes.
     ///
     /// # Errors
     /// If it may not.
@@ -137,7 +137,7 @@ impl ConnectionLimiter {
     }
 }
 
-/// Whoever has an IPv6 address has 2⁶⁴ of them.
+/// A host with one IPv6 address usually has 2⁶⁴ of them.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(it) => Ipv6Addr::from_bits(it.to_bits() & !u128::from(u64::MAX)).into(),

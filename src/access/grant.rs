@@ -41,7 +41,7 @@ pub struct Overrides {
     pub force_recovery: Option<Flag>,
     /// Whether its position is watched.
     pub force_positioning: Option<Flag>,
-    /// Whether it is told who joins and leaves.
+    /// Whether it gets joins and leaves.
     pub force_push_join_leave: Option<Flag>,
     /// Whether it is among those who are in the room.
     pub presence: Option<Flag>,

@@ -38,7 +38,7 @@ impl Fetcher {
     pub fn start(url: &str, keys: PublishedKeys) -> anyhow::Result<Arc<Self>> {
         let client = reqwest::Client::builder()
             .timeout(TIMEOUT)
-            // A redirect could lead to whoever the issuer does not mean.
+            // A redirect could lead somewhere that the issuer does not mean.
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .context("can't make an HTTP client for the keys of tokens")?;

@@ -25,7 +25,10 @@ use super::{
     request::{BackendRequest, OperationKind, TransportInfo},
     response::{self, BackendResponse, InvalidResponse},
 };
-use crate::{metrics::Metrics, runtime::clock};
+use crate::{
+    metrics::Metrics,
+    runtime::{clock, http_client},
+};
 
 /// The largest answer.
 const ANSWER_LIMIT: usize = 1 << 20;
@@ -115,12 +118,8 @@ impl BackendClients {
     /// # Errors
     /// If no HTTP client can be made.
     pub fn new(backends: Vec<Backend>, metrics: Metrics) -> anyhow::Result<Arc<Self>> {
-        let http = reqwest::Client::builder()
-            // A redirect could lead to whoever the configuration does not mean.
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
+        let http = http_client::builder()
             .pool_idle_timeout(KEEP)
-            .user_agent(concat!("Roomcast/", env!("CARGO_PKG_VERSION")))
             .build()
             .context("can't make an HTTP client for backends")?;
         let clients =

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::protocol::{codes::Disconnect, message};
+use crate::{
+    protocol::{codes::Disconnect, message},
+    room::options::namespace,
+};
 
 /// The place of a backend in the node's list of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,7 +41,7 @@ pub struct Backend {
 pub struct Status {
     /// The status.
     pub status: u16,
-    /// What its client is told.
+    /// How its client is refused.
     pub verdict: Verdict,
 }
 
@@ -62,13 +65,34 @@ pub struct RoomProxies {
     pub sub_refresh: Option<BackendId>,
 }
 
-/// Who is asked about everything else.
+/// Who is asked about rooms.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RoomBackends {
+    /// About rooms without a namespace in their name.
+    pub default: RoomProxies,
+    /// By namespace, if any backend is asked about its rooms.
+    pub named: BTreeMap<Box<str>, RoomProxies>,
+}
+
+impl RoomBackends {
+    /// Who is asked about this room.
+    pub fn of(&self, room: &str) -> RoomProxies {
+        match namespace(room) {
+            None => self.default,
+            Some(namespace) => self.named.get(namespace).copied().unwrap_or_default(),
+        }
+    }
+}
+
+/// Who is asked about what.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Proxies {
     /// Who a client without a token is.
     pub connect: Option<BackendId>,
     /// Whether a connection goes on.
     pub refresh: Option<BackendId>,
+    /// Rooms.
+    pub rooms: RoomBackends,
     /// Calls of clients.
     pub rpc: Methods,
     /// Headers of clients' requests that some backend wants.
@@ -123,6 +147,16 @@ impl Methods {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_namespace_of_a_room_says_who_is_asked() {
+        let asked = |id| RoomProxies { publish: Some(BackendId(id)), ..Default::default() };
+        let named = [("chat".into(), asked(1))].into_iter().collect();
+        let rooms = RoomBackends { default: asked(0), named };
+        assert_eq!(rooms.of("lobby"), asked(0));
+        assert_eq!((rooms.of("chat:a:b"), rooms.of("$chat:a")), (asked(1), asked(1)));
+        assert_eq!(rooms.of("news:a"), RoomProxies::default());
+    }
 
     #[test]
     fn the_namespace_of_a_method_says_who_answers() {

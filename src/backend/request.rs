@@ -175,7 +175,7 @@ impl BackendRequest {
     /// What is posted to `backend`.
     ///
     /// # Errors
-    /// None that could happen.
+    /// None that any input causes: `data` and `meta` are checked to be JSON, all else is text.
     pub fn body(
         &self,
         backend: &Backend,

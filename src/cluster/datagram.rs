@@ -14,7 +14,7 @@ use chacha20poly1305::{
 };
 use chitchat::{ChitchatMessage, Deserializable as _, Serializable as _};
 
-use super::secret::Keys;
+use super::secret::SealingKeys;
 
 /// Bytes of a nonce. It goes ahead of what is sealed.
 pub const NONCE: usize = 24;
@@ -30,7 +30,7 @@ const MAX_SENDERS: usize = 10_000;
 pub enum Dropped {
     /// It is no message.
     Malformed,
-    /// Whoever sent it does not know the secret, or it was changed on its way.
+    /// Its sender does not know the secret, or it was changed on its way.
     NotSealedByUs,
     /// A stranger's, and from another time: one that was captured, or a node whose clock is wrong.
     TooOld,
@@ -59,7 +59,7 @@ pub struct Codec {
 impl Codec {
     /// For a node that began as `boot`, a random number. The first of `keys` seals, any opens; without
     /// one, messages go as they are.
-    pub fn new(keys: &Keys, boot: u64) -> Self {
+    pub fn new(keys: &SealingKeys, boot: u64) -> Self {
         Self { seal: (!keys.is_empty()).then(|| Seal::new(keys, boot)) }
     }
 
@@ -131,7 +131,7 @@ pub struct Seal {
 
 impl Seal {
     /// See [`Codec::new`].
-    pub fn new(keys: &Keys, boot: u64) -> Self {
+    pub fn new(keys: &SealingKeys, boot: u64) -> Self {
         let ciphers = keys.iter().map(|key| XChaCha20Poly1305::new(Key::from_slice(key)));
         Self { ciphers: ciphers.collect(), boot, counter: 0, senders: HashMap::new() }
     }

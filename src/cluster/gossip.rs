@@ -17,7 +17,7 @@ use super::{
     datagram::{Codec, NONCE},
     dedup::Deduplicator,
     membership::INTERVAL,
-    secret::Keys,
+    secret::SealingKeys,
 };
 use crate::{metrics::Metrics, runtime::clock};
 
@@ -26,13 +26,13 @@ const MAX_DATAGRAM: usize = 65_507;
 /// Opens one socket: the one that was bound before, so that its port is known.
 pub struct Gossip {
     socket: Mutex<Option<UdpSocket>>,
-    keys: Keys,
+    keys: SealingKeys,
     metrics: Metrics,
 }
 
 impl Gossip {
     /// Gossips over `socket`, sealed with the first of `keys` if there is one.
-    pub fn new(socket: UdpSocket, keys: &Keys, metrics: Metrics) -> Self {
+    pub fn new(socket: UdpSocket, keys: &SealingKeys, metrics: Metrics) -> Self {
         Self { socket: Mutex::new(Some(socket)), keys: keys.clone(), metrics }
     }
 }

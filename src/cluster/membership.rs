@@ -22,11 +22,7 @@ use super::{
     seeds,
     view::View,
 };
-use crate::{
-    mesh::dialer::{Dialer, Know},
-    metrics::Metrics,
-    room::actor::{FromCluster, RoomRegistry},
-};
+use crate::metrics::Metrics;
 
 /// How often each node gossips.
 pub const INTERVAL: Duration = Duration::from_millis(400);
@@ -44,7 +40,7 @@ pub const NEWEST: &str = "mesh_version";
 pub const OLDEST: &str = "mesh_oldest_version";
 
 /// What gossip needs to know to begin.
-pub struct Settings {
+pub struct MembershipSettings {
     /// This node.
     pub me: NodeInfo,
     /// Where its gossip arrives.
@@ -59,7 +55,10 @@ pub struct Settings {
 ///
 /// # Errors
 /// If the transport can't be opened.
-pub async fn start(settings: &Settings, transport: &Gossip) -> anyhow::Result<ChitchatHandle> {
+pub async fn start(
+    settings: &MembershipSettings,
+    transport: &Gossip,
+) -> anyhow::Result<ChitchatHandle> {
     let me = &settings.me;
     let config = ChitchatConfig {
         chitchat_id: ChitchatId::new(me.name.as_str(), me.generation, settings.gossip),
@@ -90,15 +89,15 @@ pub async fn start(settings: &Settings, transport: &Gossip) -> anyhow::Result<Ch
 /// What the actor is connected with.
 pub struct Connections {
     /// The node's rooms, which go by the view.
-    pub registry: Addr<RoomRegistry>,
-    /// Who links this node to all that gossip tells of.
-    pub dialer: Addr<Dialer>,
+    pub registry: Recipient<NewView>,
+    /// Who links this node to all that gossip knows of.
+    pub dialer: Recipient<Known>,
     /// What comes of that.
     pub reach: watch::Receiver<Reach>,
     /// Everyone else who goes by the view.
     pub views: watch::Sender<View>,
-    /// Who has to know of all that gossip tells of.
-    pub told: watch::Sender<names::Told>,
+    /// Who has to know of all nodes that gossip knows of.
+    pub known: watch::Sender<names::KnownNodes>,
     /// What is counted.
     pub metrics: Metrics,
 }
@@ -123,10 +122,10 @@ impl Membership {
         Self { handle, me, names, to, live: BTreeSet::new(), turn: 0, last: None }
     }
 
-    /// Makes the view anew, and passes it on if it has changed.
+    /// Makes a new view, and passes it on if it has changed.
     fn look(&mut self) {
-        let told = self.to.told.borrow().clone();
-        let view = names::view(told.into_values(), &self.me, &self.to.reach.borrow());
+        let known = self.to.known.borrow().clone();
+        let view = names::view(known.into_values(), &self.me, &self.to.reach.borrow());
         if self.last.as_ref() != Some(&view) {
             self.last = Some(view.clone());
             self.know(view);
@@ -140,7 +139,7 @@ impl Membership {
         self.to.metrics.cluster_nodes.set(view.nodes().len() as i64);
         let ready = view.nodes().values().filter(|it| it.phase == Phase::Ready).count();
         self.to.metrics.cluster_nodes_ready.set(ready as i64);
-        self.to.registry.do_send(FromCluster::View(view.clone()));
+        self.to.registry.do_send(NewView(view.clone()));
         self.to.views.send_replace(view);
     }
 }
@@ -155,7 +154,7 @@ impl Actor for Membership {
             let mut left_out = BTreeSet::new();
             while let Some(nodes) = std::future::poll_fn(|cx| nodes.as_mut().poll_next(cx)).await {
                 left_out = leave_out(&nodes, &left_out);
-                membership.do_send(Told(nodes));
+                membership.do_send(Gossiped(nodes));
             }
         };
         ctx.spawn(watching.into_actor(self));
@@ -222,6 +221,16 @@ fn node_info(id: &ChitchatId, state: &NodeState) -> Option<NodeInfo> {
     })
 }
 
+/// The view has changed: this is the new one.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct NewView(pub View);
+
+/// These are all nodes that gossip knows of.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Known(pub names::KnownNodes);
+
 /// Tell everyone how far this node is in its life.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -240,21 +249,21 @@ impl Handler<Enter> for Membership {
     }
 }
 
-/// Gossip tells of these nodes.
+/// These are the nodes that gossip sees alive.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Told(BTreeMap<ChitchatId, NodeState>);
+struct Gossiped(BTreeMap<ChitchatId, NodeState>);
 
-impl Handler<Told> for Membership {
+impl Handler<Gossiped> for Membership {
     type Result = ();
 
-    fn handle(&mut self, Told(nodes): Told, _: &mut Self::Context) {
+    fn handle(&mut self, Gossiped(nodes): Gossiped, _: &mut Self::Context) {
         self.live = nodes.keys().map(|id| id.gossip_advertise_addr).collect();
-        let told = nodes.iter().filter_map(|(id, state)| node_info(id, state));
-        let told: names::Told = told.map(|info| (info.id(), info)).collect();
-        if *self.to.told.borrow() != told {
-            self.to.dialer.do_send(Know(told.clone()));
-            self.to.told.send_replace(told);
+        let known = nodes.iter().filter_map(|(id, state)| node_info(id, state));
+        let known: names::KnownNodes = known.map(|info| (info.id(), info)).collect();
+        if *self.to.known.borrow() != known {
+            self.to.dialer.do_send(Known(known.clone()));
+            self.to.known.send_replace(known);
             self.look();
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Nodes one version apart work together, so that a cluster is upgraded node by node. What a version has that the
 //! one before had not is a new variant at the end of an enum of [`crate::mesh::wire`] or of
-//! [`crate::room::messages`]: what is there already is never changed. Whoever sends something new asks first
+//! [`crate::room::messages`]: what is there already is never changed. A node that sends something new asks first
 //! which version the link uses, and has something older to say instead. Recorded frames of each version
 //! (`src/mesh/recorded/`) are decoded by a test.
 

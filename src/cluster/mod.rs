@@ -3,7 +3,7 @@
 //! In: gossip, from which [`dedup`] leaves out what a node knows already. Out: a [`view::View`] of the routable
 //! nodes ([`names`] sees to it that no two bear one name), and from it the [`placement::Placement`] of rooms;
 //! [`slots`] is who owns which. [`mesh_version`]: which versions of what is said on links a node speaks.
-//! Pure but for [`membership`] (the actor around chitchat), [`gossip`] (its sealed transport), [`seeds`] (the
+//! Pure except [`membership`] (the actor around chitchat), [`gossip`] (its sealed transport), [`seeds`] (the
 //! nodes to begin with) and [`sight`] (how a node waits for others).
 
 pub mod datagram;

@@ -17,7 +17,7 @@ use super::{
 pub struct Reach {
     /// How many links there are to a node. There may be two for a moment, when one replaces another.
     links: BTreeMap<NodeId, usize>,
-    /// Nodes that this one has tried to reach in vain, or has lost, since it had a link to them.
+    /// Nodes that this one could not reach, or has lost, since it had a link to them.
     gone: BTreeSet<NodeId>,
 }
 
@@ -55,7 +55,7 @@ impl Reach {
         !self.links.is_empty()
     }
 
-    /// Whether this node has tried to reach it in vain, or has lost it, since it had a link to it.
+    /// Whether this node could not reach it, or has lost it, since it had a link to it.
     pub fn is_gone(&self, node: NodeId) -> bool {
         self.gone.contains(&node)
     }
@@ -74,8 +74,8 @@ pub fn view(infos: impl IntoIterator<Item = NodeInfo>, me: &NodeInfo, reach: &Re
     }
     let lives = |info: &NodeInfo| {
         let id = info.id();
-        // Whoever takes part knows that the name is its own, unless another run turns up and lives. One that
-        // joins doubts it until it has tried.
+        // A node that takes part knows that the name is its own, unless another run turns up and lives. One that
+        // joins can't know until it has tried.
         let doubts = info.name != me.name || me.phase == Phase::Joining;
         id == own || reach.is_linked(id) || (doubts && !reach.gone.contains(&id))
     };
@@ -85,23 +85,27 @@ pub fn view(infos: impl IntoIterator<Item = NodeInfo>, me: &NodeInfo, reach: &Re
     View::new(here.cloned())
 }
 
-/// All runs that gossip tells of, also those that don't count.
-pub type Told = BTreeMap<NodeId, NodeInfo>;
+/// All runs that gossip knows of, also those that don't count.
+pub type KnownNodes = BTreeMap<NodeId, NodeInfo>;
 
 /// The other runs under the name of `me` that live.
 fn namesakes<'a>(
-    told: &'a Told,
+    known: &'a KnownNodes,
     me: &'a NodeInfo,
     reach: &'a Reach,
 ) -> impl Iterator<Item = &'a NodeInfo> {
     let other = |it: &&NodeInfo| it.name == me.name && it.id() != me.id();
-    told.values().filter(other).filter(|it| reach.is_linked(it.id()))
+    known.values().filter(other).filter(|it| reach.is_linked(it.id()))
 }
 
 /// Who bears the name of `me`, which is joining, and keeps it: one that takes part, or that joins as well and
 /// began before.
-pub fn bearer<'a>(told: &'a Told, me: &'a NodeInfo, reach: &'a Reach) -> Option<&'a NodeInfo> {
-    namesakes(told, me, reach).find(|it| match it.phase {
+pub fn bearer<'a>(
+    known: &'a KnownNodes,
+    me: &'a NodeInfo,
+    reach: &'a Reach,
+) -> Option<&'a NodeInfo> {
+    namesakes(known, me, reach).find(|it| match it.phase {
         Phase::Ready => true,
         Phase::Joining => it.generation < me.generation,
         Phase::Draining => false,
@@ -109,15 +113,23 @@ pub fn bearer<'a>(told: &'a Told, me: &'a NodeInfo, reach: &'a Reach) -> Option<
 }
 
 /// Who bore the name of `me` before it, and still does: `me` took part before it could know.
-pub fn elder<'a>(told: &'a Told, me: &'a NodeInfo, reach: &'a Reach) -> Option<&'a NodeInfo> {
+pub fn elder<'a>(
+    known: &'a KnownNodes,
+    me: &'a NodeInfo,
+    reach: &'a Reach,
+) -> Option<&'a NodeInfo> {
     let elder = |it: &&NodeInfo| it.phase == Phase::Ready && it.generation < me.generation;
-    namesakes(told, me, reach).find(elder)
+    namesakes(known, me, reach).find(elder)
 }
 
 /// Who has taken the name of `me` over, which takes part: a later run, since this one was out of reach.
-pub fn usurper<'a>(told: &'a Told, me: &'a NodeInfo, reach: &'a Reach) -> Option<&'a NodeInfo> {
+pub fn usurper<'a>(
+    known: &'a KnownNodes,
+    me: &'a NodeInfo,
+    reach: &'a Reach,
+) -> Option<&'a NodeInfo> {
     let later = |it: &&NodeInfo| it.phase == Phase::Ready && it.generation > me.generation;
-    namesakes(told, me, reach).find(later)
+    namesakes(known, me, reach).find(later)
 }
 
 #[cfg(test)]
@@ -136,7 +148,7 @@ mod tests {
         reach
     }
 
-    fn told(runs: &[&NodeInfo]) -> Told {
+    fn known(runs: &[&NodeInfo]) -> KnownNodes {
         runs.iter().map(|it| (it.id(), (*it).clone())).collect()
     }
 
@@ -164,9 +176,9 @@ mod tests {
         let seen = |me: &NodeInfo, reach: &Reach| view([other.clone()], me, reach);
         let tries = seen(&me, &Reach::default());
         assert_eq!(generations(&tries, "a"), [1, 2]);
-        assert_eq!(bearer(&told(&[&other]), &me, &Reach::default()), None);
+        assert_eq!(bearer(&known(&[&other]), &me, &Reach::default()), None);
         let (lives, dead) = (reach(&[&other], &[]), reach(&[], &[&other]));
-        assert_eq!(bearer(&told(&[&other]), &me, &lives), Some(&other));
+        assert_eq!(bearer(&known(&[&other]), &me, &lives), Some(&other));
         assert_eq!(generations(&seen(&me, &dead), "a"), [2]);
         // Who takes part is not put out by hearsay.
         let me = run("a", 0, Phase::Ready);
@@ -177,7 +189,7 @@ mod tests {
     fn of_two_that_join_the_earlier_has_the_name() {
         let (early, late) = (run("a", 1, Phase::Joining), run("a", 2, Phase::Joining));
         let reach = reach(&[&early, &late], &[]);
-        let both = told(&[&early, &late]);
+        let both = known(&[&early, &late]);
         assert_eq!(bearer(&both, &early, &reach), None);
         assert_eq!(bearer(&both, &late, &reach), Some(&early));
     }
@@ -189,8 +201,8 @@ mod tests {
             let bears = run("a", generation, Phase::Ready);
             let leaves = NodeInfo { phase: Phase::Draining, ..bears.clone() };
             let reach = reach(&[&bears], &[]);
-            assert_eq!(bearer(&told(&[&bears]), &me, &reach), Some(&bears));
-            assert_eq!(bearer(&told(&[&leaves]), &me, &reach), None);
+            assert_eq!(bearer(&known(&[&bears]), &me, &reach), Some(&bears));
+            assert_eq!(bearer(&known(&[&leaves]), &me, &reach), None);
             // And whoever leaves goes on seeing itself and who comes after it.
             let me = NodeInfo { phase: Phase::Ready, ..me };
             let reach = self::reach(&[&me], &[]);
@@ -203,7 +215,7 @@ mod tests {
     #[test]
     fn a_later_run_takes_over_from_one_that_was_out_of_reach() {
         let (me, later) = (run("a", 1, Phase::Ready), run("a", 2, Phase::Ready));
-        let (reach, both) = (reach(&[&later, &me], &[]), told(&[&me, &later]));
+        let (reach, both) = (reach(&[&later, &me], &[]), known(&[&me, &later]));
         assert_eq!(usurper(&both, &me, &reach), Some(&later));
         assert_eq!(usurper(&both, &later, &reach), None);
         // Unless that one began alone, and could not know.

@@ -11,7 +11,7 @@ use sha2::Sha256;
 pub struct Secrets(Vec<Box<str>>);
 
 /// The keys that are made of the secrets, in their order.
-pub type Keys = Vec<[u8; 32]>;
+pub type SealingKeys = Vec<[u8; 32]>;
 
 impl Secrets {
     /// The shortest secret that is taken.
@@ -27,8 +27,8 @@ impl Secrets {
         self.0.is_empty()
     }
 
-    /// The keys for one purpose. Different purposes have keys that say nothing of each other.
-    pub fn keys(&self, purpose: &str) -> Keys {
+    /// The keys for one purpose. Keys of different purposes reveal nothing about each other.
+    pub fn keys(&self, purpose: &str) -> SealingKeys {
         self.0.iter().map(|secret| key(secret, purpose)).collect()
     }
 }

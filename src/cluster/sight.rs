@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{
-    names::{self, Reach, Told},
+    names::{self, KnownNodes, Reach},
     node::{NodeInfo, Phase},
     view::View,
 };
@@ -29,7 +29,7 @@ const NO_TAKER: Duration = Duration::from_secs(1);
 pub struct Sight {
     me: NodeInfo,
     view: watch::Receiver<View>,
-    told: watch::Receiver<Told>,
+    known: watch::Receiver<KnownNodes>,
     reach: watch::Receiver<Reach>,
 }
 
@@ -74,17 +74,17 @@ pub struct TooMany {
 }
 
 /// One of the looks of [`names`].
-type Which = for<'a> fn(&'a Told, &'a NodeInfo, &'a Reach) -> Option<&'a NodeInfo>;
+type Which = for<'a> fn(&'a KnownNodes, &'a NodeInfo, &'a Reach) -> Option<&'a NodeInfo>;
 
 impl Sight {
     /// What node `me` sees: who is here, of whom gossip tells, and who can be reached.
     pub fn new(
         me: NodeInfo,
         view: watch::Receiver<View>,
-        told: watch::Receiver<Told>,
+        known: watch::Receiver<KnownNodes>,
         reach: watch::Receiver<Reach>,
     ) -> Self {
-        Self { me, view, told, reach }
+        Self { me, view, known, reach }
     }
 
     /// Who can be reached, from now on.
@@ -100,7 +100,7 @@ impl Sight {
     async fn change(&mut self) {
         let changed = tokio::select! {
             changed = self.view.changed() => changed,
-            changed = self.told.changed() => changed,
+            changed = self.known.changed() => changed,
             changed = self.reach.changed() => changed,
         };
         if changed.is_err() {
@@ -122,7 +122,7 @@ impl Sight {
 
     /// The run under this node's name, if there is one, that is looked for.
     fn namesake(&self, which: Which) -> Option<NodeInfo> {
-        which(&self.told.borrow(), &self.me, &self.reach.borrow()).cloned()
+        which(&self.known.borrow(), &self.me, &self.reach.borrow()).cloned()
     }
 
     /// Waits until there is one.

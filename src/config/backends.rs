@@ -10,7 +10,7 @@ use super::{
 };
 use crate::backend::{
     headers,
-    options::{Backend, BackendId, Methods, Proxies, RoomProxies, Status, Verdict},
+    options::{Backend, BackendId, Methods, Proxies, RoomBackends, RoomProxies, Status, Verdict},
     response,
 };
 
@@ -22,6 +22,7 @@ pub struct Register<'a> {
     raw: &'a Raw,
     backends: Vec<Backend>,
     ids: BTreeMap<String, BackendId>,
+    rooms: RoomBackends,
 }
 
 impl<'a> Register<'a> {
@@ -30,7 +31,12 @@ impl<'a> Register<'a> {
     /// # Errors
     /// If something is wrong with the backends that have names, used or not.
     pub fn new(raw: &'a Raw) -> Result<Self, Invalid> {
-        let mut register = Self { raw, backends: Vec::new(), ids: BTreeMap::new() };
+        let mut register = Self {
+            raw,
+            backends: Vec::new(),
+            ids: BTreeMap::new(),
+            rooms: RoomBackends::default(),
+        };
         for (index, proxy) in raw.proxies.iter().enumerate() {
             let key = format!("proxies[{index}]");
             check_name(&format!("{key}.name"), &proxy.name)?;
@@ -75,11 +81,29 @@ impl<'a> Register<'a> {
         }
     }
 
-    /// Which are asked about rooms with these options.
+    /// Takes note of which are asked about the rooms of a namespace (none: those without one), which has these
+    /// options.
     ///
     /// # Errors
     /// If one is named that is not there, or something is wrong with it.
-    pub fn room(&mut self, key: &str, options: &raw::Channel) -> Result<RoomProxies, Invalid> {
+    pub fn room(
+        &mut self,
+        namespace: Option<&str>,
+        key: &str,
+        options: &raw::Channel,
+    ) -> Result<(), Invalid> {
+        let asked = self.asked_about(key, options)?;
+        match namespace {
+            None => self.rooms.default = asked,
+            Some(_) if asked == RoomProxies::default() => {}
+            Some(namespace) => {
+                self.rooms.named.insert(namespace.into(), asked);
+            }
+        }
+        Ok(())
+    }
+
+    fn asked_about(&mut self, key: &str, options: &raw::Channel) -> Result<RoomProxies, Invalid> {
         let defaults = &self.raw.channel.proxy;
         let mut one = |what: &str, enabled: bool, name: &str, default: &Proxy| {
             let (key, at) = (format!("{key}.{what}_proxy_name"), format!("channel.proxy.{what}"));
@@ -129,7 +153,7 @@ impl<'a> Register<'a> {
         Ok(Methods { default, named })
     }
 
-    /// All backends, and which are asked about what is no room's.
+    /// All backends, and which are asked about what.
     ///
     /// # Errors
     /// If something is wrong with one.
@@ -155,6 +179,7 @@ impl<'a> Register<'a> {
         let proxies = Proxies {
             connect,
             refresh,
+            rooms: self.rooms,
             rpc,
             http_headers: all(&self.backends, |it| &it.http_headers),
             emulated_headers: all(&self.backends, |it| &it.emulated_headers),
@@ -288,10 +313,10 @@ mod tests {
         let names: Vec<&str> = config.backends.iter().map(|it| it.name.as_str()).collect();
         assert_eq!(names, ["other", "channel.proxy.publish", "client.proxy.connect"]);
         let [other, publish, connect] = [0, 1, 2].map(BackendId);
-        let chat = config.namespaces.named["chat"].proxies;
+        let chat = config.proxies.rooms.of("chat:a");
         assert_eq!(chat, RoomProxies { publish: Some(publish), ..RoomProxies::default() });
         let news = RoomProxies { subscribe: Some(other), ..chat };
-        assert_eq!(config.namespaces.named["news"].proxies, news);
+        assert_eq!(config.proxies.rooms.of("news:a"), news);
         let proxies = config.proxies;
         assert_eq!((proxies.connect, proxies.refresh), (Some(connect), None));
         assert_eq!(proxies.rpc.named["shop"], Some(other));

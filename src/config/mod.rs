@@ -24,7 +24,7 @@ use tokens::Tokens;
 use crate::{
     access::connection_limits::ConnectionLimits,
     backend::options::{Backend, Proxies},
-    room::{options::Namespaces, registry},
+    room::{options::Namespaces, registry::RoomSettings},
     webhooks::sender::WebhookOptions,
 };
 
@@ -101,7 +101,7 @@ pub struct Config {
     /// The longest room name, in bytes.
     pub channel_max_length: usize,
     /// Settings of the room registry.
-    pub rooms: registry::Settings,
+    pub rooms: RoomSettings,
     /// Which events are delivered to the application, and how; none: no events.
     pub webhooks: Option<WebhookOptions>,
     /// Key of the server API; none: every call is refused unless the API is insecure.
@@ -132,28 +132,12 @@ impl TryFrom<Raw> for Config {
             return Err(Invalid::new("http_server.workers", problem));
         }
         raw.client.check()?;
-        let tokens = Tokens::from(raw.client.token.clone());
-        tokens.verifier(None).map_err(|it| it.under("client.token"))?;
-        let own = raw.client.subscription_token.clone();
-        let subscription_tokens = own.enabled.then(|| Tokens::from(own));
-        if let Some(tokens) = &subscription_tokens {
-            tokens.verifier(None).map_err(|it| it.under("client.subscription_token"))?;
-        }
+        let (tokens, subscription_tokens) = raw.client.tokens()?;
         raw.log.check()?;
         if raw.websocket.message_size_limit == 0 {
             return Err(Invalid::new("websocket.message_size_limit", "at least 1"));
         }
-        let quorum_of = raw.cluster.quorum()?;
-        let rooms = registry::Settings {
-            publish_timeout: raw.cluster.publish_timeout.0,
-            // The home and half of the nodes are a majority.
-            replicas: raw.cluster.replicas.max(quorum_of.unwrap_or(0) / 2),
-            quorum_of,
-            recovery_limit: raw.client.recovery_max_publication_limit,
-            history_bytes: raw.channel.history_max_bytes,
-            room_limit: raw.channel.max_rooms,
-            ..Default::default()
-        };
+        let rooms = raw.room_settings()?;
         let cluster = raw.cluster.check()?;
         if cluster.is_some() {
             raw.check_link_queue()?;
@@ -200,7 +184,35 @@ impl TryFrom<Raw> for Config {
     }
 }
 
+impl Raw {
+    fn room_settings(&self) -> Result<RoomSettings, Invalid> {
+        let quorum_of = self.cluster.quorum()?;
+        Ok(RoomSettings {
+            publish_timeout: self.cluster.publish_timeout.0,
+            // The home and half of the nodes are a majority.
+            replicas: self.cluster.replicas.max(quorum_of.unwrap_or(0) / 2),
+            quorum_of,
+            recovery_limit: self.client.recovery_max_publication_limit,
+            history_bytes: self.channel.history_max_bytes,
+            room_limit: self.channel.max_rooms,
+            ..Default::default()
+        })
+    }
+}
+
 impl raw::Client {
+    /// How connection tokens are checked, and subscription tokens, if otherwise.
+    fn tokens(&self) -> Result<(Tokens, Option<Tokens>), Invalid> {
+        let tokens = Tokens::from(self.token.clone());
+        tokens.verifier(None).map_err(|it| it.under("client.token"))?;
+        let own = self.subscription_token.clone();
+        let subscription_tokens = own.enabled.then(|| Tokens::from(own));
+        if let Some(tokens) = &subscription_tokens {
+            tokens.verifier(None).map_err(|it| it.under("client.subscription_token"))?;
+        }
+        Ok((tokens, subscription_tokens))
+    }
+
     fn check(&self) -> Result<(), Invalid> {
         let pings = self.ping_interval.0 > Duration::ZERO;
         if pings && self.pong_timeout.0 >= self.ping_interval.0 {

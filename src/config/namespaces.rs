@@ -27,7 +27,7 @@ pub(super) fn check(raw: &Raw, register: &mut Register<'_>) -> Result<Namespaces
         check_name(&key, &namespace.name)?;
         let key_of_options = format!("channel.namespaces[{index}]");
         let mut options = namespace.options.check(&key_of_options, data_format)?;
-        options.proxies = register.room(&key_of_options, &namespace.options)?;
+        register.room(Some(&namespace.name), &key_of_options, &namespace.options)?;
         options.webhooks = namespace.options.webhooks && tells;
         let options = Arc::new(options);
         if named.insert(namespace.name.as_str().into(), options).is_some() {
@@ -36,7 +36,7 @@ pub(super) fn check(raw: &Raw, register: &mut Register<'_>) -> Result<Namespaces
     }
     let (key, options) = ("channel.without_namespace", &raw.channel.without_namespace);
     let mut default = options.check(key, data_format)?;
-    default.proxies = register.room(key, options)?;
+    register.room(None, key, options)?;
     default.webhooks = options.webhooks && tells;
     Ok(Namespaces { default: Arc::new(default), named })
 }
@@ -58,23 +58,7 @@ fn data_format(key: &str, format: &str) -> Result<Option<DataFormat>, Invalid> {
 
 impl Channel {
     fn check(&self, key: &str, default_format: DataFormat) -> Result<RoomOptions, Invalid> {
-        let history = self.history_size > 0 && !self.history_ttl.0.is_zero();
-        if (self.history_size > 0) == self.history_ttl.0.is_zero() {
-            let problem = "history needs both history_size and history_ttl";
-            return Err(Invalid::new(format!("{key}.history_size"), problem));
-        }
-        let needs_history = [
-            ("force_recovery", self.force_recovery),
-            ("allow_recovery", self.allow_recovery),
-            ("force_positioning", self.force_positioning),
-            ("allow_positioning", self.allow_positioning),
-        ];
-        for (option, on) in needs_history {
-            if on && !history {
-                let problem = "needs history_size and history_ttl in the same namespace";
-                return Err(Invalid::new(format!("{key}.{option}"), problem));
-            }
-        }
+        self.check_history(key)?;
         let recovery_cache = match self.force_recovery_mode.as_str() {
             "" | "stream" => false,
             "cache" => true,
@@ -92,7 +76,6 @@ impl Channel {
             return Err(Invalid::new(format!("{key}.allowed_delta_types"), problem));
         }
         let format = data_format(key, &self.publication_data_format)?;
-        let audience = |client, subscriber, anonymous| Audience { client, subscriber, anonymous };
         Ok(RoomOptions {
             presence: self.presence,
             join_leave: self.join_leave,
@@ -115,26 +98,52 @@ impl Channel {
             delta_publish: self.delta_publish,
             data_format: format.unwrap_or(default_format),
             webhooks: self.webhooks,
-            proxies: Default::default(),
-            permissions: Permissions {
-                subscribe_for_client: self.allow_subscribe_for_client,
-                subscribe_for_anonymous: self.allow_subscribe_for_anonymous,
-                publish: audience(
-                    self.allow_publish_for_client,
-                    self.allow_publish_for_subscriber,
-                    self.allow_publish_for_anonymous,
-                ),
-                presence: audience(
-                    self.allow_presence_for_client,
-                    self.allow_presence_for_subscriber,
-                    self.allow_presence_for_anonymous,
-                ),
-                history: audience(
-                    self.allow_history_for_client,
-                    self.allow_history_for_subscriber,
-                    self.allow_history_for_anonymous,
-                ),
-            },
+            permissions: self.permissions(),
         })
+    }
+
+    /// What needs history has it.
+    fn check_history(&self, key: &str) -> Result<(), Invalid> {
+        let history = self.history_size > 0 && !self.history_ttl.0.is_zero();
+        if (self.history_size > 0) == self.history_ttl.0.is_zero() {
+            let problem = "history needs both history_size and history_ttl";
+            return Err(Invalid::new(format!("{key}.history_size"), problem));
+        }
+        let needs_history = [
+            ("force_recovery", self.force_recovery),
+            ("allow_recovery", self.allow_recovery),
+            ("force_positioning", self.force_positioning),
+            ("allow_positioning", self.allow_positioning),
+        ];
+        for (option, on) in needs_history {
+            if on && !history {
+                let problem = "needs history_size and history_ttl in the same namespace";
+                return Err(Invalid::new(format!("{key}.{option}"), problem));
+            }
+        }
+        Ok(())
+    }
+
+    fn permissions(&self) -> Permissions {
+        let audience = |client, subscriber, anonymous| Audience { client, subscriber, anonymous };
+        Permissions {
+            subscribe_for_client: self.allow_subscribe_for_client,
+            subscribe_for_anonymous: self.allow_subscribe_for_anonymous,
+            publish: audience(
+                self.allow_publish_for_client,
+                self.allow_publish_for_subscriber,
+                self.allow_publish_for_anonymous,
+            ),
+            presence: audience(
+                self.allow_presence_for_client,
+                self.allow_presence_for_subscriber,
+                self.allow_presence_for_anonymous,
+            ),
+            history: audience(
+                self.allow_history_for_client,
+                self.allow_history_for_subscriber,
+                self.allow_history_for_anonymous,
+            ),
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! SHELL. Keeps a link to every node that gossip tells of: of any two nodes one dials ([`NodeInfo::dials`]).
+//! SHELL. Keeps a link to every node that gossip knows of: of any two nodes one dials ([`NodeInfo::dials`]).
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -8,9 +8,10 @@ use tokio::{
     sync::watch,
 };
 
-use super::link::{self, Introduced, Link, Settings};
+use super::link::{self, Introduced, Link, LinkSettings};
 use crate::cluster::{
-    names::{Reach, Told},
+    membership::Known,
+    names::{KnownNodes, Reach},
     node::{NodeId, NodeInfo},
 };
 
@@ -21,9 +22,9 @@ const CONNECT: Duration = Duration::from_secs(2);
 
 /// The actor that dials and accepts links.
 pub struct Dialer {
-    settings: Settings,
-    /// All that gossip tells of, with several runs of one name if there are.
-    known: Told,
+    settings: LinkSettings,
+    /// All nodes that gossip knows of, with several runs of one name if there are.
+    known: KnownNodes,
     /// Nodes that are dialled or linked just now.
     busy: BTreeSet<NodeId>,
     /// What comes of it.
@@ -32,8 +33,8 @@ pub struct Dialer {
 
 impl Dialer {
     /// A dialer that knows of no other node yet.
-    pub fn new(settings: Settings) -> Self {
-        let (known, busy) = (Told::new(), BTreeSet::new());
+    pub fn new(settings: LinkSettings) -> Self {
+        let (known, busy) = (KnownNodes::new(), BTreeSet::new());
         Self { settings, known, busy, reach: watch::Sender::default() }
     }
 
@@ -88,7 +89,7 @@ impl Dialer {
         Link::new(introduced, self.settings.clone(), ctx.address()).start();
     }
 
-    /// Whoever is not accepted is told nothing: it may be anyone.
+    /// A connection that is not accepted gets no answer: it may come from anyone.
     fn accept(&mut self, io: TcpStream, ctx: &mut Context<Self>) {
         let settings = self.settings.clone();
         let from = io.peer_addr().ok();
@@ -112,15 +113,10 @@ impl Actor for Dialer {
     type Context = Context<Self>;
 }
 
-/// These are all nodes that gossip tells of.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Know(pub Told);
-
-impl Handler<Know> for Dialer {
+impl Handler<Known> for Dialer {
     type Result = ();
 
-    fn handle(&mut self, Know(nodes): Know, ctx: &mut Self::Context) {
+    fn handle(&mut self, Known(nodes): Known, ctx: &mut Self::Context) {
         self.known = nodes;
         let known = &self.known;
         self.reach.send_modify(|it| it.keep(|node| known.contains_key(&node)));

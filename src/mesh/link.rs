@@ -33,10 +33,10 @@ use crate::{
     cluster::{
         mesh_version::{MeshVersion, OURS, Versions},
         node::{NodeId, NodeInfo},
-        secret::Keys,
+        secret::SealingKeys,
     },
     metrics::Metrics,
-    room::actor::{CatchUp, FromCluster, RoomRegistry},
+    room::actor::{CatchUp, FromLink, RoomRegistry, ToLink},
     runtime::clock,
     session::emulated::EmulatedSessions,
 };
@@ -61,13 +61,13 @@ const WRITE: usize = 64 * 1024;
 
 /// What every link of a node goes by.
 #[derive(Clone)]
-pub struct Settings {
+pub struct LinkSettings {
     /// This node.
     pub me: NodeInfo,
     /// Name of the cluster.
     pub cluster: String,
     /// Keys of sealed links, the first is the one to dial with; empty: links are not sealed.
-    pub keys: Keys,
+    pub keys: SealingKeys,
     /// The most bytes that may wait for one peer.
     pub queue_limit: usize,
     /// What is counted.
@@ -143,14 +143,14 @@ impl Reader {
     }
 }
 
-/// Introduces this node to whoever is on the other end. `to` is whom it has dialled.
+/// Introduces this node to the other end. `to` is the node that was dialled.
 ///
 /// # Errors
 /// See [`LinkError`]. The connection is closed then.
 pub async fn introduce(
     io: TcpStream,
     to: Option<NodeId>,
-    settings: &Settings,
+    settings: &LinkSettings,
 ) -> Result<Introduced, LinkError> {
     let introduction = tokio::time::timeout(HANDSHAKE, try_introduce(io, to, settings));
     introduction.await.unwrap_or(Err(LinkError::Timeout))
@@ -159,7 +159,7 @@ pub async fn introduce(
 async fn try_introduce(
     mut io: TcpStream,
     to: Option<NodeId>,
-    settings: &Settings,
+    settings: &LinkSettings,
 ) -> Result<Introduced, LinkError> {
     io.set_nodelay(true)?;
     let (mut sealer, opener) = match (settings.keys.as_slice(), to) {
@@ -269,11 +269,11 @@ struct Outgoing {
 
 /// The actor of one link.
 pub struct Link {
-    settings: Settings,
+    settings: LinkSettings,
     peer: NodeInfo,
     version: MeshVersion,
     outgoing: Rc<Outgoing>,
-    /// Shared with what reads.
+    /// Shared with the task that reads.
     life: Rc<RefCell<Life>>,
     /// Whether there was something to say since the last heartbeat was due.
     spoke: bool,
@@ -284,7 +284,7 @@ pub struct Link {
 
 impl Link {
     /// The actor of a connection on which both sides are known.
-    pub fn new(introduced: Introduced, settings: Settings, dialer: Addr<Dialer>) -> Self {
+    pub fn new(introduced: Introduced, settings: LinkSettings, dialer: Addr<Dialer>) -> Self {
         let Introduced { peer, version, reader, write, sealer } = introduced;
         Self {
             settings,
@@ -344,7 +344,11 @@ impl Actor for Link {
         let Some((reader, write, sealer)) = self.halves.take() else { return };
         let id = self.peer.id();
         tracing::info!(peer = %self.peer.name, %id, version = self.version, "link up");
-        self.settings.registry.do_send(FromCluster::LinkUp(id, self.version, ctx.address()));
+        self.settings.registry.do_send(FromLink::LinkUp(
+            id,
+            self.version,
+            ctx.address().recipient(),
+        ));
         let metrics = self.settings.metrics.clone();
         let reading = receive(reader, id, self.settings.clone(), self.life.clone());
         let writing = send(write, sealer, self.outgoing.clone(), metrics);
@@ -365,7 +369,9 @@ impl Actor for Link {
         metrics.mesh_links_closed.with_label_values(&[self.reason]).inc();
         // A label that no node has any more would stay for ever.
         let _ = metrics.mesh_queue_bytes.remove_label_values(&[&self.peer.name]);
-        self.settings.registry.do_send(FromCluster::LinkDown(self.peer.id(), ctx.address()));
+        self.settings
+            .registry
+            .do_send(FromLink::LinkDown(self.peer.id(), ctx.address().recipient()));
         self.dialer.do_send(Ended(self.peer.id()));
     }
 }
@@ -375,7 +381,7 @@ impl Actor for Link {
 async fn receive(
     mut reader: Reader,
     peer: NodeId,
-    settings: Settings,
+    settings: LinkSettings,
     life: Rc<RefCell<Life>>,
 ) -> LinkError {
     let (counter, bytes) = (
@@ -400,7 +406,7 @@ async fn receive(
                     settings.emulated.give(&session, commands);
                 }
                 Frame::Rooms(message) => {
-                    settings.registry.do_send(FromCluster::Peer(peer, message));
+                    settings.registry.do_send(FromLink::Peer(peer, message));
                 }
                 // Once is enough.
                 Frame::Hello(_) => {}
@@ -454,31 +460,20 @@ async fn send(
     }
 }
 
-/// Send a frame.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Queue(pub Bytes);
-
-impl Handler<Queue> for Link {
+impl Handler<ToLink> for Link {
     type Result = ();
 
-    fn handle(&mut self, Queue(frame): Queue, ctx: &mut Self::Context) {
-        self.spoke = true;
-        self.queue(frame, ctx);
-    }
-}
-
-/// Close the link, for this reason.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Close(pub &'static str);
-
-impl Handler<Close> for Link {
-    type Result = ();
-
-    fn handle(&mut self, Close(reason): Close, ctx: &mut Self::Context) {
-        self.reason = reason;
-        ctx.stop();
+    fn handle(&mut self, message: ToLink, ctx: &mut Self::Context) {
+        match message {
+            ToLink::Frame(frame) => {
+                self.spoke = true;
+                self.queue(frame, ctx);
+            }
+            ToLink::Replaced => {
+                self.reason = "replaced";
+                ctx.stop();
+            }
+        }
     }
 }
 

@@ -66,7 +66,7 @@ fn whoever_is_not_meant_is_refused() {
 /// One end of a link: its node, whose rooms have a thread of their own.
 struct End {
     rooms: Arbiter,
-    settings: Settings,
+    settings: LinkSettings,
 }
 
 impl End {
@@ -77,12 +77,13 @@ impl End {
         let counted = metrics.clone();
         let rooms = Arbiter::new();
         let registry = RoomRegistry::start_in_arbiter(&rooms.handle(), move |_| {
-            RoomRegistry::new(state, NodeFacts::default(), counted, Arc::default(), None)
+            let (facts, users) = (NodeFacts::default(), Arc::default());
+            RoomRegistry::new(state, facts, counted, users, None, wire::encode_rooms)
         });
-        let settings = Settings {
+        let settings = LinkSettings {
             me,
             cluster: "c".into(),
-            keys: Keys::new(),
+            keys: SealingKeys::new(),
             queue_limit: 64 << 20,
             metrics,
             registry,
@@ -127,7 +128,7 @@ fn a_node_whose_rooms_are_busy_for_long_keeps_its_links() {
         // More than is read ahead of the rooms, so that what follows is not read.
         let commands = vec![b'x'; AHEAD].into();
         let large = Frame::Emulation(SessionId::new([7; 16]), commands);
-        on_a.do_send(Queue(wire::encode(&large).expect("it fits a frame")));
+        on_a.do_send(ToLink::Frame(wire::encode(&large).expect("it fits a frame")));
         tokio::time::sleep(busy + HEARTBEAT).await;
         assert!(on_a.connected() && on_b.connected());
         let read = || b.settings.metrics.mesh_messages.with_label_values(&["in"]).get();

@@ -26,8 +26,9 @@ use crate::{
         },
         stream::Entry,
         types::{
-            Answer, Ask, ClientId, ClientInfo, Epoch, Failure, Finding, Here, HistoryFilter,
-            NewPublication, NodeFacts, Position, Publication, Query, Since, Survey, Version,
+            Answer, ClientId, ClientInfo, Epoch, Failure, Finding, HistoryFilter, HomeRequest,
+            InRoom, NewPublication, NodeFacts, Position, Publication, Query, Since, Survey,
+            Version,
         },
     },
     session::id::SessionId,
@@ -45,12 +46,17 @@ fn recorded(version: MeshVersion) -> &'static str {
 }
 
 fn client() -> Arc<ClientInfo> {
-    let here = Here { info: b"{}"[..].into(), hidden: true, announced: Some(false), alone: true };
+    let in_room = InRoom {
+        info: b"{}"[..].into(),
+        hidden: true,
+        announced: Some(false),
+        single_connection: true,
+    };
     Arc::new(ClientInfo {
         client: ClientId(7),
         user: "ann".into(),
         conn_info: b"[1]"[..].into(),
-        here: Some(Box::new(here)),
+        in_room: Some(Box::new(in_room)),
     })
 }
 
@@ -95,15 +101,18 @@ fn hello() -> Hello {
     Hello { newest: 8, cluster: "roomcast".into(), node, to: Some(NODE), oldest: 8 }
 }
 
-fn asks() -> Vec<(&'static str, Ask)> {
+fn asks() -> Vec<(&'static str, HomeRequest)> {
     let since = Some(Since { epoch: "b".into(), offset: 4 });
     vec![
-        ("publish", Ask::Publish(new_publication())),
-        ("presence", Ask::Query(Query::Presence)),
-        ("presence stats", Ask::Query(Query::PresenceStats)),
-        ("history", Ask::Query(Query::History(HistoryFilter { limit: 10, since, reverse: true }))),
-        ("recover", Ask::Query(Query::Recover(Since::nothing()))),
-        ("remove history", Ask::Query(Query::RemoveHistory)),
+        ("publish", HomeRequest::Publish(new_publication())),
+        ("presence", HomeRequest::Query(Query::Presence)),
+        ("presence stats", HomeRequest::Query(Query::PresenceStats)),
+        (
+            "history",
+            HomeRequest::Query(Query::History(HistoryFilter { limit: 10, since, reverse: true })),
+        ),
+        ("recover", HomeRequest::Query(Query::Recover(Since::nothing()))),
+        ("remove history", HomeRequest::Query(Query::RemoveHistory)),
     ]
 }
 

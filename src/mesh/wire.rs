@@ -20,13 +20,13 @@ pub const MAX_FRAME: usize = 16 << 20;
 
 /// What one node says to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Frame {
+pub enum Frame<M = Message> {
     /// The first frame in either direction.
     Hello(Hello),
     /// I am here, and have nothing to say.
     Alive,
     /// About rooms.
-    Rooms(Message),
+    Rooms(M),
     /// Commands for a session of yours, that its client has brought to me.
     Emulation(SessionId, Bytes),
 }
@@ -77,8 +77,20 @@ fn config() -> impl bincode::config::Config {
 /// One frame with one message, to be sent to any number of peers.
 ///
 /// # Errors
-/// If the message is larger than [`MAX_FRAME`]: tell whoever waits, the peer would refuse it.
+/// If the message is larger than [`MAX_FRAME`], which the peer would refuse. The caller has to fail what waits for it.
 pub fn encode(message: &Frame) -> Result<Bytes, Failure> {
+    write(message)
+}
+
+/// One frame with a message about rooms: [`Frame::Rooms`].
+///
+/// # Errors
+/// As for [`encode`].
+pub fn encode_rooms(message: &Message) -> Result<Bytes, Failure> {
+    write(&Frame::Rooms(message))
+}
+
+fn write<M: Serialize>(message: &Frame<M>) -> Result<Bytes, Failure> {
     let mut frame = BytesMut::with_capacity(128);
     frame.put_u32(0);
     let mut writer = (&mut frame).writer();
@@ -123,7 +135,7 @@ mod tests {
     use super::*;
     use crate::room::{
         messages::RoomMessage,
-        types::{Ask, ClientId, ClientInfo, NewPublication, Survey},
+        types::{ClientId, ClientInfo, HomeRequest, NewPublication, Survey},
     };
 
     fn publish(data: Vec<u8>) -> Frame {
@@ -137,7 +149,7 @@ mod tests {
             idempotency_key: Some("k".into()),
             ..NewPublication::default()
         };
-        let ask = Ask::Publish(publication);
+        let ask = HomeRequest::Publish(publication);
         let request = RoomMessage::Request { id: 3, run: 1, seq: 0, ask };
         Frame::Rooms(Message::Room("r".into(), request))
     }

@@ -6,21 +6,20 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use actix::prelude::*;
+use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
 use super::{
+    attendance::AttendanceEvent,
+    control::Control,
     messages::{Message as PeerMessage, RoomMessage},
     registry::{In, Out, State},
-    types::{Answer, Failure, Findings, NodeFacts, ReplyTo, Request, RoomName, Survey},
+    types::{Answer, Failure, Findings, NodeFacts, ReplyTo, Request, RoomName, SocketRef, Survey},
+    users::Users,
 };
 use crate::{
-    cluster::{mesh_version::MeshVersion, node::NodeId, view::View},
-    hub::{FromRegistry, Hub},
-    mesh::{
-        link::{Link, Queue},
-        wire::{self, Frame},
-    },
+    cluster::{membership::NewView, mesh_version::MeshVersion, node::NodeId},
     metrics::Metrics,
     runtime::{
         clock,
@@ -30,11 +29,9 @@ use crate::{
         time::Time,
         timers::{self, Timed},
     },
-    session::{messages::SocketInput, state::In as SocketIn, users::Users},
-    webhooks::sender::Webhooks,
 };
 
-/// How precisely what is due in the core comes up.
+/// How precisely the core's timers fire.
 pub const TICK: Duration = Duration::from_millis(50);
 /// How often gauges and the facts about this node are brought up to date.
 const FACTS: Duration = Duration::from_secs(1);
@@ -47,9 +44,10 @@ pub struct RoomRegistry {
     facts_at: Time,
     metrics: Metrics,
     users: Arc<Users>,
-    webhooks: Option<Arc<Webhooks>>,
-    hubs: FxHashMap<u16, Addr<Hub>>,
-    links: FxHashMap<NodeId, (MeshVersion, Addr<Link>)>,
+    application: Option<Arc<dyn Application>>,
+    hubs: FxHashMap<u16, Recipient<ToHub>>,
+    links: FxHashMap<NodeId, (MeshVersion, Recipient<ToLink>)>,
+    encode: Encode,
     next_call: u64,
     calls: HashMap<u64, Call>,
     /// Of the rooms and subscriptions.
@@ -57,8 +55,17 @@ pub struct RoomRegistry {
     /// Of the inputs: nothing else of any room happens meanwhile.
     longest: Longest,
     address: Option<Addr<Self>>,
-    /// It has told itself to go on with what is left to be done.
+    /// A [`GoOn`] is on its way.
     goes_on: bool,
+}
+
+/// Makes a frame of a message to peers, or says why it can't be sent.
+pub type Encode = fn(&PeerMessage) -> Result<Bytes, Failure>;
+
+/// The application, where it wants to be notified who comes and goes.
+pub trait Application: Send + Sync {
+    /// Queues an event for it.
+    fn notify(&self, event: AttendanceEvent);
 }
 
 enum Call {
@@ -73,7 +80,8 @@ impl RoomRegistry {
         facts: NodeFacts,
         metrics: Metrics,
         users: Arc<Users>,
-        webhooks: Option<Arc<Webhooks>>,
+        application: Option<Arc<dyn Application>>,
+        encode: Encode,
     ) -> Self {
         Self {
             state,
@@ -81,9 +89,10 @@ impl RoomRegistry {
             facts_at: clock::now(),
             metrics,
             users,
-            webhooks,
+            application,
             hubs: FxHashMap::default(),
             links: FxHashMap::default(),
+            encode,
             next_call: 0,
             calls: HashMap::new(),
             reclaim: Reclaim::default(),
@@ -109,7 +118,7 @@ impl RoomRegistry {
         for out in self.state.handle(input, now) {
             self.perform(out);
         }
-        // Behind what waits already: what is left for many rooms holds up nobody.
+        // Queued behind what waits already: work that concerns many rooms holds up no one.
         if self.state.has_work()
             && let Some(address) = &self.address
             && !std::mem::replace(&mut self.goes_on, true)
@@ -129,7 +138,7 @@ impl RoomRegistry {
             }
             Out::Answer { to: ReplyTo::Api(call), answer } => {
                 if let Some(Call::Room(reply)) = self.calls.remove(&call) {
-                    // The caller may have gone; then no one wants to know.
+                    // The caller may be gone.
                     let _ = reply.send(answer);
                 }
             }
@@ -140,17 +149,17 @@ impl RoomRegistry {
                     self.to_hub(worker, Out::Event { workers, room, event });
                 }
             }
-            Out::Send { to, message } => self.send(&to, Frame::Rooms(message)),
+            Out::Send { to, message } => self.send(&to, message),
             Out::Control(control) => {
                 for socket in self.users.of(&control.user) {
                     if let Some(hub) = self.hubs.get(&socket.worker) {
-                        hub.do_send(SocketInput(socket, SocketIn::Control(control.clone())));
+                        hub.do_send(ToHub::Control(socket, control.clone()));
                     }
                 }
             }
-            Out::Tell(what) => {
-                if let Some(webhooks) = &self.webhooks {
-                    webhooks.enqueue(what);
+            Out::Notify(event) => {
+                if let Some(application) = &self.application {
+                    application.notify(event);
                 }
             }
             Out::Findings { to, findings } => {
@@ -163,20 +172,22 @@ impl RoomRegistry {
 
     fn to_hub(&self, worker: u16, out: Out) {
         if let Some(hub) = self.hubs.get(&worker) {
-            hub.do_send(FromRegistry(out));
+            hub.do_send(ToHub::Out(out));
         }
     }
 
     /// Encodes once, however many peers it goes to.
-    fn send(&mut self, to: &[NodeId], message: Frame) {
-        let frame = match wire::encode(&message) {
+    fn send(&mut self, to: &[NodeId], message: PeerMessage) {
+        let frame = match (self.encode)(&message) {
             Ok(frame) => frame,
             Err(error) => return self.unsendable(to, message, error),
         };
         let since = message.since();
         for peer in to {
             match self.links.get(peer) {
-                Some((version, link)) if *version >= since => link.do_send(Queue(frame.clone())),
+                Some((version, link)) if *version >= since => {
+                    link.do_send(ToLink::Frame(frame.clone()))
+                }
                 // The core has something older to say to such a peer, so this is an error of ours.
                 Some((version, _)) => {
                     tracing::error!(%peer, version, since, "a node can't read what it was to be sent");
@@ -186,11 +197,14 @@ impl RoomRegistry {
         }
     }
 
-    /// What is too large to be sent is answered as if the peer had refused it, and a peer that waits for an
-    /// answer gets one.
-    fn unsendable(&mut self, to: &[NodeId], message: Frame, error: Failure) {
-        tracing::error!(?to, "a message to a node is too large to be sent; whoever waits is told");
-        let Frame::Rooms(PeerMessage::Room(room, message)) = message else { return };
+    /// A request that is too large is answered as if the peer had refused it; in place of an answer that is too large
+    /// the peer gets the failure.
+    fn unsendable(&mut self, to: &[NodeId], message: PeerMessage, error: Failure) {
+        tracing::error!(
+            ?to,
+            "a message to a node is too large to be sent; its sender gets an error"
+        );
+        let PeerMessage::Room(room, message) = message else { return };
         let answer = |id| RoomMessage::Answer { id, answer: Answer::Failed(error) };
         match message {
             RoomMessage::Request { id, .. } => {
@@ -199,7 +213,7 @@ impl RoomRegistry {
                 }
             }
             RoomMessage::Answer { id, .. } => {
-                self.send(to, Frame::Rooms(PeerMessage::Room(room, answer(id))));
+                self.send(to, PeerMessage::Room(room, answer(id)));
             }
             _ => {}
         }
@@ -284,10 +298,21 @@ impl Handler<ToBeTaken> for RoomRegistry {
     }
 }
 
+/// What the registry has for the sockets of a worker, which their hub passes on.
+#[derive(Message)]
+#[rtype(result = "()")]
+#[expect(clippy::large_enum_variant, reason = "nearly all are of the large one")]
+pub enum ToHub {
+    /// What the rooms say to them.
+    Out(Out),
+    /// What the application does to one of them.
+    Control(SocketRef, Arc<Control>),
+}
+
 /// A worker's hub has started.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct AddHub(pub u16, pub Addr<Hub>);
+pub struct AddHub(pub u16, pub Recipient<ToHub>);
 
 impl Handler<AddHub> for RoomRegistry {
     type Result = ();
@@ -300,12 +325,12 @@ impl Handler<AddHub> for RoomRegistry {
 /// A socket asks something of a room. The answer comes through its hub.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Ask(pub RoomName, pub Request);
+pub struct SocketRequest(pub RoomName, pub Request);
 
-impl Handler<Ask> for RoomRegistry {
+impl Handler<SocketRequest> for RoomRegistry {
     type Result = ();
 
-    fn handle(&mut self, Ask(room, request): Ask, _: &mut Self::Context) {
+    fn handle(&mut self, SocketRequest(room, request): SocketRequest, _: &mut Self::Context) {
         if let Request::Publish(..) = request {
             self.metrics.publications.inc();
         }
@@ -316,7 +341,7 @@ impl Handler<Ask> for RoomRegistry {
 /// An API call asks something of a room; the function makes the request, given whom to answer.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct ApiAsk {
+pub struct ApiRequest {
     /// The room.
     pub room: RoomName,
     /// What is asked.
@@ -325,10 +350,10 @@ pub struct ApiAsk {
     pub reply: oneshot::Sender<Answer>,
 }
 
-impl Handler<ApiAsk> for RoomRegistry {
+impl Handler<ApiRequest> for RoomRegistry {
     type Result = ();
 
-    fn handle(&mut self, ask: ApiAsk, _: &mut Self::Context) {
+    fn handle(&mut self, ask: ApiRequest, _: &mut Self::Context) {
         let to = ReplyTo::Api(self.call(Call::Room(ask.reply)));
         let request = (ask.request)(to);
         if let Request::Publish(..) = request {
@@ -352,23 +377,23 @@ impl Handler<ApiSurvey> for RoomRegistry {
     }
 }
 
-/// Send a message that is not about rooms to a node. The answer is whether there is a link to it.
+/// Send something that is not about rooms to a node. The answer is whether there is a link to it.
 #[derive(Message)]
 #[rtype(result = "bool")]
 pub struct Forward {
     /// The node.
     pub to: NodeId,
-    /// The message.
-    pub message: Frame,
+    /// A frame that every version can read.
+    pub frame: Bytes,
 }
 
 impl Handler<Forward> for RoomRegistry {
     type Result = bool;
 
-    fn handle(&mut self, Forward { to, message }: Forward, _: &mut Self::Context) -> bool {
-        let reached = self.links.contains_key(&to);
-        self.send(&[to], message);
-        reached
+    fn handle(&mut self, Forward { to, frame }: Forward, _: &mut Self::Context) -> bool {
+        let Some((_, link)) = self.links.get(&to) else { return false };
+        link.do_send(ToLink::Frame(frame));
+        true
     }
 }
 
@@ -383,43 +408,59 @@ impl Handler<CatchUp> for RoomRegistry {
     fn handle(&mut self, _: CatchUp, _: &mut Self::Context) {}
 }
 
-/// What links and membership tell.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub enum FromCluster {
-    /// A link is up.
-    LinkUp(NodeId, MeshVersion, Addr<Link>),
-    /// A link is down.
-    LinkDown(NodeId, Addr<Link>),
-    /// A peer says something.
-    Peer(NodeId, PeerMessage),
-    /// Gossip has a new view.
-    View(View),
-}
-
-impl Handler<FromCluster> for RoomRegistry {
+impl Handler<NewView> for RoomRegistry {
     type Result = ();
 
-    fn handle(&mut self, message: FromCluster, _: &mut Self::Context) {
+    fn handle(&mut self, NewView(view): NewView, _: &mut Self::Context) {
+        self.handle(In::View(view));
+    }
+}
+
+/// What the registry has for a link.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub enum ToLink {
+    /// Send this to the peer.
+    Frame(Bytes),
+    /// Close: a newer link to the same peer replaces it.
+    Replaced,
+}
+
+/// What links tell.
+#[derive(Message)]
+#[rtype(result = "()")]
+#[expect(clippy::large_enum_variant, reason = "nearly all are of the large one")]
+pub enum FromLink {
+    /// A link is up.
+    LinkUp(NodeId, MeshVersion, Recipient<ToLink>),
+    /// A link is down.
+    LinkDown(NodeId, Recipient<ToLink>),
+    /// A peer says something.
+    Peer(NodeId, PeerMessage),
+}
+
+impl Handler<FromLink> for RoomRegistry {
+    type Result = ();
+
+    fn handle(&mut self, message: FromLink, _: &mut Self::Context) {
         match message {
-            FromCluster::LinkUp(peer, version, link) => {
+            FromLink::LinkUp(peer, version, link) => {
                 // A second link replaces the first: whatever was under way on that is lost.
                 if let Some((_, old)) = self.links.insert(peer, (version, link)) {
-                    old.do_send(crate::mesh::link::Close("replaced"));
+                    old.do_send(ToLink::Replaced);
                     self.handle(In::LinkDown(peer));
                 }
                 self.metrics.mesh_links.set(self.links.len() as i64);
                 self.handle(In::LinkUp(peer, version));
             }
-            FromCluster::LinkDown(peer, link) => {
+            FromLink::LinkDown(peer, link) => {
                 if self.links.get(&peer).is_some_and(|(_, known)| *known == link) {
                     self.links.remove(&peer);
                     self.metrics.mesh_links.set(self.links.len() as i64);
                     self.handle(In::LinkDown(peer));
                 }
             }
-            FromCluster::Peer(peer, message) => self.handle(In::Peer(peer, message)),
-            FromCluster::View(view) => self.handle(In::View(view)),
+            FromLink::Peer(peer, message) => self.handle(In::Peer(peer, message)),
         }
     }
 }

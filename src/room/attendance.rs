@@ -1,5 +1,5 @@
-//! Who comes and goes, as a room's home knows and announces it: each join and each leave once, also when the home
-//! has changed meanwhile. To members, to successors, to the application.
+//! Joins and leaves, as a room's home knows and announces them: each once, even if the home has changed meanwhile.
+//! They go to members, to successors and to the application.
 //!
 //! Who is there is a part of the room's copy, so a new home begins with what the last one knew. A node that
 //! attaches says who its clients are: what differs is news.
@@ -10,9 +10,22 @@ use super::{
     messages::RoomMessage,
     node::{Node, Out},
     room::{Role, Room},
-    types::{ClientId, ClientInfo, Event},
+    types::{ClientId, ClientInfo, Event, RoomName},
 };
-use crate::{cluster::node::NodeId, webhooks::event::WebhookEvent};
+use crate::cluster::node::NodeId;
+
+/// What the application may be notified of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AttendanceEvent {
+    /// A client has come into a room.
+    Join(RoomName, Arc<ClientInfo>),
+    /// It has gone from there.
+    Leave(RoomName, Arc<ClientInfo>),
+    /// A room has its first client.
+    Occupied(RoomName),
+    /// It has lost its last one.
+    Vacated(RoomName),
+}
 
 impl Room {
     /// A client has come to a node.
@@ -55,7 +68,7 @@ impl Room {
         let surplus = present.surplus(&clients);
         let (mut come, gone) = present.replace(at, clients);
         if first {
-            // Whoever comes with a node that attaches to a home that knows nothing was there before it was.
+            // To a home that knows nothing yet, these are not new: they were there under the last one.
             come.clear();
         }
         come.into_iter().for_each(|info| self.announce_join(at, info, node));
@@ -71,7 +84,7 @@ impl Room {
         self.all_clients_of(node.me, own, node);
     }
 
-    /// Whoever came without being news was there before: the last home has told of it.
+    /// Clients that came without an announcement were there under the last home, which announced them.
     fn note_occupants(&mut self) {
         let anyone = self.present.as_ref().is_some_and(|it| !it.is_empty());
         if let Some(home) = self.home_mut() {
@@ -79,7 +92,7 @@ impl Room {
         }
     }
 
-    /// Tells the application when the last one has gone.
+    /// Notifies the application when the last one has gone.
     pub(super) fn note_vacancy(&mut self, node: &mut Node) {
         let anyone = self.present.as_ref().is_some_and(|it| !it.is_empty());
         if !anyone {
@@ -89,25 +102,25 @@ impl Room {
         let Some(home) = self.home_mut().filter(|_| tells) else { return };
         if home.occupied && !anyone {
             home.occupied = false;
-            node.out.push(Out::Tell(WebhookEvent::Vacated(name)));
+            node.out.push(Out::Notify(AttendanceEvent::Vacated(name)));
         }
     }
 
-    /// Tells the application who has come, and before that, if it is the first, that someone has.
-    fn tell_join(&mut self, info: &Arc<ClientInfo>, node: &mut Node) {
+    /// Notifies the application of a client that has come, and before that, if it is the first, that someone has.
+    fn notify_join(&mut self, info: &Arc<ClientInfo>, node: &mut Node) {
         let name = self.name.clone();
         if let Some(home) = self.home_mut()
             && !std::mem::replace(&mut home.occupied, true)
         {
-            node.out.push(Out::Tell(WebhookEvent::Occupied(name.clone())));
+            node.out.push(Out::Notify(AttendanceEvent::Occupied(name.clone())));
         }
-        node.out.push(Out::Tell(WebhookEvent::Join(name, info.clone())));
+        node.out.push(Out::Notify(AttendanceEvent::Join(name, info.clone())));
     }
 
     fn announce_join(&mut self, at: NodeId, info: Arc<ClientInfo>, node: &mut Node) {
         self.attendance += 1;
         if self.options.webhooks {
-            self.tell_join(&info, node);
+            self.notify_join(&info, node);
         }
         if info.is_announced(self.options.join_leave) {
             self.deliver_local(Event::Join(info.clone()), node);
@@ -118,7 +131,7 @@ impl Room {
     fn announce_leave(&mut self, info: Arc<ClientInfo>, node: &mut Node) {
         self.attendance += 1;
         if self.options.webhooks {
-            node.out.push(Out::Tell(WebhookEvent::Leave(self.name.clone(), info.clone())));
+            node.out.push(Out::Notify(AttendanceEvent::Leave(self.name.clone(), info.clone())));
         }
         if info.is_announced(self.options.join_leave) {
             self.deliver_local(Event::Leave(info.clone()), node);
@@ -126,8 +139,8 @@ impl Room {
         self.tell_of(&info.clone(), RoomMessage::Left(info), node);
     }
 
-    /// Tells the nodes that have to know that a client comes or goes: those with subscribers, if it is announced
-    /// to them, and successors in any case.
+    /// Sends a join or leave to the nodes that need it: those with subscribers, if it is announced to them, and
+    /// successors in any case.
     fn tell_of(&mut self, info: &ClientInfo, message: RoomMessage, node: &mut Node) {
         let announced = info.is_announced(self.options.join_leave);
         let Role::Home(home) = &self.role else { return };

@@ -13,7 +13,7 @@ use rustc_hash::FxHashMap;
 
 use super::{filter::Filter, types::Publication};
 
-/// How a member wants publications delivered, if not all of them in full.
+/// The delivery option of a member that does not get every publication in full.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeliveryOption {
     /// Only what this filter lets through.
@@ -157,16 +157,11 @@ impl DeliveryOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::message::FilterNode;
+    use crate::room::filter::Test;
 
     fn filter(value: &str) -> DeliveryOption {
-        let node = FilterNode {
-            key: "k".into(),
-            cmp: "eq".into(),
-            val: value.into(),
-            ..FilterNode::default()
-        };
-        DeliveryOption::Filter(Arc::new(Filter::new(&node).expect("a filter")))
+        let filter = Filter::Tag("k".into(), Test::Equals(value.into()));
+        DeliveryOption::Filter(Arc::new(filter))
     }
 
     fn publication(tag: &str, delta: bool) -> Arc<Publication> {

@@ -13,7 +13,7 @@ use super::{
     requests::{Asker, Pending},
     room::{Role, Room},
     stream::Stream,
-    types::{Answer, Ask, Failure, Query, Recovery, Subscribe, Subscribed},
+    types::{Answer, Failure, HomeRequest, Query, Recovery, Subscribe, Subscribed},
 };
 use crate::{
     cluster::{node::NodeId, slots::Term},
@@ -183,8 +183,10 @@ impl Room {
 
     fn do_own(&mut self, pending: Pending, node: &mut Node) {
         let (answer, offset) = match &pending.ask {
-            Ask::Publish(publication) => self.place(publication, (node.me, pending.id), node),
-            Ask::Query(query) => (self.answer(query, node), 0),
+            HomeRequest::Publish(publication) => {
+                self.place(publication, (node.me, pending.id), node)
+            }
+            HomeRequest::Query(query) => (self.answer(query, node), 0),
         };
         match &pending.reply {
             Asker::To(_) => self.answer_when_acked(offset, answer, Whom::Own(pending), node),
@@ -308,7 +310,7 @@ impl Room {
         &mut self,
         from: NodeId,
         (run, seq): (u64, u32),
-        (id, ask): (u64, Ask),
+        (id, ask): (u64, HomeRequest),
         node: &mut Node,
     ) {
         let Some(home) = self.home_mut() else { return };
@@ -322,8 +324,8 @@ impl Room {
             _ if self.options.keeps_history() && node.is_in_minority() => {
                 (Answer::Failed(Failure::Unavailable), 0)
             }
-            Ask::Publish(publication) => self.place(publication, (from, id), node),
-            Ask::Query(query) => {
+            HomeRequest::Publish(publication) => self.place(publication, (from, id), node),
+            HomeRequest::Query(query) => {
                 let answer = self.answer(query, node);
                 // What a mirror lets a subscriber in with has to come before what is newer.
                 let waits = !matches!(query, Query::Recover(_));

@@ -26,7 +26,7 @@ pub(super) struct Listener {
     link: u64,
     /// What it has said that it has.
     have: Option<Have>,
-    /// It has all of the copy, and is told what happens.
+    /// It has all of the copy, and gets what happens from now on.
     live: bool,
     /// Those that it has said to be its clients, while it has not said all.
     clients: Option<Vec<Arc<ClientInfo>>>,
@@ -176,7 +176,7 @@ impl Room {
         (clients, over)
     }
 
-    /// A copy is sent. Whoever it is for may be a listener, which is told all that has happened since.
+    /// A copy is sent. If its receiver listens, it gets all that has happened since.
     fn is_sent(&mut self, to: NodeId, id: u64, copy: CopyUnderWay, node: &mut Node) {
         let Role::Home(home) = &mut self.role else { return };
         let listener = home.listeners.get_mut(&to).filter(|it| it.attach == id);

@@ -7,12 +7,12 @@ use std::{sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    keys::Aged,
+    idempotency::Aged,
     line::{Line, Standing},
     stream::{Entry, ForwardId},
     types::{
-        Answer, Ask, ClientId, ClientInfo, Epoch, Finding, Position, Publication, RoomName, Survey,
-        Version,
+        Answer, ClientId, ClientInfo, Epoch, Finding, HomeRequest, Position, Publication, RoomName,
+        Survey, Version,
     },
 };
 use crate::cluster::{
@@ -88,11 +88,11 @@ pub enum SlotMessage {
     },
     /// Quorum: I have just started and have forgotten what I have answered. What do you know?
     Forgot,
-    /// To that: the highest term of every slot, and whether I have forgotten nothing of it.
+    /// The answer: the highest term of every slot, and whether I have forgotten nothing about it.
     Known(Vec<(Term, bool)>),
-    /// Quorum, to the owners of these slots: have others all that was acknowledged in them?
+    /// Quorum, to the owners of these slots: do others have all that was acknowledged in them?
     Ask(Vec<(u16, Term)>),
-    /// To that: in these they have, so that it does no harm that you have forgotten it.
+    /// The answer: in these they have, so it does no harm that you have forgotten them.
     Sure(Vec<(u16, Term)>),
 }
 
@@ -117,7 +117,7 @@ pub enum RoomMessage {
         /// Its place in the run, from 0. The home takes a run in order or not at all.
         seq: u32,
         /// What is to be done.
-        ask: Ask,
+        ask: HomeRequest,
     },
     /// From the home, to a request.
     Answer {
@@ -150,7 +150,7 @@ pub enum RoomMessage {
     Join(Arc<ClientInfo>),
     /// To the home: a client of mine went.
     Leave(ClientId),
-    /// I'm not the room's home (any more). Ask whoever is.
+    /// I'm not the room's home (any more). Ask the node that is.
     NotHome(Refused),
     /// A part of the copy that was asked for, by an attach or a fetch.
     Page(Box<Page>),

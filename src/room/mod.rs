@@ -1,26 +1,27 @@
-//! Rooms: who is home, who mirrors, what was said, who is there.
+//! Rooms: homes and mirrors, history and presence.
 //!
 //! In: requests of this node's sockets and API calls, messages of peers, changes of the view. Out: answers,
-//! deliveries to the hubs, messages to peers. All of it is pure but for [`actor`], the shell around
-//! [`registry::State`].
+//! deliveries to the hubs, messages to peers. All of it is pure except [`actor`], the shell around
+//! [`registry::State`], and [`users`].
 //!
 //! - [`registry`]: all of the node's rooms ([`rooms`]) and what comes in for them. [`routing`]: who is there, and
 //!   who owns which slot. [`pace`]: how fast slots are taken over. [`agenda`]: when rooms are due. [`work`]: what has
 //!   to be done for many rooms, in slices. [`recovery`]: what a node that has started again may have forgotten.
 //! - [`room`]: one room on one node, in whichever role it has there: [`opening`], [`home`] or [`mirror`].
-//!   [`publishing`] is how a home gives a publication its place, [`queries`] what it reads out, [`replication`]
-//!   who has a copy of what it has, [`listeners`] who is sent what happens, [`attendance`] who comes and goes,
-//!   [`single_connection`] what becomes of users that are to have one connection.
+//!   [`subscribers`] is how this node's come in and go, [`lifetime`] how long the node keeps it, [`following`] what
+//!   a mirror takes from its home, [`publishing`] how a home gives a publication its place, [`queries`] what it reads
+//!   out, [`replication`] who has a copy of what it has, [`listeners`] who is sent what happens, [`attendance`] who
+//!   comes and goes, [`single_connection`] keeps the newest connection of users that may have only one.
 //! - [`stream`]: a room's order, the same in a home and in a mirror: [`mod@line`] is where it stands and which copy
-//!   is the newest, [`history`] the ring of the newest publications, [`keys`] the idempotency keys of late.
+//!   is the newest, [`history`] the ring of the newest publications, [`idempotency`] the recent idempotency keys.
 //! - [`messages`]: what rooms of different nodes say to each other. [`transfer`]: copies, in pages.
 //! - [`local`]: a node's own subscribers; [`requests`]: what it has yet to get from the home; [`presence`]: who is
 //!   in the room.
 //! - [`filter`]: which publications a subscriber wants, by their tags; [`delivery`]: in which form each
 //!   gets them.
-//! - [`node`]: what every room needs of its node, and what comes out of them.
+//! - [`node`]: what every room needs from its node, and what comes out of them.
 //! - [`survey`]: questions to every node at once; [`control`]: what the application has them do to a user's
-//!   connections. [`pattern`]: names with `*` in them.
+//!   connections, which [`users`] finds. [`pattern`]: names with `*` in them.
 
 pub mod actor;
 pub mod agenda;
@@ -28,9 +29,11 @@ pub mod attendance;
 pub mod control;
 pub mod delivery;
 pub mod filter;
+pub mod following;
 pub mod history;
 pub mod home;
-pub mod keys;
+pub mod idempotency;
+pub mod lifetime;
 pub mod line;
 pub mod listeners;
 pub mod local;
@@ -54,7 +57,9 @@ pub mod rooms;
 pub mod routing;
 pub mod single_connection;
 pub mod stream;
+pub mod subscribers;
 pub mod survey;
 pub mod transfer;
 pub mod types;
+pub mod users;
 pub mod work;

@@ -7,9 +7,10 @@ use std::{
 };
 
 use super::{
+    attendance::AttendanceEvent,
     control::Control,
     delivery::DeliveryOption,
-    keys,
+    idempotency,
     messages::{Message, RoomMessage, SlotMessage},
     transfer::{Flow, Source, parts, weight_of_answer},
     types::{
@@ -26,7 +27,6 @@ use crate::{
         view::View,
     },
     runtime::time::Time,
-    webhooks::event::WebhookEvent,
 };
 
 /// What the registry wants done.
@@ -42,7 +42,7 @@ pub enum Out {
         room: RoomName,
         /// How it takes part.
         flags: MemberFlags,
-        /// How it wants publications delivered, if not all of them in full.
+        /// Its delivery options, unless it gets every publication in full.
         delivery: Option<DeliveryOption>,
         /// Whether it is in.
         result: Result<Subscribed, Failure>,
@@ -81,8 +81,8 @@ pub enum Out {
     },
     /// Do this to the connections of a user that are here.
     Control(Arc<Control>),
-    /// Tell the application.
-    Tell(WebhookEvent),
+    /// Notify the application.
+    Notify(AttendanceEvent),
     /// Answer a survey that an API call made.
     Findings {
         /// The API call.
@@ -94,7 +94,7 @@ pub enum Out {
 
 /// The limits and delays of a registry.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct RoomSettings {
     /// How many other nodes keep a copy of a room with history.
     pub replicas: usize,
     /// How long something may wait for a room's home before its client is told that it failed.
@@ -126,7 +126,7 @@ pub struct Settings {
     pub quorum_of: Option<usize>,
 }
 
-impl Default for Settings {
+impl Default for RoomSettings {
     fn default() -> Self {
         Self {
             replicas: 1,
@@ -166,7 +166,7 @@ pub struct Node {
     /// The moment of the input that is being handled.
     pub now: Time,
     /// The limits and delays.
-    pub settings: Settings,
+    pub settings: RoomSettings,
     /// Where rooms should be at home; nowhere while the node does not know who else is there.
     pub placement: Placement,
     /// Where they are.
@@ -202,7 +202,7 @@ pub struct Node {
 }
 
 impl Node {
-    pub(super) fn new(me: NodeId, settings: Settings, seed: u64) -> Self {
+    pub(super) fn new(me: NodeId, settings: RoomSettings, seed: u64) -> Self {
         let quorum = settings.quorum_of.map(|expected| Quorum { expected });
         Self {
             me,
@@ -363,18 +363,18 @@ impl Node {
         if weight_of_answer(&answer).is_none() {
             return self.send_to(vec![to], room, RoomMessage::Answer { id, answer });
         }
-        let mut parts = match self.speaks(to, mesh_version::PARTS) {
+        let parts = match self.speaks(to, mesh_version::PARTS) {
             true => parts(answer, self.settings.page),
             false => vec![answer],
         };
-        let last = parts.pop();
-        for answer in parts {
-            let weight = weight_of_answer(&answer);
-            self.send_part(to, room, RoomMessage::Part { id, answer }, weight, waits);
-        }
-        if let Some(answer) = last {
-            let weight = weight_of_answer(&answer);
-            self.send_part(to, room, RoomMessage::Answer { id, answer }, weight, waits);
+        let others = parts.len() - 1;
+        for (at, answer) in parts.into_iter().enumerate() {
+            let weight = weight_of_answer(&answer).unwrap_or_default();
+            let message = match at < others {
+                true => RoomMessage::Part { id, answer },
+                false => RoomMessage::Answer { id, answer },
+            };
+            self.send_part(to, room, message, weight, waits);
         }
     }
 
@@ -383,10 +383,9 @@ impl Node {
         to: NodeId,
         room: &RoomName,
         message: RoomMessage,
-        weight: Option<usize>,
+        weight: usize,
         waits: bool,
     ) {
-        let weight = weight.unwrap_or_default();
         let flow = self.flows.entry(to).or_default();
         if waits && flow.is_busy(self.settings.window) {
             return flow.wait(room, message, weight);
@@ -615,7 +614,7 @@ impl Memory {
 
     /// A room that is to forget its oldest key, because the node has too many.
     pub(super) fn too_many_keys(&mut self, now: Time) -> Option<RoomName> {
-        while self.keys.front().is_some_and(|(at, _)| now.since(*at) >= keys::WINDOW) {
+        while self.keys.front().is_some_and(|(at, _)| now.since(*at) >= idempotency::WINDOW) {
             self.keys.pop_front();
         }
         if self.keys.is_empty() {

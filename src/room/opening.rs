@@ -11,7 +11,7 @@
 //!    │ Release ───────────────────► who held a copy and is no successor, once the successors have it
 //! ```
 //!
-//! Whoever holds a copy that was a home's or a successor's keeps it until it is released.
+//! A node that holds the copy of a home or a successor keeps it until it is released.
 
 use std::collections::VecDeque;
 
@@ -124,7 +124,7 @@ impl Room {
         self.role = Role::Opening(Box::new(Opening { stood_at, ..Opening::default() }));
     }
 
-    /// A peer has told what it holds of the room, in answer to a claim.
+    /// A peer has reported what it holds of the room, in answer to a claim.
     pub(super) fn heard_of(&mut self, from: NodeId, held: Held, node: &mut Node) {
         self.follow_slot(node);
         self.last_used = node.now;
@@ -248,7 +248,7 @@ impl Room {
         self.owed = true;
         self.attendance = end.attendance;
         self.install(fetch.incoming, true, node);
-        // It may be another copy by now than the one that was told of.
+        // By now it may be another copy than the one that was reported.
         let standing = self.standing();
         if let Role::Opening(opening) = &mut self.role {
             let fetched = opening.heard.iter_mut().filter(|(node, _)| *node == from);
@@ -343,7 +343,7 @@ impl Room {
             && !home.replication.has_acknowledged()
             && !home.has_listeners()
         {
-            // What waited here is published again, through whoever is home then, and nobody else has it.
+            // What waited here is published again through the next home, and no other node has it.
             stream.doubt(true);
         }
         self.owed = true;

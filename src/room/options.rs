@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::types::ClientInfo;
-use crate::backend::options::RoomProxies;
 
 /// The settings of one namespace, checked. Names and meaning are those of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -12,7 +11,7 @@ pub struct RoomOptions {
     pub presence: bool,
     /// Announce who joins and leaves.
     pub join_leave: bool,
-    /// Announce it to every subscriber, asked or not.
+    /// Announce it to every subscriber, even if it has not asked.
     pub force_push_join_leave: bool,
     /// The most publications to keep.
     pub history_size: usize,
@@ -30,7 +29,7 @@ pub struct RoomOptions {
     pub allow_recovery: bool,
     /// Recover the latest publication only.
     pub recovery_cache: bool,
-    /// Whoever subscribes recovers, asked or not: the latest publication comes with every subscribe.
+    /// Every subscriber recovers, asked or not: the latest publication comes with every subscribe.
     pub auto_cache_recover: bool,
     /// Subscribers may ask for publications with certain tags only.
     pub allow_tags_filter: bool,
@@ -40,10 +39,8 @@ pub struct RoomOptions {
     pub delta_publish: bool,
     /// What a publication must be.
     pub data_format: DataFormat,
-    /// Tell the application who comes and goes.
+    /// Notify the application of joins and leaves.
     pub webhooks: bool,
-    /// Which of the application's backends are asked about it.
-    pub proxies: RoomProxies,
     /// Who may subscribe, publish, and read.
     pub permissions: Permissions,
     /// Users may enter rooms whose names end in `#` and a list of users with them in it.
@@ -148,10 +145,10 @@ impl RoomOptions {
 
     /// Whether the home must know that this client is there.
     pub fn knows(&self, client: &ClientInfo) -> bool {
-        self.presence && client.is_shown() || client.is_alone() || self.tells_of(client)
+        self.presence && client.is_shown() || client.is_single_connection() || self.tells_of(client)
     }
 
-    /// Whether anyone is told when this client comes and goes.
+    /// Whether joins and leaves of this client are announced to anyone.
     pub fn tells_of(&self, client: &ClientInfo) -> bool {
         self.webhooks || client.is_announced(self.join_leave)
     }
@@ -165,6 +162,12 @@ const NAMESPACE: char = ':';
 const USERS: char = '#';
 /// Separates those users.
 const USER: char = ',';
+
+/// The namespace in a room's name, if there is one.
+pub fn namespace(room: &str) -> Option<&str> {
+    let (namespace, _) = room.split_once(NAMESPACE)?;
+    Some(namespace.strip_prefix(PRIVATE).unwrap_or(namespace))
+}
 
 /// Whether a room needs a subscription token.
 pub fn is_private(room: &str) -> bool {
@@ -197,11 +200,9 @@ pub struct Namespaces {
 impl Namespaces {
     /// The options of a room; none if its namespace is not configured.
     pub fn options(&self, room: &str) -> Option<&Arc<RoomOptions>> {
-        match room.split_once(NAMESPACE) {
+        match namespace(room) {
             None => Some(&self.default),
-            Some((namespace, _)) => {
-                self.named.get(namespace.strip_prefix(PRIVATE).unwrap_or(namespace))
-            }
+            Some(namespace) => self.named.get(namespace),
         }
     }
 }

@@ -152,7 +152,7 @@ impl Presence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::room::types::Here;
+    use crate::room::types::InRoom;
 
     fn client(id: u128, user: &str) -> Arc<ClientInfo> {
         Arc::new(ClientInfo::new(ClientId(id), user))
@@ -185,8 +185,8 @@ mod tests {
     #[test]
     fn whoever_is_hidden_is_there_and_not_counted() {
         let mut presence = Presence::default();
-        let here = Some(Box::new(Here { hidden: true, ..Here::default() }));
-        let hidden = Arc::new(ClientInfo { here, ..(*client(1, "ann")).clone() });
+        let in_room = Some(Box::new(InRoom { hidden: true, ..InRoom::default() }));
+        let hidden = Arc::new(ClientInfo { in_room, ..(*client(1, "ann")).clone() });
         assert!(presence.join(NodeId(1), hidden.clone()));
         presence.join(NodeId(1), client(2, "bob"));
         assert_eq!((presence.stats(), presence.is_empty()), ((1, 1), false));

@@ -126,10 +126,10 @@ mod tests {
             view::View,
         },
         room::{
-            keys,
+            idempotency,
             node::Out,
             options::{Namespaces, RoomOptions},
-            registry::{In, Settings, State},
+            registry::{In, RoomSettings, State},
             types::{MemberFlags, ReplyTo, Request, SocketRef, Subscribe, Version},
         },
         runtime::time::Time,
@@ -162,7 +162,8 @@ mod tests {
                     phase: Phase::Ready,
                 };
                 let seed = u64::from(port);
-                let state = State::new(info.id(), namespaces.clone(), Settings::default(), seed);
+                let state =
+                    State::new(info.id(), namespaces.clone(), RoomSettings::default(), seed);
                 (info, state)
             };
             let nodes = [node("a", 1), node("b", 2)];
@@ -268,7 +269,7 @@ mod tests {
             assert_eq!(pair.delivered.len(), 1);
             pair.publish(0, room, with_key("other"));
             assert_eq!(pair.delivered.len(), 2);
-            pair.pass(keys::WINDOW);
+            pair.pass(idempotency::WINDOW);
             pair.publish(0, room, with_key("k"));
             assert_eq!(pair.delivered.len(), 3, "as long ago as that it is forgotten");
         }
@@ -278,7 +279,7 @@ mod tests {
     fn a_room_without_history_is_known_as_long_as_its_keys() {
         let mut pair = Pair::new();
         pair.publish(0, "a", with_key("k"));
-        pair.pass(keys::WINDOW - Duration::from_secs(1));
+        pair.pass(idempotency::WINDOW - Duration::from_secs(1));
         assert_eq!(pair.nodes[0].1.rooms() + pair.nodes[1].1.rooms(), 1);
         pair.pass(Duration::from_secs(2));
         assert_eq!(pair.nodes[0].1.rooms() + pair.nodes[1].1.rooms(), 0);

@@ -9,7 +9,7 @@ use super::{
     types::{Answer, ClientInfo, Failure, HistoryFilter, Publication, Query, Since},
 };
 
-/// The most bytes of publications in one answer, but for a single one that is larger.
+/// The most bytes of publications in one answer, unless a single one is larger.
 const MAX_PUBLICATIONS: usize = 8 << 20;
 
 impl Room {

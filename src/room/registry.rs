@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-pub use super::node::{Out, Settings};
+pub use super::node::{Out, RoomSettings};
 use super::{
     agenda::Agenda,
     messages::{Message, RoomMessage},
@@ -95,7 +95,7 @@ pub struct State {
 
 impl State {
     /// A node that knows of no other. `seed` makes its epochs differ from all others.
-    pub fn new(me: NodeId, namespaces: Arc<Namespaces>, settings: Settings, seed: u64) -> Self {
+    pub fn new(me: NodeId, namespaces: Arc<Namespaces>, settings: RoomSettings, seed: u64) -> Self {
         Self {
             node: Node::new(me, settings, seed),
             namespaces,
@@ -365,7 +365,7 @@ mod tests {
         types::{NewPublication, ReplyTo},
     };
 
-    fn alone(settings: Settings) -> State {
+    fn alone(settings: RoomSettings) -> State {
         let keeps = RoomOptions {
             history_size: 10,
             history_ttl: Duration::from_secs(60),
@@ -391,7 +391,7 @@ mod tests {
             cluster::{slot_set::SlotSet, slots::Claim},
             room::messages::SlotMessage,
         };
-        let mut state = alone(Settings::default());
+        let mut state = alone(RoomSettings::default());
         for room in 0..3_000 {
             publish(&mut state, &format!("r{room}"), 10, 0);
         }
@@ -425,7 +425,7 @@ mod tests {
 
     #[test]
     fn the_rooms_that_nobody_used_for_the_longest_go_first() {
-        let mut state = alone(Settings { room_limit: 3, ..Default::default() });
+        let mut state = alone(RoomSettings { room_limit: 3, ..Default::default() });
         for (at, room) in ["a", "b", "c", "a", "d"].into_iter().enumerate() {
             publish(&mut state, room, 10, at as u64);
         }
@@ -437,7 +437,7 @@ mod tests {
 
     #[test]
     fn the_oldest_publications_go_when_there_are_too_many_bytes() {
-        let mut state = alone(Settings { history_bytes: 5_000, ..Default::default() });
+        let mut state = alone(RoomSettings { history_bytes: 5_000, ..Default::default() });
         for at in 0..50 {
             publish(&mut state, ["a", "b"][at % 2], 1_000, at as u64);
             assert!(state.history_bytes() <= 5_000);
@@ -447,7 +447,7 @@ mod tests {
 
     #[test]
     fn a_room_that_nobody_uses_is_forgotten_in_time_and_leaves_nothing() {
-        let mut state = alone(Settings::default());
+        let mut state = alone(RoomSettings::default());
         publish(&mut state, "a", 10, 0);
         for seconds in 0..3_700 {
             state.handle(In::Tick, Time::from_millis(1_100 + seconds * 1_000));
@@ -458,7 +458,7 @@ mod tests {
 
     #[test]
     fn a_core_that_was_told_of_time_waits_for_what_is_due_or_a_lull() {
-        let mut state = alone(Settings::default());
+        let mut state = alone(RoomSettings::default());
         let at = Time::from_millis(5_000);
         state.handle(In::Tick, at);
         assert_eq!((state.ticked(), state.next_due()), (at, at + LULL));
@@ -476,11 +476,11 @@ mod tests {
 
     #[test]
     fn the_application_is_told_who_comes_and_goes() {
-        use crate::{
-            room::types::{ClientId, ClientInfo, MemberFlags, SocketRef, Subscribe},
-            webhooks::event::WebhookEvent,
+        use crate::room::{
+            attendance::AttendanceEvent,
+            types::{ClientId, ClientInfo, MemberFlags, SocketRef, Subscribe},
         };
-        let mut state = alone(Settings::default());
+        let mut state = alone(RoomSettings::default());
         let told = RoomOptions { webhooks: true, ..Default::default() };
         let namespaces = Namespaces { default: Arc::new(told), named: BTreeMap::new() };
         state.namespaces = Arc::new(namespaces);
@@ -488,11 +488,17 @@ mod tests {
         let mut ask = |slot: u32, request: Request| {
             let now = Time::from_millis(2_000 + u64::from(slot));
             let out = state.handle(In::Request("a".into(), request), now);
-            let kinds = out.into_iter().filter_map(|out| match out {
-                Out::Tell(what) => Some(what),
+            let events = out.into_iter().filter_map(|out| match out {
+                Out::Notify(event) => Some(event),
                 _ => None,
             });
-            kinds.map(|it| WebhookEvent::kind(&it)).collect::<Vec<_>>()
+            let words = events.map(|event| match event {
+                AttendanceEvent::Join(..) => "join",
+                AttendanceEvent::Leave(..) => "leave",
+                AttendanceEvent::Occupied(_) => "occupied",
+                AttendanceEvent::Vacated(_) => "vacated",
+            });
+            words.collect::<Vec<_>>()
         };
         let come = |slot: u32| {
             Request::Subscribe(Subscribe {

@@ -1,8 +1,8 @@
 //! What a node has yet to get from a room's home: publishes and queries, in the order in which they came.
 //!
 //! They go to the home in runs. A home that takes the first of a run takes the rest in order; one that
-//! refuses any refuses the rest of the run, and then all of them go, in their old order, to whoever is home
-//! next. So nothing of one node is overtaken by what came after it, and a home that has placed some of them
+//! refuses any refuses the rest of the run, and then all of them go, in their old order, to the next
+//! home. So no request of a node is overtaken by a later one, and a home that has placed some of them
 //! already knows them by their rising numbers.
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::types::{Answer, Ask, ReplyTo, SocketRef, Subscribe};
+use super::types::{Answer, HomeRequest, ReplyTo, SocketRef, Subscribe};
 use crate::{cluster::node::NodeId, runtime::time::Time};
 
 /// The most requests of one room that wait on one node.
@@ -35,7 +35,7 @@ pub struct Pending {
     /// The node's number for it.
     pub id: u64,
     /// What is asked.
-    pub ask: Ask,
+    pub ask: HomeRequest,
     /// Who waits.
     pub reply: Asker,
     /// When it is given up.
@@ -45,8 +45,8 @@ pub struct Pending {
 impl Pending {
     fn weight(&self) -> usize {
         match &self.ask {
-            Ask::Publish(publication) => publication.data.len() + 200,
-            Ask::Query(_) => 200,
+            HomeRequest::Publish(publication) => publication.data.len() + 200,
+            HomeRequest::Query(_) => 200,
         }
     }
 }
@@ -156,7 +156,7 @@ impl Requests {
         unsent.enumerate().map(|(index, it)| (id, first + index as u32, it)).collect()
     }
 
-    /// Begins again with the first, whoever is home.
+    /// Begins again with the first request, at whichever node is home.
     fn restart(&mut self) {
         (self.sent, self.run) = (0, None);
         self.parts.clear();
@@ -188,7 +188,7 @@ impl Requests {
         }
         let front: Vec<Pending> = self.queue.drain(..sent).collect();
         let (failed, again): (Vec<_>, Vec<_>) =
-            front.into_iter().partition(|it| matches!(it.ask, Ask::Publish(_)));
+            front.into_iter().partition(|it| matches!(it.ask, HomeRequest::Publish(_)));
         self.bytes -= failed.iter().chain(&again).map(Pending::weight).sum::<usize>();
         self.put_back(again);
         failed
@@ -267,7 +267,7 @@ mod tests {
     fn publish(id: u64) -> Pending {
         let publication = NewPublication { data: "x".into(), ..NewPublication::default() };
         let reply = Asker::To(ReplyTo::Api(id));
-        Pending { id, ask: Ask::Publish(publication), reply, deadline: NOW }
+        Pending { id, ask: HomeRequest::Publish(publication), reply, deadline: NOW }
     }
 
     fn done() -> Answer {
@@ -352,7 +352,9 @@ mod tests {
     #[test]
     fn queries_of_a_lost_home_are_asked_again() {
         let mut requests = waiting(1..=1);
-        requests.push(Pending { ask: Ask::Query(Query::Presence), ..publish(2) }).expect("few");
+        requests
+            .push(Pending { ask: HomeRequest::Query(Query::Presence), ..publish(2) })
+            .expect("few");
         sent(&mut requests, A, false);
         assert_eq!(requests.lose(A, false).len(), 1);
         assert_eq!(sent(&mut requests, B, false), [(201, 0, 2)]);

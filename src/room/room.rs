@@ -15,11 +15,11 @@
 //! Which role a room has follows from whose its slot is ([`crate::cluster::slots`]). A change of that, or of a
 //! link, is looked for whenever something happens in the room, so none has to be told to all rooms at once.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc};
 
 use super::{
     home::Home,
-    keys::{self, Keys},
+    idempotency::IdempotencyKeys,
     line::Standing,
     local::Local,
     messages::{Held, Refused, RoomMessage},
@@ -31,10 +31,7 @@ use super::{
     requests::{Asker, Pending, Requests},
     stream::Stream,
     transfer::{Outgoing, weight_of_answer},
-    types::{
-        Answer, Ask, ClientId, Event, Failure, Publication, Request, RoomName, SocketRef,
-        Subscribe, Subscribed,
-    },
+    types::{Answer, Failure, HomeRequest, Publication, Request, RoomName, Subscribe},
 };
 use crate::{
     cluster::{
@@ -44,13 +41,6 @@ use crate::{
     },
     runtime::time::Time,
 };
-
-/// How long a room that nobody uses and in which nothing was ever said keeps its epoch, and how long a copy
-/// is kept that no home has asked for.
-const UNUSED: Duration = Duration::from_secs(60);
-
-/// How often a node that is about to leave says what it holds for a room's home to take.
-const OFFER_AGAIN: Duration = Duration::from_millis(500);
 
 /// One room on one node.
 #[derive(Debug)]
@@ -62,7 +52,7 @@ pub struct Room {
     /// The home's own, or a copy of it. Stays when the role changes.
     pub(super) stream: Option<Stream>,
     /// In a room without history: the idempotency keys that its home has seen lately.
-    pub(super) keys: Option<Box<Keys>>,
+    pub(super) keys: Option<Box<IdempotencyKeys>>,
     /// Who is there, as the home knows it, and its successors.
     pub(super) present: Option<Box<Presence>>,
     /// How often someone has come or gone.
@@ -176,7 +166,7 @@ impl Room {
         Standing { attendance: self.attendance, ..standing }
     }
 
-    fn holds_something(&self) -> bool {
+    pub(super) fn holds_something(&self) -> bool {
         let present =
             || self.needs_copies() && self.present.as_ref().is_some_and(|it| !it.is_empty());
         self.stream.is_some() || self.keys.is_some() || present()
@@ -196,50 +186,20 @@ impl Room {
                 node.out.push(Out::Unsubscribed { socket, reply, room: self.name.clone() });
             }
             Request::Publish(publication, reply) => {
-                self.ask(Ask::Publish(publication), Asker::To(reply), node);
+                self.ask(HomeRequest::Publish(publication), Asker::To(reply), node);
             }
-            Request::Query(query, reply) => self.ask(Ask::Query(query), Asker::To(reply), node),
+            Request::Query(query, reply) => {
+                self.ask(HomeRequest::Query(query), Asker::To(reply), node)
+            }
         }
         self.settle(node);
     }
 
-    pub(super) fn ask(&mut self, ask: Ask, reply: Asker, node: &mut Node) {
+    pub(super) fn ask(&mut self, ask: HomeRequest, reply: Asker, node: &mut Node) {
         let deadline = node.now + node.settings.publish_timeout;
         let pending = Pending { id: node.next_id(), ask, reply, deadline };
         if let Err(pending) = self.requests.push(pending) {
             self.fail(pending, Failure::Overloaded, node);
-        }
-    }
-
-    fn add_local(&mut self, socket: SocketRef, node: &mut Node) {
-        let first = self.local.is_empty();
-        node.subscriptions += usize::from(self.local.add(socket));
-        node.subscribed_rooms += usize::from(first);
-    }
-
-    /// Returns whether it was there.
-    fn remove_local(&mut self, socket: SocketRef, node: &mut Node) -> bool {
-        let there = self.local.remove(socket);
-        node.subscriptions -= usize::from(there);
-        node.subscribed_rooms -= usize::from(there && self.local.is_empty());
-        there
-    }
-
-    fn unsubscribe(&mut self, socket: SocketRef, client: ClientId, node: &mut Node) {
-        if !self.remove_local(socket, node) {
-            return;
-        }
-        self.waiting.retain(|(waiting, _)| waiting.socket != socket);
-        self.requests.forget(socket);
-        if self.local.clients.remove(&client).is_some() {
-            match &mut self.role {
-                Role::Home(_) => self.client_left(node.me, client, node),
-                Role::Mirror(mirror) if mirror.is_attached(node) => {
-                    let home = mirror.home;
-                    self.send_to(home, RoomMessage::Leave(client), node);
-                }
-                _ => {}
-            }
         }
     }
 
@@ -414,7 +374,7 @@ impl Room {
         }
     }
 
-    fn is_needed(&self) -> bool {
+    pub(super) fn is_needed(&self) -> bool {
         !self.local.is_empty() || !self.requests.is_empty() || !self.waiting.is_empty()
     }
 
@@ -446,140 +406,7 @@ impl Room {
         }
     }
 
-    pub(super) fn refuse(&mut self, subscribe: Subscribe, error: Failure, node: &mut Node) {
-        self.remove_local(subscribe.socket, node);
-        self.local.clients.remove(&subscribe.info.client);
-        self.subscribed(subscribe, Err(error), node);
-    }
-
-    pub(super) fn subscribed(
-        &self,
-        subscribe: Subscribe,
-        result: Result<Subscribed, Failure>,
-        node: &mut Node,
-    ) {
-        let Subscribe { socket, id, flags, delivery, .. } = subscribe;
-        node.out.push(Out::Subscribed {
-            socket,
-            id,
-            room: self.name.clone(),
-            flags,
-            delivery,
-            result,
-        });
-    }
-
-    /// Lets a subscriber in, or tells it why not. The same in a home and in a mirror.
-    pub(super) fn admit(&mut self, subscribe: Subscribe, subscribed: Subscribed, node: &mut Node) {
-        if subscribe.must_recover && subscribed.recovery == super::types::Recovery::Failed {
-            return self.refuse(subscribe, Failure::UnrecoverablePosition, node);
-        }
-        let info = subscribe.info.clone();
-        self.subscribed(subscribe, Ok(subscribed), node);
-        if !self.options.knows(&info) {
-            return;
-        }
-        self.local.clients.insert(info.client, info.clone());
-        match &self.role {
-            Role::Home(_) => self.client_joined(node.me, info, node),
-            Role::Mirror(mirror) => {
-                let home = mirror.home;
-                self.send_to(home, RoomMessage::Join(info), node);
-            }
-            _ => {}
-        }
-    }
-
     pub(super) fn send_to(&self, to: NodeId, message: RoomMessage, node: &mut Node) {
         node.send_to(vec![to], &self.name, message);
-    }
-
-    /// Tells the members on this node, and no other.
-    pub(super) fn deliver_local(&self, event: Event, node: &mut Node) {
-        let workers = self.local.workers();
-        if workers != 0 {
-            node.out.push(Out::Event { workers, room: self.name.clone(), event });
-        }
-    }
-
-    /// When something will be due if nothing comes in.
-    pub fn next_due(&self, node: &Node) -> Option<Time> {
-        let waiting = self.waiting.front().map(|(_, until)| *until);
-        let expiry = self.stream.as_ref().and_then(|stream| stream.next_expiry(&self.options));
-        let keys = self.keys.as_ref().and_then(|keys| keys.next_expiry());
-        let role = match &self.role {
-            Role::Home(home) => self.home_due(home, node),
-            Role::Mirror(mirror) => mirror.next_due(node),
-            Role::Guest if self.is_to_be_offered(node) => Some(node.now + OFFER_AGAIN),
-            Role::Opening(opening) => opening.next_due(),
-            Role::Guest => None,
-        };
-        let all = [self.requests.next_due(), waiting, expiry, keys, role];
-        all.into_iter().chain([self.keep_until(node.settings.linger)]).flatten().min()
-    }
-
-    /// Until when the node keeps the room for nobody; none while it is in use.
-    fn keep_until(&self, linger: Duration) -> Option<Time> {
-        let said = self.stream.as_ref().is_some_and(|stream| stream.history.top() > 0);
-        let keep = match &self.role {
-            _ if self.is_needed() || !self.outgoing.is_empty() => return None,
-            Role::Opening(_) | Role::Mirror(_) => return None,
-            Role::Home(home) if !self.is_idle_home(home) => return None,
-            Role::Home(_) if said => self.options.history_meta_ttl,
-            Role::Guest if self.owed && self.holds_something() => {
-                self.options.history_meta_ttl.max(UNUSED)
-            }
-            Role::Home(_) if self.options.keeps_history() => UNUSED,
-            Role::Guest if self.stream.is_some() || self.present.is_some() => UNUSED,
-            Role::Home(_) | Role::Guest if self.keys.is_some() => keys::WINDOW,
-            // Whoever has attached may be about to let its first subscriber in.
-            Role::Home(home) if home.has_listeners() => linger,
-            Role::Home(_) | Role::Guest => Duration::ZERO,
-        };
-        Some(self.last_used + keep)
-    }
-
-    /// Since when nobody uses the room; none while someone does.
-    pub(super) fn idle_since(&self) -> Option<Time> {
-        self.keep_until(Duration::ZERO).map(|_| self.last_used)
-    }
-
-    /// Whether the node can forget the room without anyone noticing.
-    pub fn is_over(&self, node: &Node) -> bool {
-        self.keep_until(node.settings.linger).is_some_and(|until| until <= node.now)
-    }
-
-    /// The node forgets the room.
-    pub fn end(&mut self, node: &mut Node) {
-        if let Role::Home(home) = &self.role {
-            node.send_to(home.replication.successors(), &self.name, RoomMessage::Dismiss);
-            node.send_to(home.holders(), &self.name, RoomMessage::Release);
-        }
-        node.fetches.end(&self.name);
-        self.forget_stream(node);
-    }
-
-    /// Lets go of the stream. Returns it.
-    pub(super) fn forget_stream(&mut self, node: &mut Node) -> Option<Stream> {
-        let old = self.stream.take()?;
-        node.memory.add(-(old.history.bytes() as isize));
-        Some(old)
-    }
-
-    /// The home says that others have what is held here.
-    fn released(&mut self, from: NodeId, node: &mut Node) {
-        let owner = Ownership::Theirs(Some(from));
-        if node.slots.ownership(self.slot) != owner {
-            return;
-        }
-        (self.owed, self.given) = (false, None);
-        if matches!(self.role, Role::Guest) {
-            self.forget_copy(node);
-        }
-    }
-
-    pub(super) fn forget_copy(&mut self, node: &mut Node) {
-        self.forget_stream(node);
-        (self.keys, self.present, self.uncommitted) = (None, None, None);
     }
 }

@@ -1,7 +1,7 @@
-//! Users that are to have one connection: the newest stays.
+//! Users that may have only one connection: the newest stays.
 //!
-//! In: who comes into the room of such a user. Out: what is done to that user's other connections. All of them are in
-//! that room, and its home sees them in one order, so one always stays.
+//! In: clients that join the user's own room. Out: closes for the user's other connections. All of them are in that
+//! room, and its home sees them in one order, so one always stays.
 
 use std::sync::Arc;
 
@@ -19,24 +19,26 @@ use crate::{
 };
 
 impl Presence {
-    /// Of the clients that a node says it has: those that have to go, since their users have come elsewhere before
-    /// it said so.
+    /// Of the clients that a node reports: those that have to be closed, because a newer connection of their user was
+    /// already here.
     pub fn surplus(&self, clients: &[Arc<ClientInfo>]) -> Vec<Arc<ClientInfo>> {
-        let alone = clients.iter().filter(|it| it.is_alone() && !self.has(it.client));
-        alone.filter(|it| !self.others_of(it).is_empty()).cloned().collect()
+        let unknown = clients.iter().filter(|it| it.is_single_connection() && !self.has(it.client));
+        unknown.filter(|it| !self.others_of(it).is_empty()).cloned().collect()
     }
 }
 
 impl Room {
     /// A client has come, and is the newest.
     pub(super) fn close_older_than(&mut self, newest: &ClientInfo, node: &mut Node) {
-        let Some(present) = self.present.as_ref().filter(|_| newest.is_alone()) else { return };
+        let Some(present) = self.present.as_ref().filter(|_| newest.is_single_connection()) else {
+            return;
+        };
         for (at, client) in present.others_of(newest) {
             close(at, newest, client, node);
         }
     }
 
-    /// A client that was elsewhere when the home did not hear of it has been replaced meanwhile.
+    /// Closes a client that was replaced before the home heard of it.
     pub(super) fn close_surplus(&self, at: NodeId, older: &ClientInfo, node: &mut Node) {
         close(at, older, older.client, node);
     }
@@ -64,21 +66,21 @@ fn close(at: NodeId, user: &ClientInfo, client: ClientId, node: &mut Node) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::room::types::Here;
+    use crate::room::types::InRoom;
 
-    fn alone(client: u128, user: &str) -> Arc<ClientInfo> {
-        let here = Some(Box::new(Here { alone: true, ..Here::default() }));
-        Arc::new(ClientInfo { here, ..ClientInfo::new(ClientId(client), user) })
+    fn single(client: u128, user: &str) -> Arc<ClientInfo> {
+        let in_room = Some(Box::new(InRoom { single_connection: true, ..InRoom::default() }));
+        Arc::new(ClientInfo { in_room, ..ClientInfo::new(ClientId(client), user) })
     }
 
     #[test]
     fn whoever_has_come_elsewhere_meanwhile_is_one_too_many() {
         let mut presence = Presence::default();
-        presence.join(NodeId(1), alone(1, "ann"));
-        let said = [alone(1, "ann"), alone(2, "ann"), alone(3, "bob")];
-        assert_eq!(presence.surplus(&said), [alone(2, "ann")]);
+        presence.join(NodeId(1), single(1, "ann"));
+        let said = [single(1, "ann"), single(2, "ann"), single(3, "bob")];
+        assert_eq!(presence.surplus(&said), [single(2, "ann")]);
         let many = [Arc::new(ClientInfo::new(ClientId(4), "ann"))];
         assert_eq!(presence.surplus(&many), [], "where users may have several");
-        assert_eq!(presence.others_of(&alone(2, "ann")), [(NodeId(1), ClientId(1))]);
+        assert_eq!(presence.others_of(&single(2, "ann")), [(NodeId(1), ClientId(1))]);
     }
 }

@@ -132,7 +132,7 @@ impl Searches {
 impl State {
     /// An API call asks every node.
     pub(super) fn survey(&mut self, to: u64, survey: Survey) {
-        // Whoever can't be asked is missing from the answer, and that is said.
+        // Nodes that can't be asked are listed as missing in the answer.
         let view = self.node.view.nodes().keys().copied();
         let mut waiting: BTreeSet<NodeId> = view.chain(self.node.peers()).collect();
         waiting.insert(self.node.me);
@@ -216,7 +216,7 @@ impl State {
         !last
     }
 
-    /// Tells a part of an answer, or the last of it, to whoever asked.
+    /// Sends a part of an answer, or the last of it, to the node that asked.
     fn found(&mut self, to: NodeId, id: u64, finding: Finding, last: bool) {
         if to == self.node.me {
             return self.finding_came(to, id, finding, last);
@@ -299,10 +299,10 @@ mod tests {
     fn rooms_are_searched_in_slices_and_all_of_them_are_found() {
         use crate::room::{
             options::Namespaces,
-            registry::{In, Settings},
+            registry::{In, RoomSettings},
             types::{ClientId, ClientInfo, MemberFlags, Request, SocketRef, Subscribe},
         };
-        let settings = Settings { slice: 3, page: 40, ..Settings::default() };
+        let settings = RoomSettings { slice: 3, page: 40, ..RoomSettings::default() };
         let mut state = State::new(NodeId(1), Arc::new(Namespaces::default()), settings, 1);
         let now = Time::from_millis(1_000);
         for number in 0..50_u32 {

@@ -32,7 +32,7 @@ pub struct Flow {
     queued: BTreeSet<Source>,
     /// Large answers that wait for the link to have room, each with its weight.
     answers: VecDeque<(RoomName, RoomMessage, usize)>,
-    /// Bytes of the peer's pages that were dealt with here and that it has not been told of.
+    /// Bytes of the peer's pages that were dealt with here and not yet credited to it.
     dealt_with: usize,
 }
 
@@ -132,7 +132,7 @@ pub fn weight_of_clients(clients: &[Arc<ClientInfo>]) -> usize {
 /// Answers that weigh less than this are not counted.
 const SMALL: usize = 4_096;
 
-/// A large answer in parts of at most so many bytes, but for a single thing that is larger; one part at least.
+/// A large answer in parts of at most `most` bytes each, unless a single item is larger; at least one part.
 pub fn parts(answer: Answer, most: usize) -> Vec<Answer> {
     match answer {
         Answer::History(page, position) => {
@@ -209,7 +209,7 @@ pub struct CopyUnderWay {
     repeats: VecDeque<(u64, Item)>,
     rest: VecDeque<Item>,
     end: Option<End>,
-    /// It is for a listener, which is told what has happened since.
+    /// It is for a listener, which gets what has happened since.
     followed: bool,
     /// That.
     after: Vec<RoomMessage>,

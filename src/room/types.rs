@@ -33,7 +33,7 @@ pub struct Position {
     pub offset: u64,
 }
 
-/// A position as a client gave it. An epoch that isn't one of ours matches nothing.
+/// A position as a client gave it. An epoch that isn't one of the room's matches nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Since {
     /// As the client gave it; empty matches any.
@@ -69,63 +69,63 @@ impl fmt::Debug for ClientId {
     }
 }
 
-/// What others may know of a client.
+/// What others may know about a client.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientInfo {
     /// The connection.
     pub client: ClientId,
     /// The user; empty when anonymous.
     pub user: Box<str>,
-    /// What is said of the connection (by its token, say), or nothing. Boxed like the next: there is one of
-    /// these for each client.
+    /// Info about the connection (from its token, say), or empty. Boxed like the next field: there is one of these
+    /// for each client.
     pub conn_info: Box<[u8]>,
-    /// What it has in this room that most have not.
-    pub here: Option<Box<Here>>,
+    /// What is special about it in this room, if anything.
+    pub in_room: Option<Box<InRoom>>,
 }
 
-/// What a client has in one room otherwise than most: with a token or a backend's answer it came to it.
+/// What is special about a client in one room: its token, a backend or the configuration says so.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Here {
-    /// What is said of it in this room, or nothing.
+pub struct InRoom {
+    /// Info about it in this room, or empty.
     pub info: Box<[u8]>,
-    /// It is not shown among those who are there.
+    /// It does not appear in presence.
     pub hidden: bool,
-    /// Whether its coming and going is announced, if that is not as the room's options say.
+    /// Whether its joins and leaves are announced, where that differs from the room's options.
     pub announced: Option<bool>,
-    /// Whoever of its user comes after it takes its place: it is disconnected.
-    pub alone: bool,
+    /// A newer connection of the same user replaces it: it is disconnected.
+    pub single_connection: bool,
 }
 
 impl ClientInfo {
-    /// A client of which nothing is said.
+    /// A client without any info.
     pub fn new(client: ClientId, user: &str) -> Self {
         Self { client, user: user.into(), ..Self::default() }
     }
 
-    /// What is said of it in this room, or nothing.
+    /// Info about it in this room, or empty.
     pub fn chan_info(&self) -> &[u8] {
-        self.here.as_ref().map_or(&[], |it| &it.info)
+        self.in_room.as_ref().map_or(&[], |it| &it.info)
     }
 
-    /// Whether it is shown among those who are there, where they are shown.
+    /// Whether it appears in presence, in rooms that have it.
     pub fn is_shown(&self) -> bool {
-        self.here.as_ref().is_none_or(|it| !it.hidden)
+        self.in_room.as_ref().is_none_or(|it| !it.hidden)
     }
 
-    /// Whether its coming and going is announced, in a room where that of others is or is not.
+    /// Whether its joins and leaves are announced, given whether those of others in the room are.
     pub fn is_announced(&self, others: bool) -> bool {
-        self.here.as_ref().and_then(|it| it.announced).unwrap_or(others)
+        self.in_room.as_ref().and_then(|it| it.announced).unwrap_or(others)
     }
 
-    /// Whether its user is to have no other connection.
-    pub fn is_alone(&self) -> bool {
-        self.here.as_ref().is_some_and(|it| it.alone)
+    /// Whether its user may have only one connection.
+    pub fn is_single_connection(&self) -> bool {
+        self.in_room.as_ref().is_some_and(|it| it.single_connection)
     }
 
     /// The bytes that it takes beside itself.
     pub fn weight(&self) -> usize {
-        let here = self.here.as_ref().map_or(0, |it| size_of::<Here>() + it.info.len());
-        self.user.len() + self.conn_info.len() + here
+        let in_room = self.in_room.as_ref().map_or(0, |it| size_of::<InRoom>() + it.info.len());
+        self.user.len() + self.conn_info.len() + in_room
     }
 }
 
@@ -140,7 +140,7 @@ pub struct Publication {
     pub info: Option<Arc<ClientInfo>>,
     /// The application's labels.
     pub tags: Tags,
-    /// Subscribers that want it may get it as what is new against the one before.
+    /// Subscribers that ask for deltas may get it as the difference to the one before.
     pub delta: bool,
 }
 
@@ -156,7 +156,7 @@ impl Publication {
     }
 }
 
-/// The application's own count of what it publishes, so that what comes late does not undo what is newer.
+/// The application's own version number of what it publishes: an update that arrives late does not undo a newer one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Version {
     /// The count; more than 0.
@@ -166,14 +166,14 @@ pub struct Version {
 }
 
 impl Version {
-    /// Whether a room that is at `last` comes to this version by it.
+    /// Whether this version replaces `last` in a room.
     pub fn follows(&self, last: &Self) -> bool {
         let comparable = self.epoch.is_empty() || self.epoch == last.epoch;
         !comparable || self.number > last.number
     }
 }
 
-/// A message on its way to its place in a room.
+/// A message that is yet to get its place in a room.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewPublication {
     /// The payload.
@@ -182,11 +182,11 @@ pub struct NewPublication {
     pub info: Option<Arc<ClientInfo>>,
     /// The application's labels.
     pub tags: Tags,
-    /// A publication with a key that the room has seen lately is answered, not repeated.
+    /// A publication with a key that the room has seen recently is answered, not repeated.
     pub idempotency_key: Option<Box<str>>,
     /// Deliver it only; don't keep it.
     pub skip_history: bool,
-    /// In a room with history: don't place it if the room has come to this version or a later one.
+    /// In a room with history: drop it if the room has this version or a later one.
     pub version: Option<Version>,
     /// See [`Publication::delta`].
     pub delta: bool,
@@ -243,7 +243,7 @@ pub struct Subscribe {
     pub info: Arc<ClientInfo>,
     /// What the hub has to know.
     pub flags: MemberFlags,
-    /// How it wants publications delivered, if not all of them in full.
+    /// Its delivery options, unless it gets every publication in full.
     pub delivery: Option<DeliveryOption>,
     /// Where it stopped, if it wants what it missed.
     pub recover: Option<Since>,
@@ -261,9 +261,9 @@ impl Subscribe {
 /// What a hub has to know of a subscriber to deliver to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemberFlags {
-    /// It wants to be told who joins and leaves.
+    /// It gets joins and leaves.
     pub join_leave: bool,
-    /// It wants to be told when it can't have seen everything.
+    /// Its position is watched: it is unsubscribed when it can't have seen everything.
     pub positioned: bool,
 }
 
@@ -289,7 +289,7 @@ pub enum Request {
 
 /// What only the room's home can do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Ask {
+pub enum HomeRequest {
     /// Give this its place.
     Publish(NewPublication),
     /// Answer this.

@@ -31,7 +31,7 @@ pub struct Work {
     swept: bool,
     /// The rooms that are left of the slot whose turn it is.
     rooms: Vec<RoomName>,
-    /// The peers that wait to be told that all rooms have turned to them, with their last claims.
+    /// The peers that wait until all rooms have turned to them, with their last claims.
     owed: BTreeMap<NodeId, u64>,
     /// Answers to claims.
     inventories: BTreeMap<(NodeId, u64), Inventory>,
@@ -61,7 +61,7 @@ impl Work {
         self.swept = false;
     }
 
-    /// A peer waits to be told that all rooms have turned to it, after its claim of this number.
+    /// A peer waits until all rooms have turned to it, after its claim of this number.
     pub(super) fn owe(&mut self, peer: NodeId, claim: u64) {
         self.owed.insert(peer, claim);
     }
@@ -197,7 +197,7 @@ impl State {
         sent.unwrap_or(false)
     }
 
-    /// What this node holds in slots that are another's from now on is told to it.
+    /// Begins to report what this node holds in slots to the node that owns them from now on.
     pub(super) fn begin_inventory(
         &mut self,
         to: NodeId,
@@ -234,13 +234,13 @@ impl State {
                 rooms.push((name, held));
             }
         }
-        let told = inventory.slots.is_empty() && inventory.rooms.is_empty();
+        let sent_all = inventory.slots.is_empty() && inventory.rooms.is_empty();
         let (mut ended, mut unsure) = (Vec::new(), Vec::new());
-        if told && rooms.is_empty() {
+        if sent_all && rooms.is_empty() {
             let left = inventory.ended.len().saturating_sub(SLOTS_A_MESSAGE);
             ended = inventory.ended.split_off(left);
         }
-        let last = told && inventory.ended.is_empty();
+        let last = sent_all && inventory.ended.is_empty();
         if last {
             unsure = std::mem::take(&mut inventory.unsure);
         } else {
@@ -261,7 +261,7 @@ impl State {
         held.flatten()
     }
 
-    /// A peer has told what it holds in slots that this node claims or owns.
+    /// A peer has reported what it holds in slots that this node claims or owns.
     pub(super) fn inventory_came(
         &mut self,
         from: NodeId,

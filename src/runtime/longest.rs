@@ -1,4 +1,4 @@
-//! The longest of many durations, of late: a peak that stands long enough to be read, and no longer.
+//! The longest of the recent durations: a peak that stands long enough to be read, and no longer.
 //!
 //! In: how long something took. Out: the most, of the last one to two minutes.
 
@@ -23,7 +23,7 @@ impl Longest {
         self.current = self.current.max(took);
     }
 
-    /// The longest of late. To be asked more often than once in a minute: windows end when it is.
+    /// The longest of the recent ones. Has to be called at least once a minute: that is when windows end.
     pub fn get(&mut self, now: Time) -> Duration {
         let longest = self.current.max(self.previous);
         if now.since(self.began) >= WINDOW {

@@ -80,7 +80,7 @@ fn turn_away(parts: &Parts, address: IpAddr, full: Full) -> Refusal {
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too many connections")
 }
 
-/// Pages of other sites must not connect in the name of whoever looks at them.
+/// Pages of other sites must not connect on behalf of their visitors.
 ///
 /// # Errors
 /// If the request is one of a page that may not.

@@ -1,4 +1,4 @@
-//! SHELL. What browsers want to be told before a page may talk to another site, and before it may read what
+//! SHELL. What browsers ask before a page may talk to another site, and before it may read what
 //! that answers. WebSockets need none of it; requests do.
 
 use actix_http::RequestHead;

@@ -42,8 +42,8 @@ pub fn routes(app: &mut web::ServiceConfig, enabled: bool) {
 }
 
 async fn nodes(parts: web::Data<Parts>) -> HttpResponse {
-    let told = feed::told(&parts.config.name, &parts.view.borrow());
-    open_to_all(HttpResponse::Ok()).json(told)
+    let description = feed::description(&parts.config.name, &parts.view.borrow());
+    open_to_all(HttpResponse::Ok()).json(description)
 }
 
 #[derive(Deserialize)]

@@ -5,6 +5,7 @@ use std::str::FromStr as _;
 
 use actix_http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, http::Method, web};
+use bytes::Bytes;
 use prost::Message as _;
 
 use super::{
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::{
     cluster::node::NodeId,
-    mesh::wire,
+    mesh::wire::{self, Frame},
     protocol::{codec::Format, message::EmulationRequest},
     room::actor::Forward,
     session::id::SessionId,
@@ -52,14 +53,19 @@ async fn take(parts: &Parts, request: &HttpRequest, body: web::Payload) -> Resul
     let asked = asked?;
     let here = asked.node == parts.sessions.node;
     let to = if here { None } else { Some(other(parts, &asked.node)?) };
-    // Whoever makes up a name learns nothing from the answer, here or there.
+    // A client that guesses a session id learns nothing from the answer.
     let Ok(session) = SessionId::from_str(&asked.session) else { return Ok(()) };
     match to {
         None => {
             parts.emulated.give(&session, asked.data);
             Ok(())
         }
-        Some(to) => forward(parts, to, wire::Frame::Emulation(session, asked.data)).await,
+        Some(to) => {
+            let frame = wire::encode(&Frame::Emulation(session, asked.data)).map_err(|_| {
+                Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too much for one message to a node")
+            })?;
+            forward(parts, to, frame).await
+        }
     }
 }
 
@@ -70,8 +76,8 @@ fn other(parts: &Parts, node: &str) -> Result<NodeId, Refusal> {
 }
 
 /// Hands it to the node that has the session.
-async fn forward(parts: &Parts, to: NodeId, message: wire::Frame) -> Result<(), Refusal> {
-    match parts.registry.send(Forward { to, message }).await {
+async fn forward(parts: &Parts, to: NodeId, frame: Bytes) -> Result<(), Refusal> {
+    match parts.registry.send(Forward { to, frame }).await {
         Ok(true) => Ok(()),
         _ => {
             let why = "the node that has the session is not reached now";

@@ -46,8 +46,8 @@ const FRAME_LIMIT: usize = 1024;
 /// How long a link may be gone until its node is left out: one that broke is dialled again meanwhile.
 const MOMENT: Duration = Duration::from_millis(500);
 
-/// The view in the words of the feed, as told by the node of this name.
-pub fn told(node: &str, view: &View) -> Value {
+/// The view as the feed of the node of this name describes it.
+pub fn description(node: &str, view: &View) -> Value {
     let mut nodes: Vec<&NodeInfo> = view.nodes().values().collect();
     // Of several runs under one name the last is the one that takes part.
     nodes.sort_by_key(|it| (&it.name, it.phase == Phase::Ready));
@@ -124,7 +124,7 @@ fn reached(view: &View, reach: &Reach) -> View {
 
 impl StreamHandler<View> for Feed {
     fn handle(&mut self, view: View, ctx: &mut Self::Context) {
-        let now = told(&self.parts.config.name, &view);
+        let now = description(&self.parts.config.name, &view);
         if self.last != now {
             ctx.text(now.to_string());
             self.last = now;
@@ -170,7 +170,7 @@ mod tests {
         let url = "http://127.0.0.1:80";
         let nodes = [("a", "ready"), ("b", "draining")];
         let nodes = nodes.map(|(name, phase)| json!({"name": name, "url": url, "phase": phase}));
-        assert_eq!(told("a", &view), json!({"node": "a", "nodes": nodes}));
+        assert_eq!(description("a", &view), json!({"node": "a", "nodes": nodes}));
     }
 
     #[test]

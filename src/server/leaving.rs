@@ -1,4 +1,4 @@
-//! SHELL. Whether the node is to leave: asked by a signal or an API call, and seen by whoever serves clients.
+//! SHELL. Whether the node is to leave: asked by a signal or an API call, and seen by everything that serves clients.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

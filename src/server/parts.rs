@@ -28,10 +28,12 @@ use crate::{
     config::{Config, tokens::Tokens},
     hub::Hub,
     metrics::Metrics,
-    room::actor::{AddHub, RoomRegistry},
+    room::{
+        actor::{AddHub, RoomRegistry},
+        users::Users,
+    },
     session::{
         context::Wire, driver::Shared, emulated::EmulatedSessions, settings::SessionSettings,
-        users::Users,
     },
     webhooks::sender::Webhooks,
 };
@@ -156,8 +158,8 @@ impl Worker {
         let parts = &self.parts;
         let worker = self.next_worker.fetch_add(1, Ordering::Relaxed);
         let hub = Hub::new(worker, parts.metrics.clone()).start();
-        parts.registry.do_send(AddHub(worker, hub.clone()));
-        // Whoever would stop the hubs is gone only when the process ends.
+        parts.registry.do_send(AddHub(worker, hub.clone().recipient()));
+        // The receiver is gone only when the process ends.
         let _ = parts.hubs.send(hub.clone());
         let wire = Wire {
             message_limit: parts.config.message_size_limit,

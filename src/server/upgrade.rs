@@ -110,7 +110,7 @@ fn handshake(request: &Request) -> Result<ResponseBuilder, Refusal> {
     })
 }
 
-/// Whoever may connect as a client of the page may see the feed, but is not counted as a client.
+/// Any client of the page may see the feed; it is not counted as a client.
 fn accept_feed(parts: &Parts, request: &Request) -> Result<Response<()>, Refusal> {
     let response = handshake(request)?.finish().drop_body();
     if parts.leaving.has_begun() {

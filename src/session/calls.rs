@@ -52,7 +52,7 @@ struct Parked {
 enum Waits {
     /// This command, which has this number.
     Command(u32, ClientRequest),
-    /// Nothing any more: the client was told otherwise meanwhile. It counts until the call is over, or
+    /// Nothing any more: the client has got another answer meanwhile. It counts until the call is over, or
     /// clients could make more of them than they may.
     Nobody,
     /// The connection's end.
@@ -126,7 +126,7 @@ impl Session {
         }))
     }
 
-    /// How many rooms the client has asked for without an answer of whoever decides it.
+    /// How many rooms the client has asked for and that are still to be decided.
     pub(super) fn rooms_asked_for(&self) -> usize {
         self.rare().map_or(0, |it| it.calls.subscribes().count())
     }

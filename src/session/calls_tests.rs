@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     access::grant::{Credentials, Grant},
     backend::{
-        options::{BackendId, Methods, Proxies, RoomProxies, Verdict},
+        options::{BackendId, Methods, Proxies, RoomBackends, RoomProxies, Verdict},
         request::Operation,
         response::{Publish, Refreshed},
     },
@@ -31,14 +31,19 @@ fn with_backends() -> SessionSettings {
         publish: Some(PUBLISH),
         sub_refresh: Some(SUB_REFRESH),
     };
-    let chat = RoomOptions { proxies: all, allow_user_limited: true, ..RoomOptions::default() };
+    let chat = RoomOptions { allow_user_limited: true, ..RoomOptions::default() };
     let named = [("chat".into(), Arc::new(chat))].into_iter().collect();
+    let rooms = RoomBackends {
+        default: RoomProxies::default(),
+        named: [("chat".into(), all)].into_iter().collect(),
+    };
     SessionSettings {
         allow_anonymous: false,
         namespaces: Arc::new(Namespaces { default: Arc::default(), named }),
         proxies: Proxies {
             connect: Some(CONNECT),
             refresh: Some(REFRESH),
+            rooms,
             rpc: Methods { default: Some(RPC), named: BTreeMap::new() },
             keeps_meta: true,
             ..Proxies::default()

@@ -26,7 +26,7 @@ use crate::{
 /// Why a command is not done.
 #[derive(Debug, PartialEq)]
 pub(super) enum Refusal {
-    /// The client is told, and the connection goes on.
+    /// The client gets an error, and the connection goes on.
     Error(ErrorCode),
     /// The same in the words of the application.
     Custom(message::Error),
@@ -150,7 +150,7 @@ impl Session {
         if request.kind != 0 {
             return Err(ErrorCode::NotAvailable.into());
         }
-        if let Some(backend) = options.proxies.publish {
+        if let Some(backend) = env.settings.proxies.rooms.of(&request.channel).publish {
             self.ask_to_publish(id, request, backend, out);
             return Ok(None);
         }

@@ -272,10 +272,10 @@ impl Session {
         self.wake_later(env, out);
     }
 
-    /// What the client is told of the end of its connection: nothing, if it can't do anything about it.
+    /// When the client has to refresh its connection, as it is told: never, if that is not its business.
     fn connection_time_to_live(&self, env: Env<'_>) -> (bool, u32) {
-        let told = self.expires_at.filter(|_| env.settings.proxies.refresh.is_none());
-        env.time_to_live(told)
+        let deadline = self.expires_at.filter(|_| env.settings.proxies.refresh.is_none());
+        env.time_to_live(deadline)
     }
 
     /// Takes a new token for the connection. `retried`: the keys were fetched for it.

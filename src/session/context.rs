@@ -79,7 +79,7 @@ pub struct SocketContext<A: Actor<Context = Self>> {
     incoming: Incoming,
     /// Set while no more is to be taken from the client.
     paused: bool,
-    /// The client broke the protocol: once it is told so, nothing more is sent.
+    /// The client broke the protocol: after the close frame, nothing more is sent.
     broken: bool,
     drain_mark: Option<usize>,
     /// Set when the client has taken something.
@@ -271,7 +271,7 @@ impl<A: Actor<Context = Self>> SocketContext<A> {
         }
     }
 
-    /// Whether the actor is to be told now that the outbox is down to the mark it set.
+    /// Whether to notify the actor now that the outbox is down to the mark it set.
     fn is_drained(&mut self) -> bool {
         let drained = self.drain_mark.is_some_and(|mark| self.outbox.queued() <= mark);
         if drained {
@@ -344,7 +344,7 @@ where
 struct Run<A: Actor<Context = SocketContext<A>>> {
     actor: ContextFut<A, SocketContext<A>>,
     done: bool,
-    /// Runs while the client reads nothing of what waits for it.
+    /// Runs while the client reads nothing although something waits for it.
     stall: Option<Pin<Box<Sleep>>>,
 }
 
@@ -371,7 +371,7 @@ where
         self.stall = None;
         ctx.flush();
         if std::mem::take(&mut ctx.progress) {
-            // It took something after all, so its time begins anew, with the next call.
+            // It took something after all, so its time begins again with the next call.
             cx.waker().wake_by_ref();
             return false;
         }

@@ -26,11 +26,11 @@ use crate::{
     metrics::Metrics,
     protocol::{codec::Format, codes::Disconnect, encoding::Encoding},
     room::{
-        actor::{Ask, RoomRegistry},
+        actor::{RoomRegistry, SocketRequest},
         types::{ClientId, ClientInfo, SocketRef},
+        users::Users,
     },
     runtime::{clock, time::Time},
-    session::users::Users,
     webhooks::{event::WebhookEvent, sender::Webhooks},
 };
 
@@ -69,7 +69,7 @@ pub struct Driver {
     session: Session,
     /// Set once the client is authenticated.
     user: Option<Box<str>>,
-    /// Its user has too many connections: it gets nothing more than a close.
+    /// Its user has too many connections: it gets nothing but a close.
     barred: bool,
     encoding: Encoding,
     /// The code that the server closed it with; 0 if it did not.
@@ -169,7 +169,9 @@ impl Driver {
             // What it asks for is done only after it is admitted, so there is nothing to undo.
             Out::Reply(_) | Out::Request(..) if self.barred => {}
             Out::Reply(reply) => transport.push_reply(&reply),
-            Out::Request(room, request) => self.shared.registry.do_send(Ask(room, request)),
+            Out::Request(room, request) => {
+                self.shared.registry.do_send(SocketRequest(room, request))
+            }
             Out::WakeAt(at) => self.wake_at(at),
             Out::Call(number, call) => self.call(number, call),
             Out::Authenticated(user) => {
@@ -209,7 +211,7 @@ impl Driver {
         });
     }
 
-    /// A task of its own, which may outlive the client: what a backend was asked is heard out.
+    /// Runs as a task of its own, which may outlive the client: calls to backends are not cancelled.
     fn ask(&self, number: u32, request: BackendRequest) {
         let transport =
             TransportInfo { transport: self.encoding.transport(), format: self.encoding.format() };

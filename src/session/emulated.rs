@@ -29,7 +29,7 @@ impl EmulatedSessions {
         self.lock().remove(id);
     }
 
-    /// Hands commands to a session of this node. The caller is not told whether there is such a session:
+    /// Hands commands to a session of this node. Returns nothing about whether there is such a session:
     /// it may have ended just now, and its client learns that from its stream.
     pub fn give(&self, id: &SessionId, commands: Bytes) {
         let stream = self.lock().get(id).cloned();

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::room::types::ClientId;
 
-/// A random UUID that nobody but the client learns: whoever knows it can act as that client.
+/// A random UUID that only the client learns: anyone who knows it can act as that client.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SessionId(u128);
 

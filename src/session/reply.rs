@@ -80,7 +80,7 @@ fn are_within(clients: &[Arc<ClientInfo>], limit: usize) -> bool {
     })
 }
 
-/// What a client that is present takes in a reply beside what it is called and what is told of it: its id twice,
+/// What a client in presence takes in a reply beside its user and its infos: its id twice,
 /// and the names of all that.
 const PRESENT: usize = 160;
 
@@ -156,7 +156,7 @@ pub fn subscribe_result(
     result
 }
 
-/// The push for what happened in a room; none for what isn't told in these words.
+/// The push for what happened in a room; none for what has no push.
 pub fn event(channel: &str, event: &Event) -> Option<Reply> {
     let presence =
         |info: &Arc<ClientInfo>| message::JoinLeavePush { info: Some(client_info(info)) };
@@ -274,13 +274,13 @@ mod tests {
     use super::*;
     use crate::{
         protocol::encoding::Encoding,
-        room::types::{ClientId, Here},
+        room::types::{ClientId, InRoom},
     };
 
     fn clients(count: u128) -> Vec<Arc<ClientInfo>> {
         let client = |number| ClientInfo {
             conn_info: br#"{"name":"Ann"}"#[..].into(),
-            here: Some(Box::new(Here { info: b"{}"[..].into(), ..Here::default() })),
+            in_room: Some(Box::new(InRoom { info: b"{}"[..].into(), ..InRoom::default() })),
             ..ClientInfo::new(ClientId(number), "\"an\\n\u{1}\"")
         };
         (0..count).map(|number| Arc::new(client(number))).collect()

@@ -96,7 +96,7 @@ impl Env<'_> {
 
     /// Who decides whether a subscription to this room goes on, if that is not the client's business.
     pub(super) fn sub_refresh_backend(&self, room: &str) -> Option<BackendId> {
-        self.settings.namespaces.options(room)?.proxies.sub_refresh
+        self.settings.proxies.rooms.of(room).sub_refresh
     }
 
     /// What may pass after its end.

@@ -72,7 +72,7 @@ pub enum In {
     Wake,
     /// The server wants to be rid of the connection.
     Disconnect(Disconnect),
-    /// The connection is closed, whoever closed it.
+    /// The connection is closed, by either side.
     Closed,
 }
 
@@ -237,12 +237,12 @@ impl Session {
         self.rare.as_deref_mut().filter(|it| there(it))
     }
 
-    /// Lets go of what is rare once there is nothing of it.
+    /// Frees the rarely used part once it is empty.
     pub(super) fn tidy(&mut self) {
         self.rare.take_if(|it| it.is_empty());
     }
 
-    /// Whether connect is still being answered: until the client has that reply, it must get nothing of any room.
+    /// Whether connect is still being answered: until the client has that reply, it must get nothing from any room.
     pub fn is_connecting(&self) -> bool {
         self.state == ConnectionState::Connecting
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     commands::{Outcome, Refusal},
-    reply,
+    filter, reply,
     settings::Env,
     state::{Call, Out, Session},
     subscription::{Initiator, More, Pending, Subscription},
@@ -22,11 +22,10 @@ use crate::{
     },
     room::{
         delivery::DeliveryOption,
-        filter::Filter,
         options::{self, Audience, RoomOptions},
         types::{
-            ClientInfo, Here, MemberFlags, Recovery, ReplyTo, Request, RoomName, Since, Subscribe,
-            Subscribed,
+            ClientInfo, InRoom, MemberFlags, Recovery, ReplyTo, Request, RoomName, Since,
+            Subscribe, Subscribed,
         },
     },
 };
@@ -39,13 +38,13 @@ enum Decided {
     Ask(Call),
 }
 
-/// What the client, or whoever puts it there, wants of the room and may have.
+/// What the client, or the server that puts it there, asks of the room and may have.
 struct Wanted {
     recoverable: bool,
     positioned: bool,
     join_leave: bool,
-    /// Its user is to have no other connection.
-    alone: bool,
+    /// Its user may have only one connection.
+    single_connection: bool,
     since: Option<Since>,
     must_recover: bool,
     delivery: Option<DeliveryOption>,
@@ -63,7 +62,7 @@ fn delivery_option(
         _ if !["", FOSSIL].contains(&request.delta.as_str()) => Err(Disconnect::BadRequest.into()),
         Some(_) if !options.allow_tags_filter => Err(ErrorCode::BadRequest.into()),
         Some(node) => {
-            let filter = Filter::new(node).map_err(|_| ErrorCode::BadRequest)?;
+            let filter = filter::parse(node).map_err(|_| ErrorCode::BadRequest)?;
             Ok(Some(DeliveryOption::Filter(Arc::new(filter))))
         }
         None => {
@@ -73,15 +72,15 @@ fn delivery_option(
 }
 
 /// What is special about the client in the room, if anything.
-fn here(grant: &Grant, alone: bool, options: &RoomOptions) -> Option<Here> {
+fn in_room(grant: &Grant, single_connection: bool, options: &RoomOptions) -> Option<InRoom> {
     let Overrides { presence, join_leave, .. } = grant.overrides;
-    let here = Here {
+    let in_room = InRoom {
         info: grant.info[..].into(),
         hidden: !grant::or(presence, true),
         announced: join_leave.map(|it| it.value).filter(|it| *it != options.join_leave),
-        alone,
+        single_connection,
     };
-    (here != Here::default()).then_some(here)
+    (in_room != InRoom::default()).then_some(in_room)
 }
 
 impl Session {
@@ -169,7 +168,7 @@ impl Session {
             join_leave: request.join_leave
                 && options.join_leave
                 && may(options.permissions.presence),
-            alone: false,
+            single_connection: false,
             since: request
                 .recover
                 .then_some(Since { epoch: request.epoch, offset: request.offset }),
@@ -209,7 +208,7 @@ impl Session {
         let user = &*self.info.user;
         let private = options::is_private(room);
         let listed = options.allow_user_limited.then(|| options::is_limited_to(room, user));
-        let open = match (listed.flatten(), options.proxies.subscribe) {
+        let open = match (listed.flatten(), settings.proxies.rooms.of(room).subscribe) {
             (Some(listed), _) => listed,
             (None, Some(backend)) if !private || settings.insecure => {
                 let operation =
@@ -253,7 +252,8 @@ impl Session {
             recoverable: options.allow_recovery,
             positioned: options.allow_positioning,
             join_leave: false,
-            alone: initiator == Initiator::Connect && self.is_for_one_connection(room, env),
+            single_connection: initiator == Initiator::Connect
+                && self.is_for_one_connection(room, env),
             since,
             must_recover: false,
             delivery: None,
@@ -291,8 +291,8 @@ impl Session {
         let since = wanted.since.or_else(nothing).filter(|_| recoverable);
         // Where only the latest counts, not to have it is no reason to load everything again.
         let must_recover = wanted.must_recover && !options.recovery_cache;
-        let info = here(grant, wanted.alone, options).map(|here| {
-            Arc::new(ClientInfo { here: Some(Box::new(here)), ..(*self.info).clone() })
+        let info = in_room(grant, wanted.single_connection, options).map(|in_room| {
+            Arc::new(ClientInfo { in_room: Some(Box::new(in_room)), ..(*self.info).clone() })
         });
         let pending = Pending {
             initiator,
@@ -364,8 +364,8 @@ impl Session {
                 self.subscriptions[index].room = room.clone();
                 let expires_at = self.subscriptions[index].expires_at();
                 // A client learns of an expiry only if refreshing is its job.
-                let told = expires_at.filter(|_| env.sub_refresh_backend(&room).is_none());
-                let (expires, ttl) = env.time_to_live(told);
+                let deadline = expires_at.filter(|_| env.sub_refresh_backend(&room).is_none());
+                let (expires, ttl) = env.time_to_live(deadline);
                 let Pending { initiator, recoverable, positioned, since, data, .. } = pending;
                 let result =
                     reply::subscribe_result(&it, since.as_ref(), recoverable, positioned, delta);

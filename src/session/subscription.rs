@@ -13,7 +13,7 @@ use crate::room::{
 #[derive(Debug)]
 pub(super) struct Subscription {
     pub(super) room: RoomName,
-    /// Boxed, since most have nothing of it.
+    /// Boxed, since most have none.
     pub(super) more: Option<Box<More>>,
 }
 

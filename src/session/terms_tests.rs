@@ -11,7 +11,7 @@ use super::{
 use crate::room::{
     control::{Action, Control},
     options::{Audience, Namespaces, Permissions, RoomOptions},
-    types::{Here, Subscribe},
+    types::{InRoom, Subscribe},
 };
 
 /// Settings with these options for rooms without a namespace.
@@ -45,21 +45,22 @@ fn last(talk: &Talk) -> Subscribe {
 
 #[test]
 fn a_token_says_who_is_shown_and_announced() {
-    let here = |overrides: Value, join_leave: bool| {
+    let in_room = |overrides: Value, join_leave: bool| {
         let claims = json!({"sub": "ann", "channel": "a", "override": overrides});
         let options = RoomOptions { presence: true, join_leave, ..RoomOptions::default() };
-        subscribed(options, json!({"token": token(claims)})).info.here.clone()
+        subscribed(options, json!({"token": token(claims)})).info.in_room.clone()
     };
-    let flags = |hidden, announced| Some(Box::new(Here { hidden, announced, ..Here::default() }));
+    let flags =
+        |hidden, announced| Some(Box::new(InRoom { hidden, announced, ..InRoom::default() }));
     let (yes, no) = (json!({"value": true}), json!({"value": false}));
     for join_leave in [false, true] {
-        assert_eq!(here(json!({}), join_leave), None);
+        assert_eq!(in_room(json!({}), join_leave), None);
         let as_it_is = json!({"presence": yes, "join_leave": {"value": join_leave}});
-        assert_eq!(here(as_it_is, join_leave), None, "nothing is kept of what is so anyway");
+        assert_eq!(in_room(as_it_is, join_leave), None, "nothing is kept of what is so anyway");
     }
-    assert_eq!(here(json!({"presence": no}), true), flags(true, None));
-    assert_eq!(here(json!({"join_leave": no}), true), flags(false, Some(false)));
-    assert_eq!(here(json!({"join_leave": yes, "presence": no}), false), flags(true, Some(true)));
+    assert_eq!(in_room(json!({"presence": no}), true), flags(true, None));
+    assert_eq!(in_room(json!({"join_leave": no}), true), flags(false, Some(false)));
+    assert_eq!(in_room(json!({"join_leave": yes, "presence": no}), false), flags(true, Some(true)));
 }
 
 #[test]
@@ -94,17 +95,17 @@ fn who_is_the_only_one_of_its_user_says_so_in_its_own_room_alone() {
         single_connection,
         ..rooms(RoomOptions::default())
     };
-    let alone = |single_connection, user: &str| {
+    let said = |single_connection, user: &str| {
         let talk = connecting(settings(single_connection), json!({"sub": user}));
         let requests = talk.requests().into_iter().filter_map(|it| match it {
-            Request::Subscribe(it) => Some(it.info.is_alone()),
+            Request::Subscribe(it) => Some(it.info.is_single_connection()),
             _ => None,
         });
         requests.collect::<Vec<_>>()
     };
-    assert_eq!(alone(true, "ann"), [true, false]);
-    assert_eq!(alone(false, "ann"), [false, false]);
-    assert_eq!(alone(true, ""), [false]);
+    assert_eq!(said(true, "ann"), [true, false]);
+    assert_eq!(said(false, "ann"), [false, false]);
+    assert_eq!(said(true, ""), [false]);
 }
 
 #[test]

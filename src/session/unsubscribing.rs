@@ -171,7 +171,7 @@ impl Session {
     pub(super) fn prolong(&mut self, room: &str, expires_at: Option<i64>, info: &[u8]) {
         let known = (!info.is_empty()).then(|| {
             let mut known = (*self.info_in(room)).clone();
-            known.here.get_or_insert_default().info = info.into();
+            known.in_room.get_or_insert_default().info = info.into();
             Arc::new(known)
         });
         let Some(subscription) = self.subscription(room) else { return };

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     cluster::node::NodeId,
-    room::types::{ClientInfo, RoomName},
+    room::{attendance::AttendanceEvent, types::ClientInfo},
 };
 
 /// Something that the application may be notified of.
@@ -16,14 +16,8 @@ pub enum WebhookEvent {
     Connect(Arc<ClientInfo>),
     /// Its connection is over; with the code that the server closed it with, or 0.
     Disconnect(Arc<ClientInfo>, u16),
-    /// A client has come into a room.
-    Join(RoomName, Arc<ClientInfo>),
-    /// It has gone from there.
-    Leave(RoomName, Arc<ClientInfo>),
-    /// A room has its first client.
-    Occupied(RoomName),
-    /// It has lost its last one.
-    Vacated(RoomName),
+    /// Someone has come into a room, or gone.
+    Attendance(AttendanceEvent),
     /// A node is gone, and all connections to it with it.
     NodeGone(NodeId),
 }
@@ -38,10 +32,10 @@ impl WebhookEvent {
         match self {
             Self::Connect(_) => "connect",
             Self::Disconnect(..) => "disconnect",
-            Self::Join(..) => "join",
-            Self::Leave(..) => "leave",
-            Self::Occupied(_) => "occupied",
-            Self::Vacated(_) => "vacated",
+            Self::Attendance(AttendanceEvent::Join(..)) => "join",
+            Self::Attendance(AttendanceEvent::Leave(..)) => "leave",
+            Self::Attendance(AttendanceEvent::Occupied(_)) => "occupied",
+            Self::Attendance(AttendanceEvent::Vacated(_)) => "vacated",
             Self::NodeGone(_) => "node_gone",
         }
     }
@@ -93,12 +87,12 @@ impl EventEnvelope {
             WebhookEvent::Disconnect(info, code) => {
                 Written { code: (*code > 0).then_some(*code), ..base.client(info) }
             }
-            WebhookEvent::Join(room, info) | WebhookEvent::Leave(room, info) => {
-                Written { channel: Some(room), ..base.client(info) }
-            }
-            WebhookEvent::Occupied(room) | WebhookEvent::Vacated(room) => {
-                Written { channel: Some(room), ..base }
-            }
+            WebhookEvent::Attendance(
+                AttendanceEvent::Join(room, info) | AttendanceEvent::Leave(room, info),
+            ) => Written { channel: Some(room), ..base.client(info) },
+            WebhookEvent::Attendance(
+                AttendanceEvent::Occupied(room) | AttendanceEvent::Vacated(room),
+            ) => Written { channel: Some(room), ..base },
             WebhookEvent::NodeGone(_) => base,
         }
     }
@@ -130,8 +124,8 @@ mod tests {
         let event = |event| EventEnvelope { id: "n-1".into(), time_ms: 5, node: "n".into(), event };
         let events = [
             event(WebhookEvent::Disconnect(ann.clone(), 3001)),
-            event(WebhookEvent::Join("chat:a".into(), ann)),
-            event(WebhookEvent::Vacated("chat:a".into())),
+            event(WebhookEvent::Attendance(AttendanceEvent::Join("chat:a".into(), ann))),
+            event(WebhookEvent::Attendance(AttendanceEvent::Vacated("chat:a".into()))),
             event(WebhookEvent::NodeGone(NodeId(1))),
         ];
         let client = "00000000-0000-4000-8000-000000000000";

@@ -27,7 +27,7 @@ pub struct QueueLimits {
 pub struct Queue {
     limits: QueueLimits,
     waiting: VecDeque<(Time, EventEnvelope)>,
-    /// The first so many are under way.
+    /// How many, from the front, are under way.
     under_way: usize,
     failures: u32,
     not_before: Time,

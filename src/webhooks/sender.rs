@@ -20,7 +20,8 @@ use super::{
 use crate::{
     cluster::{node::NodeId, view::View},
     metrics::Metrics,
-    runtime::clock,
+    room::{actor::Application, attendance::AttendanceEvent},
+    runtime::{clock, http_client},
 };
 
 /// Which events are delivered, where and how.
@@ -58,8 +59,14 @@ pub struct Webhooks {
     metrics: Metrics,
 }
 
+impl Application for Webhooks {
+    fn notify(&self, event: AttendanceEvent) {
+        self.enqueue(WebhookEvent::Attendance(event));
+    }
+}
+
 impl Webhooks {
-    /// Starts telling on this thread.
+    /// Starts to deliver on this thread.
     ///
     /// # Errors
     /// If no HTTP client can be made.
@@ -68,11 +75,8 @@ impl Webhooks {
         node: NodeId,
         metrics: Metrics,
     ) -> anyhow::Result<Arc<Self>> {
-        let client = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
+        let client = http_client::builder()
             .timeout(options.timeout)
-            .user_agent(concat!("Roomcast/", env!("CARGO_PKG_VERSION")))
             .build()
             .context("can't make an HTTP client for webhooks")?;
         let (queue, news) = (Mutex::new(Queue::new(options.limits)), Notify::new());
@@ -140,7 +144,7 @@ impl Webhooks {
             Err(error) => {
                 queue.failed(clock::now());
                 let waiting = queue.len();
-                tracing::warn!(%error, waiting, "events could not be told; they are sent again");
+                tracing::warn!(%error, waiting, "events could not be delivered; they are sent again");
                 "failed"
             }
         };
@@ -177,13 +181,16 @@ impl Webhooks {
     pub async fn finish(&self, deadline: tokio::time::Instant) {
         self.queue().hurry();
         self.news.notify_one();
-        let told = async {
+        let delivered = async {
             while !self.queue().is_empty() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        if tokio::time::timeout_at(deadline, told).await.is_err() {
-            tracing::warn!(events = self.queue().len(), "not all events could be told in time");
+        if tokio::time::timeout_at(deadline, delivered).await.is_err() {
+            tracing::warn!(
+                events = self.queue().len(),
+                "not all events could be delivered in time"
+            );
         }
     }
 }

@@ -17,7 +17,7 @@ use roomcast::{
     room::{
         messages::{Message, RoomMessage, SlotMessage},
         options::{Namespaces, RoomOptions},
-        registry::{In, Out, Settings, State},
+        registry::{In, Out, RoomSettings, State},
         types::{
             Answer, ClientId, ClientInfo, Event, MemberFlags, NewPublication, ReplyTo, Request,
             RoomName, SocketRef, Subscribe,
@@ -66,7 +66,7 @@ impl Cluster {
         let namespaces = Arc::new(namespaces);
         let infos: Vec<NodeInfo> = (0..nodes).map(info).collect();
         let member = |(number, info): (usize, &NodeInfo)| {
-            let settings = Settings::default();
+            let settings = RoomSettings::default();
             let state = State::new(info.id(), namespaces.clone(), settings, number as u64);
             Member { id: info.id(), info: info.clone(), state: Some(state) }
         };
@@ -170,7 +170,7 @@ impl Cluster {
             work.link_down = self.input(*node, In::LinkDown(peer));
         }
         self.deliver();
-        self.now += Settings::default().link_grace.as_millis() as u64;
+        self.now += RoomSettings::default().link_grace.as_millis() as u64;
         for (node, work) in alive.iter().zip(&mut work) {
             work.rerouted = self.input(*node, In::Tick);
         }

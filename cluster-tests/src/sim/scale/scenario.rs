@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use fastrand::Rng;
 use roomcast::{
     cluster::placement::{self, Placement},
-    room::{options::RoomOptions, registry::Settings, types::RoomName},
+    room::{options::RoomOptions, registry::RoomSettings, types::RoomName},
 };
 
 use super::{
@@ -156,7 +156,7 @@ impl Stage {
 
     /// A node dies that is home to rooms.
     pub fn kill_a_home(&mut self) -> Death {
-        let replicas = Settings::default().replicas;
+        let replicas = RoomSettings::default().replicas;
         let placement = Placement::new(self.cluster.infos(), replicas);
         let home = |room: &RoomName| placement.home(placement::slot(room));
         let first = self.rooms.first().and_then(|(room, _)| home(room));

@@ -13,7 +13,7 @@ use roomcast::{
     },
     room::{
         options::{Namespaces, RoomOptions},
-        registry::{In, Out, Settings, State},
+        registry::{In, Out, RoomSettings, State},
         types::{ReplyTo, RoomName, SocketRef},
     },
     runtime::time::Time,
@@ -168,7 +168,8 @@ impl World {
         }
         let seed = self.rng.u64(..);
         let replicas = Mutant::replicas(self.mutant, self.plan.replicas);
-        let settings = Settings { replicas, quorum_of: self.plan.quorum_of, ..Settings::default() };
+        let settings =
+            RoomSettings { replicas, quorum_of: self.plan.quorum_of, ..RoomSettings::default() };
         let (now, node) = (self.now, &mut self.nodes[index]);
         let before = node.id();
         node.generation = now;
@@ -291,7 +292,7 @@ impl World {
             Out::Answer { to: ReplyTo::Api(number), answer } => {
                 self.answered(node, number, answer);
             }
-            Out::Tell(what) => self.application_hears(node, what),
+            Out::Notify(event) => self.application_hears(node, event),
             Out::Answer { .. } | Out::Findings { .. } | Out::Control(_) => {}
         }
         Ok(())

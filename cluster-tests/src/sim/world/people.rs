@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use roomcast::{
-    room::{
-        registry::In,
-        types::{
-            ClientId, ClientInfo, Event, MemberFlags, ReplyTo, Request, RoomName, SocketRef,
-            Subscribe, Subscribed,
-        },
+use roomcast::room::{
+    attendance::AttendanceEvent,
+    registry::In,
+    types::{
+        ClientId, ClientInfo, Event, MemberFlags, ReplyTo, Request, RoomName, SocketRef, Subscribe,
+        Subscribed,
     },
-    webhooks::event::WebhookEvent,
 };
 
 use super::{Happening, World, record::Stay};
@@ -165,10 +163,10 @@ impl World {
     }
 
     /// Takes note of who has come and gone as a room's home says it, and of what it says once more.
-    pub(super) fn application_hears(&mut self, node: usize, what: WebhookEvent) {
+    pub(super) fn application_hears(&mut self, node: usize, event: AttendanceEvent) {
         let name = self.nodes[node].name.clone();
-        match what {
-            WebhookEvent::Join(room, info) => {
+        match event {
+            AttendanceEvent::Join(room, info) => {
                 self.tell(|| format!("{name} says that {} has come to {room}", info.client));
                 if !self.record.application_hears_join(&room, info.client) {
                     self.tell(|| {
@@ -176,7 +174,7 @@ impl World {
                     });
                 }
             }
-            WebhookEvent::Leave(room, info) => {
+            AttendanceEvent::Leave(room, info) => {
                 self.tell(|| format!("{name} says that {} has left {room}", info.client));
                 self.record.application_hears_leave(room, info.client);
             }

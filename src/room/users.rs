@@ -7,7 +7,7 @@ use std::{
 
 use rustc_hash::FxHashSet;
 
-use crate::room::types::SocketRef;
+use super::types::SocketRef;
 
 /// Connections by user. Locked only when one opens or closes, or the application does something to a user.
 #[derive(Debug, Default)]

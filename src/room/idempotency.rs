@@ -1,4 +1,4 @@
-//! The idempotency keys that a room has seen lately, and what each publication came to.
+//! The idempotency keys that a room has seen recently, and the offset of each one's publication.
 //!
 //! In: keys with offsets and times. Out: whether a key is known. Bounded by count and age.
 
@@ -20,12 +20,12 @@ pub type Aged = (Duration, Box<str>, u64);
 
 /// The keys of one room.
 #[derive(Debug, Clone, Default)]
-pub struct Keys {
+pub struct IdempotencyKeys {
     offsets: HashMap<Arc<str>, u64>,
     by_age: VecDeque<(Time, Arc<str>)>,
 }
 
-impl Keys {
+impl IdempotencyKeys {
     /// The offset of the publication that came with `key`.
     pub fn get(&self, key: &str) -> Option<u64> {
         self.offsets.get(key).copied()
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn the_first_offset_of_a_key_stays() {
-        let mut keys = Keys::default();
+        let mut keys = IdempotencyKeys::default();
         keys.remember("k", 1, NOW);
         keys.remember("k", 2, NOW + WINDOW / 2);
         assert_eq!(keys.get("k"), Some(1));
@@ -116,12 +116,12 @@ mod tests {
 
     #[test]
     fn what_another_node_learns_is_as_old_there() {
-        let mut keys = Keys::default();
+        let mut keys = IdempotencyKeys::default();
         keys.remember("a", 0, NOW);
         keys.remember("b", 7, NOW + WINDOW / 2);
         let later = NOW + WINDOW / 2;
         assert_eq!(keys.after(0, later), [(Duration::ZERO, "b".into(), 7)]);
-        let mut other = Keys::default();
+        let mut other = IdempotencyKeys::default();
         other.learn(keys.all(later), later);
         other.expire(NOW + WINDOW);
         assert_eq!((other.get("a"), other.get("b")), (None, Some(7)));
@@ -130,7 +130,7 @@ mod tests {
     proptest! {
         #[test]
         fn they_are_bounded_and_the_newest_stay(count in 1..3 * MAX_KEYS) {
-            let mut keys = Keys::default();
+            let mut keys = IdempotencyKeys::default();
             for n in 0..count {
                 keys.remember(&n.to_string(), n as u64, NOW);
             }

@@ -1,0 +1,251 @@
+//! The configuration as typed: every option, its default, and what it means, by section.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A length of time, written like `"25s"` or `"1h30m"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&humantime::format_duration(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        humantime::parse_duration(&text).map(Self).map_err(|error| {
+            serde::de::Error::custom(format!("{text:?} is no length of time like \"25s\": {error}"))
+        })
+    }
+}
+
+const fn seconds(seconds: u64) -> Span {
+    Span(Duration::from_secs(seconds))
+}
+
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident {
+        $($(#[doc = $field_doc:literal])* $(#[serde($serde:ident)])? $field:ident: $type:ty = $default:expr,)*
+    }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Serialize, Deserialize)]
+        #[serde(default)]
+        pub struct $name {
+            $($(#[doc = $field_doc])* $(#[serde($serde)])? pub $field: $type,)*
+        }
+
+        impl $name {
+            /// What each of its keys means, in the order of the keys.
+            pub const DOCS: &[(&str, &[&str])] = &[$((stringify!($field), &[$($field_doc),*]),)*];
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+    };
+}
+
+mod backends;
+mod client;
+mod rooms;
+mod transports;
+
+pub use self::{
+    backends::{
+        ChannelProxies, ClientProxies, ConnectProxy, DEFAULT_PROXY, NamedProxy, Proxy, ProxyHttp,
+        RefreshProxy, Rpc, RpcNamespace, RpcOptions, StatusTransform, TransformDisconnect,
+        TransformError,
+    },
+    client::{Client, PersonalChannel, SubscriptionToken, Token},
+    rooms::{Channel, Channels, Namespace},
+    transports::{Emulation, OneWay, OneWaySocket, Streamed, WebSocket},
+};
+
+section! {
+    /// All of it.
+    Raw {
+        /// What the node is called.
+        node: Node = Node::default(),
+        /// Where clients and API calls connect.
+        http_server: HttpServer = HttpServer::default(),
+        /// What clients may do.
+        client: Client = Client::default(),
+        /// The WebSocket transport.
+        websocket: WebSocket = WebSocket::default(),
+        /// Server-sent events for clients that can't use WebSockets.
+        sse: Streamed = Streamed::default(),
+        /// Streamed responses for clients that can't use WebSockets.
+        http_stream: Streamed = Streamed::default(),
+        /// What those clients send, by requests of their own.
+        emulation: Emulation = Emulation::default(),
+        /// WebSockets for clients that only listen.
+        uni_websocket: OneWaySocket = OneWaySocket::default(),
+        /// Server-sent events for clients that only listen.
+        uni_sse: OneWay = OneWay::default(),
+        /// Streamed responses for clients that only listen.
+        uni_http_stream: OneWay = OneWay::default(),
+        /// What rooms keep, promise and permit.
+        channel: Channels = Channels::default(),
+        /// Calls of clients to the application.
+        rpc: Rpc = Rpc::default(),
+        /// Backends that namespaces name, beside those of `channel.proxy` and `rpc.proxy`.
+        proxies: Vec<NamedProxy> = Vec::new(),
+        /// What is told to the application.
+        webhooks: Webhooks = Webhooks::default(),
+        /// The server API.
+        http_api: HttpApi = HttpApi::default(),
+        /// The other nodes.
+        cluster: Cluster = Cluster::default(),
+        /// What is logged, and how.
+        log: Log = Log::default(),
+        /// How the node stops.
+        shutdown: Shutdown = Shutdown::default(),
+        /// The demo's page.
+        demo: Demo = Demo::default(),
+    }
+}
+
+section! {
+    /// What the node is called.
+    Node {
+        /// Name of the node, different from all others of the cluster. Empty: host name and port. If the host's
+        /// name is `localhost`, or it has none, `cluster.advertise` or the address of `cluster.gossip` stands for
+        /// it, or else a name made of the machine's id.
+        name: String = String::new(),
+    }
+}
+
+section! {
+    /// Where clients and API calls connect.
+    HttpServer {
+        /// IP address to listen on. Empty: all.
+        address: String = String::new(),
+        /// Port to listen on; 0: any free one.
+        port: u16 = 8000,
+        /// Threads that serve clients, at most 64. 0: one for each core.
+        workers: usize = 0,
+        /// Proxies in front of the node, as IP addresses or networks (`10.0.0.0/8`): what they say in
+        /// `X-Forwarded-For` or `X-Real-IP` is taken for the address of the client. Nobody else is believed.
+        trusted_proxies: Vec<String> = Vec::new(),
+        /// TLS on that port.
+        tls: Tls = Tls::default(),
+    }
+}
+
+section! {
+    /// TLS on a port.
+    Tls {
+        /// Take connections with TLS, and no others.
+        enabled: bool = false,
+        /// The certificate and those between it and its authority: a file of PEM, or PEM itself. A file is
+        /// read again when it changes.
+        cert_pem: String = String::new(),
+        /// The certificate's private key, in the same way.
+        key_pem: String = String::new(),
+    }
+}
+
+section! {
+    /// What is told to the application.
+    Webhooks {
+        /// URL (http or https) that events are posted to, as JSON. Empty: none are.
+        endpoint: String = String::new(),
+        /// What batches of them are signed with, of 16 characters at least: header `X-Roomcast-Signature`.
+        secret: String = String::new(),
+        /// The kinds of events that are told. Those about rooms need `webhooks` in the namespace, too.
+        events: Vec<String> = crate::webhooks::event::KINDS.map(str::to_owned).to_vec(),
+        /// How long a post may take. One that is not answered with a status from 200 to 299 is made again, after
+        /// half a second at first, after 30 at most.
+        timeout: Span = seconds(5),
+        /// The most events of one post.
+        batch_size: usize = 100,
+        /// How long an event may wait for others.
+        batch_interval: Span = Span(Duration::from_millis(100)),
+        /// The most events that wait. Over it, the oldest are dropped, and counted.
+        queue_max_events: usize = 10_000,
+    }
+}
+
+section! {
+    /// The server API.
+    HttpApi {
+        /// The key that callers must send. Empty: every call is refused.
+        key: String = String::new(),
+        /// Take calls without a key. For development only.
+        insecure: bool = false,
+    }
+}
+
+section! {
+    /// The other nodes.
+    Cluster {
+        /// Name of the cluster: nodes of different clusters refuse each other.
+        id: String = "roomcast".to_owned(),
+        /// Where gossip arrives (UDP), as IP:PORT. Empty, with `mesh` and `join`: the node is alone.
+        gossip: String = String::new(),
+        /// Where links arrive (TCP), as IP:PORT.
+        mesh: String = String::new(),
+        /// IP address under which the other nodes reach this one. Empty: that of `gossip`.
+        advertise: String = String::new(),
+        /// Gossip addresses of other nodes to begin with; one that lives is enough.
+        join: Vec<String> = Vec::new(),
+        /// How long a node whose name is borne by one that runs waits for that one to leave, before it ends
+        /// with an error.
+        name_timeout: Span = seconds(30),
+        /// What all nodes know and no one else: seals gossip and links. Needed beyond loopback.
+        secret: String = String::new(),
+        /// Other secrets that are accepted, while the secret is being changed: first add the new one here on
+        /// every node, then make it the `secret` and keep the old one here, then take that out.
+        other_secrets: Vec<String> = Vec::new(),
+        /// How many other nodes keep a copy of each room with history, and have a publication before it is
+        /// acknowledged. With `minority = "refuse"` at least half of `expected_nodes`.
+        replicas: usize = 1,
+        /// How many nodes the cluster should have. A node that sees less than half of them says so in
+        /// `/health` (503). 0: any number is right.
+        expected_nodes: usize = 0,
+        /// What a node does with rooms with history while it does not reach a majority of `expected_nodes`:
+        /// `serve`, or `refuse` with a temporary error. With `refuse`, acknowledged means on a majority of them, so
+        /// that no cut and no loss of fewer loses it; and there may be no more nodes than that.
+        minority: String = "serve".to_owned(),
+        /// Bytes that may wait for one node; more, and its link is closed. At least 1 MiB and twice the largest
+        /// publication that is allowed: half of `client.queue_max_size`, or what a client may send at once.
+        queue_max_size: usize = 64 << 20,
+        /// How long a publish may wait for its room's home before it fails with a temporary error.
+        publish_timeout: Span = seconds(2),
+    }
+}
+
+section! {
+    /// What is logged, and how.
+    Log {
+        /// `off`, `error`, `warn`, `info`, `debug` or `trace`, or directives like `info,roomcast::mesh=debug`.
+        level: String = "info".to_owned(),
+        /// `text` or `json`.
+        format: String = "text".to_owned(),
+    }
+}
+
+section! {
+    /// How the node stops.
+    Shutdown {
+        /// How long it may take to hand its rooms over, and then to let its connections go.
+        timeout: Span = seconds(30),
+        /// How many clients a second each other node is asked to take: a node that leaves lets its clients go
+        /// no faster. 0: all at once.
+        reconnect_rate: usize = 1000,
+    }
+}
+
+section! {
+    /// The demo's page.
+    Demo {
+        /// Serve the chat page, and sign a token for anyone who asks. Never on a real server.
+        enabled: bool = false,
+    }
+}

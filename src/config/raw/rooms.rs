@@ -1,0 +1,122 @@
+//! What rooms keep, promise and permit.
+
+use serde::{Deserialize, Serialize};
+
+use super::{ChannelProxies, DEFAULT_PROXY, Span, seconds};
+
+section! {
+    /// What rooms keep, promise and permit.
+    Channels {
+        /// The longest room name, in bytes.
+        max_length: usize = 255,
+        /// Bytes of publications that the node keeps over all of its rooms; the oldest go first.
+        history_max_bytes: usize = 512 << 20,
+        /// Rooms that the node knows. Over it, those go that nobody has used for the longest; a client that comes
+        /// back to one of them is told that it can't recover. Rooms in use don't go.
+        max_rooms: usize = 500_000,
+        /// What the data of a publication must be, where the namespace says nothing else: `json`, `json_object`,
+        /// `binary` (anything, also nothing), or empty: anything but nothing.
+        publication_data_format: String = String::new(),
+        /// Which backends are asked about rooms of namespaces that name no other.
+        proxy: ChannelProxies = ChannelProxies::default(),
+        /// Rooms without a `:` in their name.
+        without_namespace: Channel = Channel::default(),
+        /// Rooms with a namespace before the first `:` of their name.
+        namespaces: Vec<Namespace> = Vec::new(),
+    }
+}
+
+section! {
+    /// A namespace: the options of its rooms, and its name.
+    Namespace {
+        /// What stands before the first `:` of the rooms' names.
+        name: String = String::new(),
+        /// The options, side by side with the name.
+        #[serde(flatten)]
+        options: Channel = Channel::default(),
+    }
+}
+
+section! {
+    /// The options of the rooms of one namespace.
+    Channel {
+        /// Keep who is in the room.
+        presence: bool = false,
+        /// Tell subscribers who joins and leaves: those that ask for it and may ask for presence.
+        join_leave: bool = false,
+        /// Tell it to all subscribers, asked or not.
+        force_push_join_leave: bool = false,
+        /// The most publications to keep. History needs this and `history_ttl`.
+        history_size: usize = 0,
+        /// How long to keep a publication.
+        history_ttl: Span = seconds(0),
+        /// How long to remember a room's epoch and offset after its last publication.
+        history_meta_ttl: Span = seconds(720 * 3600),
+        /// Watch every subscriber's position.
+        force_positioning: bool = false,
+        /// Watch the position of those that ask. Who may read history can ask anyway.
+        allow_positioning: bool = false,
+        /// Every subscriber can recover what it missed.
+        force_recovery: bool = false,
+        /// Those that ask can. Who may read history can ask anyway.
+        allow_recovery: bool = false,
+        /// `stream`: all that was missed; `cache`: the latest publication.
+        force_recovery_mode: String = "stream".to_owned(),
+        /// Give every subscriber the latest publication, also one that comes for the first time. Needs
+        /// `force_recovery` and the recovery mode `cache`.
+        auto_cache_recover: bool = false,
+        /// Subscribers may ask for publications with certain tags only.
+        allow_tags_filter: bool = false,
+        /// The formats in which subscribers may ask for what is new against the publication before, instead of
+        /// whole publications. There is one: `fossil`.
+        allowed_delta_types: Vec<String> = Vec::new(),
+        /// Send every publication so to those that ask, not only those published with `delta`.
+        delta_publish: bool = false,
+        /// What the data of a publication must be: `json`, `json_object`, `binary` (anything, also nothing), or
+        /// empty: what `channel.publication_data_format` says.
+        publication_data_format: String = String::new(),
+        /// Clients may subscribe without a subscription token.
+        allow_subscribe_for_client: bool = false,
+        /// Anonymous clients may subscribe too, where clients may.
+        allow_subscribe_for_anonymous: bool = false,
+        /// Users may enter rooms whose names end in `#` and a list of users (`room#42`, `room#42,43`) with them in
+        /// it; no one else may.
+        allow_user_limited_channels: bool = false,
+        /// A regular expression that names of rooms must match behind the namespace; clients get error 107 for
+        /// others. Empty: any does.
+        channel_regex: String = String::new(),
+        /// Clients may publish.
+        allow_publish_for_client: bool = false,
+        /// Subscribers may publish.
+        allow_publish_for_subscriber: bool = false,
+        /// Anonymous clients may publish too, where clients or subscribers may.
+        allow_publish_for_anonymous: bool = false,
+        /// Clients may ask for presence.
+        allow_presence_for_client: bool = false,
+        /// Subscribers may ask for presence.
+        allow_presence_for_subscriber: bool = false,
+        /// Anonymous clients may ask for presence too, where clients or subscribers may.
+        allow_presence_for_anonymous: bool = false,
+        /// Clients may read history.
+        allow_history_for_client: bool = false,
+        /// Subscribers may read history.
+        allow_history_for_subscriber: bool = false,
+        /// Anonymous clients may read history too, where clients or subscribers may.
+        allow_history_for_anonymous: bool = false,
+        /// Tell the endpoint of `webhooks` who comes and goes, and when the room has its first client and when it
+        /// has lost its last.
+        webhooks: bool = false,
+        /// Ask a backend whether a client may subscribe.
+        subscribe_proxy_enabled: bool = false,
+        /// Which: one of `proxies`, or `default`: `channel.proxy.subscribe`.
+        subscribe_proxy_name: String = DEFAULT_PROXY.to_owned(),
+        /// Ask a backend whether a client may publish, and what. It alone decides.
+        publish_proxy_enabled: bool = false,
+        /// Which: one of `proxies`, or `default`: `channel.proxy.publish`.
+        publish_proxy_name: String = DEFAULT_PROXY.to_owned(),
+        /// Ask a backend whether a subscription that ends goes on, instead of its client for a new token.
+        sub_refresh_proxy_enabled: bool = false,
+        /// Which: one of `proxies`, or `default`: `channel.proxy.sub_refresh`.
+        sub_refresh_proxy_name: String = DEFAULT_PROXY.to_owned(),
+    }
+}

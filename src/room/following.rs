@@ -1,0 +1,339 @@
+//! What a mirror takes from its home: the copy, page by page, and from then on everything that happens.
+//!
+//! In: pages and messages of the home. Out: this node's copy of the stream and of presence, and what its members get.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use super::{
+    messages::{Begin, End, Item, Page, Refused, RoomMessage},
+    mirror::State,
+    node::Node,
+    presence::Presence,
+    room::{Role, Room},
+    stream::{Entry, Stream},
+    transfer::Incoming,
+    types::{ClientInfo, Epoch, Event, Position, Subscribe},
+};
+use crate::cluster::{node::NodeId, slots::Term};
+
+/// How long a home that has a lesser copy than this node is given to hear of it.
+const UNHEARD: Duration = Duration::from_millis(200);
+
+/// How long an ordinary mirror keeps a copy that is newer than the home's: after a cut, homes hear of each other's
+/// rooms one link after the other.
+const MAX_UNHEARD: Duration = Duration::from_secs(1);
+
+impl Room {
+    /// The home says something. What anyone else says as if it were home is out of date.
+    pub(super) fn follow(&mut self, from: NodeId, message: RoomMessage, node: &mut Node) {
+        if let RoomMessage::Deliver { count, .. } = message {
+            let term = node.slots.promised(self.slot);
+            if (Term { count, node: from }) < term {
+                let refused = RoomMessage::NotHome(Refused::Delivery(term));
+                return self.send_to(from, refused, node);
+            }
+        }
+        let Role::Mirror(mirror) = &mut self.role else { return };
+        if mirror.home != from {
+            return;
+        }
+        match message {
+            RoomMessage::Dismiss => self.dismissed(node),
+            _ if !mirror.is_live(node) => {}
+            RoomMessage::Deliver { count, epoch, entry } => {
+                self.delivered(Term { count, node: from }, epoch, entry, node);
+            }
+            RoomMessage::Committed(offset) => self.commit(offset, node),
+            RoomMessage::Joined(at, info) => self.joined(at, info, node),
+            RoomMessage::Left(info) => self.left(info, node),
+            RoomMessage::HistoryRemoved => {
+                if let Some(stream) = &mut self.stream {
+                    node.memory.add(-stream.history.clear());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a mirror keeps presence: successors do, and those whose members get joins and leaves.
+    fn keeps_presence(&self) -> bool {
+        let invited = matches!(&self.role, Role::Mirror(mirror) if mirror.invited);
+        invited || self.options.join_leave
+    }
+
+    fn joined(&mut self, at: NodeId, info: Arc<ClientInfo>, node: &mut Node) {
+        let mut new = true;
+        if self.keeps_presence() {
+            new = self.present.get_or_insert_default().join(at, info.clone());
+            self.attendance += 1;
+        }
+        if new && info.is_announced(self.options.join_leave) {
+            self.deliver_local(Event::Join(info), node);
+        }
+    }
+
+    fn left(&mut self, info: Arc<ClientInfo>, node: &mut Node) {
+        let mut known = true;
+        if self.keeps_presence() {
+            let left = self.present.as_mut().and_then(|present| present.remove(info.client));
+            known = left.is_some();
+            self.attendance += 1;
+        }
+        if known && info.is_announced(self.options.join_leave) {
+            self.deliver_local(Event::Leave(info), node);
+        }
+    }
+
+    fn delivered(&mut self, term: Term, epoch: Option<Epoch>, entry: Entry, node: &mut Node) {
+        let publication = entry.publication.clone();
+        let Some(stream) = &mut self.stream else {
+            return self.deliver_local(Event::Publication(publication), node);
+        };
+        if publication.offset == 0 {
+            // It has no place, but a repeat of it has to be known.
+            let top = stream.history.top();
+            stream.remember(entry.key.as_deref(), entry.forward, top, node.now);
+            if entry.key.is_some() {
+                node.memory.keyed(&self.name, node.now);
+            }
+            return self.deliver_local(Event::Publication(publication), node);
+        }
+        let here = stream.position();
+        if Some(here.epoch) != epoch || publication.offset > here.offset + 1 {
+            // Nothing is lost on a link, so this can't be; if it is, say so and attach again.
+            return self.lose_track();
+        }
+        if publication.offset <= here.offset {
+            return;
+        }
+        if entry.key.is_some() {
+            node.memory.keyed(&self.name, node.now);
+        }
+        let change = stream.append(entry, term, &self.options, node.now);
+        let gated = stream.committed().is_some();
+        node.memory.kept(&self.name, publication.offset, change);
+        self.say_what_is_here(node);
+        match gated {
+            true => self.uncommitted.get_or_insert_default().push_back(publication),
+            false => self.deliver_local(Event::Publication(publication), node),
+        }
+    }
+
+    /// A successor's word to its home, which acknowledges by it.
+    pub(super) fn say_what_is_here(&mut self, node: &mut Node) {
+        let Role::Mirror(mirror) = &mut self.role else { return };
+        // Quorum: a run that may have forgotten what it has answered to claims counts for nothing.
+        if mirror.invited && mirror.is_live(node) && node.slots.is_informed(self.slot) {
+            mirror.said = true;
+            let home = mirror.home;
+            self.send_to(home, RoomMessage::Has(self.top()), node);
+        }
+    }
+
+    fn lose_track(&mut self) {
+        if let Role::Mirror(mirror) = &mut self.role {
+            mirror.state = State::Detached;
+        }
+    }
+
+    /// A page of the home's copy has come.
+    pub(super) fn page_for_mirror(&mut self, from: NodeId, page: Page, node: &mut Node) {
+        let own = self.held().map(|held| held.standing);
+        let Role::Mirror(mirror) = &mut self.role else { return };
+        let State::Attaching { id, link } = mirror.state else { return };
+        if mirror.home != from || id != page.id || node.link(from) != Some(link) {
+            return;
+        }
+        if let Some(begin) = page.begin {
+            if let Begin::Afresh { standing, .. } = &begin
+                && own
+                    .is_some_and(|own| own.is_newer_than(standing) && !own.is_level_with(standing))
+                && (self.owed || node.now < mirror.keep_for(MAX_UNHEARD, node.now))
+            {
+                // The home has not heard yet what is held here, and is about to: until then it must not be lost.
+                mirror.state = State::Detached;
+                mirror.not_before = node.now + UNHEARD;
+                return;
+            }
+            if let Begin::Follow { first } = begin
+                && let Some(stream) = &mut self.stream
+            {
+                node.memory.add(-stream.history.drop_through(first.saturating_sub(1)));
+            }
+            mirror.incoming = Some(Box::new(Incoming::begin(begin)));
+        }
+        let Some(mut incoming) = mirror.incoming.take() else { return };
+        if incoming.follows {
+            incoming.others.extend(self.follow_page(page.items, node));
+        } else {
+            incoming.take(page.items, &self.options, node.now);
+        }
+        if let Role::Mirror(mirror) = &mut self.role {
+            mirror.incoming = Some(incoming);
+        }
+        if let Some(end) = page.end {
+            self.copy_is_here(id, link, end, node);
+        }
+    }
+
+    /// Takes over what follows this node's copy. Returns the clients among it.
+    fn follow_page(&mut self, items: Vec<Item>, node: &mut Node) -> Vec<Item> {
+        let (now, mut clients) = (node.now, Vec::new());
+        for item in items {
+            let Some(stream) = &mut self.stream else { break };
+            match &item {
+                Item::Client(..) => clients.push(item),
+                Item::Publication(_, publication) => {
+                    let (publication, top) = (publication.clone(), stream.history.top());
+                    if publication.offset <= top {
+                        continue;
+                    }
+                    let gap = publication.offset > top + 1;
+                    let change = stream.take(item, &self.options, now);
+                    let gated = stream.committed().is_some();
+                    node.memory.kept(&self.name, publication.offset, change);
+                    if gap {
+                        // It was dropped at the home while it was on its way.
+                        self.deliver_local(Event::InsufficientState, node);
+                    }
+                    match gated {
+                        true => self.uncommitted.get_or_insert_default().push_back(publication),
+                        false => self.deliver_local(Event::Publication(publication), node),
+                    }
+                }
+                _ => drop(stream.take(item, &self.options, now)),
+            }
+        }
+        clients
+    }
+
+    /// All of the home's copy is here.
+    fn copy_is_here(&mut self, id: u64, link: u64, end: End, node: &mut Node) {
+        let Role::Mirror(mirror) = &mut self.role else { return };
+        mirror.state = State::Live { id, link };
+        let Some(mut incoming) = mirror.incoming.take() else { return };
+        let stream = if incoming.follows { &mut self.stream } else { &mut incoming.stream };
+        let mut whole = true;
+        if let (Some(stream), Some(have)) = (stream, end.have) {
+            whole = stream.position() == have.position;
+            stream.reach(have.term);
+        }
+        incoming.committed = node.is_quorum().then_some(end.committed);
+        let with_presence = self.keeps_presence();
+        if with_presence {
+            // Without knowing who is there, it is no copy of that.
+            self.attendance = end.attendance;
+        }
+        self.install(*incoming, with_presence, node);
+        if !whole {
+            // Its last publications were dropped at the home while it was on its way.
+            self.deliver_local(Event::InsufficientState, node);
+            self.forget_stream(node);
+            return self.lose_track();
+        }
+        self.say_what_is_here(node);
+    }
+
+    /// Puts a copy in the place of what is here. Subscribers who watch their position must learn a new epoch, so
+    /// they subscribe again, and recover if that line holds what they have; the others get what they missed, if
+    /// it does. With `all`, who is there is a part of it.
+    pub(super) fn install(&mut self, incoming: Incoming, all: bool, node: &mut Node) {
+        let Incoming { stream, others, follows, committed, .. } = incoming;
+        if !follows {
+            // What this node gave is no more.
+            self.given = None;
+            self.begin_fetches_again(node);
+            let old = self.forget_stream(node).map(|old| old.visible());
+            if let Some(mut new) = stream {
+                if let Some(committed) = committed {
+                    let same = old.filter(|old| old.epoch == new.position().epoch);
+                    new.commit(committed.max(same.map_or(0, |old| old.offset)));
+                }
+                node.memory.kept(&self.name, new.history.top(), new.history.bytes() as isize);
+                self.stream = Some(new);
+                if matches!(self.role, Role::Mirror(_)) {
+                    self.tell_of_new_stream(old, node);
+                }
+            }
+        }
+        self.keep_uncommitted();
+        if let Some(committed) = committed {
+            self.commit(committed, node);
+        }
+        if !all {
+            return;
+        }
+        let mut present = Presence::default();
+        for item in others {
+            match item {
+                Item::Client(at, info) => drop(present.join(at, info)),
+                Item::Key(key) => {
+                    node.memory.keyed(&self.name, node.now);
+                    self.keys.get_or_insert_default().learn(vec![key], node.now);
+                }
+                _ => {}
+            }
+        }
+        let present = (!present.is_empty()).then(|| Box::new(present));
+        let before = std::mem::replace(&mut self.present, present);
+        self.tell_who_came_and_went(before, node);
+    }
+
+    /// Delivers the joins and leaves that this node missed while it was not attached.
+    fn tell_who_came_and_went(&mut self, before: Option<Box<Presence>>, node: &mut Node) {
+        if !self.options.join_leave || self.local.is_empty() {
+            return;
+        }
+        let (before, now) = (before.unwrap_or_default(), self.present.take().unwrap_or_default());
+        let announced = |it: &ClientInfo| it.is_announced(true);
+        for gone in before.clients(|it| announced(it) && !now.has(it.client)) {
+            self.deliver_local(Event::Leave(gone), node);
+        }
+        for new in now.clients(|it| announced(it) && !before.has(it.client)) {
+            self.deliver_local(Event::Join(new), node);
+        }
+        self.present = (!now.is_empty()).then_some(now);
+    }
+
+    fn tell_of_new_stream(&mut self, old: Option<Position>, node: &mut Node) {
+        let (Some(old), Some(stream)) = (old, &self.stream) else { return };
+        let missed = stream.after(old);
+        // Where takeovers keep the epoch, nothing that members have had is missing in it.
+        let complete = stream.committed().is_some()
+            && old.epoch == stream.position().epoch
+            && missed.is_some();
+        if !complete {
+            self.deliver_local(Event::InsufficientState, node);
+        }
+        for publication in missed.into_iter().flatten() {
+            self.deliver_local(Event::Publication(publication), node);
+        }
+    }
+
+    /// Quorum: whether a client has seen more elsewhere than members may have here, as far as this node knows.
+    pub(super) fn is_ahead(&self, subscribe: &Subscribe) -> bool {
+        let (Some(since), Some(stream)) = (&subscribe.recover, &self.stream) else { return false };
+        stream.resolve(since).is_some_and(|at| at.offset > stream.visible().offset)
+    }
+
+    /// Quorum: what members may not have yet, of the stream that is here now.
+    pub(super) fn keep_uncommitted(&mut self) {
+        let stream = self.stream.as_ref().filter(|it| it.committed().is_some());
+        let waiting: VecDeque<_> = stream.map(Stream::uncommitted).unwrap_or_default().into();
+        self.uncommitted = (!waiting.is_empty()).then_some(waiting);
+    }
+
+    /// Quorum: a majority has the stream up to `offset`, so members may have it.
+    pub(super) fn commit(&mut self, offset: u64, node: &mut Node) {
+        if let Some(stream) = &mut self.stream {
+            stream.commit(offset);
+        }
+        while let Some(waiting) = &mut self.uncommitted
+            && waiting.front().is_some_and(|it| it.offset <= offset)
+        {
+            let Some(publication) = waiting.pop_front() else { break };
+            self.deliver_local(Event::Publication(publication), node);
+        }
+        self.uncommitted.take_if(|it| it.is_empty());
+    }
+}
