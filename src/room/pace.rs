@@ -9,11 +9,11 @@ use std::time::Duration;
 use crate::runtime::time::Time;
 
 /// How many slots are claimed first.
-const FIRST: usize = 16;
+const FIRST: usize = 4;
 /// Fewer rooms than this in one go: the next one is twice as large.
-const FEW: usize = 256;
+const FEW: usize = 128;
 /// More rooms than this: it is half as large.
-const MANY: usize = 1_024;
+const MANY: usize = 512;
 /// How many rooms of the last go may be on the move when the next one begins.
 const MOVING: usize = 256;
 /// How long one go holds up the next at most: its rooms may wait for a node that is slow.
@@ -93,11 +93,11 @@ mod tests {
     fn slots_with_few_rooms_go_many_at_a_time_and_those_with_many_few() {
         let mut pace = Pace::default();
         let all: Vec<u16> = (0..1_000).collect();
-        assert_eq!(pace.choose(all.clone(), 0, NOW), (0..16).collect::<Vec<_>>());
+        assert_eq!(pace.choose(all.clone(), 0, NOW), (0..4).collect::<Vec<_>>());
         pace.brought(FEW - 1);
-        assert_eq!(pace.choose(all[16..].to_vec(), 0, NOW), (16..48).collect::<Vec<_>>());
+        assert_eq!(pace.choose(all[4..].to_vec(), 0, NOW), (4..12).collect::<Vec<_>>());
         pace.brought(MANY);
-        assert_eq!(pace.choose(all[48..].to_vec(), 0, NOW), (48..64).collect::<Vec<_>>());
+        assert_eq!(pace.choose(all[12..].to_vec(), 0, NOW), (12..16).collect::<Vec<_>>());
     }
 
     #[test]
@@ -113,10 +113,11 @@ mod tests {
     #[test]
     fn slots_that_are_refused_do_not_hold_up_the_others() {
         let mut pace = Pace::default();
-        let all: Vec<u16> = (0..60).collect();
+        let all: Vec<u16> = (0..20).collect();
         let first = pace.choose(all.clone(), 0, NOW);
         let second = pace.choose(all.clone(), 0, NOW);
         assert!(first.iter().all(|slot| !second.contains(slot)));
-        assert_eq!(pace.choose(all, 0, NOW)[8..16], [56, 57, 58, 59, 0, 1, 2, 3]);
+        let third: Vec<u16> = (12..20).chain(0..8).collect();
+        assert_eq!(pace.choose(all, 0, NOW), third);
     }
 }

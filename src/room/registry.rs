@@ -38,7 +38,7 @@ pub const LULL: Duration = Duration::from_millis(500);
 /// A node that was told nothing for so long, and so much longer than [`LULL`], stood still.
 const STANDSTILL: Duration = Duration::from_secs(2);
 /// Which share of [`Settings::slice`] is gone through with an input that is about something else.
-const SHARE: usize = 16;
+const SHARE: usize = 32;
 
 /// Something that the registry has to deal with.
 #[derive(Debug, Clone)]

@@ -27,6 +27,8 @@ pub(super) const SLOTS_A_MESSAGE: usize = 2_048;
 pub struct Work {
     /// Slots whose rooms are to settle, in turn.
     slots: SlotSet,
+    /// Those of them that have changed hands: what their rooms are asked waits for it.
+    changed: SlotSet,
     /// None are left.
     swept: bool,
     /// The rooms that are left of the slot whose turn it is.
@@ -49,9 +51,9 @@ struct Inventory {
 }
 
 impl Work {
-    /// The rooms of these slots are to settle.
+    /// The rooms of these slots, which have changed hands, are to settle, before all others.
     pub(super) fn sweep(&mut self, slots: impl IntoIterator<Item = u16>) {
-        slots.into_iter().for_each(|slot| self.slots.insert(slot));
+        slots.into_iter().for_each(|slot| self.changed.insert(slot));
         self.swept = false;
     }
 
@@ -75,6 +77,11 @@ impl Work {
 
     fn is_left(&self) -> bool {
         !self.swept || !self.owed.is_empty()
+    }
+
+    /// The slot whose turn it is.
+    fn next_slot(&mut self) -> Option<u16> {
+        self.changed.pop_first().or_else(|| self.slots.pop_first())
     }
 }
 
@@ -106,17 +113,19 @@ impl State {
         if !self.work.is_left() {
             return;
         }
+        self.work.changed.retain(self.rooms.occupied());
         self.work.slots.retain(self.rooms.occupied());
         for _ in 0..self.slice {
             while self.work.rooms.is_empty()
-                && let Some(slot) = self.work.slots.pop_first()
+                && let Some(slot) = self.work.next_slot()
             {
                 self.work.rooms = self.rooms.of_slot(slot).cloned().collect();
             }
             let Some(name) = self.work.rooms.pop() else { break };
             self.with_room(&name, Room::settle);
         }
-        if self.work.slots.is_empty() && self.work.rooms.is_empty() {
+        if self.work.changed.is_empty() && self.work.slots.is_empty() && self.work.rooms.is_empty()
+        {
             self.work.swept = true;
             for (peer, claim) in std::mem::take(&mut self.work.owed) {
                 let message = Message::Settled(claim);
