@@ -173,7 +173,7 @@ impl Batch {
                 if line.generation == 0 {
                     self.give_birth(name, line, offset, number);
                 }
-                if offset != line.next {
+                if offset != line.next || offset == u64::MAX {
                     return Err(Refusal::OutOfOrder { expected: line.next, offset });
                 }
                 let header = Header::new(Kind::Append, line.generation, line.from, offset);
@@ -238,6 +238,7 @@ pub fn read_older(body: &[u8]) -> Vec<(u64, u64)> {
 }
 
 fn take(number: &mut u64) -> u64 {
-    *number += 1;
-    *number - 1
+    let taken = *number;
+    *number = taken.saturating_add(1);
+    taken
 }

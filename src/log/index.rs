@@ -401,7 +401,9 @@ fn get_room(bytes: &[u8], names: &[u8], runs: &[u8]) -> Option<Entry> {
         gone: (gone.number > 0).then_some(gone),
         head: (head.number > 0).then_some(head),
     };
-    Some(Entry { hash: filter::hash(name), name: name.into(), part })
+    // Whoever goes on after this name gets to the same place.
+    let hash = u64_at(bytes, 0).filter(|it| *it == filter::hash(name))?;
+    Some(Entry { hash, name: name.into(), part })
 }
 
 fn get_run(bytes: &[u8]) -> Option<Run> {

@@ -2,7 +2,7 @@
 //!
 //! What comes in: batches of [`Op`]s, each about a room by its name; offsets, times and bytes are the caller's.
 //! What goes out: calls to a few files ([`Files`]), and pages of what was written. Nothing here has a thread, a
-//! clock or a file system: `disk` has.
+//! clock or a file system: [disk] and [writer] have.
 //!
 //! # The files
 //!
@@ -46,6 +46,8 @@
 //! - *After a crash there is what was synced, and perhaps the batches that follow, in order.* Every record says up to
 //!   where its segment was synced when it was written. What is bad before such a place is corruption; what is bad
 //!   behind all of them was not synced for all that can be known, is cut off, and counted in [`Opened`].
+//!   If something before it is damaged, nothing is cut: what would be cut may be all that says so. The segment is
+//!   sealed as it is, which says where it ended.
 //! - *What is cut off is gone before anything is written in its place*; the same for what a failed write may have
 //!   left. Otherwise its rest would be taken for records one day.
 //! - *A segment is begun only when the one before it is synced; it is whole on disk before anything is written to
@@ -67,6 +69,7 @@
 //! may show as what was before it. Whoever is told that should compare the node's rooms with other copies.
 
 mod batch;
+pub mod disk;
 mod error;
 mod files;
 mod filter;
@@ -81,6 +84,7 @@ mod segment;
 mod store;
 #[cfg(test)]
 mod tests;
+pub mod writer;
 
 pub use batch::Op;
 pub use error::{Damage, OpenError, ReadError, Refusal, WriteError};

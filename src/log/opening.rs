@@ -81,7 +81,8 @@ impl<F: Files> Store<F> {
         // From here on files are changed.
         let sealed = open_sealed(&mut files, id, &listing, &tail, &options, &mut opened)?;
         tidy(&mut files, &listing, &tail, &mut opened)?;
-        cut(&mut files, &tail, &options, &mut opened)?;
+        let hurt = tail.is_hurt();
+        cut(&mut files, &tail, &options, hurt, &mut opened)?;
         opened.strangers = listing.strangers;
         let active = active(&tail, id, &mut opened);
         let highest = active.parts.values().map(Part::highest).max().unwrap_or(0);
@@ -89,6 +90,12 @@ impl<F: Files> Store<F> {
         let number = highest.saturating_add(1).max(tail.begun);
         let mut store = Self::new(files, options, id, active);
         (store.number, store.sealed) = (number, sealed);
+        if hurt {
+            store.roll().map_err(|error| {
+                let fault = Fault { kind: FaultKind::Io, why: error.to_string() };
+                OpenError::failed("sealing", File::Segment(tail.number))(fault)
+            })?;
+        }
         Ok((store, opened))
     }
 
@@ -233,8 +240,7 @@ fn tail(
         let bytes =
             segment::load(files, number, limit).map_err(OpenError::failed("reading", file))?;
         let walk = segment::walk(&bytes, seed(id, number));
-        // Nothing is written to a segment before its manifest is synced.
-        if !walk.found.iter().any(|it| it.whole) {
+        if !walk.is_born() {
             if unborn.is_some() {
                 let why = "nothing in it can be read";
                 return Err(OpenError::Damaged { file: file.to_string(), why });
@@ -257,7 +263,7 @@ fn max_file(options: &Options) -> u64 {
 
 fn others(bytes: &[u8], walk: &Walk, cut: Cut) -> Option<BTreeMap<u64, u32>> {
     let kept = || walk.found.iter().filter(|it| it.place < cut.at);
-    let manifest = kept().find(|it| it.header.kind == Kind::Manifest && it.whole)?;
+    let manifest = walk.manifest()?;
     let body = manifest.place as usize + manifest.header.body_at();
     let body = bytes.get(body..body + manifest.header.body as usize)?;
     let mut others: BTreeMap<u64, u32> = Manifest::decode(body).0.into_iter().collect();
@@ -358,24 +364,40 @@ fn tidy(
     Ok(())
 }
 
+impl Tail {
+    /// Whether something that was synced is damaged. That it was synced is known from records behind it, perhaps
+    /// only from such as are to be cut off. So the segment is sealed as it is: then its end is known, and everything
+    /// before it was synced.
+    fn is_hurt(&self) -> bool {
+        let end = self.cut.at;
+        let bad = self.walk.bad.iter().any(|(first, _)| *first < end);
+        bad || self.others.is_none() || self.walk.found.iter().any(|it| it.place < end && !it.whole)
+    }
+}
+
 /// Cuts off what was being written. It must be gone before anything is written in its place: what is left of it
 /// behind that would be taken for records.
 fn cut(
     files: &mut impl Files,
     tail: &Tail,
     options: &Options,
+    hurt: bool,
     opened: &mut Opened,
 ) -> Result<(), OpenError> {
     let (file, at) = (File::Segment(tail.number), u64::from(tail.cut.at));
     if tail.walk.used > tail.cut.at {
         opened.torn = tail.walk.used - tail.cut.at;
         opened.dropped = tail.cut.dropped;
-        files.cut(file, at, at).map_err(OpenError::failed("cutting", file))?;
+        if !hurt {
+            files.cut(file, at, at).map_err(OpenError::failed("cutting", file))?;
+        }
     }
     // What was read may still be in memory only, from the process before.
     files.sync(file).map_err(OpenError::failed("syncing", file))?;
     // Without space for the rest, that shows when there is something to write.
-    let _ = files.cut(file, at, options.segment_bytes.into());
+    if !hurt {
+        let _ = files.cut(file, at, options.segment_bytes.into());
+    }
     Ok(())
 }
 
@@ -446,7 +468,7 @@ pub(super) fn index_again(
     let file = File::Index(number);
     let written = files.create(file, bytes.len() as u64);
     let written = written.and_then(|()| files.write(file, 0, &bytes));
-    written.and_then(|()| files.sync(file)).map_err(ReadError::of(file))?;
+    written.map_err(ReadError::of(file))?;
     Ok((summary, damage))
 }
 

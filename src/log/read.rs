@@ -281,7 +281,7 @@ impl<F: Files> Store<F> {
                 })
             }
             Places::Index(at) => {
-                let (at, count) = (at + (from - first) as u32, (to - from) as u32);
+                let (at, count) = (at.saturating_add((from - first) as u32), (to - from) as u32);
                 self.with_index(segment, |reader, summary| reader.places(summary, at, count))?
             }
         };
@@ -326,7 +326,9 @@ impl<F: Files> Store<F> {
             name: name.clone(),
             first: room.line.first,
             next: room.line.next,
-            bytes: stretches.iter().map(|(it, run)| run.share(it.end - it.first)).sum(),
+            bytes: stretches
+                .iter()
+                .fold(0, |sum: u64, (it, run)| sum.saturating_add(run.share(it.end - it.first))),
             newest: stretches.iter().map(|(_, run)| run.newest).max().unwrap_or(0),
             headed: room.line.headed,
         }

@@ -126,6 +126,8 @@ impl<F: Files> Store<F> {
             keep.age = (since > 0).then_some(since);
             let first = self.first_kept(name, room, keep)?;
             if first > room.line.first {
+                // Put together once, it need not be again to be written.
+                self.remember(name, room.clone());
                 room.line.trim(first);
                 trims.push((name.clone(), first));
             }
@@ -142,7 +144,7 @@ impl<F: Files> Store<F> {
             self.commit(ops)?;
         }
         for (segment, bytes) in found {
-            self.sweep.live.entry(segment).and_modify(|it| *it += bytes);
+            self.sweep.live.entry(segment).and_modify(|it| *it = it.saturating_add(bytes));
         }
         self.damage.extend(gaps);
         self.sweep.phase = Phase::Look(Some(last));
@@ -167,7 +169,8 @@ impl<F: Files> Store<F> {
                 let count = stretch.end - stretch.first;
                 let bytes = run.share(count);
                 if bytes > left {
-                    first = first.max(stretch.end - left / (bytes / count).max(1));
+                    let kept = left / (bytes / count.max(1)).max(1);
+                    first = first.max(stretch.end.saturating_sub(kept));
                     break;
                 }
                 left -= bytes;
@@ -374,7 +377,7 @@ impl<F: Files> Store<F> {
                 let count = count.min((most as u64 / average).max(1));
                 if needed {
                     found.extend(self.run_places(segment, run, cursor.skip, count)?);
-                    bytes += count * average;
+                    bytes = count.saturating_mul(average).saturating_add(bytes);
                 }
                 cursor.skip += count;
             }
@@ -405,11 +408,11 @@ impl<F: Files> Store<F> {
     /// Whether a publication of a run is needed, and how many that follow it are as well, or are not.
     fn needed_of(&self, name: &str, segment: u64, run: &Run, skip: u64) -> (bool, u64) {
         let Some(room) = self.rooms.get(name) else { return (false, 1) };
-        let (offset, end) = (run.first + skip, run.end());
+        let (offset, end) = (run.first.saturating_add(skip), run.end());
         let line = &room.line;
         if offset < line.first || offset >= line.next {
             let until = if offset < line.first { line.first.min(end) } else { end };
-            return (false, until - offset);
+            return (false, until.saturating_sub(offset).max(1));
         }
         let there = |it| self.sealed.contains_key(&it);
         match room.locate(offset, self.active.runs(name), there) {
@@ -417,9 +420,12 @@ impl<F: Files> Store<F> {
                 let same = stretch.segment == segment
                     && (it.generation, it.first, it.count)
                         == (run.generation, run.first, run.count);
-                (same, stretch.end.min(end) - offset)
+                (same, stretch.end.min(end).saturating_sub(offset).max(1))
             }
-            None => (false, 1),
+            None => {
+                let next = room.next_known(offset, self.active.runs(name).1);
+                (false, next.min(end).saturating_sub(offset).max(1))
+            }
         }
     }
 
@@ -431,7 +437,7 @@ impl<F: Files> Store<F> {
         count: u64,
     ) -> Result<Vec<(Kind, u32)>, ReadError> {
         let Places::Index(at) = run.places else { return Ok(Vec::new()) };
-        let (at, count) = (at + skip as u32, count as u32);
+        let (at, count) = (at.saturating_add(skip as u32), count as u32);
         let places =
             self.with_index(segment, |reader, summary| reader.places(summary, at, count))?;
         Ok(places.into_iter().map(|it| (Kind::Append, it)).collect())

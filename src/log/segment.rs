@@ -162,11 +162,25 @@ pub struct Cut {
 }
 
 impl Walk {
+    /// The record that the segment begins with, if it is whole.
+    pub fn manifest(&self) -> Option<&Found> {
+        let first = self.found.first().filter(|it| it.whole && it.place == START as u32);
+        first.filter(|it| it.header.kind == Kind::Manifest)
+    }
+
+    /// Whether there was time to write it: nothing is, before its manifest is synced.
+    pub fn is_born(&self) -> bool {
+        let after = |it: &Found| it.whole && it.header.synced > START as u32;
+        self.manifest().is_some() || self.found.iter().any(after)
+    }
+
     /// Where the last whole batch ends. What is bad before a place that was synced is corruption, and not cut.
     pub fn cut(&self) -> Cut {
-        let manifest = self.found.iter().find(|it| it.header.kind == Kind::Manifest);
-        let proven = self.found.iter().map(|it| it.header.synced).max().unwrap_or(0);
-        let synced = proven.max(manifest.map_or(START as u32, Found::end));
+        let manifest = self.manifest();
+        // None was written before what it says was synced.
+        let proofs = self.found.iter().filter(|it| it.header.synced <= it.place);
+        let proven = proofs.map(|it| it.header.synced).max().unwrap_or(0);
+        let synced = proven.max(manifest.map_or(START as u32, |it| it.end()));
         let bad = self.bad.iter().map(|(first, _)| *first);
         let bad = bad.chain(self.found.iter().filter(|it| !it.whole).map(|it| it.place));
         let bad = bad.filter(|it| *it >= synced).min().unwrap_or(u32::MAX);

@@ -379,13 +379,19 @@ impl<F: Files> Store<F> {
     pub(super) fn room(&mut self, name: &str) -> Result<&mut Room, ReadError> {
         if !self.rooms.contains_key(name) {
             let room = self.assemble(name)?;
-            let name: Arc<str> = name.into();
-            self.ring.push_back(name.clone());
-            self.rooms.insert(name, room);
+            self.remember(&name.into(), room);
         }
         let room = self.rooms.get_mut(name).expect("it was there, or was put there");
         room.used = true;
         Ok(room)
+    }
+
+    /// Takes a room that was put together into memory, unless it is there.
+    pub(super) fn remember(&mut self, name: &Arc<str>, room: Room) {
+        if !self.rooms.contains_key(name) {
+            self.ring.push_back(name.clone());
+            self.rooms.insert(name.clone(), room);
+        }
     }
 
     fn assemble(&mut self, name: &str) -> Result<Room, ReadError> {

@@ -225,6 +225,28 @@ fn an_index_is_only_a_cache() {
 }
 
 #[test]
+fn what_is_behind_something_damaged_stays_however_often_it_is_opened() {
+    let disk = Disk::new(1);
+    let (mut store, mut model) = (open(&disk).0, Model::default());
+    fill(&mut store, &mut model, 1, 2);
+    let batch: Vec<_> = (3..6).map(|offset| append("room0", offset, b"x")).collect();
+    for ops in [&batch[..], &[append("room0", 6, b"torn")]] {
+        store.commit(ops).expect("written");
+        store.sync().expect("synced");
+    }
+    // Only the last one says that the batch before it was synced, and it is bad itself.
+    let (third, last) = (place(&disk, 1, 4), place(&disk, 1, 7));
+    disk.flip(&first_segment(), third + 30, 3);
+    disk.flip(&first_segment(), last + record::HEADER + 6, 1);
+    for _ in 0..3 {
+        let (mut store, _) = open(&disk);
+        let page = store.read("room0", &Query { since: Some(3), ..EVERYTHING }).expect("read");
+        assert_eq!((offsets(&page), page.next), (vec![4, 5], 6));
+        assert_eq!(store.verify(1).expect("read").len(), 1);
+    }
+}
+
+#[test]
 fn a_start_that_is_damaged_is_told_and_the_rest_is_readable() {
     let disk = Disk::new(1);
     let (mut store, mut model) = (open(&disk).0, Model::default());
