@@ -6,7 +6,7 @@
 //! ```text
 //! Look   all rooms in their order, some per step: trims each, and sums up what is needed of each segment
 //! Copy   what is needed of a segment that is mostly not, to the active segment, some per step
-//! Retire sync the copies; say that the segment is not needed, and sync that; remove it
+//! Retire say that the segment is not needed; sync that, and the copies before it; remove it
 //! ```
 //!
 //! Copies are the same records as before, with the same numbers: it does no harm if a crash leaves both.
@@ -444,8 +444,9 @@ impl<F: Files> Store<F> {
     }
 
     fn retire(&mut self, segment: u64) -> Result<(), WriteError> {
-        self.sync()?;
         if self.sealed.contains_key(&segment) {
+            // One sync for the copies and for what says that they are enough: of both a crash keeps the first, or
+            // the first and the second.
             self.fit(record::size(0, 0), true)?;
             let header = Header::new(Kind::Retired, 0, 0, segment);
             self.batch.put(&Arc::from(""), header, b"");
