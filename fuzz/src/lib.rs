@@ -11,6 +11,7 @@
 
 pub mod config_files;
 pub mod gossip_datagrams;
+pub mod log_files;
 pub mod mesh_frames;
 pub mod registry_messages;
 pub mod session_commands;
@@ -20,9 +21,10 @@ pub mod websocket_frames;
 pub type Run = fn(&[u8]);
 
 /// Every target by name.
-pub const TARGETS: [(&str, Run); 6] = [
+pub const TARGETS: [(&str, Run); 7] = [
     ("config_files", config_files::run),
     ("gossip_datagrams", gossip_datagrams::run),
+    ("log_files", log_files::run),
     ("mesh_frames", mesh_frames::run),
     ("registry_messages", registry_messages::run),
     ("session_commands", session_commands::run),

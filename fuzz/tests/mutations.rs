@@ -134,6 +134,7 @@ macro_rules! targets {
 targets! {
     config_files: 1_000,
     gossip_datagrams: 5_000,
+    log_files: 1_000,
     mesh_frames: 10_000,
     registry_messages: 10_000,
     session_commands: 10_000,
