@@ -33,7 +33,7 @@
 //! - **Attach**: a mirror asks the home for what it lacks, and for everything from then on.
 //! - **Copy**: all that another node needs to go on with a room. It travels in **pages**, as many at a time as the
 //!   link has room for.
-//! - **Log**: where rooms outlive the process. **Segment**: one of its files ([log]).
+//! - **Log**: where rooms are to outlive the process; none is kept in one yet. **Segment**: one of its files ([log]).
 //! - **View**: the nodes that are here, as one node sees it.
 //! - **Link**: the TCP connection between two nodes. **Hub**: the fan-out of one worker thread.
 //!
@@ -63,9 +63,9 @@
 //! perform the outputs. `tests/layering.rs` keeps them apart. Pure code knows: [protocol], [room] (but its
 //! actor and [room::users]), [cluster] (but membership, gossip, seeds and sight), [mesh::wire], [mesh::noise] and [mesh::life],
 //! [session::state] and what it needs, [access] (but [access::jwks] and [access::connection_counter]), [backend] (but its client), [webhooks] (but
-//! its sender), [log] (but its disk), [runtime::time], [runtime::reclaim], [runtime::longest], [config].
+//! its sender), [log] (but its disk and writer), [runtime::time], [runtime::reclaim], [runtime::longest], [config].
 //!
-//! A module uses only those of lower layers, from the lowest up: [metrics], [runtime], [protocol], [access], [cluster],
+//! A module uses only those of lower layers, from the lowest up: [metrics], [runtime], [log], [protocol], [access], [cluster],
 //! [room], [backend], [webhooks], [config], [session], [hub], [mesh], [server], [node]. What a lower one has for a
 //! higher one is a message, a trait or a function that the lower one defines.
 //!
