@@ -138,7 +138,7 @@ impl Default for RoomSettings {
             claim_again: Duration::from_millis(200),
             page: 64 << 10,
             window: 1 << 20,
-            slice: 256,
+            slice: 128,
             recovery_limit: 300,
             history_bytes: 512 << 20,
             room_limit: 500_000,
@@ -468,7 +468,7 @@ impl Fetches {
 /// up whatever else happens for some ten milliseconds.
 const MAX_MOVING: usize = 512;
 /// How many rooms begin to move before the peers are waited for.
-const LOT: usize = 24;
+const LOT: usize = 32;
 /// How long rooms on the move hold up others if none of them arrives: one of their nodes may be slow.
 const MOVE_PATIENCE: Duration = Duration::from_secs(2);
 
