@@ -10,7 +10,7 @@ use super::{
     node::Node,
     presence::Presence,
     room::{Role, Room},
-    stream::{Entry, Stream},
+    stream::Entry,
     transfer::Incoming,
     types::{ClientInfo, Epoch, Event, Position, Subscribe},
 };
@@ -212,7 +212,10 @@ impl Room {
         let Role::Mirror(mirror) = &mut self.role else { return };
         mirror.state = State::Live { id, link };
         let Some(mut incoming) = mirror.incoming.take() else { return };
-        let stream = if incoming.follows { &mut self.stream } else { &mut incoming.stream };
+        let stream = match incoming.follows {
+            true => self.stream.as_deref_mut(),
+            false => incoming.stream.as_mut(),
+        };
         let mut whole = true;
         if let (Some(stream), Some(have)) = (stream, end.have) {
             whole = stream.position() == have.position;
@@ -250,7 +253,7 @@ impl Room {
                     new.commit(committed.max(same.map_or(0, |old| old.offset)));
                 }
                 node.memory.kept(&self.name, new.history.top(), new.history.bytes() as isize);
-                self.stream = Some(new);
+                self.stream = Some(Box::new(new));
                 if matches!(self.role, Role::Mirror(_)) {
                     self.tell_of_new_stream(old, node);
                 }
@@ -318,9 +321,9 @@ impl Room {
 
     /// Quorum: what members may not have yet, of the stream that is here now.
     pub(super) fn keep_uncommitted(&mut self) {
-        let stream = self.stream.as_ref().filter(|it| it.committed().is_some());
-        let waiting: VecDeque<_> = stream.map(Stream::uncommitted).unwrap_or_default().into();
-        self.uncommitted = (!waiting.is_empty()).then_some(waiting);
+        let stream = self.stream.as_deref().filter(|it| it.committed().is_some());
+        let waiting: VecDeque<_> = stream.map(|it| it.uncommitted()).unwrap_or_default().into();
+        self.uncommitted = (!waiting.is_empty()).then(|| Box::new(waiting));
     }
 
     /// Quorum: a majority has the stream up to `offset`, so members may have it.

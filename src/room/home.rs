@@ -91,7 +91,7 @@ impl Room {
     }
 
     pub(super) fn top(&self) -> u64 {
-        self.stream.as_ref().map_or(0, |stream| stream.history.top())
+        self.stream.as_deref().map_or(0, |stream| stream.history.top())
     }
 
     /// Whether others have to have a copy of the room: of what was said, or of who is there, where someone is told
@@ -243,7 +243,7 @@ impl Room {
         let (top, needed) = (self.top(), node.acks_needed());
         let Role::Home(home) = &self.role else { return };
         let acked = home.replication.acked(top, needed);
-        let committed = self.stream.as_ref().and_then(Stream::committed);
+        let committed = self.stream.as_deref().and_then(Stream::committed);
         if needed.is_some() && committed.is_some_and(|committed| committed < acked) {
             self.tell_listeners(RoomMessage::Committed(acked), |_| true, node);
             self.commit(acked, node);
@@ -343,7 +343,7 @@ impl Room {
             // It waits until this node knows what a majority has.
             return self.waiting.push_back((subscribe, until));
         }
-        let stream = self.stream.as_ref().filter(|_| self.options.keeps_history());
+        let stream = self.stream.as_deref().filter(|_| self.options.keeps_history());
         let recovery = match (&subscribe.recover, stream) {
             (Some(since), Some(stream)) => {
                 let limit = node.settings.recovery_limit;

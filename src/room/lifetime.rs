@@ -25,7 +25,7 @@ impl Room {
     /// When something will be due if nothing comes in.
     pub fn next_due(&self, node: &Node) -> Option<Time> {
         let waiting = self.waiting.front().map(|(_, until)| *until);
-        let expiry = self.stream.as_ref().and_then(|stream| stream.next_expiry(&self.options));
+        let expiry = self.stream.as_deref().and_then(|stream| stream.next_expiry(&self.options));
         let keys = self.keys.as_ref().and_then(|keys| keys.next_expiry());
         let role = match &self.role {
             Role::Home(home) => self.home_due(home, node),
@@ -40,7 +40,7 @@ impl Room {
 
     /// Until when the node keeps the room for nobody; none while it is in use.
     fn keep_until(&self, linger: Duration) -> Option<Time> {
-        let said = self.stream.as_ref().is_some_and(|stream| stream.history.top() > 0);
+        let said = self.stream.as_deref().is_some_and(|stream| stream.history.top() > 0);
         let keep = match &self.role {
             _ if self.is_needed() || !self.outgoing.is_empty() => return None,
             Role::Opening(_) | Role::Mirror(_) => return None,
@@ -81,7 +81,7 @@ impl Room {
 
     /// Lets go of the stream. Returns it.
     pub(super) fn forget_stream(&mut self, node: &mut Node) -> Option<Stream> {
-        let old = self.stream.take()?;
+        let old = *self.stream.take()?;
         node.memory.add(-(old.history.bytes() as isize));
         Some(old)
     }

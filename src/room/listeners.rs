@@ -24,12 +24,12 @@ pub(super) struct Listener {
     pub attach: u64,
     /// The link that it has attached on.
     link: u64,
-    /// What it has said that it has.
-    have: Option<Have>,
+    /// What it has said that it has. Boxed, like the next: in most rooms it has nothing.
+    have: Option<Box<Have>>,
     /// It has all of the copy, and gets what happens from now on.
     live: bool,
     /// Those that it has said to be its clients, while it has not said all.
-    clients: Option<Vec<Arc<ClientInfo>>>,
+    clients: Option<Box<Vec<Arc<ClientInfo>>>>,
 }
 
 impl Listener {
@@ -42,7 +42,7 @@ impl Listener {
 impl Home {
     /// The clients that a node is about to say.
     pub(super) fn clients_said(&mut self, peer: NodeId) -> Option<&mut Vec<Arc<ClientInfo>>> {
-        self.listeners.get_mut(&peer)?.clients.as_mut()
+        self.listeners.get_mut(&peer)?.clients.as_deref_mut()
     }
 }
 
@@ -59,7 +59,7 @@ impl Room {
         let (Some(link), Role::Home(home)) = (node.link(from), &mut self.role) else { return };
         let succeeds = invited && home.replication.includes(from);
         home.replication.attached(from, succeeds);
-        let clients = Some(Vec::new());
+        let (have, clients) = (have.map(Box::new), Some(Box::default()));
         home.listeners.insert(from, Listener { attach: id, link, have, live: false, clients });
         self.begin_copy(from, link, id, node);
     }
@@ -120,7 +120,7 @@ impl Room {
         let most = node.settings.page;
         let over = match &mut outgoing.what {
             What::Copy(copy) => {
-                let page = copy.page(id, self.stream.as_ref(), node.now, most);
+                let page = copy.page(id, self.stream.as_deref(), node.now, most);
                 let flow = node.flows.entry(to).or_default();
                 flow.sent(transfer::weight(&page.items));
                 self.send_to(to, RoomMessage::Page(Box::new(page)), node);
@@ -189,10 +189,10 @@ impl Room {
 
     /// What a listener is to get, or an owner that fetches.
     fn begin_pages(&self, outgoing: &Outgoing, node: &Node) -> CopyUnderWay {
-        let stream = self.stream.as_ref().filter(|_| self.options.keeps_history());
+        let stream = self.stream.as_deref().filter(|_| self.options.keeps_history());
         let (have, with_clients) = match (&self.role, &outgoing.what) {
             (Role::Home(home), What::Listener) => (
-                home.listeners.get(&outgoing.to).and_then(|it| it.have),
+                home.listeners.get(&outgoing.to).and_then(|it| it.have.as_deref().copied()),
                 home.replication.includes(outgoing.to) || self.options.join_leave,
             ),
             _ => (None, true),
@@ -239,7 +239,7 @@ impl Room {
         let Some(said) = listener.and_then(|it| it.clients.as_mut()) else { return };
         said.extend(clients);
         if last {
-            let all = mem::take(said);
+            let all = mem::take(&mut **said);
             if let Some(listener) = home.listeners.get_mut(&from) {
                 listener.clients = None;
             }

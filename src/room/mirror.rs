@@ -192,7 +192,7 @@ impl Room {
         mirror.state = State::Attaching { id, link };
         (mirror.not_before, mirror.incoming, mirror.said) = (Time::default(), None, false);
         let invited = mirror.invited;
-        let have = self.stream.as_ref().map(Stream::have);
+        let have = self.stream.as_deref().map(Stream::have);
         self.send_to(home, RoomMessage::Attach { id, have, invited }, node);
         self.outgoing.retain(|it| !matches!(it.what, What::Clients(_)));
         if self.local.clients.is_empty() {
@@ -256,7 +256,7 @@ impl Room {
             // It waits until this node knows what a majority has.
             return self.waiting.push_back((subscribe, until));
         }
-        let stream = self.stream.as_ref().filter(|_| self.options.keeps_history());
+        let stream = self.stream.as_deref().filter(|_| self.options.keeps_history());
         let recovery = match (&subscribe.recover, stream) {
             (None, _) => Recovery::NotAsked,
             (Some(_), None) => Recovery::Failed,
@@ -291,7 +291,7 @@ impl Room {
         if !self.local.contains(subscribe.socket) {
             return;
         }
-        let here = self.stream.as_ref().map(Stream::visible);
+        let here = self.stream.as_deref().map(Stream::visible);
         if self.live_home(node).is_none() {
             // The home was lost or has changed meanwhile: begin again with the current one.
             let until = node.now + node.settings.publish_timeout;

@@ -120,7 +120,7 @@ impl Room {
         }
         self.last_used = node.now;
         self.owed |= matches!(&self.role, Role::Mirror(mirror) if mirror.is_invited());
-        let stood_at = self.stream.as_ref().map(Stream::visible);
+        let stood_at = self.stream.as_deref().map(Stream::visible);
         self.role = Role::Opening(Box::new(Opening { stood_at, ..Opening::default() }));
     }
 
@@ -309,7 +309,7 @@ impl Room {
                 if node.is_quorum() {
                     stream.commit(0);
                 }
-                self.stream = Some(stream);
+                self.stream = Some(Box::new(stream));
             }
             // Nothing acknowledged can be missing, and nobody has had what is not.
             Some(stream) if node.is_quorum() => {
@@ -347,7 +347,7 @@ impl Room {
             stream.doubt(true);
         }
         self.owed = true;
-        self.given = node.slots.given(self.slot);
+        self.given = node.slots.given(self.slot).map(Box::new);
         self.last_used = node.now;
         self.outgoing.clear();
         if !self.needs_copies() {

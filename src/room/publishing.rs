@@ -92,7 +92,7 @@ impl Room {
 
     fn send_out(&mut self, entry: Entry, node: &mut Node) {
         let publication = entry.publication.clone();
-        let stream = self.stream.as_ref();
+        let stream = self.stream.as_deref();
         let epoch = stream.map(|stream| stream.position().epoch);
         // Members may have it once a majority has it.
         match publication.offset > 0 && stream.is_some_and(|it| it.committed().is_some()) {

@@ -36,7 +36,7 @@ impl Room {
 
     fn recover(&self, since: &Since, node: &Node) -> Option<Vec<Arc<Publication>>> {
         let limit = node.settings.recovery_limit;
-        self.stream.as_ref()?.recover(since, None, &self.options, limit)
+        self.stream.as_deref()?.recover(since, None, &self.options, limit)
     }
 
     fn history(&self, filter: &HistoryFilter) -> Answer {

@@ -72,8 +72,8 @@ pub struct Requests {
     run: Option<Run>,
     /// No one is asked before.
     not_before: Time,
-    /// What has come of answers that come in parts.
-    parts: BTreeMap<u64, Answer>,
+    /// What has come of answers that come in parts. Boxed: few do.
+    parts: Option<Box<BTreeMap<u64, Answer>>>,
 }
 
 impl Requests {
@@ -115,7 +115,7 @@ impl Requests {
         if index < self.sent {
             self.sent -= 1;
         }
-        self.parts.remove(&pending.id);
+        self.take_parts(pending.id);
         if self.queue.is_empty() {
             // Most rooms wait for nothing most of the time, and there may be very many.
             self.queue = VecDeque::new();
@@ -159,7 +159,7 @@ impl Requests {
     /// Begins again with the first request, at whichever node is home.
     fn restart(&mut self) {
         (self.sent, self.run) = (0, None);
-        self.parts.clear();
+        self.parts = None;
     }
 
     /// A home has refused a run.
@@ -201,22 +201,29 @@ impl Requests {
         (index < self.sent).then_some(index)
     }
 
+    /// What has come of the answer to a request.
+    fn take_parts(&mut self, id: u64) -> Option<Answer> {
+        let answer = self.parts.as_mut()?.remove(&id);
+        self.parts.take_if(|it| it.is_empty());
+        answer
+    }
+
     /// A part of what a home answers has come.
     pub fn part_came(&mut self, from: NodeId, id: u64, part: Answer) {
         if self.sent_to(from, id).is_none() {
             return;
         }
-        let whole = match self.parts.remove(&id) {
+        let whole = match self.take_parts(id) {
             Some(earlier) => earlier.followed_by(part),
             None => part,
         };
-        self.parts.insert(id, whole);
+        self.parts.get_or_insert_default().insert(id, whole);
     }
 
     /// The request that a home answers, if it was sent there, and all of its answer.
     pub fn answered(&mut self, from: NodeId, id: u64, answer: Answer) -> Option<(Pending, Answer)> {
         let index = self.sent_to(from, id)?;
-        let answer = match self.parts.remove(&id) {
+        let answer = match self.take_parts(id) {
             Some(earlier) => earlier.followed_by(answer),
             None => answer,
         };

@@ -42,7 +42,8 @@ use crate::{
     runtime::time::Time,
 };
 
-/// One room on one node.
+/// One room on one node. There may be very many, most of them without history and with nothing under way, so what
+/// those don't need is boxed.
 #[derive(Debug)]
 pub struct Room {
     pub(super) name: RoomName,
@@ -50,7 +51,7 @@ pub struct Room {
     pub(super) options: Arc<RoomOptions>,
     pub(super) role: Role,
     /// The home's own, or a copy of it. Stays when the role changes.
-    pub(super) stream: Option<Stream>,
+    pub(super) stream: Option<Box<Stream>>,
     /// In a room without history: the idempotency keys that its home has seen lately.
     pub(super) keys: Option<Box<IdempotencyKeys>>,
     /// Who is there, as the home knows it, and its successors.
@@ -58,7 +59,7 @@ pub struct Room {
     /// How often someone has come or gone.
     pub(super) attendance: u64,
     /// Quorum: what waits for a majority to have it before members may.
-    pub(super) uncommitted: Option<VecDeque<Arc<Publication>>>,
+    pub(super) uncommitted: Option<Box<VecDeque<Arc<Publication>>>>,
     pub(super) local: Local,
     /// What needs the home and has no answer yet.
     pub(super) requests: Requests,
@@ -67,7 +68,7 @@ pub struct Room {
     /// What is held here was a home's or a successor's: it is kept until the home says that others have it.
     pub(super) owed: bool,
     /// This node was home until the claim of this term.
-    pub(super) given: Option<Term>,
+    pub(super) given: Option<Box<Term>>,
     /// What is sent to peers in pages.
     pub(super) outgoing: Vec<Outgoing>,
     pub(super) last_used: Time,
@@ -128,7 +129,7 @@ impl Room {
 
     /// The stream as far as this node has it.
     pub fn stream(&self) -> Option<&Stream> {
-        self.stream.as_ref()
+        self.stream.as_deref()
     }
 
     /// Whether this node is home.
@@ -158,11 +159,12 @@ impl Room {
 
     /// What is held here that the next home needs: a stream, if only its epoch, keys, or who is there.
     pub(super) fn held(&self) -> Option<Held> {
-        self.holds_something().then(|| Held { standing: self.standing(), given: self.given })
+        self.holds_something()
+            .then(|| Held { standing: self.standing(), given: self.given.as_deref().copied() })
     }
 
     pub(super) fn standing(&self) -> Standing {
-        let standing = self.stream.as_ref().map(Stream::standing).unwrap_or_default();
+        let standing = self.stream.as_deref().map(Stream::standing).unwrap_or_default();
         Standing { attendance: self.attendance, ..standing }
     }
 

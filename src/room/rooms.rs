@@ -121,3 +121,16 @@ impl Rooms {
         self.tables.iter().flatten().map(|(name, room)| (name, room.as_ref()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::room::home::Home;
+
+    #[test]
+    fn a_room_fits_the_allocations_that_are_counted_on() {
+        // By the allocator's size classes. A node may know a million rooms: what most of them don't need is boxed.
+        assert!(size_of::<Room>() <= 384, "{}", size_of::<Room>());
+        assert!(size_of::<Home>() <= 192, "{}", size_of::<Home>());
+    }
+}
