@@ -177,6 +177,8 @@ pub struct Node {
     pub memory: Memory,
     /// Pages under way to peers.
     pub flows: BTreeMap<NodeId, Flow>,
+    /// Whether any of them may have something to send, so that not every input looks through them.
+    pub(super) pages_wait: bool,
     /// Rooms whose copies are on their way here, or are to be.
     pub fetches: Fetches,
     /// Rooms on the move.
@@ -213,6 +215,7 @@ impl Node {
             out: Vec::new(),
             memory: Memory::default(),
             flows: BTreeMap::new(),
+            pages_wait: false,
             fetches: Fetches::default(),
             moves: Moves::default(),
             view: View::default(),
@@ -325,8 +328,8 @@ impl Node {
     /// Whether the node must not take publications into rooms with history: most of the others may go on
     /// without it.
     pub fn is_in_minority(&self) -> bool {
-        let linked = self.links.values().filter(|it| it.up.is_some()).count();
-        self.acks_needed().is_some_and(|others| linked < others)
+        let linked = || self.links.values().filter(|it| it.up.is_some()).count();
+        self.acks_needed().is_some_and(|others| linked() < others)
     }
 
     /// Tells peers something about one room.
@@ -386,8 +389,9 @@ impl Node {
         weight: usize,
         waits: bool,
     ) {
-        let flow = self.flows.entry(to).or_default();
-        if waits && flow.is_busy(self.settings.window) {
+        let window = self.settings.window;
+        let flow = self.flow_to(to);
+        if waits && flow.is_busy(window) {
             return flow.wait(room, message, weight);
         }
         flow.sent(weight);
@@ -396,7 +400,13 @@ impl Node {
 
     /// A room has pages for a peer.
     pub fn has_pages(&mut self, to: NodeId, room: &RoomName) {
-        self.flows.entry(to).or_default().ready(Source::Room(room.clone()));
+        self.flow_to(to).ready(Source::Room(room.clone()));
+    }
+
+    /// The pages for a peer, of which there may be more now.
+    pub(super) fn flow_to(&mut self, peer: NodeId) -> &mut Flow {
+        self.pages_wait = true;
+        self.flows.entry(peer).or_default()
     }
 
     /// A number that this run of the node has not used before.

@@ -169,7 +169,7 @@ impl State {
         let (pattern, found) = (pattern.to_owned(), Vec::new());
         self.work.searches.0.insert((from, id), Search { pattern, slots, found, bytes: 0 });
         if from != self.node.me {
-            self.node.flows.entry(from).or_default().ready(Source::Search(id));
+            self.node.flow_to(from).ready(Source::Search(id));
         }
     }
 

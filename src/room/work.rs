@@ -94,7 +94,7 @@ impl State {
             || self.recovery.is_left()
             || self.node.fetches.is_ready()
             || self.node.moves.is_ready(self.node.now)
-            || self.node.flows.values().any(|flow| flow.is_ready(window))
+            || self.node.pages_wait && self.node.flows.values().any(|flow| flow.is_ready(window))
     }
 
     /// Does as much as this input may.
@@ -169,7 +169,7 @@ impl State {
     /// Pages go to each peer in turn, as many as its link has room for, and of no more rooms than one input may go
     /// through.
     fn send_pages(&mut self) {
-        if self.node.flows.values().all(|flow| flow.is_idle()) {
+        if !self.node.pages_wait {
             return;
         }
         let window = self.node.settings.window;
@@ -196,6 +196,7 @@ impl State {
                 }
             }
         }
+        self.node.pages_wait = self.node.flows.values().any(|flow| !flow.is_idle());
     }
 
     fn send_page_of(&mut self, peer: NodeId, name: &RoomName) -> bool {
@@ -217,7 +218,7 @@ impl State {
     ) {
         let inventory = Inventory { slots, rooms: VecDeque::new(), ended, unsure };
         self.work.inventories.insert((to, claim), inventory);
-        self.node.flows.entry(to).or_default().urgent(Source::Inventory(claim));
+        self.node.flow_to(to).urgent(Source::Inventory(claim));
     }
 
     /// Sends the next page of an inventory, of no more than so many rooms: each of them may have a home here that
