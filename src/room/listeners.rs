@@ -29,6 +29,7 @@ pub(super) struct Listener {
     /// It has all of the copy, and gets what happens from now on.
     live: bool,
     /// Those that it has said to be its clients, while it has not said all.
+    #[expect(clippy::box_collection, reason = "smaller while there is none, as in most rooms")]
     clients: Option<Box<Vec<Arc<ClientInfo>>>>,
 }
 

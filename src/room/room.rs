@@ -59,6 +59,7 @@ pub struct Room {
     /// How often someone has come or gone.
     pub(super) attendance: u64,
     /// Quorum: what waits for a majority to have it before members may.
+    #[expect(clippy::box_collection, reason = "smaller while there is none, as in most rooms")]
     pub(super) uncommitted: Option<Box<VecDeque<Arc<Publication>>>>,
     pub(super) local: Local,
     /// What needs the home and has no answer yet.
