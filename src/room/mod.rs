@@ -5,7 +5,7 @@
 //! [`registry::State`], and [`users`].
 //!
 //! - [`registry`]: all of the node's rooms ([`rooms`]) and what comes in for them. [`routing`]: who is there, and
-//!   who owns which slot. [`pace`]: how fast slots are taken over. [`agenda`]: when rooms are due. [`work`]: what has
+//!   who owns which slot. [`pace`]: how fast slots are taken over, [`moves`]: rooms. [`agenda`]: when rooms are due. [`work`]: what has
 //!   to be done for many rooms, in slices. [`recovery`]: what a node that has started again may have forgotten.
 //! - [`room`]: one room on one node, in whichever role it has there: [`opening`], [`home`] or [`mirror`].
 //!   [`subscribers`] is how this node's come in and go, [`lifetime`] how long the node keeps it, [`following`] what
@@ -39,6 +39,7 @@ pub mod listeners;
 pub mod local;
 pub mod messages;
 pub mod mirror;
+pub mod moves;
 pub mod node;
 pub mod opening;
 pub mod options;

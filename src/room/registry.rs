@@ -185,7 +185,7 @@ impl State {
         self.node.subscriptions
     }
 
-    /// Rooms that would lose something if the node left now, because no other has taken them over yet. Not 0 either
+    /// Rooms that would lose something if the node left now, or a copy, because no other has it yet. Not 0 either
     /// while rooms may come: of a claim that is under way, or in a slot that another has yet to claim.
     pub fn to_be_taken(&self) -> usize {
         let Node { me, slots, placement, .. } = &self.node;
