@@ -10,10 +10,10 @@ use crate::runtime::time::Time;
 
 /// How many slots are claimed first.
 const FIRST: usize = 4;
-/// Fewer rooms than this in one go: the next one is twice as large.
-const FEW: usize = 128;
-/// More rooms than this: it is half as large.
-const MANY: usize = 512;
+/// How many rooms one go should bring: the next one has as many slots as that takes, going by the last.
+const ROOMS: usize = 384;
+/// How much larger the next go is at most.
+const GROWTH: usize = 4;
 /// How many rooms of the last go may be on the move when the next one begins.
 const MOVING: usize = 256;
 /// How long one go holds up the next at most: its rooms may wait for a node that is slow.
@@ -66,14 +66,10 @@ impl Pace {
             self.left = !slots.is_empty();
             return Vec::new();
         }
-        self.many = match self.rooms {
-            ..FEW => self.many * 2,
-            MANY.. => (self.many / 2).max(1),
-            _ => self.many,
+        self.many = match self.left {
+            true => (self.many * ROOMS / self.rooms.max(1)).clamp(1, self.many * GROWTH),
+            false => FIRST,
         };
-        if !self.left {
-            self.many = FIRST;
-        }
         let first = slots.partition_point(|slot| *slot < self.next);
         let chosen: Vec<u16> =
             slots[first..].iter().chain(&slots[..first]).take(self.many).copied().collect();
@@ -94,10 +90,13 @@ mod tests {
         let mut pace = Pace::default();
         let all: Vec<u16> = (0..1_000).collect();
         assert_eq!(pace.choose(all.clone(), 0, NOW), (0..4).collect::<Vec<_>>());
-        pace.brought(FEW - 1);
-        assert_eq!(pace.choose(all[4..].to_vec(), 0, NOW), (4..12).collect::<Vec<_>>());
-        pace.brought(MANY);
-        assert_eq!(pace.choose(all[12..].to_vec(), 0, NOW), (12..16).collect::<Vec<_>>());
+        assert_eq!(pace.choose(all[4..].to_vec(), 0, NOW), (4..20).collect::<Vec<_>>());
+        pace.brought(ROOMS);
+        assert_eq!(pace.choose(all[20..].to_vec(), 0, NOW), (20..36).collect::<Vec<_>>());
+        pace.brought(4 * ROOMS);
+        assert_eq!(pace.choose(all[36..].to_vec(), 0, NOW), (36..40).collect::<Vec<_>>());
+        pace.brought(100 * ROOMS);
+        assert_eq!(pace.choose(all[40..].to_vec(), 0, NOW), [40]);
     }
 
     #[test]
@@ -117,7 +116,6 @@ mod tests {
         let first = pace.choose(all.clone(), 0, NOW);
         let second = pace.choose(all.clone(), 0, NOW);
         assert!(first.iter().all(|slot| !second.contains(slot)));
-        let third: Vec<u16> = (12..20).chain(0..8).collect();
-        assert_eq!(pace.choose(all, 0, NOW), third);
+        assert_eq!(pace.choose(all, 0, NOW).len(), 20);
     }
 }

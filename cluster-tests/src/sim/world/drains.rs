@@ -7,6 +7,8 @@ use crate::sim::{Faults, client::Place};
 
 /// How often it is seen whether a draining node is done; as in the shell.
 const LOOK_AGAIN: u64 = 20;
+/// The most rooms that are named of those that are left.
+const MOST_NAMED: usize = 10;
 
 impl World {
     /// How long a node may take to hand over, late views included.
@@ -57,11 +59,19 @@ impl World {
             let waited = self.now - since;
             if waited > self.patience() {
                 let left: Vec<_> = (self.rooms.iter())
-                    .filter_map(|name| self.nodes[node].state.as_ref()?.room(name))
-                    .filter(|room| room.is_to_be_taken())
+                    .filter(|name| {
+                        let state = self.nodes[node].state.as_ref();
+                        state.and_then(|it| it.room(name)).is_some_and(|it| it.is_to_be_taken())
+                    })
+                    .take(MOST_NAMED)
                     .collect();
                 let name = &self.nodes[node].name;
                 return Err(format!("{name} drains since {waited} ms, and has left: {left:?}"));
+            }
+            if waited % 1_000 < LOOK_AGAIN {
+                let (name, state) = (self.nodes[node].name.clone(), &self.nodes[node].state);
+                let left = state.as_ref().map_or(0, |it| it.to_be_taken());
+                self.tell(|| format!("{name} drains, and {left} rooms are to be taken"));
             }
             self.later(LOOK_AGAIN, Happening::HandOver { node, generation, since, left });
             return Ok(());
