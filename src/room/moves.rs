@@ -14,14 +14,17 @@ use crate::{cluster::node::NodeId, runtime::time::Time};
 /// The most rooms that are on the move before others change their successors. What is said about all of them holds
 /// up whatever else happens for some ten milliseconds.
 const MAX_MOVING: usize = 512;
-/// How many rooms begin to move before the peers are waited for.
+/// How many rooms begin to move before the peers are waited for: so many, and more as long as those answer quickly.
 const LOT: usize = 32;
+const MAX_LOT: usize = 256;
+/// How much longer than their quickest answer the peers may take to be quick: what the rooms hold up, others wait for.
+const QUICK: Duration = Duration::from_millis(5);
 /// How long rooms on the move hold up others if none of them arrives: one of their nodes may be slow.
 const MOVE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Rooms on the move: from another home to this node, or from here to other successors. Those whose successors have
 /// all that there is wait for their turn.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Moves {
     under_way: usize,
     /// When one of them was the last to arrive.
@@ -29,10 +32,29 @@ pub struct Moves {
     waiting: VecDeque<RoomName>,
     /// How many have begun to move since all peers had dealt with what was sent before.
     begun: usize,
+    /// How many may.
+    lot: usize,
+    /// The quickest answer to a ping since none was on the move.
+    quickest: Duration,
     /// The ping that is under way, if any, and the peers that have yet to answer it.
     ping: (u64, BTreeSet<NodeId>),
     /// When it was sent.
     pinged: Time,
+}
+
+impl Default for Moves {
+    fn default() -> Self {
+        Self {
+            under_way: 0,
+            arrived: Time::default(),
+            waiting: VecDeque::new(),
+            begun: 0,
+            lot: LOT,
+            quickest: Duration::MAX,
+            ping: (0, BTreeSet::new()),
+            pinged: Time::default(),
+        }
+    }
 }
 
 impl Moves {
@@ -46,6 +68,7 @@ impl Moves {
         if self.under_way == 0 {
             // Nobody has been waited for until now.
             self.arrived = now;
+            (self.lot, self.quickest) = (LOT, Duration::MAX);
         }
         self.under_way += 1;
         self.begun += 1;
@@ -65,7 +88,7 @@ impl Moves {
 
     /// Whether so many have begun to move that the peers are to be waited for.
     pub(super) fn has_begun_many(&self) -> bool {
-        self.begun >= LOT
+        self.begun >= self.lot
     }
 
     /// Whether peers have yet to deal with what was sent to them.
@@ -80,9 +103,15 @@ impl Moves {
     }
 
     /// A peer has answered the ping `id`.
-    pub(super) fn answered(&mut self, peer: NodeId, id: u64) {
-        if id == self.ping.0 {
-            self.lose(peer);
+    pub(super) fn answered(&mut self, peer: NodeId, id: u64, now: Time) {
+        if id == self.ping.0 && self.ping.1.remove(&peer) && self.ping.1.is_empty() {
+            let took = now.since(self.pinged);
+            self.quickest = self.quickest.min(took);
+            self.lot = match took <= self.quickest + QUICK {
+                true => (self.lot * 2).min(MAX_LOT),
+                false => (self.lot / 2).max(LOT),
+            };
+            self.begin_anew();
         }
     }
 
@@ -142,20 +171,35 @@ mod tests {
     }
 
     #[test]
+    fn as_many_begin_as_the_peers_can_take_quickly() {
+        let (mut moves, mut now) = (Moves::default(), Time::from_millis(100_000));
+        let mut lot_after = |millis| {
+            moves.pinged(&[NodeId(1)], millis, now);
+            now = now + Duration::from_millis(millis);
+            moves.answered(NodeId(1), millis, now);
+            moves.lot
+        };
+        assert_eq!([50, 52, 50, 55].map(&mut lot_after), [64, 128, 256, 256]);
+        assert_eq!([70, 90, 56, 57].map(&mut lot_after), [128, 64, 32, 32]);
+        assert_eq!(lot_after(51), 64);
+    }
+
+    #[test]
     fn rooms_wait_for_peers_to_deal_with_those_before_but_not_for_ever() {
         let (mut moves, start) = (Moves::default(), Time::from_millis(100_000));
         let (a, b) = (NodeId(1), NodeId(2));
+        moves.begin(start);
         let begin_many = |moves: &mut Moves| {
-            (0..LOT).for_each(|_| moves.begin(start));
-            (0..LOT).for_each(|_| moves.end(start));
+            (0..moves.lot).for_each(|_| moves.begin(start));
+            (0..moves.lot).for_each(|_| moves.end(start));
             assert!(moves.has_begun_many() && !moves.is_free(start));
         };
         begin_many(&mut moves);
         moves.pinged(&[a, b], 1, start);
-        moves.answered(a, 1);
-        moves.answered(b, 7);
+        moves.answered(a, 1, start);
+        moves.answered(b, 7, start);
         assert!(!moves.is_free(start), "b has yet to answer");
-        moves.answered(b, 1);
+        moves.answered(b, 1, start);
         assert!(moves.is_free(start));
         begin_many(&mut moves);
         moves.pinged(&[a], 2, start);

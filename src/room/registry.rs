@@ -247,7 +247,7 @@ impl State {
             Message::Ping(id) => {
                 self.node.out.push(Out::Send { to: vec![from], message: Message::Pong(id) });
             }
-            Message::Pong(id) => self.node.moves.answered(from, id),
+            Message::Pong(id) => self.node.moves.answered(from, id, self.node.now),
             Message::Survey(id, survey) => self.find(from, id, &survey),
             Message::Finding(id, finding) => self.finding_came(from, id, finding, true),
             Message::FindingPart(id, finding) => self.finding_came(from, id, finding, false),

@@ -11,9 +11,10 @@ const LOOK_AGAIN: u64 = 20;
 const MOST_NAMED: usize = 10;
 
 impl World {
-    /// How long a node may take to hand over, late views included.
+    /// How long a node may take to hand over, late views included. Where there are very many rooms, slow messages
+    /// make most of it: the next rooms wait for the answers of the last.
     fn patience(&self) -> u64 {
-        if self.faults == Faults::ManyRooms { 15_000 } else { 6_000 }
+        if self.faults == Faults::ManyRooms { 20_000 } else { 6_000 }
     }
 
     /// Some ready node drains, if another is ready to take its rooms and it knows that: else it would leave at
