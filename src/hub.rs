@@ -380,6 +380,7 @@ impl Handler<ToHub> for Hub {
             Out::Answer { .. }
             | Out::Send { .. }
             | Out::Findings { .. }
+            | Out::Log { .. }
             | Out::Control(_)
             | Out::Notify(_) => {}
         }

@@ -72,6 +72,18 @@ metrics! {
     webhook_posts: IntCounterVec = "webhook_posts_total", "Posts of batches of events; failed ones are made again.", ["outcome"];
     /// Events that wait.
     webhook_waiting: IntGauge = "webhook_waiting", "Events that wait to be told.";
+    /// Bytes of the log.
+    log_bytes: IntGauge = "log_bytes", "Bytes of the log on disk.";
+    /// Files of the log.
+    log_segments: IntGauge = "log_segments", "Segments of the log on disk.";
+    /// Syncs of the log.
+    log_syncs: IntGauge = "log_syncs", "Syncs of the log on disk since the start; one serves all writes that wait.";
+    /// Writes to the log.
+    log_writes: IntCounter = "log_writes_total", "Writes to the log on disk, of publications mostly.";
+    /// Reads of the log.
+    log_reads: IntCounter = "log_reads_total", "Pages that were read from the log on disk.";
+    /// What went wrong with the log.
+    log_errors: IntCounterVec = "log_errors_total", "What went wrong with the log on disk. write: publications fail with a temporary error until it takes writes again; read: so do reads; behind: too much waited; damage: what was found to be damaged, and is not served.", ["kind"];
     /// Links up.
     mesh_links: IntGauge = "mesh_links", "Links to other nodes that are up.";
     /// Link queues.

@@ -1,6 +1,6 @@
 //! SHELL. The only wiring: starts a node's parts in order, and stops them in reverse.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use actix::prelude::*;
 use actix_rt::task::JoinHandle;
@@ -31,7 +31,9 @@ use crate::{
     metrics::Metrics,
     protocol::codes::Disconnect,
     room::{
-        actor::{Application, RoomRegistry, ToBeTaken},
+        actor::{Application, CloseLog, RoomRegistry, ToBeTaken},
+        disk::DiskLog,
+        options::Namespaces,
         registry::State,
         types::NodeFacts,
         users::Users,
@@ -137,11 +139,17 @@ impl Node {
         let emulated = Arc::new(EmulatedSessions::default());
         let webhooks = config.webhooks.clone();
         let webhooks = webhooks.map(|it| Webhooks::start(it, id, metrics.clone())).transpose()?;
-        let registry = start_registry(&config, &me, &metrics, (&users, &webhooks))?;
+        let (registry, companions) = start_registry(&config, &me, &metrics, (&users, &webhooks))?;
         let (views, view) = watch::channel(View::new([me.clone()]));
         metrics.cluster_nodes.set(1);
-        let starting =
-            Starting { config: &config, me: &me, metrics: &metrics, registry: &registry, views };
+        let starting = Starting {
+            config: &config,
+            me: &me,
+            metrics: &metrics,
+            registry: &registry,
+            companions,
+            views,
+        };
         let (membership, _views) = starting.enter_cluster(bound.cluster, http, &emulated).await?;
         if let Some(certificate) = &certificate {
             actix_rt::spawn(certificate.clone().watch());
@@ -230,6 +238,8 @@ impl Node {
         }
         self.server.stop(true).await;
         let _ = self.serving.await;
+        // It may have ended already.
+        let _ = self.registry.send(CloseLog).await;
         tracing::info!("stopped");
     }
 }
@@ -311,12 +321,13 @@ fn start_registry(
     me: &NodeInfo,
     metrics: &Metrics,
     (users, webhooks): (&Arc<Users>, &Option<Arc<Webhooks>>),
-) -> anyhow::Result<Addr<RoomRegistry>> {
+) -> anyhow::Result<(Addr<RoomRegistry>, BTreeSet<String>)> {
     let mut seed = [0; 8];
     getrandom::fill(&mut seed)?;
     let seed = u64::from_be_bytes(seed);
     let (namespaces, settings) = (config.namespaces.clone(), config.rooms.clone());
-    let state = State::new(me.id(), namespaces, settings, seed);
+    let mut state = State::new(me.id(), namespaces.clone(), settings, seed);
+    let (log, companions) = open_log(config, &namespaces, metrics, &mut state)?.unzip();
     let facts = NodeFacts {
         uid: me.id().to_string(),
         name: me.name.clone(),
@@ -330,10 +341,46 @@ fn start_registry(
         metrics.clone(),
         users.clone(),
         application,
+        log,
         wire::encode_rooms,
     );
     // On a thread of its own: busy rooms must not keep links and gossip from running.
-    Ok(RoomRegistry::start_in_arbiter(&Arbiter::new().handle(), |_| registry))
+    let registry = RoomRegistry::start_in_arbiter(&Arbiter::new().handle(), |_| registry);
+    Ok((registry, companions.unwrap_or_default()))
+}
+
+/// Opens the log on disk, if any rooms are kept there, and takes in those that are found.
+fn open_log(
+    config: &Config,
+    namespaces: &Arc<Namespaces>,
+    metrics: &Metrics,
+    state: &mut State,
+) -> anyhow::Result<Option<(DiskLog, BTreeSet<String>)>> {
+    let mut options = namespaces.named.values().chain([&namespaces.default]);
+    if !options.any(|it| it.is_on_disk()) {
+        return Ok(None);
+    }
+    let mut id = [0; 16];
+    getrandom::fill(&mut id)?;
+    let (mut rooms, mut others) = (0_usize, 0_usize);
+    let found = |room| match state.find_in_log(room, clock::now()) {
+        true => rooms += 1,
+        false => others += 1,
+    };
+    let id = u128::from_be_bytes(id);
+    let opened = DiskLog::open(&config.disk, namespaces.clone(), metrics.clone(), id, found)?;
+    if rooms > 0 {
+        tracing::info!(rooms, data_dir = %config.disk.data_dir.display(), "found rooms in the log on disk");
+    }
+    if others > 0 {
+        tracing::warn!(
+            rooms = others,
+            data_dir = %config.disk.data_dir.display(),
+            "the log on disk has rooms of namespaces that are not kept on disk by this configuration: they are \
+             left there, and not served from there"
+        );
+    }
+    Ok(Some(opened))
 }
 
 /// What the parts of the cluster need of the rest.
@@ -342,6 +389,8 @@ struct Starting<'a> {
     me: &'a NodeInfo,
     metrics: &'a Metrics,
     registry: &'a Addr<RoomRegistry>,
+    /// The nodes that this one was with last, if it has rooms on disk.
+    companions: BTreeSet<String>,
     views: watch::Sender<View>,
 }
 
@@ -362,8 +411,10 @@ impl Starting<'_> {
         };
         let address = gossip.local_addr()?;
         tracing::info!(node = %config.name, %http, gossip = %address, mesh = %self.me.mesh, "starting");
+        let companions = self.companions.clone();
         let (membership, mut sight) = self.join(cluster, gossip, mesh, emulated).await?;
         sight.get_to_know(&cluster.join).await;
+        sight.meet_again(&companions, cluster.restart_timeout).await;
         sight.claim_name(cluster.name_timeout).await?;
         if let Some(expected) = config.rooms.quorum_of {
             sight.fits(expected)?;

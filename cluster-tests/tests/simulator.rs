@@ -76,6 +76,11 @@ fn a_node_that_dies_takes_nothing_with_it_that_was_acknowledged() {
 }
 
 #[test]
+fn rooms_on_disk_outlive_every_node() {
+    run_all(Faults::Disks);
+}
+
+#[test]
 fn a_node_that_stood_still_does_no_harm_when_it_goes_on() {
     run_all(Faults::Standstills);
 }

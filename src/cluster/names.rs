@@ -132,6 +132,22 @@ pub fn usurper<'a>(
     namesakes(known, me, reach).find(later)
 }
 
+/// Which of `companions`, the nodes that this one was with last, it has yet to meet; none if one of them takes part.
+pub fn missing(
+    companions: &BTreeSet<String>,
+    me: &NodeInfo,
+    view: &View,
+    is_linked: impl Fn(NodeId) -> bool,
+) -> BTreeSet<String> {
+    let others = view.nodes().values().filter(|it| it.name != me.name && is_linked(it.id()));
+    let met = || others.clone().filter(|it| companions.contains(&it.name));
+    if met().any(|it| it.phase == Phase::Ready) {
+        return BTreeSet::new();
+    }
+    let here: BTreeSet<String> = met().map(|it| it.name.clone()).chain([me.name.clone()]).collect();
+    companions - &here
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -164,6 +164,35 @@ impl Sight {
         }
     }
 
+    /// A node with rooms on disk waits for those that it was with last: one of them may have what it has not. Unless one
+    /// of them takes part, and so has waited itself.
+    pub async fn meet_again(&mut self, companions: &BTreeSet<String>, patience: Duration) {
+        let me = self.me.clone();
+        let met = |view: &View, reach: &Reach| {
+            let linked = |id| reach.is_linked(id);
+            names::missing(companions, &me, view, linked).is_empty().then_some(())
+        };
+        if met(&self.view.borrow(), &self.reach.borrow()).is_some() {
+            return;
+        }
+        let missing = self
+            .look(|view, reach| names::missing(companions, &me, view, |id| reach.is_linked(id)));
+        tracing::info!(
+            ?missing,
+            patience = ?patience,
+            "waiting for the nodes that this one was with last, which may have later publications"
+        );
+        if timeout(patience, self.until(met)).await.is_err() {
+            let missing = self.look(|view, reach| {
+                names::missing(companions, &me, view, |id| reach.is_linked(id))
+            });
+            tracing::warn!(
+                ?missing,
+                "taking part without nodes that may have later publications (cluster.restart_timeout)"
+            );
+        }
+    }
+
     /// How many of the others there is no link to.
     fn unlinked(&self) -> usize {
         let me = self.me.id();

@@ -172,6 +172,12 @@ impl Slots {
         Self { me, quorum, slots: vec![slot; SLOTS], pending: BTreeMap::new() }
     }
 
+    /// An earlier run of this node has seen a term of this count for a slot: what this one claims has to be higher.
+    pub fn resume(&mut self, slot: u16, count: u64) {
+        let it = &mut self.slots[usize::from(slot)];
+        it.term = it.term.max(Term { count, node: self.me });
+    }
+
     /// The highest term that this node has used or answered.
     pub fn term(&self, slot: u16) -> Term {
         self.slots[usize::from(slot)].term

@@ -23,6 +23,8 @@ pub struct Cluster {
     pub join: Vec<String>,
     /// How long the node waits for another that bears its name.
     pub name_timeout: Duration,
+    /// How long a node with rooms on disk waits for those that it was with last.
+    pub restart_timeout: Duration,
     /// What the nodes know and no one else; empty: links and gossip are not sealed.
     pub secrets: Secrets,
     /// How many nodes there should be; 0: any number.
@@ -75,6 +77,7 @@ impl raw::Cluster {
             advertise,
             join: self.join.clone(),
             name_timeout: self.name_timeout.0,
+            restart_timeout: self.restart_timeout.0,
             secrets,
             expected_nodes: self.expected_nodes,
             queue_limit: self.queue_max_size,

@@ -24,7 +24,7 @@ use tokens::Tokens;
 use crate::{
     access::connection_limits::ConnectionLimits,
     backend::options::{Backend, Proxies},
-    room::{options::Namespaces, registry::RoomSettings},
+    room::{disk::DiskOptions, options::Namespaces, registry::RoomSettings},
     webhooks::sender::WebhookOptions,
 };
 
@@ -110,6 +110,8 @@ pub struct Config {
     pub api_insecure: bool,
     /// The cluster; none: the node takes part in none.
     pub cluster: Option<Cluster>,
+    /// How rooms are kept on disk, where they are.
+    pub disk: DiskOptions,
     /// How to log.
     pub log: raw::Log,
     /// How long a stopping node may take to hand its rooms over, and then to let its connections go.
@@ -175,6 +177,7 @@ impl TryFrom<Raw> for Config {
             subscription_tokens,
             client: raw.client,
             cluster,
+            disk: raw.disk.check()?,
             log: raw.log,
             shutdown_timeout: raw.shutdown.timeout.0,
             reconnect_rate: raw.shutdown.reconnect_rate,
@@ -224,6 +227,33 @@ impl raw::Client {
             return Err(Invalid::new("client.concurrency", format!("1 to {}", u16::MAX)));
         }
         Ok(())
+    }
+}
+
+impl raw::Disk {
+    fn check(&self) -> Result<DiskOptions, Invalid> {
+        if self.data_dir.is_empty() {
+            return Err(Invalid::new("disk.data_dir", "a directory"));
+        }
+        let sync_interval = match self.sync.as_str() {
+            "always" => None,
+            span => Some(humantime::parse_duration(span).map_err(|_| {
+                let problem =
+                    format!("{span:?} is neither \"always\" nor a length of time like \"100ms\"");
+                Invalid::new("disk.sync", problem)
+            })?),
+        };
+        let segments = 1 << 20..=1 << 30;
+        let segment_bytes = u32::try_from(self.segment_bytes).ok();
+        let segment_bytes = segment_bytes.filter(|it| segments.contains(it)).ok_or_else(|| {
+            Invalid::new("disk.segment_bytes", "1 MiB to 1 GiB (1048576 to 1073741824)")
+        })?;
+        Ok(DiskOptions {
+            data_dir: self.data_dir.clone().into(),
+            sync_interval,
+            max_bytes: (self.max_bytes > 0).then_some(self.max_bytes),
+            segment_bytes,
+        })
     }
 }
 

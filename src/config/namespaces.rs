@@ -10,7 +10,7 @@ use super::{
     tokens::regex,
 };
 use crate::room::options::{
-    Audience, DataFormat, NamePattern, Namespaces, Permissions, RoomOptions,
+    Audience, DataFormat, LogKind, NamePattern, Namespaces, Permissions, RoomOptions,
 };
 
 /// Every namespace.
@@ -83,6 +83,8 @@ impl Channel {
             history_size: self.history_size,
             history_ttl: self.history_ttl.0,
             history_meta_ttl: self.history_meta_ttl.0,
+            log: self.log(key)?,
+            ring_limit: 0,
             force_positioning: self.force_positioning,
             allow_positioning: self.allow_positioning,
             force_recovery: self.force_recovery,
@@ -122,6 +124,21 @@ impl Channel {
             }
         }
         Ok(())
+    }
+
+    fn log(&self, key: &str) -> Result<LogKind, Invalid> {
+        match self.log.as_str() {
+            "memory" => Ok(LogKind::Memory),
+            "disk" if self.history_size == 0 => {
+                let problem = "\"disk\" needs history_size and history_ttl in the same namespace";
+                Err(Invalid::new(format!("{key}.log"), problem))
+            }
+            "disk" => Ok(LogKind::Disk),
+            other => {
+                let problem = format!("{other:?} is neither \"memory\" nor \"disk\"");
+                Err(Invalid::new(format!("{key}.log"), problem))
+            }
+        }
     }
 
     fn permissions(&self) -> Permissions {

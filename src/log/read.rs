@@ -22,7 +22,7 @@ pub const MAX_PAGE: usize = 10_000;
 const FIRST_READ: usize = 1024;
 
 /// Which publications of a room.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Query {
     /// Those after this offset, or before it if `reverse`; none: from the first, or the last.
     pub since: Option<u64>,
@@ -293,7 +293,16 @@ impl<F: Files> Store<F> {
     /// What else is known of a room.
     pub fn head(&mut self, room: &str) -> Result<Option<Vec<u8>>, ReadError> {
         self.make_space();
-        let Some((segment, head)) = self.room(room)?.head else { return Ok(None) };
+        let head = self.room(room)?.head;
+        self.head_of(room, head)
+    }
+
+    fn head_of(
+        &mut self,
+        room: &str,
+        head: Option<(u64, super::part::Head)>,
+    ) -> Result<Option<Vec<u8>>, ReadError> {
+        let Some((segment, head)) = head else { return Ok(None) };
         let record = record_at(&self.files, self.id, segment, head.place)?;
         let record = record.filter(|it| {
             (it.header.kind, it.header.at) == (Kind::Head, head.number) && it.name == room
@@ -316,6 +325,27 @@ impl<F: Files> Store<F> {
             let infos: Vec<_> = infos.map(|(_, name, room)| self.info(name, room)).collect();
             if !infos.is_empty() {
                 return Ok(infos);
+            }
+        }
+    }
+
+    /// The same, each with what else is known of it.
+    pub fn heads(
+        &mut self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(RoomInfo, Option<Vec<u8>>)>, ReadError> {
+        let mut after = after.map(|name| (filter::hash(name), Arc::from(name)));
+        loop {
+            let merged = self.merged(after.as_ref(), limit)?;
+            let Some((hash, name, _)) = merged.last() else { return Ok(Vec::new()) };
+            after = Some((*hash, name.clone()));
+            let mut found = Vec::new();
+            for (_, name, room) in merged.iter().filter(|(_, _, room)| room.line.exists()) {
+                found.push((self.info(name, room), self.head_of(name, room.head)?));
+            }
+            if !found.is_empty() {
+                return Ok(found);
             }
         }
     }

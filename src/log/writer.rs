@@ -17,8 +17,8 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Damage, Op, Page, Plan, Policy, Progress, Query, ReadError, Refusal, Stats, Store, WriteError,
-    disk::Directory,
+    Damage, Op, Options, Page, Plan, Policy, Progress, Query, ReadError, Refusal, Stats, Store,
+    WriteError, disk::Directory,
 };
 
 /// Requests that may wait.
@@ -116,17 +116,30 @@ pub struct Writer {
 pub struct Behind;
 
 impl Writer {
-    /// Begins to write and read.
+    /// Begins to write and read. What is written is synced before it is said to be done, or if there is an interval,
+    /// so often.
     pub fn start(
         store: Store<Directory>,
         directory: Directory,
+        options: Options,
+        sync_interval: Option<Duration>,
         policy: impl Policy + Send + 'static,
     ) -> Self {
         let (asks, asked) = sync_channel(WAITING);
         let (plans, planned) = sync_channel(WAITING);
-        let reading = thread::spawn(move || read(&directory, &planned));
-        let writing =
-            thread::spawn(move || Work { store, plans, policy, rested: None }.run(&asked));
+        let files = directory.clone();
+        let reading = thread::spawn(move || read(&files, &planned));
+        let work = Work {
+            store,
+            directory,
+            options,
+            sync_interval,
+            synced: SystemTime::now(),
+            plans,
+            policy,
+            rested: None,
+        };
+        let writing = thread::spawn(move || work.run(&asked));
         Self { asks, threads: [writing, reading] }
     }
 
@@ -189,6 +202,12 @@ fn read(directory: &Directory, planned: &Receiver<Planned>) {
 
 struct Work<P> {
     store: Store<Directory>,
+    /// To open it again with.
+    directory: Directory,
+    options: Options,
+    sync_interval: Option<Duration>,
+    /// When it was synced last, if there is an interval.
+    synced: SystemTime,
     plans: SyncSender<Planned>,
     policy: P,
     /// When the last round of retention ended.
@@ -203,6 +222,7 @@ impl<P: Policy> Work<P> {
                 Ok(Ask::Close(done)) => return done(self.store.close()),
                 Ok(ask) => self.take(ask, &mut requests),
                 Err(RecvTimeoutError::Timeout) => {
+                    self.sync_now_and_then();
                     self.retain();
                     continue;
                 }
@@ -222,6 +242,7 @@ impl<P: Policy> Work<P> {
                 size += changes.unwrap_or(0);
             }
             self.write(&mut requests);
+            self.sync_now_and_then();
             batches += 1;
             if batches % TURN == 0 {
                 self.retain();
@@ -252,8 +273,17 @@ impl<P: Policy> Work<P> {
                 .iter()
                 .flat_map(|it| it.changes.iter().map(|change| change.op(&it.room)))
                 .collect();
-            let written = self.store.commit(&ops).and_then(|()| self.store.sync());
+            let written = self.store.commit(&ops);
+            let written = match self.sync_interval {
+                None => written.and_then(|()| self.store.sync()),
+                Some(_) => written,
+            };
             match written {
+                Err(WriteError::Closed { why }) => {
+                    self.open_again();
+                    let closed = Err(WriteError::Closed { why });
+                    requests.drain(..).for_each(|it| (it.done)(closed.clone()));
+                }
                 Err(WriteError::Refused { op, refusal: Refusal::TooLarge { .. }, .. })
                     if owner(requests, op) > 0 =>
                 {
@@ -269,6 +299,30 @@ impl<P: Policy> Work<P> {
                 }
                 other => requests.drain(..).for_each(|it| (it.done)(other.clone())),
             }
+        }
+    }
+
+    /// If there is an interval, and it is over.
+    fn sync_now_and_then(&mut self) {
+        let Some(interval) = self.sync_interval else { return };
+        let now = SystemTime::now();
+        if now.duration_since(self.synced).is_ok_and(|it| it < interval) {
+            return;
+        }
+        self.synced = now;
+        if self.store.sync().is_err() {
+            self.open_again();
+        }
+    }
+
+    /// After a failed sync nobody knows what is on the disk, so whoever waited writes it again: into a new segment,
+    /// since what can be read of the old one may be in memory only. If that fails too, the next write tries again.
+    fn open_again(&mut self) {
+        let opened = Store::open(self.directory.clone(), self.options.clone(), 0);
+        if let Ok((mut store, _)) = opened
+            && store.roll().is_ok()
+        {
+            self.store = store;
         }
     }
 
@@ -323,8 +377,8 @@ mod tests {
     fn start(scratch: &Scratch, keep: u64) -> Writer {
         let directory = Directory::open(&scratch.0).expect("nobody has it");
         let options = Options { segment_bytes: 64 << 20, ..Options::default() };
-        let (store, _) = Store::open(directory.clone(), options, 7).expect("it opens");
-        Writer::start(store, directory, Last(keep))
+        let (store, _) = Store::open(directory.clone(), options.clone(), 7).expect("it opens");
+        Writer::start(store, directory, options, None, Last(keep))
     }
 
     type Ended = (usize, Result<(), WriteError>);

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::{
     attendance::AttendanceEvent,
     control::Control,
+    disk::{DiskLog, FromLog},
     messages::{Message as PeerMessage, RoomMessage},
     registry::{In, Out, State},
     types::{Answer, Failure, Findings, NodeFacts, ReplyTo, Request, RoomName, SocketRef, Survey},
@@ -45,6 +46,8 @@ pub struct RoomRegistry {
     metrics: Metrics,
     users: Arc<Users>,
     application: Option<Arc<dyn Application>>,
+    /// None: no room of this node is on disk.
+    log: Option<DiskLog>,
     hubs: FxHashMap<u16, Recipient<ToHub>>,
     links: FxHashMap<NodeId, (MeshVersion, Recipient<ToLink>)>,
     encode: Encode,
@@ -81,6 +84,7 @@ impl RoomRegistry {
         metrics: Metrics,
         users: Arc<Users>,
         application: Option<Arc<dyn Application>>,
+        log: Option<DiskLog>,
         encode: Encode,
     ) -> Self {
         Self {
@@ -90,6 +94,7 @@ impl RoomRegistry {
             metrics,
             users,
             application,
+            log,
             hubs: FxHashMap::default(),
             links: FxHashMap::default(),
             encode,
@@ -150,6 +155,11 @@ impl RoomRegistry {
                 }
             }
             Out::Send { to, message } => self.send(&to, message),
+            Out::Log { room, request } => {
+                if let (Some(log), Some(address)) = (&self.log, &self.address) {
+                    log.request(room, request, &address.clone().recipient());
+                }
+            }
             Out::Control(control) => {
                 for socket in self.users.of(&control.user) {
                     if let Some(hub) = self.hubs.get(&socket.worker) {
@@ -237,6 +247,10 @@ impl RoomRegistry {
         self.metrics.history_bytes.set(self.state.history_bytes() as i64);
         self.metrics.subscriptions.set(self.state.subscriptions() as i64);
         self.metrics.mesh_links.set(self.links.len() as i64);
+        if let Some(log) = &mut self.log {
+            log.measure();
+            log.note_companions(self.state.companions());
+        }
         self.handle(In::Facts(facts));
         let now = clock::now();
         self.metrics.longest_input.set(self.longest.get(now).as_secs_f64());
@@ -394,6 +408,29 @@ impl Handler<Forward> for RoomRegistry {
         let Some((_, link)) = self.links.get(&to) else { return false };
         link.do_send(ToLink::Frame(frame));
         true
+    }
+}
+
+impl Handler<FromLog> for RoomRegistry {
+    type Result = ();
+
+    fn handle(&mut self, FromLog(room, reply): FromLog, _: &mut Self::Context) {
+        self.handle(In::Log(room, reply));
+    }
+}
+
+/// The node ends: close the log on disk, if there is one.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct CloseLog;
+
+impl Handler<CloseLog> for RoomRegistry {
+    type Result = ();
+
+    fn handle(&mut self, _: CloseLog, _: &mut Self::Context) {
+        if let Some(log) = self.log.take() {
+            log.close();
+        }
     }
 }
 

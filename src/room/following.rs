@@ -5,6 +5,8 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
+    line::{Line, Root},
+    logged::log_page,
     messages::{Begin, End, Item, Page, Refused, RoomMessage},
     mirror::State,
     node::Node,
@@ -50,6 +52,7 @@ impl Room {
                 if let Some(stream) = &mut self.stream {
                     node.memory.add(-stream.history.clear());
                 }
+                self.log_removal(node);
             }
             _ => {}
         }
@@ -109,10 +112,14 @@ impl Room {
         if entry.key.is_some() {
             node.memory.keyed(&self.name, node.now);
         }
-        let change = stream.append(entry, term, &self.options, node.now);
+        let change = stream.append(entry.clone(), term, &self.options, node.now);
         let gated = stream.committed().is_some();
         node.memory.kept(&self.name, publication.offset, change);
-        self.say_what_is_here(node);
+        match self.stream.as_deref().is_some_and(|it| it.logged.is_some()) {
+            // It says so once it is synced.
+            true => self.log_entry(&entry, node),
+            false => self.say_what_is_here(node),
+        }
         match gated {
             true => self.uncommitted.get_or_insert_default().push_back(publication),
             false => self.deliver_local(Event::Publication(publication), node),
@@ -126,7 +133,7 @@ impl Room {
         if mirror.invited && mirror.is_live(node) && node.slots.is_informed(self.slot) {
             mirror.said = true;
             let home = mirror.home;
-            self.send_to(home, RoomMessage::Has(self.top()), node);
+            self.send_to(home, RoomMessage::Has(self.kept()), node);
         }
     }
 
@@ -155,14 +162,12 @@ impl Room {
                 mirror.not_before = node.now + UNHEARD;
                 return;
             }
-            if let Begin::Follow { first } = begin
-                && let Some(stream) = &mut self.stream
-            {
-                node.memory.add(-stream.history.drop_through(first.saturating_sub(1)));
-            }
-            mirror.incoming = Some(Box::new(Incoming::begin(begin)));
+            let invited = mirror.invited;
+            self.copy_begins(begin, invited, node);
         }
+        let Role::Mirror(mirror) = &mut self.role else { return };
         let Some(mut incoming) = mirror.incoming.take() else { return };
+        self.log_copy(&mut incoming, &page.items, node);
         if incoming.follows {
             incoming.others.extend(self.follow_page(page.items, node));
         } else {
@@ -173,6 +178,53 @@ impl Room {
         }
         if let Some(end) = page.end {
             self.copy_is_here(id, link, end, node);
+        }
+    }
+
+    fn copy_begins(&mut self, begin: Begin, invited: bool, node: &mut Node) {
+        match (&begin, &mut self.stream) {
+            (Begin::Follow { first }, Some(stream)) => {
+                node.memory.add(-stream.history.drop_through(first.saturating_sub(1)));
+                self.note_first(*first);
+            }
+            (Begin::Rejoin { line, standing, through }, Some(_)) => {
+                self.rejoin(line.clone(), standing.root, *through, node);
+            }
+            _ => {}
+        }
+        let logged = if invited { self.log_begin(&begin, node) } else { None };
+        let incoming = Incoming { logged, ..Incoming::begin(begin) };
+        if let Role::Mirror(mirror) = &mut self.role {
+            mirror.incoming = Some(Box::new(incoming));
+        }
+    }
+
+    /// The home goes on from here in a later epoch: subscribers have to learn that, and recover.
+    fn rejoin(&mut self, line: Line, root: Root, through: u64, node: &mut Node) {
+        let Some(stream) = &mut self.stream else { return };
+        let epoch = stream.position().epoch;
+        node.memory.add(stream.rejoin(line, root, through));
+        let changed = stream.position().epoch != epoch;
+        self.given = None;
+        self.log_rejoin(through, node);
+        if changed {
+            self.deliver_local(Event::InsufficientState, node);
+        }
+    }
+
+    /// Writes the publications of a page to the log, if the copy is to be there.
+    pub(super) fn log_copy(&mut self, incoming: &mut Incoming, items: &[Item], node: &mut Node) {
+        let top = match &incoming.stream {
+            Some(stream) => stream.history.top(),
+            None => self.top(),
+        };
+        let stream = self.stream.as_deref_mut().filter(|_| incoming.follows);
+        let logged = match stream {
+            Some(stream) => stream.logged.as_deref_mut(),
+            None => incoming.logged.as_deref_mut(),
+        };
+        if let Some(logged) = logged {
+            log_page(logged, &self.name, top, items, node);
         }
     }
 
@@ -241,13 +293,18 @@ impl Room {
     /// they subscribe again, and recover if that line holds what they have; the others get what they missed, if
     /// it does. With `all`, who is there is a part of it.
     pub(super) fn install(&mut self, incoming: Incoming, all: bool, node: &mut Node) {
-        let Incoming { stream, others, follows, committed, .. } = incoming;
+        let Incoming { stream, others, follows, committed, logged } = incoming;
         if !follows {
             // What this node gave is no more.
             self.given = None;
             self.begin_fetches_again(node);
+            if let Some(old) = self.stream.as_deref_mut().filter(|_| logged.is_some()) {
+                // What the log had of it is replaced already.
+                old.logged = None;
+            }
             let old = self.forget_stream(node).map(|old| old.visible());
             if let Some(mut new) = stream {
+                new.logged = logged;
                 if let Some(committed) = committed {
                     let same = old.filter(|old| old.epoch == new.position().epoch);
                     new.commit(committed.max(same.map_or(0, |old| old.offset)));
@@ -259,6 +316,7 @@ impl Room {
                 }
             }
         }
+        self.log_head(node);
         self.keep_uncommitted();
         if let Some(committed) = committed {
             self.commit(committed, node);

@@ -85,6 +85,36 @@ impl History {
         freed
     }
 
+    /// Forgets what follows `offset`, which is the top from then on. Returns the bytes freed, as a loss.
+    pub fn truncate(&mut self, offset: u64) -> isize {
+        let mut change = 0;
+        while self.top > offset {
+            change -= self.kept.pop_back().map_or(0, |kept| kept.publication.weight() as isize);
+            self.top = if self.kept.is_empty() { offset } else { self.top - 1 };
+        }
+        change
+    }
+
+    /// Puts publications before those that are kept, newest first, as far as they follow on each other and there are
+    /// no more than `size`. Returns the bytes kept in addition.
+    pub fn fill(
+        &mut self,
+        earlier: impl IntoIterator<Item = (Time, Arc<Publication>)>,
+        size: usize,
+    ) -> isize {
+        let mut change = 0;
+        for (at, publication) in earlier {
+            if self.kept.len() >= size.max(1)
+                || publication.offset.saturating_add(1) != self.first()
+            {
+                break;
+            }
+            change += publication.weight() as isize;
+            self.kept.push_front(Kept { at, publication });
+        }
+        change
+    }
+
     /// Drops everything; the top stays. Returns the bytes freed.
     pub fn clear(&mut self) -> isize {
         let freed = self.bytes() as isize;
@@ -181,6 +211,24 @@ mod tests {
         assert_eq!(offsets(history.page(Some(99), false, 1)), Vec::<u64>::new());
         assert_eq!(offsets(history.page(Some(u64::MAX), false, 1)), Vec::<u64>::new());
         assert_eq!(offsets(history.page(Some(1), false, 2)), [6, 7]);
+    }
+
+    #[test]
+    fn what_follows_an_offset_can_be_forgotten_and_what_came_before_put_back() {
+        let mut history = filled(5, 3);
+        assert_eq!(history.truncate(9), 0);
+        assert_eq!(history.truncate(4), -(WEIGHT as isize));
+        assert_eq!((history.first(), history.top()), (3, 4));
+        assert_eq!(history.truncate(1), -2 * WEIGHT as isize);
+        assert_eq!((history.first(), history.top(), history.len()), (2, 1, 0));
+        let earlier = |offsets: &[u64]| {
+            let kept = offsets.iter().map(|it| (Time::default(), publication(*it)));
+            kept.collect::<Vec<_>>()
+        };
+        let mut history = History::at(9);
+        assert_eq!(history.fill(earlier(&[9, 8, 6]), 5), 2 * WEIGHT as isize);
+        assert_eq!(history.fill(earlier(&[7, 6, 5, 4]), 5), 3 * WEIGHT as isize);
+        assert_eq!((history.first(), history.top(), history.len()), (5, 9, 5));
     }
 
     #[test]

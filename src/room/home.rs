@@ -9,6 +9,7 @@ use super::{
     listeners::Listener,
     messages::{Refused, RoomMessage},
     node::{Node, Out},
+    reading::{Reader, Reading, Wanted},
     replication::{Replication, Unacked, Whom},
     requests::{Asker, Pending},
     room::{Role, Room},
@@ -41,6 +42,9 @@ pub struct Home {
     holders: Vec<NodeId>,
     /// It is to have other successors, and waits for its turn.
     waits_to_change: bool,
+    /// What is being read from the log for someone. Boxed: few rooms have any.
+    #[expect(clippy::box_collection, reason = "smaller while there is none, as in most rooms")]
+    pub(super) readings: Option<Box<Vec<Reading>>>,
 }
 
 impl Home {
@@ -56,6 +60,7 @@ impl Home {
             unknown: unknown.map(|until| Box::new((until, BTreeSet::new()))),
             holders: Vec::new(),
             waits_to_change: false,
+            readings: None,
         }
     }
 
@@ -105,6 +110,7 @@ impl Room {
     pub(super) fn is_idle_home(&self, home: &Home) -> bool {
         self.present.as_ref().is_none_or(|it| it.is_empty())
             && !home.replication.waits()
+            && !home.is_reading()
             && home.holders.is_empty()
             && home.listeners.keys().all(|peer| home.replication.includes(*peer))
     }
@@ -112,7 +118,8 @@ impl Room {
     pub(super) fn home_due(&self, home: &Home, node: &Node) -> Option<Time> {
         let look_again = self.absent(home, node).next().map(|_| node.now + LOOK_AGAIN);
         let unknown = home.unknown.as_ref().map(|it| it.0);
-        let due = [home.replication.next_due(node.patience()), look_again, unknown];
+        let readings = home.readings.iter().flat_map(|it| it.iter().map(Reading::until)).min();
+        let due = [home.replication.next_due(node.patience()), look_again, unknown, readings];
         due.into_iter().flatten().min()
     }
 
@@ -133,6 +140,7 @@ impl Room {
         self.note_vacancy(node);
         self.acknowledge(node);
         self.release_holders(node);
+        self.give_up_reading(node);
     }
 
     /// Asks the slot's next nodes to keep a copy, as often as it takes.
@@ -173,8 +181,10 @@ impl Room {
 
     /// Tells those that hold a copy and are no successors that others have it.
     fn release_holders(&mut self, node: &mut Node) {
+        let is_kept = self.kept() >= self.top();
         let Role::Home(home) = &mut self.role else { return };
-        if home.holders.is_empty() || !home.replication.is_safe(|peer| node.reaches(peer)) {
+        let is_safe = is_kept && home.replication.is_safe(|peer| node.reaches(peer));
+        if home.holders.is_empty() || !is_safe {
             return;
         }
         let holders = std::mem::take(&mut home.holders);
@@ -186,7 +196,19 @@ impl Room {
             HomeRequest::Publish(publication) => {
                 self.place(publication, (node.me, pending.id), node)
             }
-            HomeRequest::Query(query) => (self.answer(query, node), 0),
+            HomeRequest::Query(query) => {
+                let reader = match (&pending.reply, Wanted::of(query)) {
+                    (Asker::To(_), Some(wanted)) => {
+                        let (until, whom) = (pending.deadline, Whom::Own(pending.clone()));
+                        self.read_if_needed(&wanted, whom.into(), until, node)
+                    }
+                    _ => Some(Whom::Own(pending.clone()).into()),
+                };
+                if reader.is_none() {
+                    return;
+                }
+                (self.answer(query, node), 0)
+            }
         };
         match &pending.reply {
             Asker::To(_) => self.answer_when_acked(offset, answer, Whom::Own(pending), node),
@@ -198,10 +220,10 @@ impl Room {
 
     /// Answers once the successors have what is at `offset` (0: nothing to wait for).
     fn answer_when_acked(&mut self, offset: u64, answer: Answer, whom: Whom, node: &mut Node) {
-        let (top, now, needed) = (self.top(), node.now, node.acks_needed());
+        let (kept, now, needed) = (self.kept(), node.now, node.acks_needed());
         let unacked = Unacked { offset, since: now, answer, whom };
         if let Some(home) = self.home_mut()
-            && let Some(ready) = home.replication.wait(unacked, top, needed)
+            && let Some(ready) = home.replication.wait(unacked, kept, needed)
         {
             self.commit_acknowledged(node);
             self.acked_by_all(ready, node);
@@ -220,14 +242,16 @@ impl Room {
 
     /// Answers for what the successors have, and does without those that are too slow.
     fn acknowledge(&mut self, node: &mut Node) {
-        let (top, now, needed) = (self.top(), node.now, node.acks_needed());
-        let patience = node.patience();
+        let (kept, now, needed) = (self.kept(), node.now, node.acks_needed());
+        let (patience, is_on_disk) = (node.patience(), self.options.is_on_disk());
         let Some(home) = self.home_mut() else { return };
         let given_up = match needed {
             Some(_) => home.replication.overdue(now, patience),
+            // The disk of this node may take long, and nothing is acknowledged without it.
+            None if is_on_disk => home.replication.overdue(now, node.settings.publish_timeout),
             None => Vec::new(),
         };
-        let ready = home.replication.acknowledge(top, now, patience, needed);
+        let ready = home.replication.acknowledge(kept, now, patience, needed);
         self.commit_acknowledged(node);
         for ready in ready {
             self.acked_by_all(ready, node);
@@ -240,9 +264,9 @@ impl Room {
 
     /// Quorum: gives members what a majority has by now.
     fn commit_acknowledged(&mut self, node: &mut Node) {
-        let (top, needed) = (self.top(), node.acks_needed());
+        let (kept, needed) = (self.kept(), node.acks_needed());
         let Role::Home(home) = &self.role else { return };
-        let acked = home.replication.acked(top, needed);
+        let acked = home.replication.acked(kept, needed);
         let committed = self.stream.as_deref().and_then(Stream::committed);
         if needed.is_some() && committed.is_some_and(|committed| committed < acked) {
             self.tell_listeners(RoomMessage::Committed(acked), |_| true, node);
@@ -253,7 +277,7 @@ impl Room {
     /// Quorum: whether all that there is here is on a majority.
     pub(super) fn is_on_a_majority(&self, needed: Option<usize>) -> bool {
         match &self.role {
-            Role::Home(home) => home.replication.acked(self.top(), needed) >= self.top(),
+            Role::Home(home) => home.replication.acked(self.kept(), needed) >= self.top(),
             _ => self.held().is_none(),
         }
     }
@@ -274,8 +298,10 @@ impl Room {
             }
         }
         let (mut own, mut runs) = (Vec::new(), BTreeMap::new());
-        for unacked in home.replication.into_unacked() {
-            match unacked.whom {
+        let readers = self.stop_reading(home.readings.map_or_else(Vec::new, |it| *it));
+        let unacked = home.replication.into_unacked().into_iter().map(|it| it.whom);
+        for whom in unacked.chain(readers) {
+            match whom {
                 Whom::Own(pending) => own.push(pending),
                 Whom::Peer(peer, _, run) => drop(runs.insert(peer, run)),
             }
@@ -326,6 +352,13 @@ impl Room {
             }
             HomeRequest::Publish(publication) => self.place(publication, (from, id), node),
             HomeRequest::Query(query) => {
+                if let Some(wanted) = Wanted::of(query) {
+                    let until = node.now + node.settings.publish_timeout;
+                    let whom = Whom::Peer(from, id, run);
+                    if self.read_if_needed(&wanted, whom.into(), until, node).is_none() {
+                        return;
+                    }
+                }
                 let answer = self.answer(query, node);
                 // What a mirror lets a subscriber in with has to come before what is newer.
                 let waits = !matches!(query, Query::Recover(_));
@@ -347,12 +380,29 @@ impl Room {
         let recovery = match (&subscribe.recover, stream) {
             (Some(since), Some(stream)) => {
                 let limit = node.settings.recovery_limit;
-                stream.recover(since, subscribe.filter(), &self.options, limit).into()
+                match stream.recover(since, subscribe.filter(), &self.options, limit) {
+                    Some(missed) => Recovery::Recovered(missed),
+                    None => {
+                        let (wanted, reader) =
+                            (Wanted::Missed(since.clone()), Reader::Subscriber(subscribe.into()));
+                        let reader = self.read_if_needed(&wanted, reader, until, node);
+                        return self.admit_unrecovered(reader, node);
+                    }
+                }
             }
             (Some(_), None) => Recovery::Failed,
             (None, _) => Recovery::NotAsked,
         };
         let position = stream.map(Stream::visible);
         self.admit(subscribe, Subscribed { position, recovery }, node);
+    }
+
+    /// Lets a subscriber in that can't recover, unless it waits for what the log has.
+    fn admit_unrecovered(&mut self, reader: Option<Reader>, node: &mut Node) {
+        if let Some(Reader::Subscriber(subscribe)) = reader {
+            let position = self.stream.as_deref().map(Stream::visible);
+            let subscribed = Subscribed { position, recovery: Recovery::Failed };
+            self.admit(*subscribe, subscribed, node);
+        }
     }
 }

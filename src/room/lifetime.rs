@@ -25,6 +25,7 @@ impl Room {
     /// When something will be due if nothing comes in.
     pub fn next_due(&self, node: &Node) -> Option<Time> {
         let waiting = self.waiting.front().map(|(_, until)| *until);
+        let log = self.stream.as_deref().and_then(|it| it.logged.as_deref()?.next_due());
         let expiry = self.stream.as_deref().and_then(|stream| stream.next_expiry(&self.options));
         let keys = self.keys.as_ref().and_then(|keys| keys.next_expiry());
         let role = match &self.role {
@@ -34,7 +35,7 @@ impl Room {
             Role::Opening(opening) => opening.next_due(),
             Role::Guest => None,
         };
-        let all = [self.requests.next_due(), waiting, expiry, keys, role];
+        let all = [self.requests.next_due(), waiting, expiry, keys, role, log];
         all.into_iter().chain([self.keep_until(node.settings.linger)]).flatten().min()
     }
 
@@ -61,7 +62,9 @@ impl Room {
 
     /// Since when nobody uses the room; none while someone does.
     pub(super) fn idle_since(&self) -> Option<Time> {
-        self.keep_until(Duration::ZERO).map(|_| self.last_used)
+        // What is on disk would have to go from there too.
+        let on_disk = self.stream.as_deref().is_some_and(|it| it.logged.is_some());
+        self.keep_until(Duration::ZERO).filter(|_| !on_disk).map(|_| self.last_used)
     }
 
     /// Whether the node can forget the room without anyone noticing.
@@ -81,6 +84,7 @@ impl Room {
 
     /// Lets go of the stream. Returns it.
     pub(super) fn forget_stream(&mut self, node: &mut Node) -> Option<Stream> {
+        self.stop_logging(node);
         let old = *self.stream.take()?;
         node.memory.add(-(old.history.bytes() as isize));
         Some(old)

@@ -92,6 +92,16 @@ impl Line {
         earlier.is_some_and(|(_, end)| position.offset <= *end)
     }
 
+    /// Up to which offset a stream that stands at `position` is this one too; none if its epoch is not on this line.
+    pub fn shared_with(&self, position: Position) -> Option<u64> {
+        let earlier = self.lineage.iter().rev().find(|(epoch, _)| *epoch == position.epoch);
+        let end = match position.epoch == self.epoch {
+            true => Some(self.top),
+            false => earlier.map(|(_, end)| *end),
+        };
+        end.map(|end| end.min(position.offset))
+    }
+
     /// A client's position on this line, whichever of its epochs the client knew. None if it is no
     /// position of this line.
     pub fn resolve(&self, since: &Since) -> Option<Position> {

@@ -7,6 +7,8 @@ use std::{mem, sync::Arc};
 
 use super::{
     home::Home,
+    idempotency,
+    logged::{LogPage, LogRequest},
     messages::{Begin, End, Have, Item, RoomMessage},
     node::Node,
     presence::Presence,
@@ -15,7 +17,10 @@ use super::{
     transfer::{self, CopyUnderWay, Outgoing, What},
     types::ClientInfo,
 };
-use crate::cluster::node::NodeId;
+use crate::{
+    cluster::{mesh_version, node::NodeId},
+    log,
+};
 
 /// A node that listens.
 #[derive(Debug)]
@@ -110,7 +115,8 @@ impl Room {
     pub(super) fn send_page(&mut self, to: NodeId, node: &mut Node) -> bool {
         let link = node.link(to);
         self.outgoing.retain(|it| it.to != to || Some(it.link) == link);
-        let Some(index) = self.outgoing.iter().position(|it| it.to == to) else { return false };
+        let waits = |it: &Outgoing| it.to == to && !it.is_reading();
+        let Some(index) = self.outgoing.iter().position(waits) else { return false };
         let mut outgoing = self.outgoing.swap_remove(index);
         let id = outgoing.id;
         if let What::Listener | What::Fetched = outgoing.what {
@@ -119,6 +125,17 @@ impl Room {
             outgoing.what = What::Copy(Box::new(copy));
         }
         let most = node.settings.page;
+        if let What::Copy(copy) = &mut outgoing.what
+            && let Some((first, last)) = copy.to_read(self.stream.as_deref())
+        {
+            let (id, count) = (node.next_id(), (last - first + 1) as usize);
+            copy.reads(id);
+            let since = Some(first - 1);
+            let query = log::Query { since, reverse: false, count, bytes: most };
+            node.log(&self.name, LogRequest::Read(id, query));
+            self.outgoing.push(outgoing);
+            return self.outgoing.iter().any(waits);
+        }
         let over = match &mut outgoing.what {
             What::Copy(copy) => {
                 let page = copy.page(id, self.stream.as_deref(), node.now, most);
@@ -141,7 +158,56 @@ impl Room {
             _ if over => {}
             _ => self.outgoing.push(outgoing),
         }
-        self.outgoing.iter().any(|it| it.to == to)
+        self.outgoing.iter().any(waits)
+    }
+
+    /// The log has read for a copy that is sent. Gives back what is for none.
+    pub(super) fn copy_read(
+        &mut self,
+        id: u64,
+        page: Option<LogPage>,
+        node: &mut Node,
+    ) -> Option<Option<LogPage>> {
+        let is_it = |it: &mut Outgoing| match &mut it.what {
+            What::Copy(copy) => copy.has_read(id),
+            _ => false,
+        };
+        let Some(index) = self.outgoing.iter_mut().position(is_it) else { return Some(page) };
+        if let Some(page) = page {
+            self.note_first(page.first);
+            self.send_read(index, page, node);
+        }
+        // It goes on, or the log is asked again.
+        let to = self.outgoing[index].to;
+        node.has_pages(to, &self.name);
+        None
+    }
+
+    fn send_read(&mut self, index: usize, page: LogPage, node: &mut Node) {
+        let Outgoing { to, id, what, .. } = &mut self.outgoing[index];
+        let (What::Copy(copy), stream) = (what, self.stream.as_deref()) else { return };
+        let last = page.entries.last().map(|(_, entry)| entry.publication.offset);
+        let in_memory = stream.map_or(0, |stream| stream.history.first());
+        // What can't be read any more is not sent. If there is nothing, nothing before what is in memory is left.
+        let next = match (last, page.damaged) {
+            (_, Some(damaged)) => damaged + 1,
+            (Some(last), None) => last + 1,
+            (None, None) => in_memory,
+        };
+        let items = page.entries.into_iter().flat_map(|(at, entry)| {
+            let age = node.now.since(at);
+            let offset = entry.publication.offset;
+            let recent = age < idempotency::WINDOW;
+            let key = entry.key.filter(|_| recent).map(|key| Item::Key((age, key, offset)));
+            let forward = entry.forward.filter(|_| recent);
+            let publication = Item::Publication(age, entry.publication);
+            let version = entry.version.map(Item::Version);
+            let forward = forward.map(|forward| Item::Forward(forward, offset));
+            [Some(publication), key, forward, version].into_iter().flatten()
+        });
+        let (to, page) = (*to, copy.page_of(*id, items.collect(), next));
+        node.flows.entry(to).or_default().sent(transfer::weight(&page.items));
+        self.send_to(to, RoomMessage::Page(Box::new(page)), node);
     }
 
     /// The copy that is held here has become another: who fetches it begins again.
@@ -210,19 +276,42 @@ impl Room {
             let rest = keys.map(Item::Key).chain(clients).collect();
             return CopyUnderWay::new(Begin::Nothing, None, 0, Vec::new(), rest, end);
         };
-        let first = stream.history.first();
-        let follows = have.filter(|have| stream.continues(have)).map(|it| it.position.offset);
-        let begin = match follows {
-            Some(_) => Begin::Follow { first },
-            None => {
+        // Who is to keep it on disk gets what is there; ordinary mirrors get what is in memory.
+        let keeps = match (&self.role, &outgoing.what) {
+            (Role::Home(home), What::Listener) => home.replication.includes(outgoing.to),
+            _ => true,
+        };
+        let logged = stream.logged.as_deref().filter(|_| keeps);
+        let top = stream.history.top();
+        let in_memory = stream.history.first();
+        let first = logged.map_or(in_memory, |it| it.first(top, &self.options).min(in_memory));
+        let rejoins = |have: &Have| {
+            let through = stream.shared_with(have.position).filter(|it| it + 1 >= first)?;
+            let speaks = node.speaks(outgoing.to, mesh_version::REJOINS);
+            (logged.is_some() && speaks && !node.is_quorum()).then_some(through)
+        };
+        let continues = |have: &Have| {
+            stream.continues(have) || {
+                let position = have.position;
+                let same = position.epoch == stream.position().epoch && !node.is_quorum();
+                logged.is_some() && same && (first..=top + 1).contains(&(position.offset + 1))
+            }
+        };
+        let (begin, follows) = match have {
+            Some(have) if continues(&have) => (Begin::Follow { first }, Some(have.position.offset)),
+            Some(have) if let Some(through) = rejoins(&have) => {
+                let (line, standing) = (stream.line(), stream.standing());
+                (Begin::Rejoin { line, standing, through }, Some(through))
+            }
+            _ => {
                 let standing = stream.standing();
-                Begin::Afresh { line: stream.line(), standing, first }
+                (Begin::Afresh { line: stream.line(), standing, first }, None)
             }
         };
         let repeats = stream.repeats(follows.unwrap_or(0), node.now);
         let rest = stream.origins().into_iter().chain(clients).collect();
         let from = follows.unwrap_or(first.saturating_sub(1));
-        CopyUnderWay::new(begin, Some(stream), from, repeats, rest, end)
+        CopyUnderWay::new(begin, Some(stream), from, repeats, rest, end).logged(logged.is_some())
     }
 
     /// A listener has said more of its clients.

@@ -54,6 +54,7 @@ impl Message {
     /// older one must not carry it. See [`crate::cluster::mesh_version`].
     pub fn since(&self) -> MeshVersion {
         match self {
+            Self::Room(_, RoomMessage::Page(page)) if page.rejoins() => mesh_version::REJOINS,
             Self::Room(_, RoomMessage::Part { .. }) | Self::FindingPart(..) => mesh_version::PARTS,
             Self::Ping(_) | Self::Pong(_) => mesh_version::PINGS,
             _ => mesh_version::FIRST,
@@ -231,6 +232,22 @@ pub enum Begin {
         /// Offset of the oldest publication that is still kept.
         first: u64,
     },
+    /// What you have is on my line up to here: keep that, and what follows it is this. Since version 9.
+    Rejoin {
+        /// Epoch and lineage.
+        line: Line,
+        /// How far it reaches.
+        standing: Standing,
+        /// The last offset that is the same.
+        through: u64,
+    },
+}
+
+impl Page {
+    /// Whether it begins with [`Begin::Rejoin`].
+    fn rejoins(&self) -> bool {
+        matches!(self.begin, Some(Begin::Rejoin { .. }))
+    }
 }
 
 /// How a copy ends.
@@ -262,6 +279,11 @@ pub enum Item {
 }
 
 impl Item {
+    /// Whether it is a publication.
+    pub fn is_publication(&self) -> bool {
+        matches!(self, Self::Publication(..))
+    }
+
     /// The bytes that it takes on a link, about.
     pub fn weight(&self) -> usize {
         match self {

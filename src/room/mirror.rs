@@ -192,7 +192,10 @@ impl Room {
         mirror.state = State::Attaching { id, link };
         (mirror.not_before, mirror.incoming, mirror.said) = (Time::default(), None, false);
         let invited = mirror.invited;
-        let have = self.stream.as_deref().map(Stream::have);
+        // What is not on disk is no beginning of what is to be there.
+        let on_disk = invited && self.options.is_on_disk();
+        let stream = self.stream.as_deref().filter(|it| !on_disk || it.logged.is_some());
+        let have = stream.map(Stream::have);
         self.send_to(home, RoomMessage::Attach { id, have, invited }, node);
         self.outgoing.retain(|it| !matches!(it.what, What::Clients(_)));
         if self.local.clients.is_empty() {
@@ -315,13 +318,15 @@ impl Room {
         if !self.options.join_leave {
             self.present = None;
         }
-        if self.local.is_empty() {
-            let (home, attached) = (mirror.home, mirror.is_attached(node));
-            self.role = Role::Guest;
-            self.forget_copy(node);
-            if attached {
-                self.send_to(home, RoomMessage::Detach, node);
-            }
+        if !self.local.is_empty() {
+            return self.stop_logging(node);
+        }
+        let Role::Mirror(mirror) = &self.role else { return };
+        let (home, attached) = (mirror.home, mirror.is_attached(node));
+        self.role = Role::Guest;
+        self.forget_copy(node);
+        if attached {
+            self.send_to(home, RoomMessage::Detach, node);
         }
     }
 }

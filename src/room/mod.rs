@@ -19,6 +19,9 @@
 //!   in the room.
 //! - [`filter`]: which publications a subscriber wants, by their tags; [`delivery`]: in which form each
 //!   gets them.
+//! - [`companions`]: who was there, for when a node with rooms on disk comes back.
+//! - [`logged`]: what goes to this node's disk ([`disk`]), in the form of [`persisted`]; [`reading`] and `warming`: what comes
+//!   back from there.
 //! - [`node`]: what every room needs from its node, and what comes out of them.
 //! - [`survey`]: questions to every node at once; [`control`]: what the application has them do to a user's
 //!   connections, which [`users`] finds. [`pattern`]: names with `*` in them.
@@ -26,8 +29,10 @@
 pub mod actor;
 pub mod agenda;
 pub mod attendance;
+pub mod companions;
 pub mod control;
 pub mod delivery;
+pub mod disk;
 pub mod filter;
 pub mod following;
 pub mod history;
@@ -37,6 +42,7 @@ pub mod lifetime;
 pub mod line;
 pub mod listeners;
 pub mod local;
+pub mod logged;
 pub mod messages;
 pub mod mirror;
 pub mod moves;
@@ -45,9 +51,11 @@ pub mod opening;
 pub mod options;
 pub mod pace;
 pub mod pattern;
+pub mod persisted;
 pub mod presence;
 pub mod publishing;
 pub mod queries;
+pub mod reading;
 pub mod recovery;
 pub mod registry;
 pub mod replication;
@@ -63,4 +71,5 @@ pub mod survey;
 pub mod transfer;
 pub mod types;
 pub mod users;
+mod warming;
 pub mod work;

@@ -11,6 +11,7 @@ use super::{
     control::Control,
     delivery::DeliveryOption,
     idempotency,
+    logged::LogRequest,
     messages::{Message, RoomMessage, SlotMessage},
     moves::Moves,
     transfer::{Flow, Source, parts, weight_of_answer},
@@ -79,6 +80,13 @@ pub enum Out {
         to: Vec<NodeId>,
         /// The message.
         message: Message,
+    },
+    /// Ask the log of this node about a room.
+    Log {
+        /// The room.
+        room: RoomName,
+        /// What is asked.
+        request: LogRequest,
     },
     /// Do this to the connections of a user that are here.
     Control(Arc<Control>),

@@ -24,6 +24,7 @@ use super::{
     stream::Stream,
     transfer::{self, Incoming, Outgoing, What},
     types::{Event, Position},
+    warming::Warming,
 };
 use crate::{
     cluster::{
@@ -42,6 +43,8 @@ pub struct Opening {
     /// What others hold.
     heard: Vec<(NodeId, Held)>,
     fetch: Option<Fetch>,
+    /// What this node's own log has is being read.
+    warming: Option<Box<Warming>>,
     /// It waits for its turn to fetch; whether among those that someone waits for.
     queued: Option<bool>,
     /// Where this node's subscribers stand.
@@ -85,7 +88,18 @@ impl Opening {
 
     /// Until when it waits although nothing is to come.
     pub(super) fn next_due(&self) -> Option<Time> {
-        self.waits_until
+        let read_again = self.warming.as_ref().and_then(|it| it.again_at());
+        [self.waits_until, read_again].into_iter().flatten().min()
+    }
+
+    /// The copy that is on its way.
+    pub(super) fn incoming_mut(&mut self) -> Option<&mut Incoming> {
+        self.fetch.as_mut().map(|it| &mut it.incoming)
+    }
+
+    /// What is being read of this node's own log.
+    pub(super) fn warming(&mut self) -> &mut Option<Box<Warming>> {
+        &mut self.warming
     }
 
     /// `from` has no such copy (any more).
@@ -157,6 +171,7 @@ impl Room {
             return;
         }
         let (name, own) = (self.name.clone(), self.held().map(|held| held.standing));
+        let is_cold = self.is_cold();
         let urgent = self.is_waited_for() || !self.local.is_empty();
         let Role::Opening(opening) = &mut self.role else { return };
         opening.held.retain(|(from, link, _)| node.link(*from) == Some(*link));
@@ -183,6 +198,7 @@ impl Room {
         let newer = |(_, it): &(NodeId, Standing)| own.is_none_or(|own| it.is_newer_than(&own));
         let newer = opening.newest().filter(newer);
         match newer {
+            None if is_cold => self.warm(node),
             None => self.open(term, node),
             Some(_) if opening.queued.is_some_and(|it| it >= urgent) => {}
             Some(_) => {
@@ -233,14 +249,24 @@ impl Room {
         let Role::Opening(opening) = &mut self.role else {
             return self.page_for_mirror(from, page, node);
         };
-        let fetch = opening.fetch.as_mut().filter(|it| (it.from, it.id) == (from, page.id));
-        let Some(fetch) = fetch else { return };
-        if let Some(begin) = page.begin {
-            fetch.incoming = Incoming::begin(begin);
+        if opening.fetch.as_ref().is_none_or(|it| (it.from, it.id) != (from, page.id)) {
+            return;
         }
-        fetch.incoming.take(page.items, &self.options, node.now);
-        let Some(end) = page.end else { return };
+        let from_the_beginning =
+            page.begin.map(|begin| (self.log_begin(&begin, node), Incoming::begin(begin)));
+        let Role::Opening(opening) = &mut self.role else { return };
         let Some(mut fetch) = opening.fetch.take() else { return };
+        if let Some((logged, incoming)) = from_the_beginning {
+            fetch.incoming = Incoming { logged, ..incoming };
+        }
+        self.log_copy(&mut fetch.incoming, &page.items, node);
+        fetch.incoming.take(page.items, &self.options, node.now);
+        let Some(end) = page.end else {
+            if let Role::Opening(opening) = &mut self.role {
+                opening.fetch = Some(fetch);
+            }
+            return;
+        };
         if let (Some(stream), Some(have)) = (&mut fetch.incoming.stream, end.have) {
             stream.reach(have.term);
         }
@@ -319,6 +345,8 @@ impl Room {
             Some(_) if vouched => {}
             Some(stream) => stream.succeed(node.new_epoch()),
         }
+        self.begin_to_log(node);
+        self.log_head(node);
     }
 
     /// This node's own subscribers stood at `old` until now, a mirror's or an earlier home's.
@@ -346,6 +374,7 @@ impl Room {
             // What waited here is published again through the next home, and no other node has it.
             stream.doubt(true);
         }
+        self.log_head(node);
         self.owed = true;
         self.given = node.slots.given(self.slot).map(Box::new);
         self.last_used = node.now;

@@ -19,6 +19,10 @@ pub struct RoomOptions {
     pub history_ttl: Duration,
     /// How long to remember the stream's epoch and offset after its last publication.
     pub history_meta_ttl: Duration,
+    /// Where what is kept survives.
+    pub log: LogKind,
+    /// The most publications of a room on disk that are in memory as well; 0: as many as usual.
+    pub ring_limit: usize,
     /// Watch every subscriber's position.
     pub force_positioning: bool,
     /// Watch it if the subscriber asks.
@@ -48,6 +52,19 @@ pub struct RoomOptions {
     /// What a room's name must look like behind its namespace.
     pub name_pattern: Option<NamePattern>,
 }
+
+/// Where what a room keeps survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogKind {
+    /// In the memory of the nodes that have a copy: as long as one of them lives.
+    #[default]
+    Memory,
+    /// On the disks of those nodes.
+    Disk,
+}
+
+/// The most publications of a room on disk that are in memory as well.
+const RING: usize = 1_000;
 
 /// What a name must look like.
 #[derive(Debug, Clone)]
@@ -141,6 +158,17 @@ impl RoomOptions {
     /// Whether publications get positions and are kept.
     pub fn keeps_history(&self) -> bool {
         self.history_size > 0 && !self.history_ttl.is_zero()
+    }
+
+    /// Whether what is kept is on disk.
+    pub fn is_on_disk(&self) -> bool {
+        self.keeps_history() && self.log == LogKind::Disk
+    }
+
+    /// The most publications of a room that are in memory.
+    pub fn ring_size(&self) -> usize {
+        let limit = if self.ring_limit == 0 { RING } else { self.ring_limit };
+        if self.is_on_disk() { self.history_size.min(limit) } else { self.history_size }
     }
 
     /// Whether the home must know that this client is there.

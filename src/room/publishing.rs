@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use super::{
+    logged::Logged,
     messages::RoomMessage,
     node::Node,
     room::Room,
     stream::{Entry, ForwardId, Repeat},
-    types::{Answer, Event, NewPublication, Position, Publication},
+    types::{Answer, Event, Failure, NewPublication, Position, Publication},
 };
 
 impl Room {
@@ -29,6 +30,10 @@ impl Room {
             return (Answer::Published(None), 0);
         };
         let here = stream.position();
+        if stream.logged.as_deref().is_some_and(Logged::is_failing) {
+            // It could not be kept, and would take memory until it can.
+            return (Answer::Failed(Failure::Unavailable), 0);
+        }
         match stream.find(key, Some(forward)) {
             Repeat::At(offset) => {
                 return (Answer::Published(Some(Position { offset, ..here })), offset);
@@ -70,6 +75,7 @@ impl Room {
         if entry.key.is_some() {
             node.memory.keyed(&self.name, node.now);
         }
+        self.log_entry(&entry, node);
         self.send_out(entry, node);
     }
 

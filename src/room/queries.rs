@@ -10,7 +10,7 @@ use super::{
 };
 
 /// The most bytes of publications in one answer, unless a single one is larger.
-const MAX_PUBLICATIONS: usize = 8 << 20;
+pub(super) const MAX_PUBLICATIONS: usize = 8 << 20;
 
 impl Room {
     /// Answers a question that only the home can.
@@ -39,23 +39,25 @@ impl Room {
         self.stream.as_deref()?.recover(since, None, &self.options, limit)
     }
 
+    /// Whether a page of history can be told: it begins on this stream.
+    pub(super) fn check_history(&self, filter: &HistoryFilter) -> Result<(), Failure> {
+        let stream = self.stream.as_deref().ok_or(Failure::NoHistory)?;
+        let Some(since) = &filter.since else { return Ok(()) };
+        if since.offset == 0 && filter.reverse {
+            return Err(Failure::BadPosition);
+        }
+        let of_this_stream = stream.resolve(since).is_some()
+            || since.epoch.is_empty()
+            || since.epoch == stream.position().epoch.to_string();
+        if of_this_stream { Ok(()) } else { Err(Failure::UnrecoverablePosition) }
+    }
+
     fn history(&self, filter: &HistoryFilter) -> Answer {
+        if let Err(failure) = self.check_history(filter) {
+            return Answer::Failed(failure);
+        }
         let Some(stream) = &self.stream else { return Answer::Failed(Failure::NoHistory) };
-        let since = match &filter.since {
-            None => None,
-            Some(since) if since.offset == 0 && filter.reverse => {
-                return Answer::Failed(Failure::BadPosition);
-            }
-            Some(since) => {
-                let of_this_stream = stream.resolve(since).is_some()
-                    || since.epoch.is_empty()
-                    || since.epoch == stream.position().epoch.to_string();
-                if !of_this_stream {
-                    return Answer::Failed(Failure::UnrecoverablePosition);
-                }
-                Some(since.offset)
-            }
-        };
+        let since = filter.since.as_ref().map(|it| it.offset);
         let mut page = stream.page(since, filter.reverse, filter.limit);
         page.truncate(fitting(&page));
         Answer::History(page, stream.visible())
@@ -66,13 +68,14 @@ impl Room {
         node.memory.add(-stream.history.clear());
         let position = stream.position();
         self.uncommitted = None;
+        self.log_removal(node);
         self.tell_listeners(RoomMessage::HistoryRemoved, |_| true, node);
         Answer::Published(Some(position))
     }
 }
 
 /// How many of the publications fit into one message; one at least.
-fn fitting(page: &[Arc<Publication>]) -> usize {
+pub(super) fn fitting(page: &[Arc<Publication>]) -> usize {
     let mut bytes = 0;
     let fits = |it: &&Arc<Publication>| {
         bytes += it.weight();

@@ -13,6 +13,7 @@ use std::{
 pub use super::node::{Out, RoomSettings};
 use super::{
     agenda::Agenda,
+    logged::{LogReply, LoggedRoom},
     messages::{Message, RoomMessage},
     node::Node,
     options::Namespaces,
@@ -55,6 +56,8 @@ pub enum In {
     LinkDown(NodeId),
     /// Gossip has a new view.
     View(View),
+    /// The log answers about a room.
+    Log(RoomName, LogReply),
     /// What this node answers to `info`.
     Facts(NodeFacts),
     /// Time has passed.
@@ -117,6 +120,23 @@ impl State {
         }
     }
 
+    /// Takes in a room that was found in this node's log, before any input. What it has may be newer than what others
+    /// have, so it is kept until they say that it is not needed. Returns whether rooms of its namespace are on disk.
+    pub fn find_in_log(&mut self, found: LoggedRoom, now: Time) -> bool {
+        let Some(options) = self.namespaces.options(&found.name) else { return false };
+        if !options.is_on_disk() {
+            return false;
+        }
+        self.node.now = now;
+        let (name, options) = (found.name.clone(), options.clone());
+        let Self { rooms, node, agenda, .. } = self;
+        let room = rooms.get_or_insert(&name, || Some(Room::new(found.name.clone(), options, now)));
+        let Some(room) = room else { return false };
+        room.found_in_log(found, node);
+        agenda.note(room, node);
+        true
+    }
+
     /// Takes one input and says what is to be done, in order.
     pub fn handle(&mut self, input: In, now: Time) -> Vec<Out> {
         let stood_still =
@@ -140,6 +160,9 @@ impl State {
                 self.close_surveys();
             }
             In::View(view) => self.see(view),
+            In::Log(name, reply) => {
+                self.with_room(&name, |room, node| room.log_answered(reply, node));
+            }
             In::Facts(facts) => self.facts = facts,
             In::Tick => self.tick(),
         }
@@ -168,6 +191,12 @@ impl State {
     /// A room, if this node has anything to do with it.
     pub fn room(&self, name: &str) -> Option<&Room> {
         self.rooms.get(name)
+    }
+
+    /// The names of the nodes that are here, this one included.
+    pub fn companions(&self) -> BTreeSet<String> {
+        let here = |id: &NodeId| *id == self.node.me || self.node.reaches(*id);
+        self.known.iter().filter(|(id, _)| here(id)).map(|(_, it)| it.name.clone()).collect()
     }
 
     /// How many rooms this node has anything to do with.

@@ -155,25 +155,23 @@ impl Replication {
         }
     }
 
-    /// Up to where everything is where it has to be: on `needed` others, or on all that live.
-    pub fn acked(&self, top: u64, needed: Option<usize>) -> u64 {
+    /// Up to where everything is where it has to be: here, where it is `kept` up to some offset, and on all that live;
+    /// or on `needed` others beside one.
+    pub fn acked(&self, kept: u64, needed: Option<usize>) -> u64 {
         let Some(needed) = needed else {
             let counted = self.successors.values().filter(|it| !it.lags);
-            return counted.map(|it| it.has).min().unwrap_or(top);
+            return counted.map(|it| it.has).min().unwrap_or(kept).min(kept);
         };
         let attached = self.successors.values().filter(|it| it.attached);
-        let mut has: Vec<u64> = attached.map(|it| it.has.min(top)).collect();
+        let mut has: Vec<u64> = attached.map(|it| it.has).chain([kept]).collect();
         has.sort_unstable_by(|a, b| b.cmp(a));
-        match needed {
-            0 => top,
-            needed => has.get(needed - 1).copied().unwrap_or(0),
-        }
+        has.get(needed).copied().unwrap_or(0)
     }
 
     /// Keeps an answer until its time has come; gives it back if that is now.
-    pub fn wait(&mut self, unacked: Unacked, top: u64, needed: Option<usize>) -> Option<Unacked> {
+    pub fn wait(&mut self, unacked: Unacked, kept: u64, needed: Option<usize>) -> Option<Unacked> {
         let is_next = self.unacked.is_empty();
-        if unacked.offset == 0 || is_next && unacked.offset <= self.acked(top, needed) {
+        if unacked.offset == 0 || is_next && unacked.offset <= self.acked(kept, needed) {
             self.acknowledged |= unacked.offset > 0;
             return Some(unacked);
         }
@@ -185,7 +183,7 @@ impl Replication {
     /// done without until it has caught up, unless so many are needed.
     pub fn acknowledge(
         &mut self,
-        top: u64,
+        kept: u64,
         now: Time,
         patience: Duration,
         needed: Option<usize>,
@@ -197,7 +195,7 @@ impl Replication {
             let offset = front.offset;
             self.successors.iter_mut().for_each(|(_, it)| it.lags |= it.has < offset);
         }
-        let acked = self.acked(top, needed);
+        let acked = self.acked(kept, needed);
         let mut ready = Vec::new();
         while self.unacked.front().is_some_and(|it| it.offset <= acked) {
             ready.extend(self.unacked.pop_front());
@@ -304,6 +302,23 @@ mod tests {
         assert_eq!(offsets(replication.acknowledge(1, at(1), PATIENCE, Some(1))), [1]);
         assert!(replication.wait(unacked(2), 2, Some(1)).is_none());
         assert_eq!(offsets(replication.overdue(at(1_000), PATIENCE)), [2], "its publisher is told");
+    }
+
+    #[test]
+    fn the_own_disk_is_one_more_copy_that_is_waited_for() {
+        let mut replication = with_successors(&[A]);
+        attach(&mut replication, &[A]);
+        replication.has(A, 3, 3);
+        assert_eq!(replication.acked(1, None), 1);
+        assert!(replication.wait(unacked(2), 1, None).is_none());
+        assert!(replication.acknowledge(1, at(5_000), PATIENCE, None).is_empty(), "never less");
+        assert_eq!(offsets(replication.acknowledge(2, at(1), PATIENCE, None)), [2]);
+        let mut replication = with_successors(&[A, B]);
+        attach(&mut replication, &[A, B]);
+        replication.has(A, 3, 3);
+        replication.has(B, 2, 3);
+        assert_eq!(replication.acked(0, Some(1)), 2, "a majority without the home");
+        assert_eq!(replication.acked(3, Some(1)), 3);
     }
 
     #[test]

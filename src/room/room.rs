@@ -172,7 +172,10 @@ impl Room {
     pub(super) fn holds_something(&self) -> bool {
         let present =
             || self.needs_copies() && self.present.as_ref().is_some_and(|it| !it.is_empty());
-        self.stream.is_some() || self.keys.is_some() || present()
+        // A mirror that is no successor has only the end of what is on disk elsewhere.
+        let on_disk = self.options.is_on_disk();
+        let stream = self.stream.as_deref().is_some_and(|it| !on_disk || it.logged.is_some());
+        stream || self.keys.is_some() || present()
     }
 
     /// A local socket or API call asks for something.
@@ -363,6 +366,7 @@ impl Room {
         self.lose_requests(node);
         self.outgoing.retain(|it| node.link(it.to) == Some(it.link));
         self.give_up_overdue(node);
+        self.retry_log(node);
         match &mut self.role {
             Role::Opening(_) => self.try_to_open(node),
             Role::Home(_) => self.settle_home(node),

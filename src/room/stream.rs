@@ -14,8 +14,10 @@ use super::{
     history::History,
     idempotency::IdempotencyKeys,
     line::{Line, Root, Standing},
+    logged::Logged,
     messages::{Have, Item},
     options::RoomOptions,
+    persisted::Head,
     types::{Epoch, Position, Publication, Recovery, Since, Version},
 };
 use crate::{
@@ -63,6 +65,8 @@ pub struct Stream {
     version: Option<Box<Version>>,
     /// Boxed: nothing was said in most rooms, or nothing is kept of it.
     placed: Option<Box<Placed>>,
+    /// How much of it is on this node's disk; none: it is not kept there.
+    pub(super) logged: Option<Box<Logged>>,
 }
 
 /// What identifies repeats of publications that were placed.
@@ -97,14 +101,34 @@ impl Stream {
             committed: None,
             version: None,
             placed: None,
+            logged: None,
         }
+    }
+
+    /// A stream as a log has it, which goes on with the offset `next`.
+    pub fn from_log(head: Head, logged: Logged, next: u64) -> Self {
+        let (top, mut line) = (next.saturating_sub(1), head.line);
+        // What earlier epochs had beyond that was not synced.
+        line.lineage.iter_mut().for_each(|(_, end)| *end = top.min(*end));
+        Self {
+            history: History::at(top),
+            root: head.root,
+            term: head.term,
+            logged: Some(Box::new(logged)),
+            ..Self::new(line.epoch, head.root)
+        }
+        .on(line)
+    }
+
+    fn on(self, line: Line) -> Self {
+        Self { line, ..self }
     }
 
     /// A copy of a stream that is yet to be filled, from the publication at `first` on.
     pub fn copy(line: Line, standing: &Standing, first: u64) -> Self {
         let history = History::at(first.saturating_sub(1).min(line.top));
         let (root, term) = (standing.root, standing.term);
-        Self { line, history, root, term, committed: None, version: None, placed: None }
+        Self { history, term, ..Self::new(line.epoch, root) }.on(line)
     }
 
     fn placed_mut(&mut self) -> &mut Placed {
@@ -135,7 +159,7 @@ impl Stream {
     pub fn take(&mut self, item: Item, options: &RoomOptions, now: Time) -> isize {
         match item {
             Item::Publication(age, publication) => {
-                return self.history.push(publication, now.ago(age), options.history_size);
+                return self.history.push(publication, now.ago(age), options.ring_size());
             }
             Item::Key(key) => self.placed_mut().keys.learn(vec![key], now),
             Item::Forward(forward, offset) => {
@@ -151,6 +175,17 @@ impl Stream {
     /// Its newest publication was placed in this term.
     pub fn reach(&mut self, term: Term) {
         self.term = term;
+    }
+
+    /// What a log keeps of it, beside its publications.
+    pub fn head(&self) -> Head {
+        Head { line: self.line(), root: self.root, term: self.term }
+    }
+
+    /// Goes on as `line` does, which holds all of this stream up to `top`.
+    pub fn rejoin(&mut self, line: Line, root: Root, top: u64) -> isize {
+        (self.line, self.root) = (line, root);
+        self.history.truncate(top)
     }
 
     /// How far it reaches.
@@ -229,7 +264,7 @@ impl Stream {
         self.term = term;
         self.remember(entry.key.as_deref(), entry.forward, offset, now);
         self.come_to(entry.version);
-        self.history.push(entry.publication, now, options.history_size)
+        self.history.push(entry.publication, now, options.ring_size())
     }
 
     /// Remembers what identifies repeats of a publication.
@@ -246,6 +281,13 @@ impl Stream {
         if let Some(forward) = forward {
             self.placed_mut().remember_forward(forward, offset, now);
         }
+    }
+
+    /// Remembers what identifies a repeat of an entry that was placed at `at`, and the version that it came to.
+    pub fn learn(&mut self, entry: &Entry, at: Time) {
+        let offset = entry.publication.offset;
+        self.remember(entry.key.as_deref(), entry.forward, offset, at);
+        self.come_to(entry.version.clone());
     }
 
     /// Forgets the oldest idempotency key.
@@ -303,6 +345,12 @@ impl Stream {
         // Where takeovers keep the epoch, only what was placed in one term is surely the same.
         let same = same && (self.committed.is_none() || have.term == self.term);
         same && self.history.after(have.position.offset).is_some()
+    }
+
+    /// Up to which offset another copy, which stands at `position`, is the same as this one; none if its epoch is not
+    /// one of this line.
+    pub fn shared_with(&self, position: Position) -> Option<u64> {
+        self.line().shared_with(position)
     }
 
     /// What members may not have yet.

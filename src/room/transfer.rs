@@ -12,6 +12,7 @@ use std::{
 };
 
 use super::{
+    logged::Logged,
     messages::{Begin, End, Item, Page, RoomMessage},
     options::RoomOptions,
     stream::Stream,
@@ -185,6 +186,13 @@ pub struct Outgoing {
     pub what: What,
 }
 
+impl Outgoing {
+    /// Whether it waits for the log.
+    pub fn is_reading(&self) -> bool {
+        matches!(&self.what, What::Copy(copy) if copy.is_reading())
+    }
+}
+
 /// What is sent in pages.
 #[derive(Debug)]
 pub enum What {
@@ -211,6 +219,10 @@ pub struct CopyUnderWay {
     end: Option<End>,
     /// It is for a listener, which gets what has happened since.
     followed: bool,
+    /// What memory has not comes from the log.
+    logged: bool,
+    /// The number under which the log is reading for it.
+    reading: Option<u64>,
     /// That.
     after: Vec<RoomMessage>,
 }
@@ -235,8 +247,43 @@ impl CopyUnderWay {
             rest: rest.into(),
             end: Some(end),
             followed: false,
+            logged: false,
+            reading: None,
             after: Vec::new(),
         }
+    }
+
+    /// The same, with what the log has, or not.
+    pub fn logged(self, logged: bool) -> Self {
+        Self { logged, ..self }
+    }
+
+    /// The first and the last offset that the log has to read next, if it is its turn.
+    pub fn to_read(&self, stream: Option<&Stream>) -> Option<(u64, u64)> {
+        let before = stream?.history.first();
+        let last = self.until.min(before.saturating_sub(1));
+        (self.logged && self.cursor <= last).then_some((self.cursor, last))
+    }
+
+    /// Whether the log is reading for it.
+    pub fn is_reading(&self) -> bool {
+        self.reading.is_some()
+    }
+
+    /// The log reads for it under this number.
+    pub fn reads(&mut self, id: u64) {
+        self.reading = Some(id);
+    }
+
+    /// Whether the log was reading for it under this number: it is done.
+    pub fn has_read(&mut self, id: u64) -> bool {
+        self.reading.take_if(|it| *it == id).is_some()
+    }
+
+    /// The page with what the log has read; `next` is the offset that comes after it.
+    pub fn page_of(&mut self, id: u64, items: Vec<Item>, next: u64) -> Page {
+        self.cursor = self.cursor.max(next);
+        Page { id, begin: self.begin.take(), items, end: None }
     }
 
     /// The same, for a listener or not.
@@ -321,6 +368,8 @@ pub struct Incoming {
     pub follows: bool,
     /// Quorum: up to where a majority has it.
     pub committed: Option<u64>,
+    /// How much of it is on this node's disk, if it goes there and begins afresh.
+    pub logged: Option<Box<Logged>>,
 }
 
 impl Incoming {
@@ -328,12 +377,12 @@ impl Incoming {
     pub fn begin(begin: Begin) -> Self {
         let (stream, follows) = match begin {
             Begin::Nothing => (None, false),
-            Begin::Follow { .. } => (None, true),
+            Begin::Follow { .. } | Begin::Rejoin { .. } => (None, true),
             Begin::Afresh { line, standing, first } => {
                 (Some(Stream::copy(line, &standing, first)), false)
             }
         };
-        Self { stream, others: Vec::new(), follows, committed: None }
+        Self { stream, others: Vec::new(), follows, committed: None, logged: None }
     }
 
     /// A part of it has come.

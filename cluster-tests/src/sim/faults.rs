@@ -17,6 +17,9 @@ pub enum Faults {
     ManyRooms,
     /// Nodes crash and restart under their names, one after the other.
     Deaths,
+    /// Rooms are on disk: nodes crash and restart, one after the other or all at once, with what their disks have;
+    /// disks are slow, full for a while, or lost.
+    Disks,
     /// Nodes stand still for a while, as if stopped, and go on as if nothing had happened.
     Standstills,
     /// The cluster is cut in two or in part, once; there is no quorum, so either side goes on.
@@ -29,7 +32,7 @@ pub enum Faults {
 
 impl Faults {
     /// Every kind, the harshest last.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Delays,
         Self::Starts,
         Self::Links,
@@ -37,6 +40,7 @@ impl Faults {
         Self::Drains,
         Self::ManyRooms,
         Self::Deaths,
+        Self::Disks,
         Self::Standstills,
         Self::Cuts,
         Self::Quorum,

@@ -5,11 +5,12 @@
 //! through the real wire codec, over links that delay, and lose what is under way when they break.
 //! Clients subscribe, are cut off, come back to any node and recover; publishers publish anywhere.
 //!
-//! [`faults`] is the kinds of histories, [`network`] the links, [`client`] a client and what it may never see,
+//! [`faults`] is the kinds of histories, [`network`] the links, [`disk`] what outlives a node, [`client`] a client and what it may never see,
 //! [`world`] the clock, what happens and the judgement, [`mutants`] what must be caught. [`scale`] counts what
 //! large clusters say, without faults.
 
 pub mod client;
+pub mod disk;
 pub mod faults;
 pub mod mutants;
 pub mod network;

@@ -179,6 +179,7 @@ impl World {
             Happening::Dismiss(client, socket) => self.dismiss(client, socket)?,
             Happening::LoseClient => self.lose_client()?,
             Happening::Start(node) => self.start(node),
+            Happening::Written(node, generation) => self.written(node, generation)?,
             Happening::Drain(left) => self.drain(left),
             Happening::HandOver { node, generation, since, left } => {
                 self.hand_over(node, generation, since, left)?;

@@ -102,6 +102,8 @@ section! {
         http_api: HttpApi = HttpApi::default(),
         /// The other nodes.
         cluster: Cluster = Cluster::default(),
+        /// Rooms that are kept on disk.
+        disk: Disk = Disk::default(),
         /// What is logged, and how.
         log: Log = Log::default(),
         /// How the node stops.
@@ -198,6 +200,9 @@ section! {
         /// How long a node whose name is borne by one that runs waits for that one to leave, before it ends
         /// with an error.
         name_timeout: Span = seconds(30),
+        /// How long a node with rooms on disk waits, when it starts, for the nodes that it was with last: they may have
+        /// publications that it has not. It goes on at once when one of them is there that takes part.
+        restart_timeout: Span = seconds(30),
         /// What all nodes know and no one else: seals gossip and links. Needed beyond loopback.
         secret: String = String::new(),
         /// Other secrets that are accepted, while the secret is being changed: first add the new one here on
@@ -218,6 +223,21 @@ section! {
         queue_max_size: usize = 64 << 20,
         /// How long a publish may wait for its room's home before it fails with a temporary error.
         publish_timeout: Span = seconds(2),
+    }
+}
+
+section! {
+    /// Where and how rooms are kept whose namespace says `log = "disk"`.
+    Disk {
+        /// The directory, which belongs to this node alone. It is made if there is none.
+        data_dir: String = "data".to_owned(),
+        /// When what is written is synced to the disk: `always` before it is acknowledged (many publications share a
+        /// sync), or so often, like `"100ms"`: then a node whose power fails may lose what it acknowledged since.
+        sync: String = "always".to_owned(),
+        /// Bytes that it may take, about. Over it, the oldest publications of all rooms go. 0: as many as there are.
+        max_bytes: u64 = 0,
+        /// Bytes of one file. A publication has to fit into one.
+        segment_bytes: u64 = 64 << 20,
     }
 }
 

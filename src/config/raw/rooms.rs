@@ -52,6 +52,9 @@ section! {
         history_ttl: Span = seconds(0),
         /// How long to remember a room's epoch and offset after its last publication.
         history_meta_ttl: Span = seconds(720 * 3600),
+        /// Where history survives: `memory` (of the nodes with a copy, as long as one of them lives), or `disk` (theirs,
+        /// so that it outlives them all; a publication is acknowledged once it is synced there). See `disk`.
+        log: String = "memory".to_owned(),
         /// Watch every subscriber's position.
         force_positioning: bool = false,
         /// Watch the position of those that ask. Who may read history can ask anyway.

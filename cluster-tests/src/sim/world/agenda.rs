@@ -58,6 +58,12 @@ pub(super) enum Happening {
     /// A node that leaves sends this client away.
     Dismiss(usize, SocketRef),
     Trouble,
+    /// The disk of a node, in this run of it, does what it was asked first.
+    Written(usize, u64),
+    /// All nodes crash at once.
+    Blackout,
+    /// The disk of a node takes no writes, or does again.
+    Full(usize, bool),
     Start(usize),
     Crash,
     CrashOf(usize),

@@ -12,7 +12,7 @@ use roomcast::{
         view::View,
     },
     room::{
-        options::{Namespaces, RoomOptions},
+        options::{LogKind, Namespaces, RoomOptions},
         registry::{In, Out, RoomSettings, State},
         types::{ReplyTo, RoomName, SocketRef},
     },
@@ -20,7 +20,7 @@ use roomcast::{
 };
 
 use super::{Happening, TICK, World, judge::MOST_OUTPUTS};
-use crate::sim::{client::Place, mutants::Mutant};
+use crate::sim::{Faults, client::Place, disk::Disk, mutants::Mutant};
 
 /// A node, whether it runs or not.
 pub(super) struct Node {
@@ -43,6 +43,9 @@ pub(super) struct Node {
     pub(super) viewed: u64,
     /// Since when it stands still, and what has come in meanwhile.
     pub(super) frozen: Option<(u64, Vec<In>)>,
+    pub(super) disk: Disk,
+    /// When the disk is done with what it was asked last.
+    pub(super) disk_busy: u64,
     /// Which sockets are in which room: what hubs know.
     pub(super) members: BTreeMap<RoomName, BTreeSet<SocketRef>>,
 }
@@ -78,8 +81,13 @@ impl Node {
     }
 }
 
-fn namespaces() -> Namespaces {
+/// The publications of a room on disk that are in memory.
+const RING: usize = 5;
+
+fn namespaces(log: LogKind) -> Namespaces {
     let keeps = RoomOptions {
+        log,
+        ring_limit: RING,
         presence: true,
         join_leave: true,
         webhooks: true,
@@ -102,6 +110,7 @@ fn kind(input: &In) -> &'static str {
         In::LinkDown(_) => "a link that is down",
         In::View(_) => "a view",
         In::Tick => "time that has passed",
+        In::Log(..) => "what its log says",
         In::Survey(..) | In::Facts(_) => "a survey",
     }
 }
@@ -122,6 +131,8 @@ impl World {
             met: None,
             viewed: 0,
             frozen: None,
+            disk: Disk::default(),
+            disk_busy: 0,
             members: BTreeMap::new(),
         });
     }
@@ -178,11 +189,18 @@ impl World {
         (node.started, node.met, node.viewed) = (now, None, now);
         node.members.clear();
         let id = node.id();
-        node.state = Some(State::new(id, Arc::new(namespaces()), settings, seed));
+        let log = if self.faults == Faults::Disks { LogKind::Disk } else { LogKind::Memory };
+        let mut state = State::new(id, Arc::new(namespaces(log)), settings, seed);
+        for room in node.disk.found() {
+            state.find_in_log(room, Time::from_millis(now));
+        }
+        node.state = Some(state);
         self.network.renamed(before, id);
         self.disturbed = now;
         let name = self.nodes[index].name.clone();
-        self.tell(|| format!("{name} starts as {id}"));
+        let with: Vec<&str> = self.nodes[index].disk.companions().iter().map(|it| &**it).collect();
+        let with = if with.is_empty() { String::new() } else { format!(", was with {with:?}") };
+        self.tell(|| format!("{name} starts as {id}{with}"));
         let phase = self.rng.u64(1..TICK);
         self.later(phase, Happening::Tick(index, now));
         self.later(1, Happening::GetToKnow(index, now));
@@ -193,6 +211,7 @@ impl World {
     pub(super) fn take_down(&mut self, index: usize) -> Result<(), String> {
         let id = self.nodes[index].id();
         (self.nodes[index].state, self.nodes[index].frozen) = (None, None);
+        self.nodes[index].disk.crash(&mut self.rng);
         // Its own ends go with it; whoever is cut off from it does not notice yet.
         for peer in self.network.peers(id) {
             self.network.close(id, peer);
@@ -217,6 +236,10 @@ impl World {
         }
         if self.nodes[index].is_due(self.now) {
             self.input(index, In::Tick)?;
+        }
+        let (now, node) = (Time::from_millis(self.now), &mut self.nodes[index]);
+        if let Some(state) = &node.state {
+            node.disk.note_companions(state.companions(), now);
         }
         self.later(TICK, Happening::Tick(index, generation));
         Ok(())
@@ -271,6 +294,17 @@ impl World {
         self.input(node, In::Tick)
     }
 
+    /// The disk of a node has done what it was asked first.
+    pub(super) fn written(&mut self, node: usize, generation: u64) -> Result<(), String> {
+        if !self.runs(node, generation) {
+            return Ok(());
+        }
+        match self.nodes[node].disk.answer() {
+            Some((room, reply)) => self.input(node, In::Log(room, reply)),
+            None => Ok(()),
+        }
+    }
+
     fn note_outputs(&mut self, node: usize, kind: &str, outputs: usize) {
         if outputs > MOST_OUTPUTS.max(self.record.most_outputs) {
             let name = self.nodes[node].name.clone();
@@ -293,6 +327,14 @@ impl World {
                 self.answered(node, number, answer);
             }
             Out::Notify(event) => self.application_hears(node, event),
+            Out::Log { room, request } => {
+                self.nodes[node].disk.ask(room, request);
+                let delay = if self.rng.u8(..20) == 0 { 200 } else { 10 };
+                let done = self.nodes[node].disk_busy.max(self.now) + self.rng.u64(0..delay);
+                let generation = self.nodes[node].generation;
+                self.nodes[node].disk_busy = done;
+                self.later(done - self.now, Happening::Written(node, generation));
+            }
             Out::Answer { .. } | Out::Findings { .. } | Out::Control(_) => {}
         }
         Ok(())

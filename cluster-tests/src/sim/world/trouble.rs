@@ -28,6 +28,7 @@ impl World {
                     self.later(at, Happening::Crash);
                 }
             }
+            Faults::Disks => self.plan_disks(opening),
             Faults::Standstills => {
                 let at = opening + self.rng.u64(1_000..2_500);
                 self.later(at, Happening::Freeze);
@@ -54,11 +55,48 @@ impl World {
         }
     }
 
+    /// One after the other, with time to recover in between: the same as for deaths, but nothing has to live.
+    fn plan_disks(&mut self, opening: u64) {
+        for at in [1_200, 17_200] {
+            let at = opening + at + self.rng.u64(0..800);
+            let trouble = match self.rng.u8(..3) {
+                0 => Happening::Crash,
+                _ => Happening::Blackout,
+            };
+            self.later(at, trouble);
+        }
+        if self.rng.u8(..3) == 0 {
+            let (node, at) = (self.rng.usize(..self.plan.nodes), self.rng.u64(0..20_000));
+            self.later(opening + at, Happening::Full(node, true));
+            let lasts = self.rng.u64(100..1_500);
+            self.later(opening + at + lasts, Happening::Full(node, false));
+        }
+    }
+
+    /// All nodes crash, and each restarts when it does.
+    fn black_out(&mut self) -> Result<(), String> {
+        self.tell(|| "the power fails".to_owned());
+        for node in self.alive() {
+            self.take_down(node)?;
+        }
+        for node in 0..self.nodes.len() {
+            let delay = self.rng.u64(200..3_000);
+            self.later(delay, Happening::Start(node));
+        }
+        Ok(())
+    }
+
     pub(super) fn go_wrong(&mut self, happening: Happening) -> Result<(), String> {
         match happening {
             Happening::Trouble => self.trouble()?,
             Happening::Crash => self.crash()?,
             Happening::CrashOf(node) => self.crash_of(node)?,
+            Happening::Blackout => self.black_out()?,
+            Happening::Full(node, full) => {
+                let name = self.nodes[node].name.clone();
+                self.tell(|| format!("the disk of {name} is full: {full}"));
+                self.nodes[node].disk.full = full;
+            }
             Happening::Freeze => self.freeze(),
             Happening::Unheard(node, since) if self.is_frozen(node, since) => self.everyone_looks(),
             Happening::Unlinked(node, since) if self.is_frozen(node, since) => {
@@ -133,7 +171,13 @@ impl World {
         let name = self.nodes[node].name.clone();
         self.tell(|| format!("{name} crashes"));
         self.take_down(node)?;
-        let longest = if self.faults == Faults::Deaths { 1_500 } else { 3_000 };
+        if self.faults == Faults::Disks && self.alive().len() > 1 && self.rng.u8(..3) == 0 {
+            let name = self.nodes[node].name.clone();
+            self.tell(|| format!("the disk of {name} is lost"));
+            self.nodes[node].disk.replace();
+        }
+        let short = matches!(self.faults, Faults::Deaths | Faults::Disks);
+        let longest = if short { 1_500 } else { 3_000 };
         let delay = self.rng.u64(200..longest);
         self.later(delay, Happening::Start(node));
         Ok(())

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use roomcast::{
     cluster::{
+        names,
         node::{NodeId, Phase},
         view::View,
     },
@@ -21,6 +22,8 @@ const LOOK_AGAIN: u64 = 20;
 /// the same then.
 const JOIN_TIMEOUT: u64 = 3_000;
 const SETTLED: u64 = 1_000;
+/// How long a node waits for those that it was with last: less than in the configuration, longer than any is away.
+const RESTART_TIMEOUT: u64 = 10_000;
 
 impl World {
     /// Something has changed: views of it are on their way, and take as long as they take to each node.
@@ -95,8 +98,11 @@ impl World {
         if !self.runs(index, generation) || self.nodes[index].phase != Phase::Joining {
             return;
         }
-        let links = self.network.peers(self.nodes[index].id()).len();
-        if self.nodes[index].frozen.is_none() && self.nodes[index].knows_others(links, self.now) {
+        let peers = self.network.peers(self.nodes[index].id());
+        let node = &self.nodes[index];
+        let ready =
+            node.knows_others(peers.len(), self.now) && node.has_met_again(&peers, self.now);
+        if node.frozen.is_none() && ready {
             self.ready(index);
         } else {
             self.later(LOOK_AGAIN, Happening::GetToKnow(index, generation));
@@ -129,6 +135,13 @@ impl Node {
             self.viewed = now;
         }
         self.view = view;
+    }
+
+    /// A node with rooms on disk waits for those that it was with last.
+    fn has_met_again(&self, peers: &[NodeId], now: u64) -> bool {
+        let linked = |id| peers.contains(&id);
+        let missing = names::missing(self.disk.companions(), &self.info(), &self.view, linked);
+        missing.is_empty() || now - self.started >= RESTART_TIMEOUT
     }
 
     fn knows_others(&self, links: usize, now: u64) -> bool {

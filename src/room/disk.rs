@@ -1,0 +1,319 @@
+//! SHELL. The log of a node's rooms on its disk: opens it, finds the rooms in it, and does what rooms ask of it.
+//!
+//! In: [`LogRequest`]s. Out: [`LogReply`]s, from the log's threads to the registry. Times are the node's own inside,
+//! and Unix time on disk.
+
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use actix::prelude::*;
+
+use super::{
+    companions::Companions,
+    logged::{LogChange, LogPage, LogReply, LogRequest, LoggedRoom},
+    options::Namespaces,
+    persisted::Head,
+    stream::Entry,
+    types::RoomName,
+};
+use crate::{
+    log::{
+        self, Keep, Page, Policy, Store,
+        disk::{Directory, DirectoryError},
+        writer::{Change, Request, Writer},
+    },
+    metrics::Metrics,
+    runtime::{clock, time::Time},
+};
+
+/// The room under which the log has the names of the nodes: no room of a client's can have it.
+const COMPANIONS: &str = "\0nodes";
+/// Rooms that are looked at together when the log is opened.
+const AT_ONCE: usize = 1_024;
+
+/// How a node keeps rooms on disk.
+#[derive(Debug, Clone)]
+pub struct DiskOptions {
+    /// Where.
+    pub data_dir: PathBuf,
+    /// How often what was written is synced; none: always before it is acknowledged.
+    pub sync_interval: Option<Duration>,
+    /// Bytes of all of it, about; over it, the oldest publications of all rooms go.
+    pub max_bytes: Option<u64>,
+    /// Bytes of one file.
+    pub segment_bytes: u32,
+}
+
+/// Why the log can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// The directory can't be had.
+    #[error("the log: {0}")]
+    Directory(#[from] DirectoryError),
+    /// Its files can't be.
+    #[error("the log in {}: {why}", data_dir.display())]
+    Open {
+        /// Where.
+        data_dir: PathBuf,
+        /// Why.
+        why: log::OpenError,
+    },
+    /// They can't be read.
+    #[error("the log in {}: {why}", data_dir.display())]
+    Read {
+        /// Where.
+        data_dir: PathBuf,
+        /// Why.
+        why: log::ReadError,
+    },
+}
+
+/// The log answers about a room.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct FromLog(pub RoomName, pub LogReply);
+
+/// The log of a node's rooms.
+pub struct DiskLog {
+    writer: Writer,
+    metrics: Metrics,
+    /// The last write has failed.
+    failing: Arc<AtomicBool>,
+    companions: Companions,
+}
+
+/// How much of each room is kept on disk: as much as its namespace says.
+struct ByNamespace {
+    namespaces: Arc<Namespaces>,
+    max_bytes: Option<u64>,
+}
+
+impl Policy for ByNamespace {
+    fn keep(&self, room: &str) -> Keep {
+        match self.namespaces.options(room).filter(|it| it.is_on_disk()) {
+            // Nobody knows what it was to be.
+            None => Keep::default(),
+            Some(options) => Keep {
+                count: Some(options.history_size as u64),
+                age: u64::try_from(options.history_ttl.as_millis()).ok(),
+                bytes: None,
+            },
+        }
+    }
+
+    fn max_bytes(&self) -> Option<u64> {
+        self.max_bytes
+    }
+}
+
+impl DiskLog {
+    /// Opens the log. `found` is told of every room in it. Also returns the names of the nodes that were there last.
+    ///
+    /// # Errors
+    /// If it can't be used as it is: nothing is lost, and the error says what to do.
+    pub fn open(
+        options: &DiskOptions,
+        namespaces: Arc<Namespaces>,
+        metrics: Metrics,
+        id: u128,
+        mut found: impl FnMut(LoggedRoom),
+    ) -> Result<(Self, BTreeSet<String>), DiskError> {
+        let data_dir = &options.data_dir;
+        let directory = Directory::open(data_dir)?;
+        let sizes = log::Options { segment_bytes: options.segment_bytes, ..Default::default() };
+        let opened = Store::open(directory.clone(), sizes.clone(), id);
+        let (mut store, opened) =
+            opened.map_err(|why| DiskError::Open { data_dir: data_dir.clone(), why })?;
+        report(data_dir, &opened);
+        let failed = |why| DiskError::Read { data_dir: data_dir.clone(), why };
+        let companions = store.head(COMPANIONS).map_err(failed)?;
+        let companions: BTreeSet<String> =
+            companions.and_then(|it| serde_json::from_slice(&it).ok()).unwrap_or_default();
+        let mut after: Option<RoomName> = None;
+        loop {
+            let rooms = store.heads(after.as_deref(), AT_ONCE).map_err(failed)?;
+            let Some((last, _)) = rooms.last() else { break };
+            after = Some(last.name.clone());
+            for (info, head) in rooms.into_iter().filter(|(it, _)| &*it.name != COMPANIONS) {
+                let head = head.as_deref().and_then(Head::from_bytes);
+                let Some(head) = head else {
+                    // A copy that was not complete when the node ended; or it is damaged, which was told.
+                    tracing::warn!(
+                        room = &*info.name,
+                        "a room in the log is not complete: it is left alone"
+                    );
+                    continue;
+                };
+                found(LoggedRoom { name: info.name, head, first: info.first, next: info.next });
+            }
+        }
+        let policy = ByNamespace { namespaces, max_bytes: options.max_bytes };
+        let writer = Writer::start(store, directory, sizes, options.sync_interval, policy);
+        let log = Self {
+            writer,
+            metrics,
+            failing: Arc::default(),
+            companions: Companions::new(companions.clone()),
+        };
+        Ok((log, companions))
+    }
+
+    /// Does what a room asks, and tells `to`.
+    pub fn request(&self, room: RoomName, request: LogRequest, to: &Recipient<FromLog>) {
+        match request {
+            LogRequest::Write(id, changes) => self.write(room, id, changes, to.clone()),
+            LogRequest::Read(id, query) => self.read(room, id, query, to.clone()),
+        }
+    }
+
+    fn write(&self, room: RoomName, id: u64, changes: Vec<LogChange>, to: Recipient<FromLog>) {
+        let (unix, now) = (clock::unix_millis(), clock::now());
+        let changes = changes.into_iter().map(|it| it.written(unix, now)).collect();
+        let (name, failing, metrics) = (room.clone(), self.failing.clone(), self.metrics.clone());
+        let tell = to.clone();
+        let done = move |written: Result<(), log::WriteError>| {
+            let reply = match written {
+                Ok(()) => {
+                    if failing.load(Ordering::Relaxed) && failing.swap(false, Ordering::Relaxed) {
+                        tracing::info!("the log on disk takes writes again");
+                    }
+                    LogReply::Written(id)
+                }
+                Err(why) => {
+                    metrics.log_errors.with_label_values(&["write"]).inc();
+                    if !failing.swap(true, Ordering::Relaxed) {
+                        tracing::error!(
+                            %why,
+                            "the log on disk does not take writes: publications into rooms on disk fail with a \
+                             temporary error until it does. Give it space, or see to the disk"
+                        );
+                    }
+                    LogReply::Failed(id)
+                }
+            };
+            tell.do_send(FromLog(name, reply));
+        };
+        self.metrics.log_writes.inc();
+        let request = Request { room: room.clone(), changes, done: Box::new(done) };
+        if self.writer.write(request).is_err() {
+            self.metrics.log_errors.with_label_values(&["behind"]).inc();
+            to.do_send(FromLog(room, LogReply::Failed(id)));
+        }
+    }
+
+    fn read(&self, room: RoomName, id: u64, query: log::Query, to: Recipient<FromLog>) {
+        let (name, metrics, tell) = (room.clone(), self.metrics.clone(), to.clone());
+        let done = move |page: Result<Page, log::ReadError>| {
+            let page = match page {
+                Ok(page) => Some(read_page(page)),
+                Err(why) => {
+                    metrics.log_errors.with_label_values(&["read"]).inc();
+                    tracing::error!(room = &*name, %why, "the log on disk can't be read");
+                    None
+                }
+            };
+            tell.do_send(FromLog(name, LogReply::Read(id, page)));
+        };
+        self.metrics.log_reads.inc();
+        if self.writer.read(room.clone(), query, Box::new(done)).is_err() {
+            self.metrics.log_errors.with_label_values(&["behind"]).inc();
+            to.do_send(FromLog(room, LogReply::Read(id, None)));
+        }
+    }
+
+    /// These nodes are here: writes it down, if that is to be.
+    pub fn note_companions(&mut self, here: BTreeSet<String>) {
+        let Some(names) = self.companions.note(here, clock::now()) else { return };
+        let bytes = serde_json::to_vec(&names).unwrap_or_default();
+        let done = |written: Result<(), log::WriteError>| {
+            if let Err(why) = written {
+                tracing::warn!(%why, "which nodes are here could not be written to the log on disk");
+            }
+        };
+        let (room, changes) = (COMPANIONS.into(), vec![Change::Head(bytes.into())]);
+        // Too busy: the next change brings it along.
+        let _ = self.writer.write(Request { room, changes, done: Box::new(done) });
+    }
+
+    /// Brings the metrics up to date, and tells of damage that was found since.
+    pub fn measure(&self) {
+        let metrics = self.metrics.clone();
+        // Too busy to say: it is asked again in a moment.
+        let _ = self.writer.state(Box::new(move |(stats, damage)| {
+            metrics.log_bytes.set(i64::try_from(stats.bytes).unwrap_or(i64::MAX));
+            metrics.log_segments.set(i64::try_from(stats.segments).unwrap_or(i64::MAX));
+            metrics.log_syncs.set(i64::try_from(stats.syncs).unwrap_or(i64::MAX));
+            for damage in damage {
+                metrics.log_errors.with_label_values(&["damage"]).inc();
+                tracing::error!(
+                    ?damage,
+                    "something in the log on disk is damaged: it is not served"
+                );
+            }
+        }));
+    }
+
+    /// Writes what waits, syncs, and ends.
+    pub fn close(self) {
+        if let Err(why) = self.writer.close() {
+            tracing::error!(%why, "the log on disk was not closed in good order");
+        }
+    }
+}
+
+fn report(data_dir: &std::path::Path, opened: &log::Opened) {
+    let log::Opened { torn, dropped, indexed, removed, strangers, damage, .. } = opened;
+    if *torn > 0 {
+        tracing::info!(torn, dropped, "cut off what was being written when the node ended");
+    }
+    if *indexed > 0 {
+        tracing::info!(indexed, "made indexes of the log again");
+    }
+    for file in strangers {
+        tracing::warn!(file, data_dir = %data_dir.display(), "a file that is none of the log's");
+    }
+    if !removed.is_empty() {
+        tracing::debug!(?removed, "removed what nothing needed");
+    }
+    for damage in damage {
+        tracing::error!(?damage, "something in the log on disk is damaged: it is not served");
+    }
+}
+
+impl LogChange {
+    /// As it is written at the Unix time `unix`, which is `now`.
+    fn written(self, unix: u64, now: Time) -> Change {
+        match self {
+            Self::Head(head) => Change::Head(head.to_bytes()),
+            Self::Append(at, entry) => {
+                let age = u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX);
+                let time = unix.saturating_sub(age);
+                Change::Append(entry.publication.offset, time, entry.to_bytes())
+            }
+            Self::Trim(first) => Change::Trim(first),
+            Self::Truncate(last) => Change::Truncate(last),
+            Self::Remove => Change::Remove,
+        }
+    }
+}
+
+/// A page as rooms know it. What a later version has written counts as damaged.
+fn read_page(page: Page) -> LogPage {
+    let (unix, now) = (clock::unix_millis(), clock::now());
+    let (mut entries, mut damaged) = (Vec::new(), page.damaged.map(|(_, end)| end - 1));
+    for it in page.entries {
+        let Some(entry) = Entry::from_bytes(it.offset, &it.bytes) else {
+            damaged = Some(it.offset);
+            break;
+        };
+        entries.push((now.ago(Duration::from_millis(unix.saturating_sub(it.time))), entry));
+    }
+    LogPage { entries, first: page.first, damaged }
+}

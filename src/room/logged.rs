@@ -1,0 +1,453 @@
+//! A room on disk: what is asked of this node's log, and how much of the room's stream the log has.
+//!
+//! In: entries that are placed or copied, and what the log answers. Out: [`LogRequest`]s. A write that fails is tried
+//! again, with all that follow it, until the log takes it; meanwhile nothing counts as kept here, so nothing is
+//! acknowledged on the strength of it.
+//!
+//! Which copies are on disk: a home's, and those of its successors. An ordinary mirror keeps none.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use super::{
+    line::Root,
+    messages::{Begin, Item},
+    node::{Node, Out},
+    options::RoomOptions,
+    persisted::Head,
+    room::{Role, Room},
+    stream::{Entry, Stream},
+    types::{Epoch, Publication, RoomName},
+};
+use crate::{cluster::slots::Term, log, runtime::time::Time};
+
+/// How long after a failure the log is asked again.
+const RETRY: Duration = Duration::from_millis(500);
+/// Bytes of one write, about, where there is much to be written.
+const WRITE: usize = 1 << 20;
+
+/// What a room asks of the log of its node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogRequest {
+    /// Write this, all or nothing, and answer once it is synced. Writes of a room are done in order.
+    Write(u64, Vec<LogChange>),
+    /// Answer with publications.
+    Read(u64, log::Query),
+}
+
+/// Something to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogChange {
+    /// What is known of the room from now on.
+    Head(Head),
+    /// A publication, and when it was published.
+    Append(Time, Entry),
+    /// Forget the publications before this offset; if the room does not reach there, it goes on from there.
+    Trim(u64),
+    /// Forget the publications after this offset.
+    Truncate(u64),
+    /// Forget the room.
+    Remove,
+}
+
+/// What the log answers to the request of this number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogReply {
+    /// It is synced.
+    Written(u64),
+    /// It could not be written.
+    Failed(u64),
+    /// Here is what was to be read; none: it can't be read now.
+    Read(u64, Option<LogPage>),
+}
+
+/// Publications of a room, as the log has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogPage {
+    /// In the order that was asked for, each with when it was published.
+    pub entries: Vec<(Time, Entry)>,
+    /// The first offset that the log has.
+    pub first: u64,
+    /// The page ends before this one, which can't be read any more, though there is more behind it.
+    pub damaged: Option<u64>,
+}
+
+/// A room that was found in the log when the node started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoggedRoom {
+    /// The room.
+    pub name: RoomName,
+    /// What is known of it.
+    pub head: Head,
+    /// The first offset that is there.
+    pub first: u64,
+    /// The offset that the next publication will have.
+    pub next: u64,
+}
+
+/// A write without an answer.
+#[derive(Debug, Clone)]
+struct Unsynced {
+    id: u64,
+    /// Up to where the stream is in the log then.
+    through: u64,
+    changes: Vec<LogChange>,
+}
+
+/// How much of a stream this node's log has.
+#[derive(Debug, Clone, Default)]
+pub struct Logged {
+    /// The first offset that it may have.
+    first: u64,
+    synced: u64,
+    unsynced: VecDeque<Unsynced>,
+    /// After a failure: when all of those are to be written again.
+    retry_at: Option<Time>,
+    /// Of what was written last as the head.
+    head: Option<(Epoch, Root, Term)>,
+    /// What the log has was not read since the node started: neither publications nor keys are in memory.
+    cold: bool,
+}
+
+impl Logged {
+    /// Of a stream that is to be written from this offset on.
+    pub fn new(first: u64) -> Self {
+        Self { first, synced: first.saturating_sub(1), ..Self::default() }
+    }
+
+    /// Of a stream that was found in the log.
+    pub fn found(head: &Head, first: u64, next: u64) -> Self {
+        let synced = next.saturating_sub(1);
+        let head = Some((head.line.epoch, head.root, head.term));
+        Self { first, synced, head, cold: true, ..Self::default() }
+    }
+
+    /// Up to where everything is synced.
+    pub fn synced(&self) -> u64 {
+        self.synced
+    }
+
+    /// The first offset that may be read, of a stream that has come to `top`.
+    pub fn first(&self, top: u64, options: &RoomOptions) -> u64 {
+        self.first.max((top + 1).saturating_sub(options.history_size as u64))
+    }
+
+    /// The log has nothing before this offset (any more).
+    pub fn begins_at(&mut self, first: u64) {
+        self.first = self.first.max(first);
+    }
+
+    /// Whether neither publications nor keys were read since the node started.
+    pub fn is_cold(&self) -> bool {
+        self.cold
+    }
+
+    /// They were.
+    pub fn is_warm(&mut self) {
+        self.cold = false;
+    }
+
+    /// Whether the log does not take what it is to write.
+    pub fn is_failing(&self) -> bool {
+        self.retry_at.is_some()
+    }
+
+    /// When the log is to be asked again.
+    pub fn next_due(&self) -> Option<Time> {
+        self.retry_at
+    }
+
+    /// Has the log write this, after which it has the stream up to `through`.
+    pub fn write(
+        &mut self,
+        room: &RoomName,
+        changes: Vec<LogChange>,
+        through: u64,
+        node: &mut Node,
+    ) {
+        let id = node.next_id();
+        if self.retry_at.is_none() {
+            node.log(room, LogRequest::Write(id, changes.clone()));
+        }
+        self.unsynced.push_back(Unsynced { id, through, changes });
+    }
+
+    /// The log says what became of the write `id`. Returns whether it was one of these, and is synced.
+    pub fn answered(&mut self, id: u64, written: bool, now: Time) -> bool {
+        let Some(index) = self.unsynced.iter().position(|it| it.id == id) else { return false };
+        if !written {
+            self.retry_at.get_or_insert(now + RETRY);
+            // What is under way behind it can't be told from what will be written again.
+            self.unsynced.iter_mut().for_each(|it| it.id = 0);
+            return false;
+        }
+        for synced in self.unsynced.drain(..=index) {
+            self.synced = synced.through;
+        }
+        true
+    }
+
+    /// Writes again what could not be written.
+    pub fn retry(&mut self, room: &RoomName, node: &mut Node) {
+        if self.retry_at.take_if(|at| *at <= node.now).is_none() {
+            return;
+        }
+        // What was refused may be there after all, or a part of what followed it.
+        let mut first = Some(LogChange::Truncate(self.synced));
+        for write in &mut self.unsynced {
+            write.id = node.next_id();
+            let changes = first.take().into_iter().chain(write.changes.clone()).collect();
+            node.log(room, LogRequest::Write(write.id, changes));
+        }
+    }
+
+    /// The head to be written before anything else, if it has changed.
+    fn new_head(&mut self, stream: &Stream) -> Option<LogChange> {
+        let head = stream.head();
+        let key = Some((head.line.epoch, head.root, head.term));
+        (self.head != key).then(|| {
+            self.head = key;
+            LogChange::Head(head)
+        })
+    }
+}
+
+impl Node {
+    /// Asks the log something about a room.
+    pub fn log(&mut self, room: &RoomName, request: LogRequest) {
+        self.out.push(Out::Log { room: room.clone(), request });
+    }
+}
+
+impl Stream {
+    /// Lets `write` have the log write something.
+    fn with_log(&mut self, write: impl FnOnce(&mut Logged, &Self)) {
+        if let Some(mut logged) = self.logged.take() {
+            write(&mut logged, self);
+            self.logged = Some(logged);
+        }
+    }
+}
+
+impl Room {
+    /// The stream goes to the log, from its beginning in memory.
+    pub(super) fn begin_to_log(&mut self, node: &mut Node) {
+        if !self.options.is_on_disk() {
+            return;
+        }
+        let Some(stream) = self.stream.as_deref_mut().filter(|it| it.logged.is_none()) else {
+            return;
+        };
+        let (first, top) = (stream.history.first(), stream.history.top());
+        let repeats = stream.repeats(first.saturating_sub(1), node.now);
+        let (mut changes, mut bytes) = (vec![LogChange::Remove, LogChange::Trim(first)], 0);
+        let mut logged = Logged::new(first);
+        for offset in first..=top {
+            let Some((age, publication)) = stream.history.get(offset, node.now) else { continue };
+            bytes += publication.weight();
+            let entry = Entry::with(publication, &repeats);
+            changes.push(LogChange::Append(node.now.ago(age), entry));
+            if bytes >= WRITE {
+                logged.write(&self.name, std::mem::take(&mut changes), offset, node);
+                bytes = 0;
+            }
+        }
+        changes.extend(logged.new_head(stream));
+        logged.write(&self.name, changes, top, node);
+        stream.logged = Some(Box::new(logged));
+    }
+
+    /// A publication was placed or came from the home.
+    pub(super) fn log_entry(&mut self, entry: &Entry, node: &mut Node) {
+        let Some(stream) = self.stream.as_deref_mut().filter(|it| it.logged.is_some()) else {
+            return;
+        };
+        let (name, at) = (&self.name, node.now);
+        stream.with_log(|logged, stream| {
+            let mut changes: Vec<LogChange> = logged.new_head(stream).into_iter().collect();
+            let through = entry.publication.offset;
+            changes.push(LogChange::Append(at, entry.clone()));
+            logged.write(name, changes, through, node);
+        });
+    }
+
+    /// What is known of the stream may have changed.
+    pub(super) fn log_head(&mut self, node: &mut Node) {
+        let Some(stream) = self.stream.as_deref_mut() else { return };
+        let name = &self.name;
+        stream.with_log(|logged, stream| {
+            if let Some(head) = logged.new_head(stream) {
+                logged.write(name, vec![head], stream.history.top(), node);
+            }
+        });
+    }
+
+    /// What was said is forgotten.
+    pub(super) fn log_removal(&mut self, node: &mut Node) {
+        let Some(stream) = self.stream.as_deref_mut() else { return };
+        let name = &self.name;
+        stream.with_log(|logged, stream| {
+            let top = stream.history.top();
+            logged.begins_at(top + 1);
+            logged.write(name, vec![LogChange::Trim(top + 1)], top, node);
+        });
+    }
+
+    /// What follows `top` was another line's.
+    pub(super) fn log_rejoin(&mut self, top: u64, node: &mut Node) {
+        let Some(stream) = self.stream.as_deref_mut() else { return };
+        let name = &self.name;
+        stream.with_log(|logged, stream| {
+            let head = logged.new_head(stream);
+            let changes = [LogChange::Truncate(top)].into_iter().chain(head).collect();
+            logged.synced = logged.synced.min(top);
+            logged.write(name, changes, top, node);
+        });
+    }
+
+    /// The stream is not kept on disk any more.
+    pub(super) fn stop_logging(&mut self, node: &mut Node) {
+        if let Some(stream) = self.stream.as_deref_mut()
+            && stream.logged.take().is_some()
+        {
+            let id = node.next_id();
+            node.log(&self.name, LogRequest::Write(id, vec![LogChange::Remove]));
+        }
+    }
+
+    /// The room was found in the log when the node started.
+    pub(super) fn found_in_log(&mut self, found: LoggedRoom, node: &mut Node) {
+        let LoggedRoom { head, first, next, .. } = found;
+        let logged = Logged::found(&head, first, next);
+        node.slots.resume(self.slot, head.term.count.max(head.root.term.count));
+        self.stream = Some(Box::new(Stream::from_log(head, logged, next)));
+        self.owed = true;
+    }
+
+    /// The log answers.
+    pub fn log_answered(&mut self, reply: LogReply, node: &mut Node) {
+        match reply {
+            LogReply::Written(id) => self.log_wrote(id, true, node),
+            LogReply::Failed(id) => self.log_wrote(id, false, node),
+            LogReply::Read(id, page) => self.log_read(id, page, node),
+        }
+        self.settle(node);
+    }
+
+    fn log_wrote(&mut self, id: u64, written: bool, node: &mut Node) {
+        let stream = self.stream.as_deref_mut().and_then(|it| it.logged.as_deref_mut());
+        let incoming = match &mut self.role {
+            Role::Mirror(mirror) => mirror.incoming.as_deref_mut(),
+            Role::Opening(opening) => opening.incoming_mut(),
+            _ => None,
+        };
+        let incoming = incoming.and_then(|it| it.logged.as_deref_mut());
+        for logged in stream.into_iter().chain(incoming) {
+            logged.answered(id, written, node.now);
+        }
+        // A successor says so, and a home acknowledges.
+        if matches!(self.role, Role::Mirror(_)) {
+            self.say_what_is_here(node);
+        }
+    }
+
+    /// What the log reads was asked for by an opening, a copy for a peer, or the home for someone.
+    fn log_read(&mut self, id: u64, page: Option<LogPage>, node: &mut Node) {
+        if self.is_opening_with(id) {
+            return self.warmed(page, node);
+        }
+        if let Some(page) = self.copy_read(id, page, node) {
+            self.read_for_someone(id, page, node);
+        }
+    }
+
+    /// Writes again what could not be written, once it is time.
+    pub(super) fn retry_log(&mut self, node: &mut Node) {
+        if let Some(logged) = self.stream.as_deref_mut().and_then(|it| it.logged.as_deref_mut()) {
+            logged.retry(&self.name, node);
+        }
+        let incoming = match &mut self.role {
+            Role::Mirror(mirror) => mirror.incoming.as_deref_mut(),
+            Role::Opening(opening) => opening.incoming_mut(),
+            _ => None,
+        };
+        if let Some(logged) = incoming.and_then(|it| it.logged.as_deref_mut()) {
+            logged.retry(&self.name, node);
+        }
+    }
+
+    /// Up to where this node's copy is kept: on disk, if it is to be there.
+    pub(super) fn kept(&self) -> u64 {
+        let Some(stream) = self.stream.as_deref() else { return 0 };
+        stream.logged.as_deref().map_or(stream.history.top(), Logged::synced)
+    }
+
+    /// A copy of the home's begins, which replaces what is in the log.
+    pub(super) fn log_begin(&self, begin: &Begin, node: &mut Node) -> Option<Box<Logged>> {
+        let Begin::Afresh { first, .. } = begin else { return None };
+        if !self.options.is_on_disk() {
+            return None;
+        }
+        let mut logged = Logged::new(*first);
+        let changes = vec![LogChange::Remove, LogChange::Trim(*first)];
+        logged.write(&self.name, changes, first.saturating_sub(1), node);
+        Some(Box::new(logged))
+    }
+}
+
+/// Writes the publications of a page of a copy, of which those up to `top` are there.
+pub(super) fn log_page(
+    logged: &mut Logged,
+    room: &RoomName,
+    mut top: u64,
+    items: &[Item],
+    node: &mut Node,
+) {
+    let mut changes = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let Item::Publication(age, publication) = item else { continue };
+        let offset = publication.offset;
+        if offset <= top {
+            continue;
+        }
+        if offset > top + 1 {
+            changes.push(LogChange::Trim(offset));
+            logged.begins_at(offset);
+        }
+        let entry = Entry::followed_by(publication.clone(), &items[index + 1..]);
+        changes.push(LogChange::Append(node.now.ago(*age), entry));
+        top = offset;
+    }
+    if !changes.is_empty() {
+        logged.write(room, changes, top, node);
+    }
+}
+
+impl Entry {
+    /// A publication with what identifies repeats of it.
+    fn with(publication: Arc<Publication>, repeats: &[(u64, Item)]) -> Self {
+        let first = repeats.partition_point(|(of, _)| *of < publication.offset);
+        let own = repeats[first..].iter().take_while(|(of, _)| *of == publication.offset);
+        Self::identified(publication.clone(), own.map(|(_, it)| it))
+    }
+
+    /// The same, where that follows it in a page.
+    fn followed_by(publication: Arc<Publication>, items: &[Item]) -> Self {
+        Self::identified(publication, items.iter().take_while(|it| !it.is_publication()))
+    }
+
+    fn identified<'a>(
+        publication: Arc<Publication>,
+        items: impl Iterator<Item = &'a Item>,
+    ) -> Self {
+        let mut entry = Self { publication, ..Self::default() };
+        for item in items {
+            match item {
+                Item::Key((_, key, _)) => entry.key = Some(key.clone()),
+                Item::Forward(forward, _) => entry.forward = Some(*forward),
+                Item::Version(version) => entry.version = Some(version.clone()),
+                _ => {}
+            }
+        }
+        entry
+    }
+}

@@ -1,0 +1,158 @@
+//! How rooms are written down in a log on disk: what is known of a room, and each publication.
+//!
+//! In: a [`Head`] or an [`Entry`]. Out: bytes that begin with the version of their format; and back. What comes from a
+//! disk has passed the log's checksums, and may still have been written by a later version: then it is none.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{
+    line::{Line, Root},
+    stream::{Entry, ForwardId},
+    types::{ClientInfo, Publication, Tags, Version},
+};
+use crate::cluster::slots::Term;
+
+/// The version of the format.
+const FORMAT: u8 = 1;
+/// The most bytes that are read of one thing.
+const MAX: usize = 64 << 20;
+
+/// What is known of a room, beside its publications.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Epoch and lineage. Its top is where the room was when this was written.
+    pub line: Line,
+    /// How its stream began.
+    pub root: Root,
+    /// The term in which its newest publication was placed.
+    pub term: Term,
+}
+
+/// A publication without its offset, which the log keeps beside it.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    data: Bytes,
+    info: Option<ClientInfo>,
+    tags: Tags,
+    delta: bool,
+    forward: Option<ForwardId>,
+    key: Option<Box<str>>,
+    version: Option<Version>,
+}
+
+fn config() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<MAX>()
+}
+
+fn write(value: &impl Serialize) -> Bytes {
+    let mut bytes = vec![FORMAT];
+    // Into memory, and of values that have no lengths unknown: there is nothing that can fail.
+    let written = bincode::serde::encode_into_std_write(value, &mut bytes, config());
+    debug_assert!(written.is_ok(), "{written:?}");
+    bytes.into()
+}
+
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    let (format, rest) = bytes.split_first()?;
+    if *format != FORMAT {
+        return None;
+    }
+    let (value, read) = bincode::serde::decode_from_slice(rest, config()).ok()?;
+    (read == rest.len()).then_some(value)
+}
+
+impl Head {
+    /// As it is written.
+    pub fn to_bytes(&self) -> Bytes {
+        write(self)
+    }
+
+    /// What was written; none if it is no head, or one of a later version.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        read(bytes)
+    }
+}
+
+impl Entry {
+    /// As it is written, without its offset.
+    pub fn to_bytes(&self) -> Bytes {
+        let Publication { data, info, tags, delta, .. } = &*self.publication;
+        write(&Written {
+            data: data.clone(),
+            info: info.as_deref().cloned(),
+            tags: tags.clone(),
+            delta: *delta,
+            forward: self.forward,
+            key: self.key.clone(),
+            version: self.version.clone(),
+        })
+    }
+
+    /// What was written at `offset`; none if it is no entry, or one of a later version.
+    pub fn from_bytes(offset: u64, bytes: &[u8]) -> Option<Self> {
+        let Written { data, info, tags, delta, forward, key, version } = read(bytes)?;
+        let publication = Publication { offset, data, info: info.map(Into::into), tags, delta };
+        Some(Self { publication: publication.into(), forward, key, version })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        cluster::node::NodeId,
+        room::types::{ClientId, Epoch},
+    };
+
+    #[test]
+    fn what_was_written_is_read_again() {
+        let publication = Publication {
+            offset: 7,
+            data: "hello".into(),
+            info: Some(Arc::new(ClientInfo::new(ClientId(3), "ann"))),
+            tags: [("a".to_owned(), "b".to_owned())].into(),
+            delta: true,
+        };
+        let entry = Entry {
+            publication: publication.into(),
+            forward: Some((NodeId(1), 2)),
+            key: Some("key".into()),
+            version: Some(Version { number: 4, epoch: "x".into() }),
+        };
+        assert_eq!(Entry::from_bytes(7, &entry.to_bytes()), Some(entry));
+        let mut line = Line::new(Epoch(1));
+        line.succeed(Epoch(2));
+        let term = Term { count: 9, node: NodeId(8) };
+        let head = Head { line, root: Root { term, ..Root::default() }, term };
+        assert_eq!(Head::from_bytes(&head.to_bytes()), Some(head));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_none() {
+        let head = Head { line: Line::new(Epoch(1)), root: Root::default(), term: Term::default() };
+        let mut bytes = head.to_bytes().to_vec();
+        bytes.push(0);
+        assert_eq!(Head::from_bytes(&bytes), None, "bytes too many");
+        bytes.truncate(5);
+        assert_eq!(Head::from_bytes(&bytes), None, "bytes too few");
+        bytes[0] = FORMAT + 1;
+        assert_eq!(Head::from_bytes(&bytes), None, "a later format");
+        assert_eq!(Head::from_bytes(b""), None);
+    }
+
+    #[test]
+    fn the_format_stays_what_it_is() {
+        // Whatever changes this changes what is on the disks of those who upgrade.
+        let entry = Entry {
+            publication: Publication { data: "x".into(), ..Publication::default() }.into(),
+            key: Some("k".into()),
+            ..Entry::default()
+        };
+        assert_eq!(&entry.to_bytes()[..], [1, 1, b'x', 0, 0, 0, 0, 1, 1, b'k', 0]);
+        let head = Head { line: Line::new(Epoch(5)), root: Root::default(), term: Term::default() };
+        assert_eq!(&head.to_bytes()[..], [1, 5, 0, 0, 0, 0, 0, 0, 0, 0]);
+    }
+}

@@ -1,0 +1,282 @@
+//! What a home reads from its log for someone: history and recoveries that reach further back than its memory.
+//!
+//! In: queries that memory can't answer, and pages that the log reads. Out: answers, and subscribers that are let in.
+//! While something is read the room goes on; what is said meanwhile is added when the answer is given, so that the
+//! answer ends where the live stream goes on.
+
+use std::sync::Arc;
+
+use super::{
+    home::Home,
+    logged::{LogPage, LogRequest},
+    node::{Node, Out},
+    queries::{MAX_PUBLICATIONS, fitting},
+    replication::Whom,
+    requests::{Asker, Pending},
+    room::{Role, Room},
+    types::{
+        Answer, Failure, HistoryFilter, Publication, Query, Recovery, Since, Subscribe, Subscribed,
+    },
+};
+use crate::{log, runtime::time::Time};
+
+/// Something that is read for someone.
+#[derive(Debug)]
+pub(super) struct Reading {
+    /// The number of the request to the log.
+    id: u64,
+    /// When it is given up.
+    until: Time,
+    who: Reader,
+    what: Wanted,
+    /// What has come of it.
+    read: Vec<Arc<Publication>>,
+}
+
+/// For whom it is read.
+#[derive(Debug)]
+pub(super) enum Reader {
+    /// Someone who waits for the answer to a request.
+    Asked(Whom),
+    /// A subscriber of this node, which recovers.
+    Subscriber(Box<Subscribe>),
+}
+
+/// What is read.
+#[derive(Debug, Clone)]
+pub(super) enum Wanted {
+    /// A page of history.
+    History(HistoryFilter),
+    /// All that was missed.
+    Missed(Since),
+}
+
+impl Wanted {
+    /// What a query asks for that a log may have.
+    pub(super) fn of(query: &Query) -> Option<Self> {
+        match query {
+            Query::History(filter) => Some(Self::History(filter.clone())),
+            Query::Recover(since) => Some(Self::Missed(since.clone())),
+            _ => None,
+        }
+    }
+}
+
+impl Home {
+    /// Whether something is being read for someone.
+    pub(super) fn is_reading(&self) -> bool {
+        self.readings.is_some()
+    }
+}
+
+impl Room {
+    /// Has the log read what is wanted, if memory does not have all of it and the log has more. Gives back for whom, if
+    /// not.
+    pub(super) fn read_if_needed(
+        &mut self,
+        wanted: &Wanted,
+        who: Reader,
+        until: Time,
+        node: &mut Node,
+    ) -> Option<Reader> {
+        let Some(query) = self.log_query(wanted, &[], node) else { return Some(who) };
+        let id = node.next_id();
+        node.log(&self.name, LogRequest::Read(id, query));
+        let Role::Home(home) = &mut self.role else { return Some(who) };
+        let (what, read) = (wanted.clone(), Vec::new());
+        home.readings.get_or_insert_default().push(Reading { id, until, who, what, read });
+        None
+    }
+
+    /// What the log is to read next, after this was read; none: memory has the rest, or nobody has.
+    fn log_query(
+        &self,
+        wanted: &Wanted,
+        read: &[Arc<Publication>],
+        node: &Node,
+    ) -> Option<log::Query> {
+        let stream = self.stream.as_deref()?;
+        let logged = stream.logged.as_deref()?;
+        let (ring, visible) = (stream.history.first(), stream.visible().offset);
+        let first = logged.first(stream.history.top(), &self.options);
+        let bytes = read.iter().map(|it| it.weight()).sum::<usize>();
+        let bytes = MAX_PUBLICATIONS.checked_sub(bytes).filter(|left| *left > 0)?;
+        let last = read.last().map(|it| it.offset);
+        let forward = |after: u64, most: u64| {
+            let (low, high) = (first.max(after.saturating_add(1)), ring.min(visible + 1));
+            let count = high.saturating_sub(low).min(most);
+            (count > 0).then_some(log::Query {
+                since: Some(low - 1),
+                reverse: false,
+                count: count as usize,
+                bytes,
+            })
+        };
+        match wanted {
+            Wanted::Missed(since) => {
+                let at = stream.resolve(since)?.offset;
+                let missed = visible.saturating_sub(at);
+                let possible = at + 1 >= first && missed <= node.settings.recovery_limit as u64;
+                if self.options.recovery_cache || !possible {
+                    return None;
+                }
+                forward(last.unwrap_or(at), missed)
+            }
+            Wanted::History(filter) if self.check_history(filter).is_err() => None,
+            Wanted::History(filter) => {
+                let left = filter.limit.saturating_sub(read.len()) as u64;
+                let since = filter.since.as_ref().map(|it| it.offset);
+                if !filter.reverse {
+                    return forward(last.or(since).unwrap_or(0), left);
+                }
+                let before = since.unwrap_or(u64::MAX).min(visible + 1);
+                let in_memory = if read.is_empty() { before.saturating_sub(ring) } else { 0 };
+                let high = last.unwrap_or(before).min(ring);
+                let count = high.saturating_sub(first).min(left.saturating_sub(in_memory));
+                (count > 0).then_some(log::Query {
+                    since: Some(high),
+                    reverse: true,
+                    count: count as usize,
+                    bytes,
+                })
+            }
+        }
+    }
+
+    /// The log has read something that someone waits for, or can't.
+    pub(super) fn read_for_someone(&mut self, id: u64, page: Option<LogPage>, node: &mut Node) {
+        let Role::Home(home) = &mut self.role else { return };
+        let Some(readings) = &mut home.readings else { return };
+        let Some(index) = readings.iter().position(|it| it.id == id) else { return };
+        let mut reading = readings.swap_remove(index);
+        home.readings.take_if(|it| it.is_empty());
+        let Some(page) = page else {
+            return self.give_read(reading.who, Answer::Failed(Failure::Unavailable), node);
+        };
+        self.note_first(page.first);
+        let (before, ttl) = (reading.read.len(), self.options.history_ttl);
+        let kept = page.entries.into_iter().filter(|(at, _)| node.now.since(*at) < ttl);
+        reading.read.extend(kept.map(|(_, entry)| entry.publication));
+        let more = reading.read.len() > before && page.damaged.is_none();
+        if let Some(query) = self.log_query(&reading.what, &reading.read, node).filter(|_| more) {
+            reading.id = node.next_id();
+            node.log(&self.name, LogRequest::Read(reading.id, query));
+            if let Role::Home(home) = &mut self.role {
+                home.readings.get_or_insert_default().push(reading);
+            }
+            return;
+        }
+        let answer = self.answer_with(&reading.what, reading.read);
+        self.give_read(reading.who, answer, node);
+    }
+
+    /// The answer, of what was read and what memory has.
+    fn answer_with(&self, wanted: &Wanted, read: Vec<Arc<Publication>>) -> Answer {
+        let Some(stream) = &self.stream else { return Answer::Failed(Failure::NoHistory) };
+        let (position, last) = (stream.visible(), read.last().map(|it| it.offset));
+        match wanted {
+            Wanted::Missed(since) => {
+                let at = stream.resolve(since).map(|it| it.offset);
+                let follow = |at: u64| (at + 1..).zip(&read).all(|(next, it)| it.offset == next);
+                let whole = at.is_some_and(follow);
+                let rest = last.or(at).and_then(|offset| stream.history.after(offset));
+                let (true, Some(rest)) = (whole, rest) else {
+                    return Answer::Failed(Failure::UnrecoverablePosition);
+                };
+                let rest = rest.filter(|it| it.offset <= position.offset).cloned();
+                Answer::History(read.into_iter().chain(rest).collect(), position)
+            }
+            Wanted::History(filter) => {
+                let since = filter.since.as_ref().map(|it| it.offset);
+                let mut page = match filter.reverse {
+                    false => {
+                        let left = filter.limit - read.len();
+                        let rest = stream.page(last.or(since), false, left);
+                        // What was too large for one answer is for the next.
+                        let joined = last.is_none_or(|last| last + 1 >= stream.history.first());
+                        read.into_iter().chain(rest.into_iter().filter(|_| joined)).collect()
+                    }
+                    true => {
+                        let mut page = stream.page(since, true, filter.limit);
+                        page.extend(read);
+                        page
+                    }
+                };
+                page.truncate(filter.limit.min(fitting(&page)));
+                Answer::History(page, position)
+            }
+        }
+    }
+
+    fn give_read(&mut self, who: Reader, answer: Answer, node: &mut Node) {
+        match who {
+            Reader::Asked(Whom::Own(Pending { reply: Asker::To(to), .. })) => {
+                node.out.push(Out::Answer { to, answer });
+            }
+            Reader::Asked(Whom::Own(_)) => {}
+            Reader::Asked(Whom::Peer(peer, id, _)) => {
+                node.answer((peer, id), &self.name, answer, false);
+            }
+            Reader::Subscriber(subscribe) => self.admit_reader(*subscribe, answer, node),
+        }
+    }
+
+    fn admit_reader(&mut self, subscribe: Subscribe, answer: Answer, node: &mut Node) {
+        if !self.local.contains(subscribe.socket) {
+            return;
+        }
+        let recovery = match answer {
+            Answer::History(missed, _) => Recovery::Recovered(missed),
+            Answer::Failed(Failure::Unavailable) => {
+                return self.refuse(subscribe, Failure::Unavailable, node);
+            }
+            _ => Recovery::Failed,
+        };
+        let position = self.stream.as_deref().map(|it| it.visible());
+        self.admit(subscribe, Subscribed { position, recovery }, node);
+    }
+
+    /// What was waited for too long is not to be had now.
+    pub(super) fn give_up_reading(&mut self, node: &mut Node) {
+        let Role::Home(home) = &mut self.role else { return };
+        let Some(readings) = &mut home.readings else { return };
+        let overdue: Vec<Reading> = readings.extract_if(.., |it| it.until <= node.now).collect();
+        home.readings.take_if(|it| it.is_empty());
+        for reading in overdue {
+            self.give_read(reading.who, Answer::Failed(Failure::Unavailable), node);
+        }
+    }
+
+    /// The log has nothing before this offset.
+    pub(super) fn note_first(&mut self, first: u64) {
+        if let Some(logged) = self.stream.as_deref_mut().and_then(|it| it.logged.as_deref_mut()) {
+            logged.begins_at(first);
+        }
+    }
+
+    /// Stops being home: those for whom something is read ask the next one.
+    pub(super) fn stop_reading(&mut self, readings: Vec<Reading>) -> Vec<Whom> {
+        let mut asked = Vec::new();
+        for Reading { until, who, .. } in readings {
+            match who {
+                Reader::Asked(whom) => asked.push(whom),
+                Reader::Subscriber(subscribe) => self.waiting.push_back((*subscribe, until)),
+            }
+        }
+        asked
+    }
+}
+
+impl Reading {
+    /// When it is given up.
+    pub(super) fn until(&self) -> Time {
+        self.until
+    }
+}
+
+/// For whom a request is answered.
+impl From<Whom> for Reader {
+    fn from(whom: Whom) -> Self {
+        Self::Asked(whom)
+    }
+}
