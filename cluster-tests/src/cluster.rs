@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::hosts::Hosts;
 use crate::http;
-use crate::node::{Node, NodeArgs, node_name};
+use crate::node::{self, Node, NodeArgs, node_name};
 use crate::paths;
 use crate::wait::{ensure, until};
 
@@ -135,8 +136,26 @@ impl Cluster {
         ready: impl Fn(usize, &Node) + Sync,
     ) -> Result<(), String> {
         let first = self.nodes.len();
+        for node in self.start_at_once(first..first + count, ready)? {
+            self.nodes.push(node);
+        }
+        Ok(())
+    }
+
+    /// Starts all nodes again at the same moment, with their old names and new ports: each joins the others.
+    pub fn restart_all(&mut self) -> Result<(), String> {
+        self.nodes = self.start_at_once(0..self.nodes.len(), |_, _| {})?;
+        Ok(())
+    }
+
+    fn start_at_once(
+        &mut self,
+        indexes: Range<usize>,
+        ready: impl Fn(usize, &Node) + Sync,
+    ) -> Result<Vec<Node>, String> {
+        let first = indexes.start;
         let mut all = Vec::new();
-        for (index, port) in (first..).zip(free_ports(count)?) {
+        for (index, port) in indexes.clone().zip(free_ports(indexes.len())?) {
             all.push(NodeArgs { gossip_port: port, ..self.args(index, None)? });
         }
         let gossip = |args: &NodeArgs| {
@@ -155,10 +174,12 @@ impl Cluster {
             let starting: Vec<_> = (first..).zip(&all).map(start).collect();
             starting.into_iter().map(|it| it.join().expect("starting does not panic")).collect()
         });
-        for node in started {
-            self.nodes.push(node?);
-        }
-        Ok(())
+        started.into_iter().collect()
+    }
+
+    /// The directory of the node at `index`, if its rooms are on disk.
+    pub fn data_dir(&mut self, index: usize) -> Result<PathBuf, String> {
+        Ok(node::data_dir(&self.args(index, None)?))
     }
 
     /// Starts one node more, told to join these and no others.
@@ -303,6 +324,9 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        // Who runs still writes there.
+        self.nodes.clear();
+        let _ = fs::remove_dir_all(self.config.with_extension("data"));
         let _ = fs::remove_file(&self.config);
     }
 }

@@ -213,6 +213,10 @@ fn command(server: &std::path::Path, args: &NodeArgs) -> Command {
     for peer in &args.join {
         command.args(["--join", peer]);
     }
+    // Only where rooms are on disk: an earlier server has no such option.
+    if std::fs::read_to_string(&args.config).is_ok_and(|it| it.contains("log = \"disk\"")) {
+        command.env("ROOMCAST_DISK_DATA_DIR", data_dir(args));
+    }
     command
         .env("ROOMCAST_LOG_FORMAT", "json")
         // Ours, and no option of the server, which would refuse it.
@@ -221,6 +225,11 @@ fn command(server: &std::path::Path, args: &NodeArgs) -> Command {
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     command
+}
+
+/// The directory of a node with rooms on disk: beside its configuration, the same for all its runs.
+pub fn data_dir(args: &NodeArgs) -> PathBuf {
+    args.config.with_extension("data").join(&args.name)
 }
 
 fn setpriv_works() -> bool {
