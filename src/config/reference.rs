@@ -56,6 +56,7 @@ const SECTIONS: &[(&str, Docs)] = &[
     ("webhooks", raw::Webhooks::DOCS),
     ("http_api", raw::HttpApi::DOCS),
     ("cluster", raw::Cluster::DOCS),
+    ("disk", raw::Disk::DOCS),
     ("log", raw::Log::DOCS),
     ("shutdown", raw::Shutdown::DOCS),
     ("demo", raw::Demo::DOCS),

@@ -106,6 +106,9 @@ pub struct RoomInfo {
     pub headed: bool,
 }
 
+/// A room in a list, with what else is known of it.
+pub type WithHead = (RoomInfo, Option<Vec<u8>>);
+
 /// The record that is here. None if there is none, or it is damaged.
 pub(super) fn record_at(
     files: &impl Files,
@@ -330,11 +333,7 @@ impl<F: Files> Store<F> {
     }
 
     /// The same, each with what else is known of it.
-    pub fn heads(
-        &mut self,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<(RoomInfo, Option<Vec<u8>>)>, ReadError> {
+    pub fn heads(&mut self, after: Option<&str>, limit: usize) -> Result<Vec<WithHead>, ReadError> {
         let mut after = after.map(|name| (filter::hash(name), Arc::from(name)));
         loop {
             let merged = self.merged(after.as_ref(), limit)?;

@@ -78,7 +78,7 @@ impl End {
         let rooms = Arbiter::new();
         let registry = RoomRegistry::start_in_arbiter(&rooms.handle(), move |_| {
             let (facts, users) = (NodeFacts::default(), Arc::default());
-            RoomRegistry::new(state, facts, counted, users, None, wire::encode_rooms)
+            RoomRegistry::new(state, facts, counted, users, None, None, wire::encode_rooms)
         });
         let settings = LinkSettings {
             me,

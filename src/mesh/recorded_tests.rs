@@ -146,12 +146,14 @@ fn pages() -> Vec<(&'static str, Page)> {
         Item::Client(NODE, client()),
     ];
     let end = End { have: Some(have), committed: 4, attendance: 2 };
+    let rejoin = Begin::Rejoin { line: line.clone(), standing: standing(), through: 2 };
     let afresh = Begin::Afresh { line, standing: standing(), first: 2 };
     let page = |begin, items, end| Page { id: 6, begin, items, end };
     vec![
         ("nothing", page(Some(Begin::Nothing), vec![], None)),
         ("follow", page(Some(Begin::Follow { first: 2 }), vec![], Some(end.clone()))),
         ("afresh", page(Some(afresh), items, Some(end))),
+        ("rejoin", page(Some(rejoin), vec![], None)),
     ]
 }
 
