@@ -33,6 +33,7 @@ fn main() -> ExitCode {
             print!("{}", roomcast::config::reference::reference());
             Ok(())
         }
+        Command::Log(log) => log.run(),
         Command::Demo { port } => cli::demo::run(port),
         Command::Gentoken(it) => it.serve.load().and_then(|config| it.make(&config)),
         Command::Gensubtoken(it) => it.connection.serve.load().and_then(|config| it.make(&config)),

@@ -95,7 +95,8 @@ async fn worker() -> anyhow::Result<Rc<Shared>> {
     let state = State::new(me.id(), config.namespaces.clone(), config.rooms.clone(), 1);
     let facts = NodeFacts::default();
     let (counted, online) = (metrics.clone(), users.clone());
-    let registry = RoomRegistry::new(state, facts, counted, online, None, None, encode_rooms).start();
+    let registry =
+        RoomRegistry::new(state, facts, counted, online, None, None, encode_rooms).start();
     registry.send(NewView(View::new([me.clone()]))).await?;
     let hub = Hub::new(0, metrics.clone()).start();
     registry.send(AddHub(0, hub.clone().recipient())).await?;

@@ -1,7 +1,8 @@
 //! SHELL. The command line: the program's commands and their flags. [`tokens`] makes and checks tokens, [`demo`]
-//! runs a small cluster to try.
+//! runs a small cluster to try, [`log`] looks into a log on disk.
 
 pub mod demo;
+pub mod log;
 pub mod tokens;
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -34,6 +35,9 @@ pub enum Command {
     Checkconfig(Serve),
     /// Print a configuration file with every option, its default and what it means.
     Defaultconfig,
+    /// Look into a log on disk, check it, back it up, move it.
+    #[command(subcommand)]
+    Log(log::Log),
     /// Sign a connection token with client.token.hmac_secret_key, to try things with.
     Gentoken(tokens::Connection),
     /// Sign a subscription token.

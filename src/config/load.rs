@@ -305,7 +305,7 @@ mod tests {
                 .unwrap_or_else(|it| panic!("{}: {it}", path.display()));
             checked += 1;
         }
-        assert_eq!(checked, 4);
+        assert_eq!(checked, 5);
     }
 
     #[test]

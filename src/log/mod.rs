@@ -90,6 +90,6 @@ pub use batch::Op;
 pub use error::{Damage, OpenError, ReadError, Refusal, WriteError};
 pub use files::{Fault, FaultKind, File, Files};
 pub use opening::Opened;
-pub use read::{MAX_PAGE, Page, Plan, Publication, Query, RoomInfo};
+pub use read::{MAX_PAGE, Page, Plan, Publication, Query, RoomInfo, WithHead};
 pub use retention::{Keep, Policy, Progress};
 pub use store::{Options, Stats, Store};

@@ -50,11 +50,17 @@ pub enum Mutant {
     GhostsInTheRoom,
     /// Peers are not told that someone else is home now.
     NoRefusals,
+    /// What is to be written to disk counts as synced at once.
+    UnsyncedAcks,
+    /// Terms are not found on disk again.
+    ForgottenTerms,
+    /// A node that starts does not wait for those that it was with.
+    NobodyWaitedFor,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::NoSuccessors,
         Self::BoastfulSuccessors,
         Self::EpochsNeverEnd,
@@ -72,6 +78,9 @@ impl Mutant {
         Self::CopiesDroppedEarly,
         Self::NoReleases,
         Self::NoRefusals,
+        Self::UnsyncedAcks,
+        Self::ForgottenTerms,
+        Self::NobodyWaitedFor,
     ];
 
     /// What a core that is broken this way does instead of `out`. `count` numbers the outputs.

@@ -12,6 +12,7 @@ use roomcast::{
         view::View,
     },
     room::{
+        logged::{LogReply, LogRequest},
         options::{LogKind, Namespaces, RoomOptions},
         registry::{In, Out, RoomSettings, State},
         types::{ReplyTo, RoomName, SocketRef},
@@ -191,7 +192,10 @@ impl World {
         let id = node.id();
         let log = if self.faults == Faults::Disks { LogKind::Disk } else { LogKind::Memory };
         let mut state = State::new(id, Arc::new(namespaces(log)), settings, seed);
-        for room in node.disk.found() {
+        for mut room in node.disk.found() {
+            if self.mutant == Some(Mutant::ForgottenTerms) {
+                (room.head.term, room.head.root.term) = Default::default();
+            }
             state.find_in_log(room, Time::from_millis(now));
         }
         node.state = Some(state);
@@ -328,6 +332,13 @@ impl World {
             }
             Out::Notify(event) => self.application_hears(node, event),
             Out::Log { room, request } => {
+                if let (Some(Mutant::UnsyncedAcks), LogRequest::Write(id, _)) =
+                    (self.mutant, &request)
+                {
+                    let synced = In::Log(room.clone(), LogReply::Written(*id));
+                    self.nodes[node].disk.ask(room, request);
+                    return self.input(node, synced);
+                }
                 self.nodes[node].disk.ask(room, request);
                 let delay = if self.rng.u8(..20) == 0 { 200 } else { 10 };
                 let done = self.nodes[node].disk_busy.max(self.now) + self.rng.u64(0..delay);

@@ -12,7 +12,7 @@ use roomcast::{
 };
 
 use super::{Happening, World, nodes::Node};
-use crate::sim::Faults;
+use crate::sim::{Faults, mutants::Mutant};
 
 /// How long a node can stand still, or its gossip not come through, before others take it for dead.
 pub(super) const UNHEARD: u64 = 3_000;
@@ -100,8 +100,9 @@ impl World {
         }
         let peers = self.network.peers(self.nodes[index].id());
         let node = &self.nodes[index];
+        let waits = self.mutant != Some(Mutant::NobodyWaitedFor);
         let ready =
-            node.knows_others(peers.len(), self.now) && node.has_met_again(&peers, self.now);
+            node.knows_others(peers.len(), self.now) && node.has_met_again(&peers, self.now, waits);
         if node.frozen.is_none() && ready {
             self.ready(index);
         } else {
@@ -138,10 +139,10 @@ impl Node {
     }
 
     /// A node with rooms on disk waits for those that it was with last.
-    fn has_met_again(&self, peers: &[NodeId], now: u64) -> bool {
+    fn has_met_again(&self, peers: &[NodeId], now: u64, waits: bool) -> bool {
         let linked = |id| peers.contains(&id);
         let missing = names::missing(self.disk.companions(), &self.info(), &self.view, linked);
-        missing.is_empty() || now - self.started >= RESTART_TIMEOUT
+        missing.is_empty() || !waits || now - self.started >= RESTART_TIMEOUT
     }
 
     fn knows_others(&self, links: usize, now: u64) -> bool {

@@ -1,0 +1,369 @@
+//! SHELL. The commands about a log on disk, of a node that does not run: what is in it, whether it is sound, out of it
+//! and into another.
+
+use std::{
+    io::{self, BufRead as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use clap::{Args, Subcommand};
+use indicatif::ProgressBar;
+use roomcast::{
+    log::{Op, Opened, Options, Query, Store, disk::Directory},
+    room::{persisted::Head, stream::Entry},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// Rooms, and publications, that are looked at together.
+const AT_ONCE: usize = 1_000;
+/// Bytes of a page, and of what is written together.
+const BYTES: usize = 4 << 20;
+
+/// What to do with a log.
+#[derive(Subcommand)]
+pub enum Log {
+    /// Say which rooms are in it, how large they are, and where they stand.
+    Inspect {
+        #[command(flatten)]
+        which: Which,
+        /// Write a line of JSON for each room, and nothing else.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read all of it, and say what is damaged. Exits with 1 if anything is.
+    Verify {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Write all of it to the standard output, in lines of JSON.
+    Export {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Read such lines from the standard input into a log. Rooms that are there already go on, where the lines do.
+    Import {
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+/// Which log.
+#[derive(Args)]
+pub struct Which {
+    /// The directory of the log (`disk.data_dir`). Its node must not run.
+    #[arg(long, default_value = "data")]
+    data_dir: PathBuf,
+    /// Only this room.
+    #[arg(long)]
+    room: Option<String>,
+}
+
+/// A line of an export.
+#[derive(Serialize, Deserialize)]
+struct Line<'a> {
+    room: String,
+    /// Of a publication: its place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+    /// When it was published, in milliseconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<u64>,
+    /// Its data, if that is JSON: for those who read this.
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    data: Option<&'a RawValue>,
+    /// Of a room: its epoch, and where it begins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first: Option<u64>,
+    /// All of it, as the log has it, in Base64: what an import takes.
+    record: String,
+}
+
+impl Log {
+    /// Does it.
+    ///
+    /// # Errors
+    /// If the log can't be opened or read, or is damaged.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Inspect { which, json } => inspect(&which, json),
+            Self::Verify { which } => verify(&which),
+            Self::Export { which } => export(&which),
+            Self::Import { which } => import(&which),
+        }
+    }
+}
+
+type Disk = Store<Directory>;
+
+fn open(data_dir: &Path, make: bool) -> anyhow::Result<(Disk, Opened)> {
+    ensure!(make || data_dir.exists(), "{}: there is no such directory", data_dir.display());
+    let directory = Directory::open(data_dir)?;
+    let mut id = [0; 16];
+    getrandom::fill(&mut id)?;
+    let opened = Store::open(directory, Options::default(), u128::from_be_bytes(id));
+    opened.with_context(|| format!("the log in {}", data_dir.display()))
+}
+
+/// Calls `look` for each room, with a bar on the screen that says how far it is.
+fn each_room(
+    store: &mut Disk,
+    only: Option<&str>,
+    mut look: impl FnMut(&mut Disk, &roomcast::log::RoomInfo, Option<Head>) -> anyhow::Result<()>,
+) -> anyhow::Result<u64> {
+    let (mut after, mut count, bar) = (None, 0, ProgressBar::new_spinner());
+    loop {
+        let rooms = store.heads(after.as_deref(), AT_ONCE)?;
+        let Some((last, _)) = rooms.last() else { break };
+        after = Some(last.name.to_string());
+        for (info, head) in rooms {
+            // What begins so is no room, but what the node notes for itself.
+            if info.name.starts_with('\0') || only.is_some_and(|it| it != &*info.name) {
+                continue;
+            }
+            count += 1;
+            let head = head.as_deref().and_then(Head::from_bytes);
+            look(store, &info, head)?;
+            bar.set_message(format!("{count} rooms"));
+            bar.tick();
+        }
+    }
+    bar.finish_and_clear();
+    Ok(count)
+}
+
+fn inspect(which: &Which, json: bool) -> anyhow::Result<()> {
+    let (mut store, opened) = open(&which.data_dir, false)?;
+    let mut out = io::stdout().lock();
+    let mut publications = 0;
+    let rooms = each_room(&mut store, which.room.as_deref(), |_, info, head| {
+        let count = info.next.saturating_sub(info.first);
+        publications += count;
+        let epoch = head.map(|it| it.line.epoch.to_string());
+        let (room, first, next) = (&info.name, info.first, info.next);
+        let (bytes, newest) = (info.bytes, info.newest);
+        if json {
+            let line = serde_json::json!({
+                "room": room, "epoch": epoch, "first": first, "offset": next.saturating_sub(1),
+                "publications": count, "bytes": bytes, "newest": newest,
+            });
+            writeln!(out, "{line}")?;
+        } else {
+            let epoch = epoch.as_deref().unwrap_or("unknown: it is not complete");
+            let top = next.saturating_sub(1);
+            writeln!(
+                out,
+                "{room}: {count} publications ({first} to {top}), {bytes} bytes, epoch {epoch}"
+            )?;
+        }
+        Ok(())
+    })?;
+    if !json {
+        let stats = store.stats();
+        writeln!(
+            out,
+            "{rooms} rooms, {publications} publications; {} files with {} bytes, of which {} are in use",
+            stats.segments, stats.bytes, stats.live
+        )?;
+    }
+    complain(&opened.damage)
+}
+
+fn complain(damage: &[roomcast::log::Damage]) -> anyhow::Result<()> {
+    for it in damage {
+        eprintln!("damaged: {it:?}");
+    }
+    match damage.len() {
+        0 => Ok(()),
+        many => bail!(
+            "{many} things are damaged, and are not served. Another node may have them: move the directory out \
+             of the way, and the node fetches what others have"
+        ),
+    }
+}
+
+fn verify(which: &Which) -> anyhow::Result<()> {
+    let (store, opened) = open(&which.data_dir, false)?;
+    let segments = store.segments();
+    let bar = ProgressBar::new(segments.len() as u64);
+    let mut damage = opened.damage;
+    for segment in &segments {
+        damage.extend(store.verify(*segment)?);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    complain(&damage)?;
+    println!("{} files were read, and nothing is damaged", segments.len());
+    Ok(())
+}
+
+fn export(which: &Which) -> anyhow::Result<()> {
+    let (mut store, _) = open(&which.data_dir, false)?;
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    each_room(&mut store, which.room.as_deref(), |store, info, head| {
+        let Some(head) = head else {
+            eprintln!("{}: it is not complete, and left out", info.name);
+            return Ok(());
+        };
+        let line = Line {
+            room: info.name.to_string(),
+            offset: None,
+            time: None,
+            data: None,
+            epoch: Some(head.line.epoch.to_string()),
+            first: Some(info.first),
+            record: STANDARD.encode(head.to_bytes()),
+        };
+        writeln!(out, "{}", serde_json::to_string(&line)?)?;
+        let mut since = info.first.saturating_sub(1);
+        loop {
+            let query = Query { since: Some(since), reverse: false, count: AT_ONCE, bytes: BYTES };
+            let page = store.read(&info.name, &query)?;
+            for it in &page.entries {
+                write_publication(&mut out, &info.name, it)?;
+            }
+            if let Some((from, end)) = page.damaged {
+                bail!("{}: publications {from} to {} can't be read", info.name, end - 1);
+            }
+            let Some(last) = page.entries.last() else { return Ok(()) };
+            since = last.offset;
+        }
+    })?;
+    out.flush()?;
+    Ok(())
+}
+
+fn write_publication(
+    out: &mut impl io::Write,
+    room: &str,
+    it: &roomcast::log::Publication,
+) -> anyhow::Result<()> {
+    let entry = Entry::from_bytes(it.offset, &it.bytes);
+    let data = entry.map(|entry| entry.publication.data.clone()).unwrap_or_default();
+    let data: Option<&RawValue> = serde_json::from_slice(&data).ok();
+    let line = Line {
+        room: room.to_owned(),
+        offset: Some(it.offset),
+        time: Some(it.time),
+        data,
+        epoch: None,
+        first: None,
+        record: STANDARD.encode(&it.bytes),
+    };
+    writeln!(out, "{}", serde_json::to_string(&line)?)?;
+    Ok(())
+}
+
+/// What a line asks to be written.
+enum Record {
+    Head(Vec<u8>, u64),
+    Publication(u64, u64, Vec<u8>),
+}
+
+fn import(which: &Which) -> anyhow::Result<()> {
+    let (mut store, _) = open(&which.data_dir, true)?;
+    let (mut waiting, mut bytes, mut count) = (Vec::<(String, Record)>::new(), 0, 0_u64);
+    let bar = ProgressBar::new_spinner();
+    for (number, line) in io::stdin().lock().lines().enumerate() {
+        let line = line?;
+        let read = read_line(&line).with_context(|| format!("line {}", number + 1))?;
+        if which.room.as_ref().is_some_and(|it| *it != read.0) {
+            continue;
+        }
+        bytes += line.len();
+        waiting.push(read);
+        count += 1;
+        if bytes >= BYTES {
+            write(&mut store, &std::mem::take(&mut waiting))?;
+            bytes = 0;
+            bar.set_message(format!("{count} lines"));
+            bar.tick();
+        }
+    }
+    write(&mut store, &waiting)?;
+    store.close()?;
+    bar.finish_and_clear();
+    println!("{count} lines were read into {}", which.data_dir.display());
+    Ok(())
+}
+
+fn read_line(line: &str) -> anyhow::Result<(String, Record)> {
+    let line: Line<'_> = serde_json::from_str(line)?;
+    let bytes = STANDARD.decode(&line.record).context("record")?;
+    let record = match (line.offset, line.time) {
+        (Some(offset), Some(time)) => {
+            ensure!(Entry::from_bytes(offset, &bytes).is_some(), "record: it is no publication");
+            Record::Publication(offset, time, bytes)
+        }
+        (None, None) => {
+            ensure!(Head::from_bytes(&bytes).is_some(), "record: it is nothing known of a room");
+            Record::Head(bytes, line.first.unwrap_or(1))
+        }
+        _ => bail!("a publication needs both offset and time"),
+    };
+    Ok((line.room, record))
+}
+
+fn write(store: &mut Disk, records: &[(String, Record)]) -> anyhow::Result<()> {
+    let ops: Vec<Op<'_>> = (records.iter())
+        .flat_map(|(room, record)| match record {
+            Record::Head(bytes, first) => {
+                vec![Op::Trim { room, first: *first }, Op::Head { room, bytes }]
+            }
+            Record::Publication(offset, time, bytes) => {
+                vec![Op::Append { room, offset: *offset, time: *time, bytes }]
+            }
+        })
+        .collect();
+    store.commit(&ops)?;
+    store.sync()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn lines_that_are_none_of_an_export_are_refused_with_what_is_wrong() {
+        let cases = [
+            ("{}", "missing field `room`"),
+            (r#"{"room": "a", "record": "!"}"#, "record"),
+            (r#"{"room": "a", "record": "", "offset": 1}"#, "both offset and time"),
+            (r#"{"room": "a", "record": "AQ==", "offset": 1, "time": 2}"#, "no publication"),
+        ];
+        for (line, wrong) in cases {
+            let error = read_line(line).err().map(|it| format!("{it:#}"));
+            assert!(error.as_ref().is_some_and(|it| it.contains(wrong)), "{line}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn a_publication_is_told_for_people_too() {
+        let entry = Entry {
+            publication: roomcast::room::types::Publication {
+                offset: 3,
+                data: "{\"a\":1}".into(),
+                ..Default::default()
+            }
+            .into(),
+            ..Entry::default()
+        };
+        let it =
+            roomcast::log::Publication { offset: 3, time: 9, bytes: entry.to_bytes().to_vec() };
+        let mut out = Vec::new();
+        write_publication(&mut out, "a", &it).expect("written");
+        let line: Value = serde_json::from_slice(&out).expect("JSON");
+        assert_eq!((&line["data"]["a"], &line["time"]), (&1.into(), &9.into()));
+        let read = read_line(&String::from_utf8_lossy(&out)).expect("read");
+        assert!(
+            matches!(read, (room, Record::Publication(3, 9, bytes)) if room == "a" && bytes == it.bytes)
+        );
+    }
+}
