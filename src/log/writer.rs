@@ -22,7 +22,7 @@ use super::{
 };
 
 /// Requests that may wait.
-const WAITING: usize = 16_384;
+const WAITING: usize = 65_536;
 /// Bytes of a batch, about.
 const BATCH: usize = 1 << 20;
 /// How long nothing has to be asked before there is time for retention.

@@ -197,26 +197,37 @@ impl Room {
         }
         let newer = |(_, it): &(NodeId, Standing)| own.is_none_or(|own| it.is_newer_than(&own));
         let newer = opening.newest().filter(newer);
+        if newer.is_none() && is_cold && opening.warming.is_some() {
+            return self.warm(node);
+        }
         match newer {
-            None if is_cold => self.warm(node),
-            None => self.open(term, node),
-            Some(_) if opening.queued.is_some_and(|it| it >= urgent) => {}
-            Some(_) => {
+            None if !is_cold => self.open(term, node),
+            _ if opening.queued.is_some_and(|it| it >= urgent) => {}
+            _ => {
                 opening.queued = Some(urgent);
                 node.fetches.want(&name, urgent);
             }
         }
     }
 
-    /// The room's turn to fetch has come.
+    /// The room's turn has come to fetch its copy, or to read it.
     pub(super) fn fetch(&mut self, node: &mut Node) {
         let (name, id) = (self.name.clone(), node.next_id());
+        let own = self.held().map(|held| held.standing);
         let Role::Opening(opening) = &mut self.role else { return };
         if opening.fetch.is_some() {
             return;
         }
         opening.queued = None;
-        let Some((from, _)) = opening.newest() else { return };
+        let newer = |it: &(NodeId, Standing)| own.is_none_or(|own| it.1.is_newer_than(&own));
+        let Some((from, _)) = opening.newest().filter(newer) else {
+            // What is newest is here, and may have to be read first.
+            if self.is_cold() {
+                node.fetches.begin(&name);
+                return self.warm(node);
+            }
+            return self.try_to_open(node);
+        };
         if let Some(link) = node.link(from) {
             let incoming = Incoming::default();
             opening.fetch = Some(Fetch { from, link, id, incoming });

@@ -349,8 +349,10 @@ impl Room {
             return;
         }
         let owned = matches!(ownership, Ownership::Mine(_));
+        // What is on disk waits there until someone needs it, unless another node may have to have a copy.
+        let rests = node.routable.len() <= 1 && self.is_cold();
         let wanted = match self.role {
-            Role::Guest => self.is_needed() || owned && self.holds_something(),
+            Role::Guest => self.is_needed() || owned && self.holds_something() && !rests,
             // What the last home said last may still be on its way.
             Role::Mirror(_) => owned || !self.requests.is_empty() || !self.waiting.is_empty(),
             _ => false,

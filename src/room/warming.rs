@@ -92,6 +92,7 @@ impl Room {
             return self.warm(node);
         }
         let entries = opening.warming().take().map_or_else(Vec::new, |it| it.entries);
+        node.fetches.end(&self.name);
         self.note_first(page.first);
         self.is_warm(entries, node);
     }
