@@ -213,8 +213,9 @@ fn command(server: &std::path::Path, args: &NodeArgs) -> Command {
     for peer in &args.join {
         command.args(["--join", peer]);
     }
-    // Only where rooms are on disk: an earlier server has no such option.
-    if std::fs::read_to_string(&args.config).is_ok_and(|it| it.contains("log = \"disk\"")) {
+    // Only where rooms are on disk, and it is not said where: an earlier server has no such option.
+    let config = std::fs::read_to_string(&args.config).unwrap_or_default();
+    if config.contains("log = \"disk\"") && !config.contains("data_dir") {
         command.env("ROOMCAST_DISK_DATA_DIR", data_dir(args));
     }
     command

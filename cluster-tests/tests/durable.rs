@@ -1,10 +1,14 @@
 //! Rooms on disk: what was acknowledged outlives every node. Each test is named for what it must survive.
 
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use cluster_tests::cluster::{CONFIG, Cluster};
+use cluster_tests::paths;
 use cluster_tests::rooms::{self, Api};
 use cluster_tests::wait::{ensure, hold, until};
+use cluster_tests::world::skip;
 use cluster_tests::writer::{self, Writer};
 use serde_json::{Value, json};
 
@@ -169,6 +173,134 @@ fn what_was_removed_stays_removed() {
     cluster.restart(0).expect("it starts again");
     let kept = rooms::read(cluster.node(0).http, &["room".to_owned()], -1).expect("it is read");
     assert_eq!(kept[0].kept, [(2, json!(2))]);
+}
+
+#[test]
+fn memory_becomes_disk_by_a_rolling_restart() {
+    let mut cluster = Cluster::start_with(2, CONFIG).expect("the cluster starts");
+    let writers = write_through(&cluster, &[0, 1]);
+    hold(WRITING);
+    let acked: Vec<_> = writers.into_iter().flat_map(|it| it.finish().acked).collect();
+    cluster.configure(&on_disk()).expect("written");
+    for node in [0, 1] {
+        cluster.node(node).terminate();
+        cluster.node_mut(node).exit_status(SETTLED * 2).expect("it leaves");
+        cluster.restart(node).expect("it starts again");
+        cluster.converged().expect("one cluster");
+    }
+    all_there(&cluster, &[0, 1], &acked);
+    hold(WRITING);
+    (0..2).for_each(|node| cluster.node_mut(node).kill());
+    cluster.restart_all().expect("all start again");
+    all_there(&cluster, &[0, 1], &acked);
+}
+
+/// A file system of its own, of this size, which can grow.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(size: &str) -> Option<Self> {
+        let path = std::env::temp_dir().join(format!("roomcast-small-{}", std::process::id()));
+        std::fs::create_dir_all(&path).ok()?;
+        let it = Self(path);
+        it.run(&["mount", "-t", "tmpfs", "-o", &format!("size={size}"), "roomcast"]).then_some(it)
+    }
+
+    fn grow(&self, size: &str) -> bool {
+        self.run(&["mount", "-o", &format!("remount,size={size}")])
+    }
+
+    fn run(&self, words: &[&str]) -> bool {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg(&self.0).stderr(Stdio::null());
+        command.status().is_ok_and(|it| it.success())
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        self.run(&["umount", "-l"]);
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_full_disk_loses_nothing_and_goes_on_once_there_is_space() {
+    let Some(disk) = Small::mount("8m") else {
+        return skip("this user may not mount a file system");
+    };
+    let data_dir = disk.0.join("data");
+    let sizes = format!("[disk]\ndata_dir = {data_dir:?}\nsegment_bytes = 1048576\n");
+    let config = on_disk() + &sizes;
+    let mut cluster = Cluster::start_with(1, &config).expect("the cluster starts");
+    let mut api = Api::open(cluster.node(0).http).expect("it answers");
+    let mut send = |room: &str, number: usize| {
+        let data = format!("{number}-{}", "x".repeat(20_000));
+        let body = json!({"channel": room, "data": data, "idempotency_key": number.to_string()});
+        api.answer("publish", &body).expect("it answers")
+    };
+    let mut acked = 0;
+    let refused = loop {
+        assert!(acked < 1_000, "the disk is never full");
+        let answer = send("room", acked);
+        match answer["result"]["offset"].as_u64() {
+            Some(offset) => acked = usize::try_from(offset).expect("few"),
+            None => break answer,
+        }
+    };
+    assert_eq!(refused["error"]["code"], 100, "{refused}");
+    let in_memory = send("plain:room", 0);
+    assert!(in_memory["error"].is_null(), "rooms in memory go on: {in_memory}");
+    assert!(cluster.metric(0, "roomcast_log_errors_total").expect("counted") > 0.0);
+    assert!(disk.grow("64m"), "it can't grow");
+    until(SETTLED, || {
+        let answer = send("room", acked);
+        ensure(answer["error"].is_null(), || answer.to_string())
+    })
+    .expect("it takes publications again");
+    cluster.node_mut(0).kill();
+    cluster.restart(0).expect("it starts again");
+    let kept = rooms::read(cluster.node(0).http, &["room".to_owned()], -1).expect("it is read");
+    let numbers: Vec<usize> = (kept[0].kept.iter())
+        .filter_map(|(_, data)| data.as_str()?.split('-').next()?.parse().ok())
+        .collect();
+    assert_eq!(numbers, (0..=acked).collect::<Vec<_>>(), "each once, and in order");
+}
+
+#[test]
+fn a_log_is_exported_and_imported_as_it_was() {
+    let mut cluster = start(1);
+    let names = rooms::names("room", 50);
+    rooms::fill(cluster.node(0).http, &names, &json!({"n": 1})).expect("published");
+    rooms::fill(cluster.node(0).http, &names, &json!("two")).expect("published");
+    let before = rooms::read(cluster.node(0).http, &names, -1).expect("read");
+    cluster.node(0).terminate();
+    cluster.node_mut(0).exit_status(SETTLED).expect("it ends");
+    let data_dir = cluster.data_dir(0).expect("it has one");
+    let log = |words: &[&str], input: Stdio| {
+        let mut command = Command::new(paths::server());
+        command.args(["log", words[0], "--data-dir"]).arg(&data_dir).args(&words[1..]);
+        command.stdin(input).output().expect("it runs")
+    };
+    let verified = log(&["verify"], Stdio::null());
+    assert!(verified.status.success(), "{verified:?}");
+    let inspected = log(&["inspect", "--json"], Stdio::null());
+    let inspected = String::from_utf8_lossy(&inspected.stdout).into_owned();
+    assert_eq!(inspected.lines().count(), names.len(), "{inspected}");
+    let exported = log(&["export"], Stdio::null());
+    assert!(exported.status.success(), "{exported:?}");
+    let file = data_dir.with_extension("jsonl");
+    std::fs::write(&file, &exported.stdout).expect("written");
+    std::fs::remove_dir_all(&data_dir).expect("removed");
+    let lines = std::fs::File::open(&file).expect("it is there");
+    let imported = log(&["import"], lines.into());
+    assert!(imported.status.success(), "{imported:?}");
+    std::fs::remove_file(&file).expect("removed");
+    cluster.restart(0).expect("it starts again");
+    let after = rooms::read(cluster.node(0).http, &names, -1).expect("read");
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!((before.offset, &before.kept), (after.offset, &after.kept));
+    }
 }
 
 #[test]
