@@ -33,7 +33,8 @@
 //! - **Attach**: a mirror asks the home for what it lacks, and for everything from then on.
 //! - **Copy**: all that another node needs to go on with a room. It travels in **pages**, as many at a time as the
 //!   link has room for.
-//! - **Log**: where rooms are to outlive the process; none is kept in one yet. **Segment**: one of its files ([log]).
+//! - **Log**: where rooms on disk outlive the process: one more copy that an acknowledgement waits for, read when memory
+//!   does not reach back far enough ([room::logged], [log]). **Segment**: one of its files.
 //! - **View**: the nodes that are here, as one node sees it.
 //! - **Link**: the TCP connection between two nodes. **Hub**: the fan-out of one worker thread.
 //!
@@ -61,7 +62,7 @@
 //! What decides is pure: no actor, no socket, no clock, no randomness; `handle(input, now) → outputs`. The
 //! files that say `SHELL` in their first line are the rest, and thin: they translate, call `handle`, and
 //! perform the outputs. `tests/layering.rs` keeps them apart. Pure code knows: [protocol], [room] (but its
-//! actor and [room::users]), [cluster] (but membership, gossip, seeds and sight), [mesh::wire], [mesh::noise] and [mesh::life],
+//! actor, its [disk](room::disk) and [room::users]), [cluster] (but membership, gossip, seeds and sight), [mesh::wire], [mesh::noise] and [mesh::life],
 //! [session::state] and what it needs, [access] (but [access::jwks] and [access::connection_counter]), [backend] (but its client), [webhooks] (but
 //! its sender), [log] (but its disk and writer), [runtime::time], [runtime::reclaim], [runtime::longest], [config].
 //!

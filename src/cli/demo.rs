@@ -2,6 +2,8 @@
 
 use std::{
     io::BufReader,
+    net::UdpSocket,
+    path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc,
     time::Duration,
@@ -18,7 +20,35 @@ struct Node {
     name: &'static str,
     child: Child,
     http: String,
-    gossip: String,
+}
+
+/// A node that is not ready yet.
+struct Starting {
+    node: Node,
+    is_ready: mpsc::Receiver<String>,
+}
+
+impl Starting {
+    fn finish(self) -> anyhow::Result<Node> {
+        match self.is_ready.recv_timeout(START_TIMEOUT) {
+            Ok(http) => {
+                let mut node = self.node;
+                node.http = http;
+                Ok(node)
+            }
+            Err(_) => bail!("node {} did not start; see above why", self.node.name),
+        }
+    }
+}
+
+/// Addresses for gossip that nobody has, one for each node.
+fn free_addresses() -> anyhow::Result<Vec<String>> {
+    // All are held until all are known.
+    let sockets: Result<Vec<UdpSocket>, _> =
+        NAMES.iter().map(|_| UdpSocket::bind(("127.0.0.1", 0))).collect();
+    let addresses: Result<Vec<String>, _> =
+        sockets?.iter().map(|it| it.local_addr().map(|it| it.to_string())).collect();
+    Ok(addresses?)
 }
 
 impl Drop for Node {
@@ -38,12 +68,17 @@ pub fn run(port: u16) -> anyhow::Result<()> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret)?;
     let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut nodes: Vec<Node> = Vec::new();
+    let gossip = free_addresses()?;
+    // At any free ports it may be one of several.
+    let data = (port != 0).then(|| std::env::temp_dir().join(format!("roomcast-demo-{port}")));
+    let mut starting = Vec::new();
+    // At once: a node with rooms on disk waits for those that it was with.
     for (index, name) in NAMES.into_iter().enumerate() {
         let port = if port == 0 { 0 } else { port + index as u16 };
-        let join = nodes.iter().map(|node| node.gossip.clone()).collect();
-        nodes.push(start(name, port, join, &secret)?);
+        starting.push(start(name, port, index, &gossip, &secret, data.as_deref())?);
     }
+    let nodes: Result<Vec<Node>, _> = starting.into_iter().map(Starting::finish).collect();
+    let mut nodes = nodes?;
     println!(
         "Three nodes, one cluster, nothing else running. Open any of them, in two windows or more:\n"
     );
@@ -53,17 +88,27 @@ pub fn run(port: u16) -> anyhow::Result<()> {
     println!(
         "\nKill the node you are on (kill -9 PID) and watch the page move. Ctrl-C stops them all."
     );
+    if let Some(data) = data {
+        println!("The chat is kept in {}, also for the next start.", data.display());
+    }
     wait(&mut nodes)
 }
 
-fn start(name: &'static str, port: u16, join: Vec<String>, secret: &str) -> anyhow::Result<Node> {
+fn start(
+    name: &'static str,
+    port: u16,
+    index: usize,
+    gossip: &[String],
+    secret: &str,
+    data: Option<&Path>,
+) -> anyhow::Result<Starting> {
     let program = std::env::current_exe().context("can't find this program")?;
     let room = "ROOMCAST_CHANNEL_WITHOUT_NAMESPACE_";
     let mut command = Command::new(program);
     command
         .args(["serve", "--node-name", name, "--listen", &format!("127.0.0.1:{port}")])
-        .args(["--gossip", "127.0.0.1:0", "--mesh", "127.0.0.1:0"])
-        .args(join.iter().flat_map(|it| ["--join", it]))
+        .args(["--gossip", &gossip[index], "--mesh", "127.0.0.1:0"])
+        .args(gossip.iter().filter(|it| **it != gossip[index]).flat_map(|it| ["--join", it]))
         .env("ROOMCAST_DEMO_ENABLED", "true")
         .env("ROOMCAST_LOG_FORMAT", "json")
         .env("ROOMCAST_CLUSTER_SECRET", secret)
@@ -72,6 +117,9 @@ fn start(name: &'static str, port: u16, join: Vec<String>, secret: &str) -> anyh
         .env("ROOMCAST_HTTP_SERVER_WORKERS", "1")
         .env(format!("{room}HISTORY_SIZE"), "1000")
         .env(format!("{room}HISTORY_TTL"), "1h");
+    if let Some(data) = data {
+        command.env(format!("{room}LOG"), "disk").env("ROOMCAST_DISK_DATA_DIR", data.join(name));
+    }
     for on in [
         "PRESENCE",
         "JOIN_LEAVE",
@@ -94,23 +142,18 @@ fn start(name: &'static str, port: u16, join: Vec<String>, secret: &str) -> anyh
     let logs = child.stderr.take().context("a node without a log")?;
     let (ready, is_ready) = mpsc::channel();
     std::thread::spawn(move || read_log(name, BufReader::new(logs), &ready));
-    let mut node = Node { name, child, http: String::new(), gossip: String::new() };
-    match is_ready.recv_timeout(START_TIMEOUT) {
-        Ok(addresses) => (node.http, node.gossip) = addresses,
-        Err(_) => bail!("node {name} did not start; see above why"),
-    }
-    Ok(node)
+    Ok(Starting { node: Node { name, child, http: String::new() }, is_ready })
 }
 
 /// Passes on when the node is ready, and what it warns of.
-fn read_log(name: &str, log: impl std::io::BufRead, ready: &mpsc::Sender<(String, String)>) {
+fn read_log(name: &str, log: impl std::io::BufRead, ready: &mpsc::Sender<String>) {
     for line in log.lines().map_while(Result::ok) {
         let entry: Value = serde_json::from_str(&line).unwrap_or_default();
         let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
         match (entry["level"].as_str(), entry["message"].as_str()) {
             (_, Some("ready")) => {
                 // The demo may have given up on the node.
-                let _ = ready.send((text("http"), text("gossip")));
+                let _ = ready.send(text("http"));
             }
             (Some("INFO" | "DEBUG" | "TRACE"), _) => {}
             _ => eprintln!("node {name}: {line}"),
