@@ -126,6 +126,8 @@ const ONCE_FAILED: &[(u64, Faults)] = &[
     (1178, Faults::Drains),
     (2029, Faults::Drains),
     (1391, Faults::Drains),
+    (4357, Faults::Disks),
+    (3327, Faults::Disks),
 ];
 
 #[test]

@@ -185,7 +185,10 @@ impl Room {
         match (&begin, &mut self.stream) {
             (Begin::Follow { first }, Some(stream)) => {
                 node.memory.add(-stream.history.drop_through(first.saturating_sub(1)));
-                self.note_first(*first);
+                // An ordinary mirror is told what the home has in memory.
+                if invited {
+                    self.note_first(*first);
+                }
             }
             (Begin::Rejoin { line, standing, through }, Some(_)) => {
                 self.rejoin(line.clone(), standing.root, *through, node);

@@ -31,6 +31,13 @@ pub struct Root {
     pub serial: u64,
 }
 
+impl Root {
+    /// Whether both are the beginning of one stream.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.term, self.serial) == (other.term, other.serial)
+    }
+}
+
 /// How far a copy of a room reaches: what decides which of several copies is the newest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Standing {
@@ -48,11 +55,13 @@ impl Standing {
     /// Whether this copy is newer than `other`.
     ///
     /// Newest is what was placed in the highest term, and of that the most. A stream in which nothing was placed
-    /// is never newer than one in which something was; nor is a tentative one newer than one that is not.
+    /// is never newer than one in which something was; nor is a tentative one newer than one that is not, unless both
+    /// are copies of one stream: then only one of them was told that it is the room's.
     pub fn is_newer_than(&self, other: &Self) -> bool {
+        let one = self.root.is_same(&other.root);
         let key = |it: &Self| {
             let began = (it.root.term, it.root.serial);
-            (it.top > 0, !it.root.tentative, it.term, began, it.top, it.attendance)
+            (it.top > 0, one || !it.root.tentative, it.term, began, it.top, it.attendance)
         };
         key(self) > key(other)
     }
@@ -145,9 +154,16 @@ mod tests {
     #[test]
     fn a_stream_that_began_without_asking_does_not_beat_the_one_that_was_there() {
         let mut tentative = standing(2, 3);
-        tentative.root.tentative = true;
+        (tentative.root.tentative, tentative.root.serial) = (true, 9);
         assert!(standing(1, 1).is_newer_than(&tentative));
         assert!(tentative.is_newer_than(&standing(1, 0)));
+    }
+
+    #[test]
+    fn a_copy_that_was_not_told_that_its_stream_is_the_rooms_is_compared_as_one_that_was() {
+        let mut tentative = standing(5, 4);
+        tentative.root.tentative = true;
+        assert!(tentative.is_newer_than(&standing(4, 2)), "they began as one stream");
     }
 
     #[test]

@@ -110,11 +110,23 @@ impl Opening {
         }
     }
 
+    /// Whether one of the copies that others hold is known to be of the room's stream, and begins as this one does.
+    fn vouches_for(&self, root: &Root) -> bool {
+        let mut roots = self.heard.iter().map(|(_, held)| held.standing.root);
+        roots.any(|it| !it.tentative && it.is_same(root))
+    }
+
+    /// A copy that others or this node hold, which is not tentative if another copy of the stream is not.
+    fn judged(&self, copy: Standing) -> Standing {
+        let tentative = copy.root.tentative && !self.vouches_for(&copy.root);
+        Standing { root: Root { tentative, ..copy.root }, ..copy }
+    }
+
     /// The newest of the copies that others hold.
     fn newest(&self) -> Option<(NodeId, Standing)> {
         let mut newest: Option<(NodeId, Standing, bool)> = None;
         for (from, held) in &self.heard {
-            let (copy, whole) = (held.standing, held.given.is_some());
+            let (copy, whole) = (self.judged(held.standing), held.given.is_some());
             let newer = |(_, known, known_whole): (NodeId, Standing, bool)| {
                 // Of several that are the same, that of the last home.
                 copy.is_newer_than(&known) || !known.is_newer_than(&copy) && whole && !known_whole
@@ -188,6 +200,7 @@ impl Room {
         if opening.waits_until.is_some() {
             return;
         }
+        let own = own.map(|own| opening.judged(own));
         let newest = opening.newest();
         opening.heard.retain(|(from, _)| !node.has_lost(*from));
         if node.is_quorum() && newest != opening.newest() {
@@ -219,6 +232,7 @@ impl Room {
             return;
         }
         opening.queued = None;
+        let own = own.map(|own| opening.judged(own));
         let newer = |it: &(NodeId, Standing)| own.is_none_or(|own| it.1.is_newer_than(&own));
         let Some((from, _)) = opening.newest().filter(newer) else {
             // What is newest is here, and may have to be read first.
@@ -297,6 +311,11 @@ impl Room {
     fn open(&mut self, term: Term, node: &mut Node) {
         let Role::Opening(opening) = std::mem::replace(&mut self.role, Role::Guest) else { return };
         let vouched = self.is_vouched_for(&opening, node);
+        if let Some(stream) = self.stream.as_deref_mut()
+            && opening.vouches_for(&stream.standing().root)
+        {
+            stream.doubt(false);
+        }
         // Where the owner before was heard, nobody had the room: it is new, and so is everyone in it.
         let unknown =
             self.held().is_none() && opening.heard.is_empty() && node.slots.is_blind(self.slot);

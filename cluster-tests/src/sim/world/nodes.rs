@@ -339,6 +339,10 @@ impl World {
                     self.nodes[node].disk.ask(room, request);
                     return self.input(node, synced);
                 }
+                if self.traced {
+                    let name = self.nodes[node].name.clone();
+                    self.tell(|| format!("      {name}'s disk, {room}: {request:?}"));
+                }
                 self.nodes[node].disk.ask(room, request);
                 let delay = if self.rng.u8(..20) == 0 { 200 } else { 10 };
                 let done = self.nodes[node].disk_busy.max(self.now) + self.rng.u64(0..delay);
