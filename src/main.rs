@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use cli::{Arguments, Command};
 use roomcast::{
-    config::{Config, Invalid},
+    config::{Config, Problems},
     runtime::memory,
 };
 use tracing_subscriber::EnvFilter;
@@ -19,18 +19,24 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const LOST: u8 = 3;
 
 fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
-        Command::Serve(serve) => serve.with(run),
+    let result = match Arguments::parse().command() {
+        Command::Serve(serve) => serve.load().and_then(run),
         Command::Bench(load) => match roomcast_bench::load::run(&load) {
             Ok(false) => return ExitCode::from(LOST),
             other => other.map(|_| ()),
         },
-        Command::Checkconfig(serve) => serve.with(|_| {
-            println!("The configuration is valid.");
-            Ok(())
+        Command::Checkconfig(serve) => serve.load().map(|config| {
+            config.notes.iter().for_each(|note| cli::say(note));
+            cli::print("The configuration is valid.\n");
         }),
         Command::Defaultconfig => {
-            print!("{}", roomcast::config::reference::reference());
+            cli::print(&roomcast::config::reference::reference());
+            Ok(())
+        }
+        Command::Genconfig(it) => it.write(),
+        Command::Migrate(it) => it.print(),
+        Command::Version => {
+            cli::print(concat!("roomcast ", env!("CARGO_PKG_VERSION"), "\n"));
             Ok(())
         }
         Command::Demo { port } => cli::demo::run(port),
@@ -41,13 +47,13 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => match error.downcast_ref::<Invalid>() {
-            Some(invalid) => {
-                eprintln!("roomcast: the configuration is not valid: {invalid}");
+        Err(error) => match error.downcast_ref::<Problems>() {
+            Some(problems) => {
+                cli::say(&cli::files::say_all("the configuration is not valid", problems));
                 ExitCode::from(2)
             }
             None => {
-                eprintln!("roomcast: {error:#}");
+                cli::say(&format!("{error:#}"));
                 ExitCode::FAILURE
             }
         },
@@ -74,11 +80,8 @@ fn run(config: Config) -> anyhow::Result<()> {
         logs.init();
     }
     abort_on_panic();
-    for name in &config.ignored {
-        tracing::warn!(
-            name,
-            "this variable is taken for one of Kubernetes and ignored; a service called `roomcast` makes it"
-        );
+    for note in &config.notes {
+        tracing::warn!("{note}");
     }
     actix_rt::System::new().block_on(roomcast::node::run(config))
 }
