@@ -5,12 +5,11 @@ mod cli;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use cli::{Arguments, Command};
+use cli::{Arguments, Command, logs::Logs};
 use roomcast::{
     config::{Config, Problems},
-    runtime::memory,
+    runtime::{files, memory},
 };
-use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -72,16 +71,17 @@ fn abort_on_panic() {
 
 fn run(config: Config) -> anyhow::Result<()> {
     memory::use_small_pages();
-    let filter = EnvFilter::try_new(&config.log.level)?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if config.log.format.eq_ignore_ascii_case("json") {
-        logs.json().flatten_event(true).init();
-    } else {
-        logs.init();
-    }
+    let logs = Logs::start(&config.log)?;
     abort_on_panic();
     for note in &config.notes {
         tracing::warn!("{note}");
     }
-    actix_rt::System::new().block_on(roomcast::node::run(config))
+    match files::raise_limit() {
+        Ok(limit) => tracing::debug!(limit, "open files"),
+        Err(error) => tracing::warn!(%error, "the limit of open files can't be raised"),
+    }
+    actix_rt::System::new().block_on(async {
+        actix_rt::spawn(Logs::report(logs.limit()));
+        roomcast::node::run(config).await
+    })
 }

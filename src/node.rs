@@ -36,7 +36,10 @@ use crate::{
         types::NodeFacts,
         users::Users,
     },
-    runtime::clock,
+    runtime::{
+        clock,
+        signals::{Asked, Signals},
+    },
     server::{
         http,
         leaving::Leaving,
@@ -92,8 +95,15 @@ fn bind_clients(address: SocketAddr) -> std::io::Result<Socket> {
 /// # Errors
 /// If a part can't be started, or another node has taken the node's name.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let mut node = Node::start(Arc::new(config)).await?;
-    let name_taken = node.serve().await?;
+    let mut signals = Signals::listen().context("can't listen for signals")?;
+    let mut node = tokio::select! {
+        started = Node::start(Arc::new(config)) => started?,
+        () = leave(&mut signals) => {
+            tracing::info!("asked to leave before it was ready");
+            return Ok(());
+        }
+    };
+    let name_taken = node.serve(&mut signals).await;
     node.stop().await;
     name_taken.map_or(Ok(()), |why| Err(why.into()))
 }
@@ -193,15 +203,15 @@ impl Node {
     }
 
     /// Waits until the node is to leave. Returns why, if it has lost its name.
-    async fn serve(&mut self) -> anyhow::Result<Option<NameTaken>> {
-        Ok(tokio::select! {
-            signal = wait_for_signal() => signal.map(|()| None)?,
+    async fn serve(&mut self, signals: &mut Signals) -> Option<NameTaken> {
+        tokio::select! {
+            () = leave(signals) => None,
             () = self.leaving.asked() => None,
             taken = lose_name(self.membership.as_mut().map(|it| &mut it.sight)) => {
                 tracing::error!(why = %taken, "this node leaves");
                 Some(taken)
             }
-        })
+        }
     }
 
     /// Hands the rooms over, lets the clients go, and ends.
@@ -239,6 +249,11 @@ fn log_ready(config: &Config, http: SocketAddr, me: &NodeInfo, joined: Option<&J
     let gossip = joined.map_or_else(String::new, |it| it.gossip.to_string());
     let mesh = joined.map_or_else(String::new, |_| me.mesh.to_string());
     tracing::info!(node = %config.name, %http, gossip, mesh, workers = config.workers, "ready");
+}
+
+/// Waits until the node is asked to leave.
+async fn leave(signals: &mut Signals) {
+    while signals.next().await != Asked::Leave {}
 }
 
 /// Waits until the node has lost its name to another; a node in no cluster never does.
@@ -415,17 +430,6 @@ impl Starting<'_> {
         };
         Ok((Membership::new(handle, self.me.clone(), names, to).start(), sight))
     }
-}
-
-async fn wait_for_signal() -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
 }
 
 async fn disconnect_all(

@@ -1,8 +1,9 @@
 //! SHELL. The command line: the program's commands and their flags. [`tokens`] makes and checks tokens, [`demo`]
-//! runs a small cluster to try, [`files`] writes configurations.
+//! runs a small cluster to try, [`files`] writes configurations, and [`logs`] is where a node's log goes.
 
 pub mod demo;
 pub mod files;
+pub mod logs;
 pub mod tokens;
 
 use std::{io::Write as _, net::SocketAddr, path::PathBuf};
