@@ -24,13 +24,22 @@ fn refused(server: SocketAddr) {
 
 #[test]
 fn a_log_that_nobody_takes_does_not_end_the_node() {
-    for streams in ["2>&-", ">&- 2>&-", "2>/dev/full"] {
-        let mut node = at("ROOMCAST_LOG_LEVEL=debug", streams);
+    let log = paths::scratch(".log");
+    let file = format!("2>{}", log.display());
+    for (before, streams) in [
+        ("", "2>&-"),
+        ("", ">&- 2>&-"),
+        ("", "2>/dev/full"),
+        // A block of 512 bytes, and no more.
+        ("ulimit -f 1;", file.as_str()),
+    ] {
+        let mut node = at(&format!("{before} ROOMCAST_LOG_LEVEL=debug"), streams);
         (0..20).for_each(|_| refused(node.http));
         node.serves().unwrap_or_else(|error| panic!("{streams}: {error}"));
         let status = node.leave().expect(streams);
         assert!(status.success(), "{streams}: {status}");
     }
+    let _ = fs::remove_file(log);
 }
 
 #[test]

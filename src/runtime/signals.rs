@@ -7,13 +7,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Those that by default end a process, and mean nothing to a node. Not SIGQUIT, SIGABRT and the like, which are there
 /// to end one that is stuck; nor those that say what the process itself did wrong.
-const MEANINGLESS: [SignalKind; 6] = [
+const MEANINGLESS: [SignalKind; 7] = [
     SignalKind::user_defined1(),
     SignalKind::user_defined2(),
     SignalKind::alarm(),
     SignalKind::io(),
     SignalKind::from_raw(nix::libc::SIGVTALRM),
     SignalKind::from_raw(nix::libc::SIGPROF),
+    // A file may not become larger: the log's, which then is not written.
+    SignalKind::from_raw(nix::libc::SIGXFSZ),
 ];
 
 /// What arrives.
