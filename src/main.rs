@@ -5,9 +5,10 @@ mod cli;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use cli::{Arguments, Command, logs::Logs};
+use cli::{Arguments, Command, Serve, logs::Logs};
 use roomcast::{
     config::{Config, Problems},
+    node::Source,
     runtime::{files, memory},
 };
 
@@ -19,7 +20,7 @@ const LOST: u8 = 3;
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command() {
-        Command::Serve(serve) => serve.load().and_then(run),
+        Command::Serve(serve) => serve.load().and_then(|config| run(config, serve)),
         Command::Bench(load) => match roomcast_bench::load::run(&load) {
             Ok(false) => return ExitCode::from(LOST),
             other => other.map(|_| ()),
@@ -69,7 +70,7 @@ fn abort_on_panic() {
     }));
 }
 
-fn run(config: Config) -> anyhow::Result<()> {
+fn run(config: Config, serve: Serve) -> anyhow::Result<()> {
     memory::use_small_pages();
     let logs = Logs::start(&config.log)?;
     abort_on_panic();
@@ -82,6 +83,10 @@ fn run(config: Config) -> anyhow::Result<()> {
     }
     actix_rt::System::new().block_on(async {
         actix_rt::spawn(Logs::report(logs.limit()));
-        roomcast::node::run(config).await
+        let source = Source {
+            read: Box::new(move || serve.load()),
+            change_log_level: Box::new(move |level| logs.change_level(level)),
+        };
+        roomcast::node::run(config, source).await
     })
 }

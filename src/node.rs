@@ -1,11 +1,15 @@
 //! SHELL. The only wiring: starts a node's parts in order, and stops them in reverse.
 
+mod reload;
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use actix::prelude::*;
 use actix_rt::task::JoinHandle;
 use actix_server::ServerHandle;
 use anyhow::Context as _;
+use reload::LiveParts;
+pub use reload::Source;
 use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, watch};
 
@@ -17,6 +21,7 @@ use crate::{
         membership::{self, Connections, Enter, Membership, MembershipSettings, NewView},
         names::Reach,
         node::{self, NodeId, NodeInfo, Phase},
+        secret::SealingKeys,
         seeds,
         sight::{NameTaken, Sight},
         view::View,
@@ -94,7 +99,7 @@ fn bind_clients(address: SocketAddr) -> std::io::Result<Socket> {
 ///
 /// # Errors
 /// If a part can't be started, or another node has taken the node's name.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(config: Config, source: Source) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("can't listen for signals")?;
     let mut node = tokio::select! {
         started = Node::start(Arc::new(config)) => started?,
@@ -103,7 +108,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    let name_taken = node.serve(&mut signals).await;
+    let name_taken = node.serve(&mut signals, &source).await;
     node.stop().await;
     name_taken.map_or(Ok(()), |why| Err(why.into()))
 }
@@ -114,6 +119,14 @@ struct Joined {
     sight: Sight,
     /// Where gossip arrives.
     gossip: SocketAddr,
+    /// Who seals what, for when the secrets change.
+    sealing: Sealing,
+}
+
+/// What seals what nodes say to each other.
+struct Sealing {
+    dialer: Addr<Dialer>,
+    gossip: watch::Sender<SealingKeys>,
 }
 
 /// A node whose parts run.
@@ -129,6 +142,7 @@ struct Node {
     /// In no cluster: held so that those who wait for changes of the view go on waiting.
     _views: Option<watch::Sender<View>>,
     leaving: Arc<Leaving>,
+    live: LiveParts,
     hubs: mpsc::UnboundedReceiver<Addr<Hub>>,
     server: ServerHandle,
     serving: JoinHandle<std::io::Result<()>>,
@@ -159,9 +173,11 @@ impl Node {
         let (hubs_started, hubs) = mpsc::unbounded_channel();
         let (sessions, keys) = session_settings(&config, id.to_string())?;
         let leaving = Arc::new(Leaving::default());
+        let live = LiveParts::new(&config, sessions, certificate.clone());
         let parts = Parts {
             config: config.clone(),
-            sessions: Arc::new(sessions),
+            sessions: live.sessions.clone(),
+            access: live.access.clone(),
             keys,
             backends: BackendClients::new(config.backends.clone(), metrics.clone())?,
             webhooks: webhooks.clone(),
@@ -196,6 +212,7 @@ impl Node {
             view,
             _views,
             leaving,
+            live,
             hubs,
             server,
             serving,
@@ -203,13 +220,18 @@ impl Node {
     }
 
     /// Waits until the node is to leave. Returns why, if it has lost its name.
-    async fn serve(&mut self, signals: &mut Signals) -> Option<NameTaken> {
-        tokio::select! {
-            () = leave(signals) => None,
-            () = self.leaving.asked() => None,
-            taken = lose_name(self.membership.as_mut().map(|it| &mut it.sight)) => {
-                tracing::error!(why = %taken, "this node leaves");
-                Some(taken)
+    async fn serve(&mut self, signals: &mut Signals, source: &Source) -> Option<NameTaken> {
+        loop {
+            tokio::select! {
+                asked = signals.next() => match asked {
+                    Asked::Leave => return None,
+                    Asked::Reload => self.reload(source),
+                },
+                () = self.leaving.asked() => return None,
+                taken = lose_name(self.membership.as_mut().map(|it| &mut it.sight)) => {
+                    tracing::error!(why = %taken, "this node leaves");
+                    return Some(taken);
+                }
             }
         }
     }
@@ -377,14 +399,14 @@ impl Starting<'_> {
         };
         let address = gossip.local_addr()?;
         tracing::info!(node = %config.name, %http, gossip = %address, mesh = %self.me.mesh, "starting");
-        let (membership, mut sight) = self.join(cluster, gossip, mesh, emulated).await?;
+        let (membership, mut sight, sealing) = self.join(cluster, gossip, mesh, emulated).await?;
         sight.get_to_know(&cluster.join).await;
         sight.claim_name(cluster.name_timeout).await?;
         if let Some(expected) = config.rooms.quorum_of {
             sight.fits(expected)?;
         }
         membership.do_send(Enter(Phase::Ready));
-        Ok((Some(Joined { membership, sight, gossip: address }), None))
+        Ok((Some(Joined { membership, sight, gossip: address, sealing }), None))
     }
 
     async fn join(
@@ -393,7 +415,7 @@ impl Starting<'_> {
         gossip: tokio::net::UdpSocket,
         mesh: tokio::net::TcpListener,
         emulated: &Arc<EmulatedSessions>,
-    ) -> anyhow::Result<(Addr<Membership>, Sight)> {
+    ) -> anyhow::Result<(Addr<Membership>, Sight, Sealing)> {
         let dialer = Dialer::new(LinkSettings {
             me: self.me.clone(),
             cluster: cluster.id.clone(),
@@ -416,6 +438,7 @@ impl Starting<'_> {
             cluster: cluster.id.clone(),
         };
         let transport = Gossip::new(gossip, &cluster.secrets.keys("gossip"), self.metrics.clone());
+        let sealing = Sealing { dialer: dialer.clone(), gossip: transport.keys() };
         let handle = membership::start(&settings, &transport).await?;
         let known = watch::Sender::default();
         let (view, heard) = (self.views.subscribe(), known.subscribe());
@@ -428,7 +451,7 @@ impl Starting<'_> {
             known,
             metrics: self.metrics.clone(),
         };
-        Ok((Membership::new(handle, self.me.clone(), names, to).start(), sight))
+        Ok((Membership::new(handle, self.me.clone(), names, to).start(), sight, sealing))
     }
 }
 

@@ -55,6 +55,15 @@ pub fn in_shell(before: &str, http: SocketAddr, after: &str) -> Command {
     command
 }
 
+/// Sends a process a signal, by number.
+pub fn send(pid: u32, number: i32) -> Result<(), String> {
+    let status = Command::new("kill").args([format!("-{number}"), pid.to_string()]).status();
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        other => Err(format!("kill -{number}: {other:?}")),
+    }
+}
+
 impl Process {
     /// Starts it, and waits until it serves at `http`.
     pub fn start(command: Command, http: SocketAddr) -> Result<Self, String> {
@@ -80,12 +89,7 @@ impl Process {
 
     /// Sends it a signal, by number.
     pub fn signal(&self, number: i32) -> Result<(), String> {
-        let status =
-            Command::new("kill").args([format!("-{number}"), self.pid().to_string()]).status();
-        match status {
-            Ok(status) if status.success() => Ok(()),
-            other => Err(format!("kill -{number}: {other:?}")),
-        }
+        send(self.pid(), number)
     }
 
     /// Whether it runs and answers.

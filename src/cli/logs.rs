@@ -13,6 +13,7 @@ use tracing::{Event, Metadata, Subscriber, callsite::Identifier};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
     layer::{Context, SubscriberExt as _},
+    reload,
     util::SubscriberInitExt as _,
 };
 
@@ -24,6 +25,7 @@ const PERIOD: Duration = Duration::from_secs(10);
 
 /// The log of this process.
 pub struct Logs {
+    level: reload::Handle<EnvFilter, Registry>,
     limit: Limit,
 }
 
@@ -33,7 +35,7 @@ impl Logs {
     /// # Errors
     /// If the level can't be used, or there is a log already.
     pub fn start(options: &Log) -> anyhow::Result<Self> {
-        let filter = EnvFilter::try_new(&options.level)?;
+        let (filter, level) = reload::Layer::new(EnvFilter::try_new(&options.level)?);
         let limit = Limit::default();
         let lines = tracing_subscriber::fmt::layer()
             .with_writer(|| Lenient(io::stderr()))
@@ -45,7 +47,15 @@ impl Logs {
             lines.boxed()
         };
         Registry::default().with(filter).with(limit.clone()).with(lines).try_init()?;
-        Ok(Self { limit })
+        Ok(Self { level, limit })
+    }
+
+    /// Logs as much as this from now on.
+    ///
+    /// # Errors
+    /// If the level can't be used.
+    pub fn change_level(&self, level: &str) -> anyhow::Result<()> {
+        Ok(self.level.reload(EnvFilter::try_new(level)?)?)
     }
 
     /// Says, every now and then, how much was not logged.

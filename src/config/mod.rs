@@ -16,6 +16,7 @@ mod namespaces;
 mod problems;
 pub mod raw;
 pub mod reference;
+pub mod reload;
 mod secrets;
 pub mod tokens;
 mod typed;
@@ -29,6 +30,7 @@ use ipnet::IpNet;
 use problems::nearest;
 pub use problems::{Invalid, Problems};
 use raw::Raw;
+use reload::Options;
 use tokens::Tokens;
 
 use crate::{
@@ -106,6 +108,8 @@ pub struct Config {
     pub reconnect_rate: usize,
     /// Serve the chat page, and sign tokens for anyone who asks.
     pub demo: bool,
+    /// All options, to see what has changed when they are read again.
+    pub options: Options,
     /// What whoever runs the node should be told: of what was typed and has no effect.
     pub notes: Vec<String>,
 }
@@ -121,7 +125,8 @@ impl Config {
         }
         raw.check_values(&mut problems);
         let Some(parts) = Parts::check(&raw, &mut problems) else { return Err(problems) };
-        let config = Self::of(raw, parts);
+        let options = Options::of(&raw);
+        let config = Self { options, ..Self::of(raw, parts) };
         problems.check(config)
     }
 
@@ -162,6 +167,7 @@ impl Config {
             shutdown_timeout: raw.shutdown.timeout.0,
             reconnect_rate: raw.shutdown.reconnect_rate,
             demo: raw.demo.enabled,
+            options: Options::default(),
             notes: Vec::new(),
         }
     }
