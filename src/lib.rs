@@ -64,7 +64,8 @@
 //! perform the outputs. `tests/layering.rs` keeps them apart. Pure code knows: [protocol], [room] (but its
 //! actor, its [disk](room::disk) and [room::users]), [cluster] (but membership, gossip, seeds and sight), [mesh::wire], [mesh::noise] and [mesh::life],
 //! [session::state] and what it needs, [access] (but [access::jwks] and [access::connection_counter]), [backend] (but its client), [webhooks] (but
-//! its sender), [log] (but its disk and writer), [runtime::time], [runtime::reclaim], [runtime::longest], [config].
+//! its sender), [log] (but its disk and writer), [runtime::time], [runtime::reclaim], [runtime::longest],
+//! [runtime::limiter], [config] (but its load).
 //!
 //! A module uses only those of lower layers, from the lowest up: [metrics], [runtime], [log], [protocol], [access], [cluster],
 //! [room], [backend], [webhooks], [config], [session], [hub], [mesh], [server], [node]. What a lower one has for a

@@ -5,12 +5,12 @@ mod cli;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use cli::{Arguments, Command};
+use cli::{Arguments, Command, Serve, logs::Logs};
 use roomcast::{
-    config::{Config, Invalid},
-    runtime::memory,
+    config::{Config, Problems},
+    node::Source,
+    runtime::{files, memory},
 };
-use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -19,18 +19,24 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const LOST: u8 = 3;
 
 fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
-        Command::Serve(serve) => serve.with(run),
+    let result = match Arguments::parse().command() {
+        Command::Serve(serve) => serve.load().and_then(|config| run(config, serve)),
         Command::Bench(load) => match roomcast_bench::load::run(&load) {
             Ok(false) => return ExitCode::from(LOST),
             other => other.map(|_| ()),
         },
-        Command::Checkconfig(serve) => serve.with(|_| {
-            println!("The configuration is valid.");
-            Ok(())
+        Command::Checkconfig(serve) => serve.load().map(|config| {
+            config.notes.iter().for_each(|note| cli::say(note));
+            cli::print("The configuration is valid.\n");
         }),
         Command::Defaultconfig => {
-            print!("{}", roomcast::config::reference::reference());
+            cli::print(&roomcast::config::reference::reference());
+            Ok(())
+        }
+        Command::Genconfig(it) => it.write(),
+        Command::Migrate(it) => it.print(),
+        Command::Version => {
+            cli::print(concat!("roomcast ", env!("CARGO_PKG_VERSION"), "\n"));
             Ok(())
         }
         Command::Log(log) => log.run(),
@@ -42,13 +48,13 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => match error.downcast_ref::<Invalid>() {
-            Some(invalid) => {
-                eprintln!("roomcast: the configuration is not valid: {invalid}");
+        Err(error) => match error.downcast_ref::<Problems>() {
+            Some(problems) => {
+                cli::say(&cli::files::say_all("the configuration is not valid", problems));
                 ExitCode::from(2)
             }
             None => {
-                eprintln!("roomcast: {error:#}");
+                cli::say(&format!("{error:#}"));
                 ExitCode::FAILURE
             }
         },
@@ -65,21 +71,23 @@ fn abort_on_panic() {
     }));
 }
 
-fn run(config: Config) -> anyhow::Result<()> {
+fn run(config: Config, serve: Serve) -> anyhow::Result<()> {
     memory::use_small_pages();
-    let filter = EnvFilter::try_new(&config.log.level)?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if config.log.format.eq_ignore_ascii_case("json") {
-        logs.json().flatten_event(true).init();
-    } else {
-        logs.init();
-    }
+    let logs = Logs::start(&config.log)?;
     abort_on_panic();
-    for name in &config.ignored {
-        tracing::warn!(
-            name,
-            "this variable is taken for one of Kubernetes and ignored; a service called `roomcast` makes it"
-        );
+    for note in &config.notes {
+        tracing::warn!("{note}");
     }
-    actix_rt::System::new().block_on(roomcast::node::run(config))
+    match files::raise_limit() {
+        Ok(limit) => tracing::debug!(limit, "open files"),
+        Err(error) => tracing::warn!(%error, "the limit of open files can't be raised"),
+    }
+    actix_rt::System::new().block_on(async {
+        actix_rt::spawn(Logs::report(logs.limit()));
+        let source = Source {
+            read: Box::new(move || serve.load()),
+            change_log_level: Box::new(move |level| logs.change_level(level)),
+        };
+        roomcast::node::run(config, source).await
+    })
 }

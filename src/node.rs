@@ -1,11 +1,15 @@
 //! SHELL. The only wiring: starts a node's parts in order, and stops them in reverse.
 
+mod reload;
+
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use actix::prelude::*;
 use actix_rt::task::JoinHandle;
 use actix_server::ServerHandle;
 use anyhow::Context as _;
+use reload::LiveParts;
+pub use reload::Source;
 use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, watch};
 
@@ -17,6 +21,7 @@ use crate::{
         membership::{self, Connections, Enter, Membership, MembershipSettings, NewView},
         names::Reach,
         node::{self, NodeId, NodeInfo, Phase},
+        secret::SealingKeys,
         seeds,
         sight::{NameTaken, Sight},
         view::View,
@@ -38,7 +43,10 @@ use crate::{
         types::NodeFacts,
         users::Users,
     },
-    runtime::clock,
+    runtime::{
+        clock,
+        signals::{Asked, Signals},
+    },
     server::{
         http,
         leaving::Leaving,
@@ -93,9 +101,16 @@ fn bind_clients(address: SocketAddr) -> std::io::Result<Socket> {
 ///
 /// # Errors
 /// If a part can't be started, or another node has taken the node's name.
-pub async fn run(config: Config) -> anyhow::Result<()> {
-    let mut node = Node::start(Arc::new(config)).await?;
-    let name_taken = node.serve().await?;
+pub async fn run(config: Config, source: Source) -> anyhow::Result<()> {
+    let mut signals = Signals::listen().context("can't listen for signals")?;
+    let mut node = tokio::select! {
+        started = Node::start(Arc::new(config)) => started?,
+        () = leave(&mut signals) => {
+            tracing::info!("asked to leave before it was ready");
+            return Ok(());
+        }
+    };
+    let name_taken = node.serve(&mut signals, &source).await;
     node.stop().await;
     name_taken.map_or(Ok(()), |why| Err(why.into()))
 }
@@ -106,6 +121,14 @@ struct Joined {
     sight: Sight,
     /// Where gossip arrives.
     gossip: SocketAddr,
+    /// Who seals what, for when the secrets change.
+    sealing: Sealing,
+}
+
+/// What seals what nodes say to each other.
+struct Sealing {
+    dialer: Addr<Dialer>,
+    gossip: watch::Sender<SealingKeys>,
 }
 
 /// A node whose parts run.
@@ -121,6 +144,7 @@ struct Node {
     /// In no cluster: held so that those who wait for changes of the view go on waiting.
     _views: Option<watch::Sender<View>>,
     leaving: Arc<Leaving>,
+    live: LiveParts,
     hubs: mpsc::UnboundedReceiver<Addr<Hub>>,
     server: ServerHandle,
     serving: JoinHandle<std::io::Result<()>>,
@@ -157,9 +181,11 @@ impl Node {
         let (hubs_started, hubs) = mpsc::unbounded_channel();
         let (sessions, keys) = session_settings(&config, id.to_string())?;
         let leaving = Arc::new(Leaving::default());
+        let live = LiveParts::new(&config, sessions, certificate.clone());
         let parts = Parts {
             config: config.clone(),
-            sessions: Arc::new(sessions),
+            sessions: live.sessions.clone(),
+            access: live.access.clone(),
             keys,
             backends: BackendClients::new(config.backends.clone(), metrics.clone())?,
             webhooks: webhooks.clone(),
@@ -194,6 +220,7 @@ impl Node {
             view,
             _views,
             leaving,
+            live,
             hubs,
             server,
             serving,
@@ -201,15 +228,20 @@ impl Node {
     }
 
     /// Waits until the node is to leave. Returns why, if it has lost its name.
-    async fn serve(&mut self) -> anyhow::Result<Option<NameTaken>> {
-        Ok(tokio::select! {
-            signal = wait_for_signal() => signal.map(|()| None)?,
-            () = self.leaving.asked() => None,
-            taken = lose_name(self.membership.as_mut().map(|it| &mut it.sight)) => {
-                tracing::error!(why = %taken, "this node leaves");
-                Some(taken)
+    async fn serve(&mut self, signals: &mut Signals, source: &Source) -> Option<NameTaken> {
+        loop {
+            tokio::select! {
+                asked = signals.next() => match asked {
+                    Asked::Leave => return None,
+                    Asked::Reload => self.reload(source),
+                },
+                () = self.leaving.asked() => return None,
+                taken = lose_name(self.membership.as_mut().map(|it| &mut it.sight)) => {
+                    tracing::error!(why = %taken, "this node leaves");
+                    return Some(taken);
+                }
             }
-        })
+        }
     }
 
     /// Hands the rooms over, lets the clients go, and ends.
@@ -249,6 +281,11 @@ fn log_ready(config: &Config, http: SocketAddr, me: &NodeInfo, joined: Option<&J
     let gossip = joined.map_or_else(String::new, |it| it.gossip.to_string());
     let mesh = joined.map_or_else(String::new, |_| me.mesh.to_string());
     tracing::info!(node = %config.name, %http, gossip, mesh, workers = config.workers, "ready");
+}
+
+/// Waits until the node is asked to leave.
+async fn leave(signals: &mut Signals) {
+    while signals.next().await != Asked::Leave {}
 }
 
 /// Waits until the node has lost its name to another; a node in no cluster never does.
@@ -412,7 +449,7 @@ impl Starting<'_> {
         let address = gossip.local_addr()?;
         tracing::info!(node = %config.name, %http, gossip = %address, mesh = %self.me.mesh, "starting");
         let companions = self.companions.clone();
-        let (membership, mut sight) = self.join(cluster, gossip, mesh, emulated).await?;
+        let (membership, mut sight, sealing) = self.join(cluster, gossip, mesh, emulated).await?;
         sight.get_to_know(&cluster.join).await;
         sight.meet_again(&companions, cluster.restart_timeout).await;
         sight.claim_name(cluster.name_timeout).await?;
@@ -420,7 +457,7 @@ impl Starting<'_> {
             sight.fits(expected)?;
         }
         membership.do_send(Enter(Phase::Ready));
-        Ok((Some(Joined { membership, sight, gossip: address }), None))
+        Ok((Some(Joined { membership, sight, gossip: address, sealing }), None))
     }
 
     async fn join(
@@ -429,7 +466,7 @@ impl Starting<'_> {
         gossip: tokio::net::UdpSocket,
         mesh: tokio::net::TcpListener,
         emulated: &Arc<EmulatedSessions>,
-    ) -> anyhow::Result<(Addr<Membership>, Sight)> {
+    ) -> anyhow::Result<(Addr<Membership>, Sight, Sealing)> {
         let dialer = Dialer::new(LinkSettings {
             me: self.me.clone(),
             cluster: cluster.id.clone(),
@@ -452,6 +489,7 @@ impl Starting<'_> {
             cluster: cluster.id.clone(),
         };
         let transport = Gossip::new(gossip, &cluster.secrets.keys("gossip"), self.metrics.clone());
+        let sealing = Sealing { dialer: dialer.clone(), gossip: transport.keys() };
         let handle = membership::start(&settings, &transport).await?;
         let known = watch::Sender::default();
         let (view, heard) = (self.views.subscribe(), known.subscribe());
@@ -464,19 +502,8 @@ impl Starting<'_> {
             known,
             metrics: self.metrics.clone(),
         };
-        Ok((Membership::new(handle, self.me.clone(), names, to).start(), sight))
+        Ok((Membership::new(handle, self.me.clone(), names, to).start(), sight, sealing))
     }
-}
-
-async fn wait_for_signal() -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
 }
 
 async fn disconnect_all(

@@ -19,7 +19,7 @@ const IMPURE: [&str; 12] = [
     "std::thread",
     "std::process",
     "tracing::",
-    "prometheus",
+    "prometheus::",
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -38,6 +38,7 @@ pub mod http;
 pub mod node;
 pub mod older;
 pub mod paths;
+pub mod process;
 pub mod rooms;
 pub mod rough;
 pub mod sdk;

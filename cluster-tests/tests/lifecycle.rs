@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -26,6 +26,13 @@ fn nodes_that_are_all_told_to_leave_at_once_do_so_within_seconds() {
             world.cluster.api(number % 3, "publish", &body).map(drop)
         })
     });
+    let addresses: Vec<[String; 3]> = (0..3)
+        .map(|node| world.cluster.node(node))
+        .map(|node| [node.http.to_string(), node.mesh.clone(), node.gossip.clone()])
+        .collect();
+    // Their ends would hold the ports, if the nodes did not see to it.
+    let clients: Vec<_> =
+        addresses.iter().map(|[http, ..]| TcpStream::connect(http).expect("it serves")).collect();
     let began = Instant::now();
     world.check("all are told to leave, and leave well", |world| {
         (0..3).for_each(|node| world.cluster.node(node).terminate());
@@ -36,13 +43,23 @@ fn nodes_that_are_all_told_to_leave_at_once_do_so_within_seconds() {
         }
         Ok(())
     });
+    world.check("their ports are free at once", |_| {
+        for [http, mesh, gossip] in &addresses {
+            for address in [http, mesh] {
+                TcpListener::bind(address).map_err(|error| format!("{address}: {error}"))?;
+            }
+            UdpSocket::bind(gossip).map_err(|error| format!("{gossip}: {error}"))?;
+        }
+        Ok(())
+    });
+    drop(clients);
 }
 
 #[test]
 fn a_node_that_does_not_serve_yet_refuses_clients() {
     let mut world = World::with(1, CONFIG);
     // Nobody is there, so it looks for a while before it serves.
-    let nobody = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let nobody = UdpSocket::bind("127.0.0.1:0").expect("a port");
     let nobody = nobody.local_addr().expect("bound").to_string();
     let mut new = 0;
     world.check("a node starts, and looks for others", |world| {

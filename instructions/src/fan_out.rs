@@ -23,6 +23,7 @@ use roomcast::{
         types::{NodeFacts, ReplyTo, Request},
         users::Users,
     },
+    runtime::live::Live,
     server::parts::session_settings,
     session::{
         admitted::Admitted,
@@ -110,7 +111,7 @@ async fn worker() -> anyhow::Result<Rc<Shared>> {
     Ok(Rc::new(Shared {
         hub: hub.into(),
         registry,
-        settings: Arc::new(settings),
+        settings: Live::new(settings),
         keys,
         backends: BackendClients::new(Vec::new(), metrics.clone())?,
         webhooks: None,

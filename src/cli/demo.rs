@@ -168,11 +168,14 @@ fn wait(nodes: &mut Vec<Node>) -> anyhow::Result<()> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        // The terminal is closed. To the nodes it means something else.
+        let mut hangup = signal(SignalKind::hangup())?;
         let mut looking = tokio::time::interval(Duration::from_millis(500));
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
+                _ = hangup.recv() => break,
                 _ = looking.tick() => nodes.retain_mut(|node| match node.child.try_wait() {
                     Ok(Some(status)) => {
                         println!("node {} is gone ({status})", node.name);

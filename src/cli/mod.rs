@@ -1,11 +1,14 @@
 //! SHELL. The command line: the program's commands and their flags. [`tokens`] makes and checks tokens, [`demo`]
-//! runs a small cluster to try, [`log`] looks into a log on disk.
+//! runs a small cluster to try, [`files`] writes configurations, [`log`] looks into a log on disk, and [`logs`] is
+//! where a node's log goes.
 
 pub mod demo;
+pub mod files;
 pub mod log;
+pub mod logs;
 pub mod tokens;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{io::Write as _, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use roomcast::config::{Config, load};
@@ -13,10 +16,20 @@ use serde_json::Value;
 
 /// Real-time messages to WebSocket clients, from a cluster that needs nothing else.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(version, about, arg_required_else_help = true, args_conflicts_with_subcommands = true)]
 pub struct Arguments {
     #[command(subcommand)]
-    pub command: Command,
+    command: Option<Command>,
+    // `roomcast -c FILE` runs a node, as `roomcast serve -c FILE` does.
+    #[command(flatten)]
+    serve: Serve,
+}
+
+impl Arguments {
+    /// What to do.
+    pub fn command(self) -> Command {
+        self.command.unwrap_or(Command::Serve(self.serve))
+    }
 }
 
 #[derive(Subcommand)]
@@ -38,6 +51,12 @@ pub enum Command {
     /// Look into a log on disk, check it, back it up, move it.
     #[command(subcommand)]
     Log(log::Log),
+    /// Write a configuration file to begin with, with new secrets.
+    Genconfig(files::Generate),
+    /// Print what a configuration file of Centrifugo (v5 or v6) comes to here, and say what has no place here.
+    Migrate(files::Migrate),
+    /// Print the version.
+    Version,
     /// Sign a connection token with client.token.hmac_secret_key, to try things with.
     Gentoken(tokens::Connection),
     /// Sign a subscription token.
@@ -48,7 +67,7 @@ pub enum Command {
     Checksubtoken(tokens::Check),
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Serve {
     /// Configuration file: .toml, .json, .yaml or .yml.
     #[arg(long, short)]
@@ -71,11 +90,6 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// Does something with the configuration.
-    pub fn with(&self, action: impl FnOnce(Config) -> anyhow::Result<()>) -> anyhow::Result<()> {
-        action(self.load()?)
-    }
-
     /// The configuration: the file, then the environment, then these flags.
     pub fn load(&self) -> anyhow::Result<Config> {
         let mut flags: Vec<(&'static str, Value)> = Vec::new();
@@ -91,6 +105,17 @@ impl Serve {
         if !self.join.is_empty() {
             flags.push(("cluster.join", self.join.clone().into()));
         }
-        Ok(load::load(self.config.as_deref(), std::env::vars(), flags)?)
+        Ok(load::load(self.config.as_deref(), std::env::vars_os(), flags)?)
     }
+}
+
+/// Prints to standard output. Whoever reads it may have enough: then there is no one to tell.
+pub fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Says something to whoever runs the program, who may not listen.
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "roomcast: {text}");
 }

@@ -62,7 +62,7 @@ fn sign(tokens: &Tokens, user: &str, channel: Option<&str>, ttl: i64) -> anyhow:
     if let Some(channel) = channel {
         claims["channel"] = channel.into();
     }
-    println!("{}", sign::sign(tokens.secret(), &claims)?);
+    super::print(&format!("{}\n", sign::sign(tokens.secret(), &claims)?));
     Ok(())
 }
 
@@ -84,7 +84,7 @@ impl Check {
         let verifier = config.tokens.verifier(Some(PublishedKeys::default()))?;
         let it = verifier.connection(&self.token, now())?;
         let rooms: Vec<&str> = it.rooms.iter().map(|(room, _)| room.as_str()).collect();
-        println!("valid: user {:?}, info {:?}, rooms {rooms:?}", it.user, it.info);
+        super::print(&format!("valid: user {:?}, info {:?}, rooms {rooms:?}\n", it.user, it.info));
         print_end(it.expires_at);
         Ok(())
     }
@@ -92,7 +92,10 @@ impl Check {
     pub fn subscription(&self, config: &Config) -> anyhow::Result<()> {
         let verifier = of_subscriptions(config).verifier(Some(PublishedKeys::default()))?;
         let it = verifier.subscription(&self.token, now())?;
-        println!("valid: user {:?}, channel {:?}, info {:?}", it.user, it.room, it.grant.info);
+        super::print(&format!(
+            "valid: user {:?}, channel {:?}, info {:?}\n",
+            it.user, it.room, it.grant.info
+        ));
         print_end(it.grant.expires_at);
         Ok(())
     }
@@ -100,7 +103,10 @@ impl Check {
 
 fn print_end(expires_at: Option<i64>) {
     match expires_at {
-        Some(at) => println!("what it gives ends in {} seconds unless it is refreshed", at - now()),
-        None => println!("what it gives does not end"),
+        Some(at) => super::print(&format!(
+            "what it gives ends in {} seconds unless it is refreshed\n",
+            at - now()
+        )),
+        None => super::print("what it gives does not end\n"),
     }
 }

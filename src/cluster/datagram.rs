@@ -63,6 +63,14 @@ impl Codec {
         Self { seal: (!keys.is_empty()).then(|| Seal::new(keys, boot)) }
     }
 
+    /// Seals and opens with these keys from now on, if it does with any: nodes with and without a secret can't hear
+    /// each other.
+    pub fn change_keys(&mut self, keys: &SealingKeys) {
+        if let Some(seal) = self.seal.as_mut().filter(|_| !keys.is_empty()) {
+            seal.ciphers = ciphers(keys);
+        }
+    }
+
     /// The datagram for a message, none if it is too large to be sealed. `nonce` must be random, `now` is
     /// Unix time in milliseconds.
     pub fn encode(
@@ -132,8 +140,7 @@ pub struct Seal {
 impl Seal {
     /// See [`Codec::new`].
     pub fn new(keys: &SealingKeys, boot: u64) -> Self {
-        let ciphers = keys.iter().map(|key| XChaCha20Poly1305::new(Key::from_slice(key)));
-        Self { ciphers: ciphers.collect(), boot, counter: 0, senders: HashMap::new() }
+        Self { ciphers: ciphers(keys), boot, counter: 0, senders: HashMap::new() }
     }
 
     /// See [`Codec::encode`].
@@ -177,6 +184,10 @@ impl Seal {
     }
 }
 
+fn ciphers(keys: &SealingKeys) -> Box<[XChaCha20Poly1305]> {
+    keys.iter().map(|key| XChaCha20Poly1305::new(Key::from_slice(key))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,6 +205,25 @@ mod tests {
         let (mut old, mut new) = (seal_with(&[1, 2], 7), seal_with(&[2, 1], 8));
         assert_eq!(new.open(&sealed(&mut old, b"hi"), 1000), Ok(b"hi".to_vec()));
         assert_eq!(old.open(&sealed(&mut new, b"ho"), 1000), Ok(b"ho".to_vec()));
+    }
+
+    #[test]
+    fn keys_change_and_what_was_opened_does_not_open_again() {
+        let keys = |keys: &[u8]| keys.iter().map(|key| [*key; 32]).collect::<SealingKeys>();
+        let message = ChitchatMessage::BadCluster;
+        let (mut a, mut b) = (Codec::new(&keys(&[1]), 7), Codec::new(&keys(&[1, 2]), 8));
+        let heard = |a: &mut Codec, b: &mut Codec| {
+            let datagram = a.encode(&message, [9; NONCE], 1000).expect("seals");
+            (b.decode(&datagram, 1000).map(drop), b.decode(&datagram, 1000).map(drop))
+        };
+        let once = (Ok(()), Err(Dropped::Repeated));
+        assert_eq!(heard(&mut a, &mut b), once);
+        a.change_keys(&keys(&[2]));
+        assert_eq!(heard(&mut a, &mut b), once);
+        a.change_keys(&keys(&[]));
+        assert_eq!(heard(&mut a, &mut b), once);
+        b.change_keys(&keys(&[1]));
+        assert_eq!(heard(&mut a, &mut b).0, Err(Dropped::NotSealedByUs));
     }
 
     #[test]

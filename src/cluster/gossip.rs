@@ -11,7 +11,7 @@ use chitchat::{
     ChitchatMessage,
     transport::{Socket, Transport},
 };
-use tokio::net::UdpSocket;
+use tokio::{net::UdpSocket, sync::watch};
 
 use super::{
     datagram::{Codec, NONCE},
@@ -26,14 +26,20 @@ const MAX_DATAGRAM: usize = 65_507;
 /// Opens one socket: the one that was bound before, so that its port is known.
 pub struct Gossip {
     socket: Mutex<Option<UdpSocket>>,
-    keys: SealingKeys,
+    keys: watch::Sender<SealingKeys>,
     metrics: Metrics,
 }
 
 impl Gossip {
     /// Gossips over `socket`, sealed with the first of `keys` if there is one.
     pub fn new(socket: UdpSocket, keys: &SealingKeys, metrics: Metrics) -> Self {
-        Self { socket: Mutex::new(Some(socket)), keys: keys.clone(), metrics }
+        let keys = watch::Sender::new(keys.clone());
+        Self { socket: Mutex::new(Some(socket)), keys, metrics }
+    }
+
+    /// Where other keys than those of the beginning are said.
+    pub fn keys(&self) -> watch::Sender<SealingKeys> {
+        self.keys.clone()
     }
 }
 
@@ -46,7 +52,8 @@ impl Transport for Gossip {
         getrandom::fill(&mut boot)?;
         Ok(Box::new(GossipSocket {
             socket,
-            codec: Codec::new(&self.keys, u64::from_be_bytes(boot)),
+            codec: Codec::new(&self.keys.borrow(), u64::from_be_bytes(boot)),
+            keys: self.keys.subscribe(),
             dedup: Deduplicator::new(INTERVAL),
             metrics: self.metrics.clone(),
             buffer: vec![0; MAX_DATAGRAM],
@@ -57,9 +64,20 @@ impl Transport for Gossip {
 struct GossipSocket {
     socket: UdpSocket,
     codec: Codec,
+    keys: watch::Receiver<SealingKeys>,
     dedup: Deduplicator,
     metrics: Metrics,
     buffer: Vec<u8>,
+}
+
+impl GossipSocket {
+    /// What seals and opens just now.
+    fn codec(&mut self) -> &mut Codec {
+        if self.keys.has_changed().unwrap_or(false) {
+            self.codec.change_keys(&self.keys.borrow_and_update());
+        }
+        &mut self.codec
+    }
 }
 
 #[async_trait]
@@ -70,7 +88,7 @@ impl Socket for GossipSocket {
         }
         let mut nonce = [0; NONCE];
         getrandom::fill(&mut nonce)?;
-        let datagram = self.codec.encode(&message, nonce, clock::unix_millis());
+        let datagram = self.codec().encode(&message, nonce, clock::unix_millis());
         let datagram = datagram.ok_or_else(|| anyhow::anyhow!("too large to be sealed"))?;
         // A datagram that is not sent is like one that is lost: gossip goes on.
         if let Err(error) = self.socket.send_to(&datagram, to).await {
@@ -89,7 +107,10 @@ impl Socket for GossipSocket {
                     continue;
                 }
             };
-            match self.codec.decode(&self.buffer[..length], clock::unix_millis()) {
+            let buffer = std::mem::take(&mut self.buffer);
+            let message = self.codec().decode(&buffer[..length], clock::unix_millis());
+            self.buffer = buffer;
+            match message {
                 Ok(message) => {
                     self.dedup.received(from, &message, clock::now());
                     return Ok((from, message));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use reqwest::header::{HeaderName, HeaderValue};
 
 use super::{
-    Invalid, check_name, nearest,
+    Invalid, Problems, check_name, nearest,
     raw::{self, DEFAULT_PROXY, Proxy, Raw},
 };
 use crate::backend::{
@@ -18,7 +18,7 @@ use crate::backend::{
 const MAX_TIMEOUT: u64 = 60;
 
 /// Backends by where the configuration has them. Only those that are asked are in the list.
-pub struct Register<'a> {
+pub(super) struct Register<'a> {
     raw: &'a Raw,
     backends: Vec<Backend>,
     ids: BTreeMap<String, BackendId>,
@@ -26,11 +26,8 @@ pub struct Register<'a> {
 }
 
 impl<'a> Register<'a> {
-    /// An empty one.
-    ///
-    /// # Errors
-    /// If something is wrong with the backends that have names, used or not.
-    pub fn new(raw: &'a Raw) -> Result<Self, Invalid> {
+    /// One that has the backends that have names, used or not.
+    pub(super) fn new(raw: &'a Raw, problems: &mut Problems) -> Self {
         let mut register = Self {
             raw,
             backends: Vec::new(),
@@ -39,14 +36,19 @@ impl<'a> Register<'a> {
         };
         for (index, proxy) in raw.proxies.iter().enumerate() {
             let key = format!("proxies[{index}]");
-            check_name(&format!("{key}.name"), &proxy.name)?;
+            problems.take(check_name(&format!("{key}.name"), &proxy.name));
             if proxy.name == DEFAULT_PROXY || register.ids.contains_key(&proxy.name) {
                 let problem = format!("{:?} is taken", proxy.name);
-                return Err(Invalid::new(format!("{key}.name"), problem));
+                problems.add(Invalid::new(format!("{key}.name"), problem));
+                continue;
             }
-            register.add(&key, proxy.name.clone(), proxy.clone().into())?;
+            let added = register.add(&key, proxy.name.clone(), proxy.clone().into());
+            if problems.take(added).is_none() {
+                // It is there, so who names it makes no mistake.
+                register.ids.insert(proxy.name.clone(), BackendId(0));
+            }
         }
-        Ok(register)
+        register
     }
 
     fn add(&mut self, key: &str, name: String, proxy: Proxy) -> Result<BackendId, Invalid> {
@@ -86,7 +88,7 @@ impl<'a> Register<'a> {
     ///
     /// # Errors
     /// If one is named that is not there, or something is wrong with it.
-    pub fn room(
+    pub(super) fn room(
         &mut self,
         namespace: Option<&str>,
         key: &str,
@@ -157,7 +159,7 @@ impl<'a> Register<'a> {
     ///
     /// # Errors
     /// If something is wrong with one.
-    pub fn proxies(mut self) -> Result<(Vec<Backend>, Proxies), Invalid> {
+    pub(super) fn proxies(mut self) -> Result<(Vec<Backend>, Proxies), Invalid> {
         let of_client = &self.raw.client.proxy;
         let (connect, refresh) = (&of_client.connect, &of_client.refresh);
         let key = "client.proxy.connect";
@@ -266,18 +268,18 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    fn config(text: &str) -> Result<Config, Invalid> {
+    fn config(text: &str) -> Result<Config, Problems> {
         let mut raw: Raw = config::Config::builder()
             .add_source(config::File::from_str(text, config::FileFormat::Toml))
             .build()
             .and_then(config::Config::try_deserialize)
             .expect("of the right form");
         raw.http_server.workers = 1;
-        Config::try_from(raw)
+        Config::check(raw)
     }
 
     fn key(text: &str) -> String {
-        config(text).expect_err("invalid").key
+        config(text).expect_err("invalid").list()[0].key.clone()
     }
 
     #[test]

@@ -34,9 +34,14 @@ pub struct Cluster {
 }
 
 impl raw::Cluster {
+    /// Whether the node takes part in no cluster.
+    pub(super) fn is_alone(&self) -> bool {
+        self.gossip.is_empty() && self.mesh.is_empty() && self.join.is_empty()
+    }
+
     pub(super) fn check(&self) -> Result<Option<Cluster>, Invalid> {
         let (gossip, mesh) = match (self.gossip.as_str(), self.mesh.as_str()) {
-            ("", "") if self.join.is_empty() => return Ok(None),
+            _ if self.is_alone() => return Ok(None),
             ("", _) => {
                 return Err(Invalid::new(
                     "cluster.gossip",

@@ -1,16 +1,25 @@
 //! The configuration: as typed ([`raw`]), read from file, environment and flags ([`load`]), and checked
 //! ([`Config`]). [`mod@reference`] writes down every option.
 //!
-//! A [`Config`] can be used as it is; whatever is wrong with what was typed is an [`Invalid`] that names
-//! the key.
+//! A [`Config`] can be used as it is; all that is wrong with what was typed are [`Problems`], each of which names
+//! its key.
 
 pub mod backends;
 mod cluster;
+mod environment;
+mod foreign;
+mod former;
+mod former_proxies;
 pub mod load;
+mod migrate;
 mod namespaces;
+mod problems;
 pub mod raw;
 pub mod reference;
+pub mod reload;
+mod secrets;
 pub mod tokens;
+mod typed;
 mod webhooks;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -18,7 +27,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use backends::Register;
 pub use cluster::Cluster;
 use ipnet::IpNet;
+use problems::nearest;
+pub use problems::{Invalid, Problems};
 use raw::Raw;
+use reload::Options;
 use tokens::Tokens;
 
 use crate::{
@@ -34,28 +46,6 @@ pub const MAX_WORKERS: usize = 64;
 pub const BODY_LIMIT: usize = 16 << 20;
 /// How much can be logged.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-
-/// What is wrong with a configuration.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{key}: {problem}")]
-pub struct Invalid {
-    /// The key, or the file or variable that it is in.
-    pub key: String,
-    /// What is wrong, and what to do.
-    pub problem: String,
-}
-
-impl Invalid {
-    /// Says what is wrong with a key.
-    pub fn new(key: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self { key: key.into(), problem: problem.into() }
-    }
-
-    /// The same, of a key in a section.
-    fn under(self, section: &str) -> Self {
-        Self { key: format!("{section}.{}", self.key), ..self }
-    }
-}
 
 /// A checked configuration.
 #[derive(Debug, Clone)]
@@ -120,74 +110,133 @@ pub struct Config {
     pub reconnect_rate: usize,
     /// Serve the chat page, and sign tokens for anyone who asks.
     pub demo: bool,
-    /// Variables that look like ours and are not: whoever runs the node should be told.
-    pub ignored: Vec<String>,
+    /// All options, to see what has changed when they are read again.
+    pub options: Options,
+    /// What whoever runs the node should be told: of what was typed and has no effect.
+    pub notes: Vec<String>,
 }
 
-impl TryFrom<Raw> for Config {
-    type Error = Invalid;
+impl Config {
+    /// Checks all of what was typed.
+    fn check(mut raw: Raw) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        raw.tidy_secrets(&mut problems);
+        if raw.log.level == "none" {
+            // Centrifugo's word.
+            "off".clone_into(&mut raw.log.level);
+        }
+        raw.check_values(&mut problems);
+        let Some(parts) = Parts::check(&raw, &mut problems) else { return Err(problems) };
+        let options = Options::of(&raw);
+        let config = Self { options, ..Self::of(raw, parts) };
+        problems.check(config)
+    }
 
-    fn try_from(raw: Raw) -> Result<Self, Invalid> {
-        let listen = raw.http_server.listen()?;
-        if !(1..=MAX_WORKERS).contains(&raw.http_server.workers) {
-            let problem = format!("1 to {MAX_WORKERS}, or 0 for one a core");
-            return Err(Invalid::new("http_server.workers", problem));
-        }
-        raw.client.check()?;
-        let (tokens, subscription_tokens) = raw.client.tokens()?;
-        raw.log.check()?;
-        if raw.websocket.message_size_limit == 0 {
-            return Err(Invalid::new("websocket.message_size_limit", "at least 1"));
-        }
-        let rooms = raw.room_settings()?;
-        let cluster = raw.cluster.check()?;
-        if cluster.is_some() {
-            raw.check_link_queue()?;
-        }
-        let mut register = Register::new(&raw)?;
-        let namespaces = Arc::new(namespaces::check(&raw, &mut register)?);
-        let (backends, proxies) = register.proxies()?;
-        Ok(Self {
+    fn of(raw: Raw, parts: Parts) -> Self {
+        let Parts { tokens: (tokens, subscription_tokens), backends: (backends, proxies), .. } =
+            parts;
+        Self {
             name: raw.node.name.clone(),
-            listen,
+            listen: parts.listen,
             workers: raw.http_server.workers,
-            trusted_proxies: raw.http_server.proxies()?,
+            trusted_proxies: parts.trusted_proxies,
             connection_limits: ConnectionLimits {
                 rate: raw.client.connection_rate_limit,
                 of_address: raw.client.ip_connection_limit,
                 rate_of_address: raw.client.ip_connection_rate_limit,
             },
-            tls: raw.http_server.tls.check()?,
+            tls: parts.tls,
             message_size_limit: raw.websocket.message_size_limit,
-            sse: raw.sse.clone(),
-            http_stream: raw.http_stream.clone(),
+            sse: raw.sse,
+            http_stream: raw.http_stream,
             emulation_body_limit: raw.emulation.max_request_body_size,
-            uni_websocket: raw.uni_websocket.clone(),
-            uni_sse: raw.uni_sse.clone(),
-            uni_http_stream: raw.uni_http_stream.clone(),
-            namespaces,
+            uni_websocket: raw.uni_websocket,
+            uni_sse: raw.uni_sse,
+            uni_http_stream: raw.uni_http_stream,
+            namespaces: Arc::new(parts.namespaces),
             backends,
             proxies,
             channel_max_length: raw.channel.max_length,
-            rooms,
-            webhooks: raw.webhooks.check()?,
+            rooms: parts.rooms,
+            webhooks: parts.webhooks,
             api_key: Some(raw.http_api.key).filter(|key| !key.is_empty()),
             api_insecure: raw.http_api.insecure,
             tokens,
             subscription_tokens,
             client: raw.client,
-            cluster,
-            disk: raw.disk.check()?,
+            cluster: parts.cluster,
+            disk: parts.disk,
             log: raw.log,
             shutdown_timeout: raw.shutdown.timeout.0,
             reconnect_rate: raw.shutdown.reconnect_rate,
             demo: raw.demo.enabled,
-            ignored: Vec::new(),
+            options: Options::default(),
+            notes: Vec::new(),
+        }
+    }
+}
+
+/// What is made of several options, or of the text of one.
+struct Parts {
+    listen: SocketAddr,
+    trusted_proxies: Vec<IpNet>,
+    tls: Option<raw::Tls>,
+    tokens: (Tokens, Option<Tokens>),
+    rooms: RoomSettings,
+    cluster: Option<Cluster>,
+    webhooks: Option<WebhookOptions>,
+    namespaces: Namespaces,
+    backends: (Vec<Backend>, Proxies),
+    disk: DiskOptions,
+}
+
+impl Parts {
+    /// None if something can't be made, which is among the problems then.
+    fn check(raw: &Raw, problems: &mut Problems) -> Option<Self> {
+        // All is checked before the first problem counts.
+        let listen = problems.take(raw.http_server.listen());
+        let trusted_proxies = problems.take(raw.http_server.proxies());
+        let tls = problems.take(raw.http_server.tls.check());
+        let tokens = problems.take(raw.client.tokens());
+        let rooms = problems.take(raw.room_settings());
+        let cluster = problems.take(raw.cluster.check());
+        let webhooks = problems.take(raw.webhooks.check());
+        let disk = problems.take(raw.disk.check());
+        let mut register = Register::new(raw, problems);
+        let namespaces = namespaces::check(raw, &mut register, problems);
+        let backends = problems.take(register.proxies());
+        Some(Self {
+            listen: listen?,
+            trusted_proxies: trusted_proxies?,
+            tls: tls?,
+            tokens: tokens?,
+            rooms: rooms?,
+            cluster: cluster?,
+            webhooks: webhooks?,
+            namespaces,
+            backends: backends?,
+            disk: disk?,
         })
     }
 }
 
 impl Raw {
+    /// Checks what stays as it was typed.
+    fn check_values(&self, problems: &mut Problems) {
+        if !(1..=MAX_WORKERS).contains(&self.http_server.workers) {
+            let problem = format!("1 to {MAX_WORKERS}, or 0 for one a core");
+            problems.add(Invalid::new("http_server.workers", problem));
+        }
+        if self.websocket.message_size_limit == 0 {
+            problems.add(Invalid::new("websocket.message_size_limit", "at least 1"));
+        }
+        self.client.check(problems);
+        self.log.check(problems);
+        if !self.cluster.is_alone() {
+            problems.take(self.check_link_queue());
+        }
+    }
+
     fn room_settings(&self) -> Result<RoomSettings, Invalid> {
         let quorum_of = self.cluster.quorum()?;
         Ok(RoomSettings {
@@ -216,17 +265,17 @@ impl raw::Client {
         Ok((tokens, subscription_tokens))
     }
 
-    fn check(&self) -> Result<(), Invalid> {
+    fn check(&self, problems: &mut Problems) {
         let pings = self.ping_interval.0 > Duration::ZERO;
         if pings && self.pong_timeout.0 >= self.ping_interval.0 {
             let problem =
                 "must be shorter than client.ping_interval, or a ping could overtake a pong";
-            return Err(Invalid::new("client.pong_timeout", problem));
+            problems.add(Invalid::new("client.pong_timeout", problem));
         }
         if !(1..=usize::from(u16::MAX)).contains(&self.concurrency) {
-            return Err(Invalid::new("client.concurrency", format!("1 to {}", u16::MAX)));
+            let problem = format!("1 to {}", u16::MAX);
+            problems.add(Invalid::new("client.concurrency", problem));
         }
-        Ok(())
     }
 }
 
@@ -258,23 +307,22 @@ impl raw::Disk {
 }
 
 impl raw::Log {
-    fn check(&self) -> Result<(), Invalid> {
-        let one_of = |key: &str, what: &str, value: &str, known: &[&str]| {
-            if known.iter().any(|it| it.eq_ignore_ascii_case(value)) {
-                return Ok(());
+    fn check(&self, problems: &mut Problems) {
+        let mut one_of = |key: &str, what: &str, value: &str, known: &[&str]| {
+            if !known.iter().any(|it| it.eq_ignore_ascii_case(value)) {
+                let hint = nearest(value, known.iter().copied());
+                problems.add(Invalid::new(key, format!("{value:?} is no {what}{hint}")));
             }
-            let hint = nearest(value, known.iter().copied());
-            Err(Invalid::new(key, format!("{value:?} is no {what}{hint}")))
         };
         for directive in self.level.split(',').map(str::trim) {
             match directive.rsplit_once('=') {
                 // The path of a module stands for all that is logged there.
                 None if directive.contains("::") => {}
-                None => one_of("log.level", "level", directive, &LEVELS)?,
-                Some((_, level)) => one_of("log.level", "level", level, &LEVELS)?,
+                None => one_of("log.level", "level", directive, &LEVELS),
+                Some((_, level)) => one_of("log.level", "level", level, &LEVELS),
             }
         }
-        one_of("log.format", "format", &self.format, &["text", "json"])
+        one_of("log.format", "format", &self.format, &["text", "json"]);
     }
 }
 
@@ -285,15 +333,6 @@ fn check_name(key: &str, name: &str) -> Result<(), Invalid> {
         return Err(Invalid::new(key, problem));
     }
     Ok(())
-}
-
-/// Names the known word that is most like `key`, if one is like it at all.
-fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> String {
-    known
-        .map(|it| (strsim::normalized_damerau_levenshtein(key, it), it))
-        .filter(|(similarity, _)| *similarity > 0.4)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map_or_else(String::new, |(_, it)| format!("; did you mean {it}?"))
 }
 
 impl raw::Tls {

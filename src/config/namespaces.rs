@@ -1,9 +1,9 @@
 //! The options of rooms, by namespace: as typed, checked.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    Invalid,
+    Invalid, Problems,
     backends::Register,
     check_name, nearest,
     raw::{Channel, Raw},
@@ -14,31 +14,36 @@ use crate::room::options::{
 };
 
 /// Every namespace.
-///
-/// # Errors
-/// If one has options that can't be had together.
-pub(super) fn check(raw: &Raw, register: &mut Register<'_>) -> Result<Namespaces, Invalid> {
-    let tells = !raw.webhooks.endpoint.is_empty();
+pub(super) fn check(raw: &Raw, register: &mut Register<'_>, problems: &mut Problems) -> Namespaces {
     let mut named = BTreeMap::new();
-    let format = &raw.channel.publication_data_format;
-    let data_format = data_format("channel", format)?.unwrap_or_default();
+    let data_format = data_format("channel", &raw.channel.publication_data_format);
+    let defaults = Defaults {
+        data_format: problems.take(data_format).flatten().unwrap_or_default(),
+        meta_ttl: raw.channel.history_meta_ttl.0,
+        webhooks: !raw.webhooks.endpoint.is_empty(),
+    };
     for (index, namespace) in raw.channel.namespaces.iter().enumerate() {
-        let key = format!("channel.namespaces[{index}].name");
-        check_name(&key, &namespace.name)?;
-        let key_of_options = format!("channel.namespaces[{index}]");
-        let mut options = namespace.options.check(&key_of_options, data_format)?;
-        register.room(Some(&namespace.name), &key_of_options, &namespace.options)?;
-        options.webhooks = namespace.options.webhooks && tells;
-        let options = Arc::new(options);
-        if named.insert(namespace.name.as_str().into(), options).is_some() {
-            return Err(Invalid::new(key, format!("{:?} is there twice", namespace.name)));
+        let key = format!("channel.namespaces[{index}]");
+        let name_key = format!("{key}.name");
+        problems.take(check_name(&name_key, &namespace.name));
+        let options = namespace.options.check(&key, &defaults, problems);
+        problems.take(register.room(Some(&namespace.name), &key, &namespace.options));
+        if named.insert(namespace.name.as_str().into(), Arc::new(options)).is_some() {
+            problems.add(Invalid::new(name_key, format!("{:?} is there twice", namespace.name)));
         }
     }
     let (key, options) = ("channel.without_namespace", &raw.channel.without_namespace);
-    let mut default = options.check(key, data_format)?;
-    register.room(None, key, options)?;
-    default.webhooks = options.webhooks && tells;
-    Ok(Namespaces { default: Arc::new(default), named })
+    let default = options.check(key, &defaults, problems);
+    problems.take(register.room(None, key, options));
+    Namespaces { default: Arc::new(default), named }
+}
+
+/// What is so where a namespace says nothing else.
+struct Defaults {
+    data_format: DataFormat,
+    meta_ttl: Duration,
+    /// Whether there is anyone to tell.
+    webhooks: bool,
 }
 
 /// None if nothing is said.
@@ -57,33 +62,36 @@ fn data_format(key: &str, format: &str) -> Result<Option<DataFormat>, Invalid> {
 }
 
 impl Channel {
-    fn check(&self, key: &str, default_format: DataFormat) -> Result<RoomOptions, Invalid> {
-        self.check_history(key)?;
-        let recovery_cache = match self.force_recovery_mode.as_str() {
-            "" | "stream" => false,
-            "cache" => true,
-            other => {
-                let problem = format!("{other:?} is neither \"stream\" nor \"cache\"");
-                return Err(Invalid::new(format!("{key}.force_recovery_mode"), problem));
-            }
+    fn check(&self, key: &str, defaults: &Defaults, problems: &mut Problems) -> RoomOptions {
+        self.check_history(key, problems);
+        let mut wrong = |option: &str, problem: String| {
+            problems.add(Invalid::new(format!("{key}.{option}"), problem));
         };
+        let recovery_cache = self.force_recovery_mode == "cache";
+        if !["", "stream", "cache"].contains(&self.force_recovery_mode.as_str()) {
+            let problem =
+                format!("{:?} is neither \"stream\" nor \"cache\"", self.force_recovery_mode);
+            wrong("force_recovery_mode", problem);
+        }
         if self.auto_cache_recover && !(recovery_cache && self.force_recovery) {
             let problem = "needs force_recovery and force_recovery_mode = \"cache\"";
-            return Err(Invalid::new(format!("{key}.auto_cache_recover"), problem));
+            wrong("auto_cache_recover", problem.to_owned());
         }
         if let Some(other) = self.allowed_delta_types.iter().find(|it| *it != "fossil") {
             let problem = format!("{other:?} is no delta format; there is \"fossil\"");
-            return Err(Invalid::new(format!("{key}.allowed_delta_types"), problem));
+            wrong("allowed_delta_types", problem);
         }
-        let format = data_format(key, &self.publication_data_format)?;
-        Ok(RoomOptions {
+        let format = problems.take(data_format(key, &self.publication_data_format)).flatten();
+        let pattern = regex("channel_regex", &self.channel_regex).map_err(|it| it.under(key));
+        let meta_ttl = self.history_meta_ttl.0;
+        RoomOptions {
             presence: self.presence,
             join_leave: self.join_leave,
             force_push_join_leave: self.force_push_join_leave,
             history_size: self.history_size,
             history_ttl: self.history_ttl.0,
-            history_meta_ttl: self.history_meta_ttl.0,
-            log: self.log(key)?,
+            history_meta_ttl: if meta_ttl.is_zero() { defaults.meta_ttl } else { meta_ttl },
+            log: problems.take(self.log(key)).unwrap_or_default(),
             ring_limit: 0,
             force_positioning: self.force_positioning,
             allow_positioning: self.allow_positioning,
@@ -92,24 +100,23 @@ impl Channel {
             recovery_cache,
             auto_cache_recover: self.auto_cache_recover,
             allow_user_limited: self.allow_user_limited_channels,
-            name_pattern: regex("channel_regex", &self.channel_regex)
-                .map_err(|it| it.under(key))?
-                .map(NamePattern),
+            name_pattern: problems.take(pattern).flatten().map(NamePattern),
             allow_tags_filter: self.allow_tags_filter,
             allow_delta: !self.allowed_delta_types.is_empty(),
             delta_publish: self.delta_publish,
-            data_format: format.unwrap_or(default_format),
-            webhooks: self.webhooks,
+            data_format: format.unwrap_or(defaults.data_format),
+            webhooks: self.webhooks && defaults.webhooks,
             permissions: self.permissions(),
-        })
+        }
     }
 
     /// What needs history has it.
-    fn check_history(&self, key: &str) -> Result<(), Invalid> {
+    fn check_history(&self, key: &str, problems: &mut Problems) {
         let history = self.history_size > 0 && !self.history_ttl.0.is_zero();
         if (self.history_size > 0) == self.history_ttl.0.is_zero() {
             let problem = "history needs both history_size and history_ttl";
-            return Err(Invalid::new(format!("{key}.history_size"), problem));
+            problems.add(Invalid::new(format!("{key}.history_size"), problem));
+            return;
         }
         let needs_history = [
             ("force_recovery", self.force_recovery),
@@ -120,10 +127,9 @@ impl Channel {
         for (option, on) in needs_history {
             if on && !history {
                 let problem = "needs history_size and history_ttl in the same namespace";
-                return Err(Invalid::new(format!("{key}.{option}"), problem));
+                problems.add(Invalid::new(format!("{key}.{option}"), problem));
             }
         }
-        Ok(())
     }
 
     fn log(&self, key: &str) -> Result<LogKind, Invalid> {

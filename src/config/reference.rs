@@ -5,14 +5,15 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
-use super::{load, raw};
+use super::{raw, typed};
 
 const HEAD: &str = "\
 # Every option of Roomcast, its default and what it means. `roomcast defaultconfig` prints this file.
 #
 # A file holds what differs from the defaults, no more. The variable ROOMCAST_CLIENT_PING_INTERVAL goes over
 # client.ping_interval of the file, and so on; flags of `roomcast serve` go over both. JSON and YAML files have
-# the same keys.
+# the same keys. Lists in variables are JSON, or have spaces or commas between their items; a variable that is
+# empty is as if it weren't there.
 ";
 
 /// Keys, and the lines that say what each means.
@@ -65,7 +66,7 @@ const SECTIONS: &[(&str, Docs)] = &[
 /// A configuration file with every option at its default.
 pub fn reference() -> String {
     let mut text = HEAD.to_owned();
-    if let Value::Object(schema) = load::schema() {
+    if let Value::Object(schema) = typed::schema() {
         section(&schema, "", &mut text);
     }
     text
@@ -138,7 +139,7 @@ mod tests {
             .build()
             .and_then(config::Config::try_deserialize)
             .expect("valid TOML");
-        let mut defaults = load::schema();
+        let mut defaults = typed::schema();
         for section in ["channel", "rpc"] {
             defaults[section].as_object_mut().expect("a section").remove("namespaces");
         }

@@ -13,6 +13,7 @@ use crate::cluster::{
     membership::Known,
     names::{KnownNodes, Reach},
     node::{NodeId, NodeInfo},
+    secret::SealingKeys,
 };
 
 /// How long after a link has failed it is dialled again.
@@ -121,6 +122,19 @@ impl Handler<Known> for Dialer {
         let known = &self.known;
         self.reach.send_modify(|it| it.keep(|node| known.contains_key(&node)));
         self.dial_missing(ctx);
+    }
+}
+
+/// Seal and open new links with these keys from now on. Those that are there have keys of their own.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Reseal(pub SealingKeys);
+
+impl Handler<Reseal> for Dialer {
+    type Result = ();
+
+    fn handle(&mut self, Reseal(keys): Reseal, _: &mut Self::Context) {
+        self.settings.keys = keys;
     }
 }
 

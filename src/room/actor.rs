@@ -15,6 +15,7 @@ use super::{
     control::Control,
     disk::{DiskLog, FromLog},
     messages::{Message as PeerMessage, RoomMessage},
+    options::Namespaces,
     registry::{In, Out, State},
     types::{Answer, Failure, Findings, NodeFacts, ReplyTo, Request, RoomName, SocketRef, Survey},
     users::Users,
@@ -296,6 +297,19 @@ impl Handler<GoOn> for RoomRegistry {
     fn handle(&mut self, _: GoOn, _: &mut Self::Context) {
         self.goes_on = false;
         self.handle_at(In::Tick, clock::now());
+    }
+}
+
+/// New rooms are of these namespaces.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct SetNamespaces(pub Arc<Namespaces>);
+
+impl Handler<SetNamespaces> for RoomRegistry {
+    type Result = ();
+
+    fn handle(&mut self, SetNamespaces(namespaces): SetNamespaces, _: &mut Self::Context) {
+        self.state.set_namespaces(namespaces);
     }
 }
 

@@ -137,6 +137,11 @@ impl State {
         true
     }
 
+    /// New rooms are of these namespaces. Those that are there stay as they are.
+    pub fn set_namespaces(&mut self, namespaces: Arc<Namespaces>) {
+        self.namespaces = namespaces;
+    }
+
     /// Takes one input and says what is to be done, in order.
     pub fn handle(&mut self, input: In, now: Time) -> Vec<Out> {
         let stood_still =

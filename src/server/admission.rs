@@ -87,9 +87,9 @@ fn turn_away(parts: &Parts, address: IpAddr, full: Full) -> Refusal {
 pub fn check_origin(parts: &Parts, head: &RequestHead) -> Result<(), Refusal> {
     let Some(origin) = head.headers().get(header::ORIGIN) else { return Ok(()) };
     let origin = origin.to_str().unwrap_or_default().to_lowercase();
-    let allowed = &parts.config.client.allowed_origins;
+    let access = parts.access.load();
     let fits = |it: &String| !it.is_empty() && pattern::matches(&it.to_lowercase(), &origin);
-    if allowed.iter().any(fits) {
+    if access.allowed_origins.iter().any(fits) {
         return Ok(());
     }
     tracing::info!(origin, "refused a page of an origin that is not in client.allowed_origins");

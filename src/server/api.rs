@@ -142,7 +142,8 @@ fn authorized(parts: &Parts, request: &HttpRequest) -> bool {
     if parts.config.api_insecure {
         return true;
     }
-    let Some(expected) = &parts.config.api_key else { return false };
+    let access = parts.access.load();
+    let Some(expected) = &access.api_key else { return false };
     let header = |name: &str| request.headers().get(name).and_then(|it| it.to_str().ok());
     let given = header("X-API-Key")
         .or_else(|| header("Authorization").and_then(key::in_authorization))

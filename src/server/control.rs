@@ -77,7 +77,7 @@ struct Subscribe {
 pub(super) async fn subscribe(parts: &Parts, body: &[u8]) -> Called {
     let call: Subscribe = parse(body)?;
     check_channel(parts, &call.channel)?;
-    if parts.config.namespaces.options(&call.channel).is_none() {
+    if parts.sessions.load().namespaces.options(&call.channel).is_none() {
         return Err(ErrorCode::UnknownChannel.into());
     }
     let grant = Grant {

@@ -51,7 +51,7 @@ async fn take(parts: &Parts, request: &HttpRequest, body: web::Payload) -> Resul
         Format::Protobuf => EmulationRequest::decode(body).map_err(|error| bad(error.to_string())),
     };
     let asked = asked?;
-    let here = asked.node == parts.sessions.node;
+    let here = asked.node == parts.sessions.load().node;
     let to = if here { None } else { Some(other(parts, &asked.node)?) };
     // A client that guesses a session id learns nothing from the answer.
     let Ok(session) = SessionId::from_str(&asked.session) else { return Ok(()) };

@@ -25,18 +25,35 @@ use crate::{
         headers::{self, Headers, TooLarge},
     },
     cluster::{names::Reach, view::View},
-    config::{Config, tokens::Tokens},
+    config::{Config, Invalid, tokens::Tokens},
     hub::Hub,
     metrics::Metrics,
     room::{
         actor::{AddHub, RoomRegistry},
         users::Users,
     },
+    runtime::live::Live,
     session::{
         context::Wire, driver::Shared, emulated::EmulatedSessions, settings::SessionSettings,
     },
     webhooks::sender::Webhooks,
 };
+
+/// Who may call the server API, and which pages may connect.
+#[derive(Debug)]
+pub struct Access {
+    /// Key of the server API; none: every call is refused unless the API is insecure.
+    pub api_key: Option<String>,
+    /// Origins of pages.
+    pub allowed_origins: Vec<String>,
+}
+
+impl From<&Config> for Access {
+    fn from(config: &Config) -> Self {
+        let allowed_origins = config.client.allowed_origins.clone();
+        Self { api_key: config.api_key.clone(), allowed_origins }
+    }
+}
 
 /// What all workers share.
 #[derive(Clone)]
@@ -44,7 +61,9 @@ pub struct Parts {
     /// The configuration.
     pub config: Arc<Config>,
     /// Settings of sessions.
-    pub sessions: Arc<SessionSettings>,
+    pub sessions: Live<SessionSettings>,
+    /// Who may call the server API, and which pages may connect.
+    pub access: Live<Access>,
     /// Fetches the keys of tokens.
     pub keys: Fetchers,
     /// Sends requests to the application's backends.
@@ -125,6 +144,24 @@ pub fn session_settings(
         node,
     };
     Ok((settings, Fetchers { connection, subscription }))
+}
+
+/// The same settings, but for what can be another while the node runs. Keys that were fetched stay.
+///
+/// # Errors
+/// If the keys of tokens can't be used.
+pub fn changed_settings(
+    settings: &SessionSettings,
+    config: &Config,
+) -> Result<SessionSettings, Invalid> {
+    let fetched = |it: &Verifier| it.published.clone();
+    let tokens = Arc::new(config.tokens.verifier(fetched(&settings.tokens))?);
+    let subscription_tokens = match &config.subscription_tokens {
+        Some(own) => Arc::new(own.verifier(fetched(&settings.subscription_tokens))?),
+        None => tokens.clone(),
+    };
+    let namespaces = config.namespaces.clone();
+    Ok(SessionSettings { tokens, subscription_tokens, namespaces, ..settings.clone() })
 }
 
 /// What checks one kind of tokens, and who fetches the keys for it.

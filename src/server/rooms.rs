@@ -94,7 +94,7 @@ pub(super) async fn publish(parts: &Parts, body: &[u8]) -> Called {
 
 /// What the room's namespace says of publications holds here too. One without a namespace is refused there.
 async fn publish_to(parts: &Parts, channel: &str, mut publication: NewPublication) -> Called {
-    if let Some(options) = parts.config.namespaces.options(channel) {
+    if let Some(options) = parts.sessions.load().namespaces.options(channel) {
         publication.delta |= options.delta_publish;
         if !options.data_format.accepts(&publication.data) {
             return Err(bad_request(match publication.data.is_empty() {
@@ -143,7 +143,8 @@ struct Room {
 /// Asks something of a room that takes no more than its name.
 pub(super) async fn query(parts: &Parts, body: &[u8], query: Query) -> Called {
     let call: Room = parse(body)?;
-    let options = parts.config.namespaces.options(&call.channel);
+    let settings = parts.sessions.load();
+    let options = settings.namespaces.options(&call.channel);
     let presence = matches!(query, Query::Presence | Query::PresenceStats);
     if options.is_some_and(|it| presence && !it.presence) {
         return Err(ErrorCode::NotAvailable.into());

@@ -16,6 +16,8 @@ use rustls::{
     sign::CertifiedKey,
 };
 
+use tokio::sync::Notify;
+
 use crate::config::raw;
 
 /// How often the files are looked at.
@@ -24,7 +26,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// The certificate in use; clients that are connected keep the one that they were shown.
 #[derive(Debug)]
 pub struct Certificate {
-    options: raw::Tls,
+    options: RwLock<raw::Tls>,
+    /// The files are to be looked at now.
+    asked: Notify,
     provider: CryptoProvider,
     current: RwLock<Arc<CertifiedKey>>,
 }
@@ -45,7 +49,8 @@ impl Certificate {
         let provider = ring::default_provider();
         let current = load(&pair(options)?, &provider)?;
         let current = RwLock::new(Arc::new(current));
-        Ok(Arc::new(Self { options: options.clone(), provider, current }))
+        let (options, asked) = (RwLock::new(options.clone()), Notify::new());
+        Ok(Arc::new(Self { options, asked, provider, current }))
     }
 
     /// The settings of connections.
@@ -61,14 +66,38 @@ impl Certificate {
         Ok(config)
     }
 
+    /// Looks at once whether there is a new certificate, and from now on where these options say.
+    pub fn look(&self, options: &raw::Tls) {
+        *self.options.write().unwrap_or_else(PoisonError::into_inner) = options.clone();
+        self.asked.notify_one();
+    }
+
+    fn options(&self) -> raw::Tls {
+        self.options.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Takes each new certificate into use. One that is broken is reported, and the old one stays.
     pub async fn watch(self: Arc<Self>) {
-        let mut known = pair(&self.options).ok();
+        let mut known = pair(&self.options()).ok();
         loop {
-            tokio::time::sleep(LOOK_AGAIN).await;
-            let now = pair(&self.options);
-            // Files that can't be read may be half way through their replacement: only what is there counts.
-            let Ok(now) = now else { continue };
+            let asked = tokio::select! {
+                () = self.asked.notified() => true,
+                () = tokio::time::sleep(LOOK_AGAIN) => false,
+            };
+            let now = match pair(&self.options()) {
+                Ok(now) => now,
+                Err(error) => {
+                    // The files may be half way through their replacement, unless someone says that they are there.
+                    if asked {
+                        let error = format!("{error:#}");
+                        tracing::error!(
+                            error,
+                            "there is no new TLS certificate; the old one stays"
+                        );
+                    }
+                    continue;
+                }
+            };
             if known.as_ref() == Some(&now) {
                 continue;
             }

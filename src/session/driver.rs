@@ -30,7 +30,7 @@ use crate::{
         types::{ClientId, ClientInfo, SocketRef},
         users::Users,
     },
-    runtime::{clock, time::Time},
+    runtime::{clock, live::Live, time::Time},
     webhooks::{event::WebhookEvent, sender::Webhooks},
 };
 
@@ -41,7 +41,7 @@ pub struct Shared {
     /// The node's rooms.
     pub registry: Addr<RoomRegistry>,
     /// Settings of sessions.
-    pub settings: Arc<SessionSettings>,
+    pub settings: Live<SessionSettings>,
     /// Fetches the keys of tokens.
     pub keys: Fetchers,
     /// Sends requests to the application's backends.
@@ -134,7 +134,8 @@ impl Driver {
     /// Anything for the session to decide on.
     pub fn input(&mut self, input: In, transport: &mut impl Transport) {
         self.step(input, transport);
-        while !self.is_congested(transport) && self.session.can_go_on(&self.shared.settings) {
+        while !self.is_congested(transport) && self.session.can_go_on(&self.shared.settings.load())
+        {
             self.step(In::GoOn, transport);
         }
         self.regulate(transport);
@@ -143,8 +144,9 @@ impl Driver {
     fn step(&mut self, input: In, transport: &mut impl Transport) {
         let shared = self.shared.clone();
         let mut outputs = shared.outputs.take();
+        let settings = shared.settings.load();
         let env = Env {
-            settings: &shared.settings,
+            settings: &settings,
             now: clock::now(),
             wall: clock::unix_seconds(),
             congested: self.is_congested(transport),
@@ -256,7 +258,7 @@ impl Driver {
             transport.notify_when_drained_to(self.shared.outbox_limit / 2);
         }
         // While a connection closes everything is read, since the client's close frame is part of it.
-        let busy = congested || self.session.is_busy(&self.shared.settings);
+        let busy = congested || self.session.is_busy(&self.shared.settings.load());
         transport.pause_reading(busy && transport.is_open());
     }
 

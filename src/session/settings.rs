@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The settings of all sessions of a node.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct SessionSettings {
     /// Admit everyone and permit everything.
     pub insecure: bool,

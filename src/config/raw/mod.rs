@@ -17,10 +17,38 @@ impl Serialize for Span {
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
-        humantime::parse_duration(&text).map(Self).map_err(|error| {
-            serde::de::Error::custom(format!("{text:?} is no length of time like \"25s\": {error}"))
-        })
+        match humantime::parse_duration(&text) {
+            Ok(it) => Ok(Self(it)),
+            Err(error) => with_fractions(&text).map(Self).ok_or_else(|| {
+                let problem = format!("{text:?} is no length of time like \"25s\": {error}");
+                serde::de::Error::custom(problem)
+            }),
+        }
     }
+}
+
+/// A length of time as Go writes it: `1.5h`, `0.5s`.
+fn with_fractions(text: &str) -> Option<Duration> {
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    let mut sum = Duration::ZERO;
+    while !rest.is_empty() {
+        let number = rest.find(|it: char| !it.is_ascii_digit() && it != '.')?;
+        let unit = rest[number..].find(|it: char| it.is_ascii_digit() || it == '.');
+        let unit = unit.map_or(rest.len(), |length| number + length);
+        let seconds = match &rest[number..unit] {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "\u{b5}s" | "\u{3bc}s" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        let number: f64 = rest[..number].parse().ok()?;
+        sum = sum.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
+        rest = &rest[unit..];
+    }
+    (!text.is_empty()).then_some(sum)
 }
 
 const fn seconds(seconds: u64) -> Span {
@@ -116,9 +144,9 @@ section! {
 section! {
     /// What the node is called.
     Node {
-        /// Name of the node, different from all others of the cluster. Empty: host name and port. If the host's
-        /// name is `localhost`, or it has none, `cluster.advertise` or the address of `cluster.gossip` stands for
-        /// it, or else a name made of the machine's id.
+        /// Name of the node, different from all others of the cluster. Empty: host name and port, or the process id
+        /// if that is 0. If the host's name is `localhost`, or it has none, `cluster.advertise` or the address of
+        /// `cluster.gossip` stands for it, or else a name made of the machine's id.
         name: String = String::new(),
     }
 }
@@ -267,5 +295,31 @@ section! {
     Demo {
         /// Serve the chat page, and sign a token for anyone who asks. Never on a real server.
         enabled: bool = false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_time_may_have_fractions() {
+        for (text, milliseconds) in [
+            ("1.5h", Some(5_400_000)),
+            ("0.5s", Some(500)),
+            ("1m0.25s", Some(60_250)),
+            ("720h0m0s", Some(2_592_000_000)),
+            ("10000000ns", Some(10)),
+            ("0", Some(0)),
+            ("", None),
+            ("5", None),
+            ("1.5", None),
+            ("-1.5s", None),
+            ("1..5s", None),
+            ("soon", None),
+        ] {
+            let read: Option<Span> = serde_json::from_value(text.into()).ok();
+            assert_eq!(read.map(|it| it.0.as_millis()), milliseconds, "{text:?}");
+        }
     }
 }

@@ -14,6 +14,9 @@ section! {
         /// Rooms that the node knows. Over it, those go that nobody has used for the longest; a client that comes
         /// back to one of them is told that it can't recover. Rooms in use don't go.
         max_rooms: usize = 500_000,
+        /// How long to remember a room's epoch and offset after its last publication, where the namespace says
+        /// nothing else.
+        history_meta_ttl: Span = seconds(720 * 3600),
         /// What the data of a publication must be, where the namespace says nothing else: `json`, `json_object`,
         /// `binary` (anything, also nothing), or empty: anything but nothing.
         publication_data_format: String = String::new(),
@@ -50,8 +53,9 @@ section! {
         history_size: usize = 0,
         /// How long to keep a publication.
         history_ttl: Span = seconds(0),
-        /// How long to remember a room's epoch and offset after its last publication.
-        history_meta_ttl: Span = seconds(720 * 3600),
+        /// How long to remember a room's epoch and offset after its last publication. 0: what
+        /// `channel.history_meta_ttl` says.
+        history_meta_ttl: Span = seconds(0),
         /// Where history survives: `memory` (of the nodes with a copy, as long as one of them lives), or `disk` (theirs,
         /// so that it outlives them all; a publication is acknowledged once it is synced there). See `disk`.
         log: String = "memory".to_owned(),
