@@ -121,6 +121,8 @@ const ONCE_FAILED: &[(u64, Faults)] = &[
     (1178, Faults::Drains),
     (2029, Faults::Drains),
     (1391, Faults::Drains),
+    // Only a side without a copy of what was there before the cut was in use, and one with a copy won.
+    (2755, Faults::Cuts),
 ];
 
 #[test]
