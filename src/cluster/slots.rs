@@ -99,8 +99,8 @@ struct Slot {
     stand: Stand,
     /// The node of that term says that it does not own the slot.
     denied: bool,
-    /// The claimer before has answered this node's own claim. If not, a room that is new here may exist elsewhere.
-    heard_before: bool,
+    /// An owner before that none of this node's own claims has heard: a room that is new here may exist elsewhere.
+    unheard: Option<NodeId>,
     /// Quorum only: this run of the node knows what earlier ones have answered.
     informed: bool,
     /// Quorum only: this run of the node knows all that was acknowledged and answered here.
@@ -219,14 +219,12 @@ impl Slots {
 
     /// Whether the owner before was not heard when this node claimed the slot.
     pub fn is_blind(&self, slot: u16) -> bool {
-        let it = &self.slots[usize::from(slot)];
-        self.quorum.is_none() && it.before.count > 0 && !it.heard_before
+        self.unheard(slot).is_some()
     }
 
-    /// Who owned a slot of this node's before, as far as it knew when it claimed it.
-    pub fn owner_before(&self, slot: u16) -> Option<NodeId> {
-        let before = self.slots[usize::from(slot)].before;
-        (before.count > 0).then_some(before.node)
+    /// The owner before that was not heard when this node claimed the slot.
+    pub fn unheard(&self, slot: u16) -> Option<NodeId> {
+        self.slots[usize::from(slot)].unheard.filter(|_| self.quorum.is_none())
     }
 
     /// Quorum only: whether this run of the node knows what earlier ones have answered, so that an
@@ -265,7 +263,7 @@ impl Slots {
             let before = it.term;
             let owner = Some(before.node).filter(|it| peers.contains(it));
             by_owner.entry(owner.filter(|_| before.count > 0)).or_default().insert(*slot);
-            (it.before, it.heard_before) = (before, false);
+            it.before = before;
             it.ended.clear();
             it.term = before.next(self.me);
             (it.stand, it.denied) = (Stand::Claims, false);
@@ -488,8 +486,10 @@ impl Slots {
                     // What was given up for them counts for this claim, and for no later one.
                     let voids = std::mem::take(&mut it.voids);
                     it.ended.extend(voids);
-                    let before = it.before.node;
-                    it.heard_before = before == self.me || pending.heard.contains(&before);
+                    let unheard = |it: &NodeId| !pending.heard.contains(it);
+                    let before = Some(it.before).filter(|it| it.count > 0 && it.node != self.me);
+                    let before = before.map(|it| it.node).filter(unheard);
+                    it.unheard = before.or(it.unheard.filter(unheard));
                     owned.push(slot);
                     pending.slots.remove(slot);
                 }
@@ -707,6 +707,19 @@ mod tests {
         assert_eq!(a.refused(Some(5), &answered.refused), [7], "the greater node wins a tie");
         assert_eq!(a.answer(B, &of_b, |_| true, |_| true).granted, [7]);
         assert!(b.owns(7) && !a.owns(7));
+    }
+
+    #[test]
+    fn an_owner_that_was_not_heard_stays_so_until_it_is() {
+        let (mut a, mut b) = (node(A), node(B));
+        take(&mut a, &mut [&mut b]);
+        for _ in 0..2 {
+            take(&mut b, &mut []);
+            assert_eq!(b.unheard(7), Some(A));
+            b.give_up(7);
+        }
+        take(&mut b, &mut [&mut a]);
+        assert!(b.owns(7) && !b.is_blind(7));
     }
 
     #[test]
