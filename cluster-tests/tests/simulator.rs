@@ -128,6 +128,18 @@ const ONCE_FAILED: &[(u64, Faults)] = &[
     (1391, Faults::Drains),
     (4357, Faults::Disks),
     (3327, Faults::Disks),
+    // Only a side without a copy of what was there before the cut was in use, and one with a copy won.
+    (2755, Faults::Cuts),
+    // Two owners met after a cut, and one placed what was asked of it before it had heard what the other had.
+    (7862, Faults::Cuts),
+    (2887, Faults::Cuts),
+    // After a cut a node turned from the owner that it reached to one that had not heard that one.
+    (5129, Faults::Cuts),
+    (7084, Faults::Cuts),
+    (8625, Faults::Cuts),
+    (10_539, Faults::Cuts),
+    // A node that had given a slot up asked another owner, which had not heard what it held.
+    (3101, Faults::Cuts),
 ];
 
 #[test]

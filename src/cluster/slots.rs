@@ -9,7 +9,13 @@
 //! for has answered it. Whoever answers stops owning first, and from then on takes nothing of a lower term. A
 //! claim is refused by whoever knows a higher term, by the owner that its own view still places first, and by
 //! whoever reaches an owner that the claimer does not ask. So two nodes own a slot at the same time only if no
-//! node reaches both; the higher term stands when they meet.
+//! node reaches both.
+//!
+//! An owner tells whomever it meets. If that one owns the slot too, or reaches an owner that this one has not heard,
+//! it refuses, and both owners give it up: neither knows what the other has acknowledged, and what is placed now would
+//! pass for newer than that. The slot is claimed anew, by a claim that waits for all, and until then its last owners
+//! ask nobody else for anything. With a quorum the higher term stands: an owner that has been succeeded can
+//! acknowledge nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,7 +48,7 @@ pub struct Claim {
     pub id: u64,
     /// The slots, by the count of the term in which they are claimed.
     pub slots: BTreeMap<u64, SlotSet>,
-    /// The claimer owns these slots already and tells one that it had not asked.
+    /// The claimer owns these slots already, has heard the owner before, and tells one that it had not asked.
     pub held: bool,
     /// Whom the claimer asks: an owner among them has its say itself.
     pub asked: Vec<NodeId>,
@@ -66,7 +72,7 @@ pub struct Answered {
     pub refused: Vec<(u16, Term)>,
     /// The slots that are the claimer's from here on.
     pub granted: Vec<u16>,
-    /// Those of them that this node has owned or claimed until now.
+    /// The slots that this node has owned or claimed until now.
     pub lost: Vec<u16>,
     /// The terms of claims of this node's that came to nothing, and of those that it gives up now.
     pub ended: Vec<(u16, Term)>,
@@ -99,8 +105,8 @@ struct Slot {
     stand: Stand,
     /// The node of that term says that it does not own the slot.
     denied: bool,
-    /// The claimer before has answered this node's own claim. If not, a room that is new here may exist elsewhere.
-    heard_before: bool,
+    /// An owner before that none of this node's own claims has heard: a room that is new here may exist elsewhere.
+    unheard: Option<NodeId>,
     /// Quorum only: this run of the node knows what earlier ones have answered.
     informed: bool,
     /// Quorum only: this run of the node knows all that was acknowledged and answered here.
@@ -122,6 +128,13 @@ impl Slot {
                 self.voids.drain(..excess);
             }
         }
+    }
+
+    /// Another node owns it too, in the term `other`: neither does from here on.
+    fn give_up_beside(&mut self, other: Term) {
+        self.end(Term::default());
+        (self.stand, self.denied) = (Stand::Follows, true);
+        self.term = self.term.max(other);
     }
 }
 
@@ -218,6 +231,14 @@ impl Slots {
         nothing(term) || it.given.count > 0 && it.owned == term && nothing(it.given)
     }
 
+    /// Whether this node has owned a slot in the highest term that it knows, and does no more: nobody owns it who has
+    /// heard this node. With a quorum, where nothing can have been placed since, it does not matter.
+    pub fn is_given_up(&self, slot: u16) -> bool {
+        let it = &self.slots[usize::from(slot)];
+        let own = it.term.count > 0 && it.term.node == self.me;
+        self.quorum.is_none() && own && it.stand == Stand::Follows
+    }
+
     /// Whether this node owns a slot.
     pub fn owns(&self, slot: u16) -> bool {
         self.slots[usize::from(slot)].stand == Stand::Owns
@@ -225,14 +246,12 @@ impl Slots {
 
     /// Whether the owner before was not heard when this node claimed the slot.
     pub fn is_blind(&self, slot: u16) -> bool {
-        let it = &self.slots[usize::from(slot)];
-        self.quorum.is_none() && it.before.count > 0 && !it.heard_before
+        self.unheard(slot).is_some()
     }
 
-    /// Who owned a slot of this node's before, as far as it knew when it claimed it.
-    pub fn owner_before(&self, slot: u16) -> Option<NodeId> {
-        let before = self.slots[usize::from(slot)].before;
-        (before.count > 0).then_some(before.node)
+    /// The owner before that was not heard when this node claimed the slot.
+    pub fn unheard(&self, slot: u16) -> Option<NodeId> {
+        self.slots[usize::from(slot)].unheard.filter(|_| self.quorum.is_none())
     }
 
     /// Quorum only: whether this run of the node knows what earlier ones have answered, so that an
@@ -271,7 +290,7 @@ impl Slots {
             let before = it.term;
             let owner = Some(before.node).filter(|it| peers.contains(it));
             by_owner.entry(owner.filter(|_| before.count > 0)).or_default().insert(*slot);
-            (it.before, it.heard_before) = (before, false);
+            it.before = before;
             it.ended.clear();
             it.term = before.next(self.me);
             (it.stand, it.denied) = (Stand::Claims, false);
@@ -314,9 +333,9 @@ impl Slots {
         sent.into_iter().map(claim).collect()
     }
 
-    /// There is a new link to `peer`, which every claim has to wait for. Returns what it is to be sent of what this
-    /// node owns already, under the number `id`.
-    pub fn meet(&mut self, peer: NodeId, id: u64) -> Option<Claim> {
+    /// There is a new link to `peer`, which every claim has to wait for. Returns what it is to be told of what this
+    /// node owns already; where the owner before was not heard, it may know that one. `new_id` numbers claims.
+    pub fn meet(&mut self, peer: NodeId, mut new_id: impl FnMut() -> u64) -> Vec<Claim> {
         for pending in self.pending.values_mut() {
             if pending.waiting.contains(&peer) || !pending.first {
                 pending.waiting.insert(peer);
@@ -325,11 +344,15 @@ impl Slots {
                 pending.later.insert(peer);
             }
         }
-        let owned = self.owned();
-        (!owned.is_empty()).then(|| {
-            let slots = self.by_count(owned.into_iter());
-            Claim { id, slots, held: true, asked: Vec::new() }
-        })
+        let (blind, known): (Vec<u16>, Vec<u16>) =
+            self.owned().into_iter().partition(|slot| self.is_blind(*slot));
+        let told =
+            [(known, true), (blind, false)].into_iter().filter(|(slots, _)| !slots.is_empty());
+        let claim = |(slots, held): (Vec<u16>, bool)| {
+            let slots = self.by_count(slots.into_iter());
+            Claim { id: new_id(), slots, held, asked: Vec::new() }
+        };
+        told.map(claim).collect()
     }
 
     fn by_count(&self, slots: impl Iterator<Item = u16>) -> BTreeMap<u64, SlotSet> {
@@ -359,11 +382,16 @@ impl Slots {
             let has_its_say = |owner: NodeId| {
                 owner == from || owner == self.me || claim.asked.contains(&owner) || !reaches(owner)
             };
+            let owns = it.stand == Stand::Owns;
             let refused = term < it.term
-                || !claim.held
-                    && (it.stand == Stand::Owns && keeps(slot) || !owner.is_none_or(has_its_say));
-            if refused {
+                || !claim.held && (owns && keeps(slot) || !owner.is_none_or(has_its_say));
+            let meets = owns && self.quorum.is_none() && !claim.asked.contains(&self.me);
+            if refused || meets {
                 answered.refused.push((slot, it.term));
+                if meets {
+                    it.give_up_beside(term);
+                    answered.lost.push(slot);
+                }
                 continue;
             }
             answered.ended.extend(it.voids.iter().map(|term| (slot, *term)));
@@ -389,6 +417,12 @@ impl Slots {
         let mut lost = Vec::new();
         for (slot, term) in refused {
             let Some(it) = self.slots.get_mut(usize::from(*slot)) else { continue };
+            if claim.is_some() && it.stand == Stand::Owns && self.quorum.is_none() {
+                // Who was told that this node owns it is or knows an owner that was not heard.
+                it.give_up_beside(*term);
+                lost.push(*slot);
+                continue;
+            }
             let pending = claim.and_then(|claim| self.pending.get(&claim));
             let asked = pending.is_some_and(|it| it.slots.contains(*slot));
             if *term <= it.term && !(asked && it.stand == Stand::Claims) {
@@ -494,8 +528,10 @@ impl Slots {
                     // What was given up for them counts for this claim, and for no later one.
                     let voids = std::mem::take(&mut it.voids);
                     it.ended.extend(voids);
-                    let before = it.before.node;
-                    it.heard_before = before == self.me || pending.heard.contains(&before);
+                    let unheard = |it: &NodeId| !pending.heard.contains(it);
+                    let before = Some(it.before).filter(|it| it.count > 0 && it.node != self.me);
+                    let before = before.map(|it| it.node).filter(unheard);
+                    it.unheard = before.or(it.unheard.filter(unheard));
                     owned.push(slot);
                     pending.slots.remove(slot);
                 }
@@ -702,17 +738,63 @@ mod tests {
         assert_eq!(b.answer(C, &claim, |_| false, |node| node != A).granted, [7]);
     }
 
+    /// Two owners of slot 7 that have not heard each other; `b` has the greater term.
+    fn owners_that_meet(quorum: Option<Quorum>) -> (Slots, Slots) {
+        let (mut a, mut b) = (Slots::new(A, quorum), Slots::new(B, quorum));
+        for it in [&mut a, &mut b] {
+            it.slots[7].sure = true;
+            it.claim(&[7], &BTreeSet::new(), || 1);
+            it.complete();
+        }
+        (a, b)
+    }
+
     #[test]
-    fn an_owner_of_a_lower_term_yields_to_one_that_it_meets() {
-        let (mut a, mut b) = (node(A), node(B));
-        take(&mut a, &mut []);
-        b.claim(&[7], &BTreeSet::new(), || 1);
-        b.complete();
-        let (of_a, of_b) = (a.meet(B, 5).expect("it owns"), b.meet(A, 5).expect("it owns"));
-        let answered = b.answer(A, &of_a, |_| true, |_| true);
-        assert_eq!(a.refused(Some(5), &answered.refused), [7], "the greater node wins a tie");
+    fn two_owners_that_meet_have_to_claim_anew() {
+        let (mut a, mut b) = owners_that_meet(None);
+        let (of_a, of_b) = (a.meet(B, || 5).remove(0), b.meet(A, || 5).remove(0));
+        let to_a = b.answer(A, &of_a, |_| true, |_| true).refused;
+        let to_b = a.answer(B, &of_b, |_| true, |_| true).refused;
+        let term = |node| Term { count: 1, node };
+        assert_eq!((to_a.clone(), to_b.clone()), (vec![(7, term(B))], vec![(7, term(A))]));
+        assert_eq!((a.refused(Some(5), &to_a), b.refused(Some(5), &to_b)), (vec![], vec![]));
+        assert!(!a.owns(7) && !b.owns(7) && b.is_given_up(7) && !a.is_given_up(7));
+        assert_eq!(a.ownership(7), Ownership::Theirs(None));
+        take(&mut a, &mut [&mut b]);
+        assert!(a.owns(7) && !a.is_blind(7));
+    }
+
+    #[test]
+    fn with_a_quorum_an_owner_of_a_lower_term_yields_to_one_that_it_meets() {
+        let (mut a, mut b) = owners_that_meet(Some(Quorum { expected: 1 }));
+        let of_b = b.meet(A, || 5).remove(0);
         assert_eq!(a.answer(B, &of_b, |_| true, |_| true).granted, [7]);
         assert!(b.owns(7) && !a.owns(7));
+    }
+
+    #[test]
+    fn nobody_turns_from_an_owner_that_it_reaches_to_one_that_has_not_heard_that_one() {
+        let (mut a, mut b, mut c) = (node(A), node(B), node(C));
+        take(&mut a, &mut [&mut b, &mut c]);
+        take(&mut b, &mut []);
+        let told = b.meet(C, || 5).remove(0);
+        assert_eq!(c.answer(B, &told, |_| false, |node| node == A).refused, [(7, a.term(7))]);
+        assert_eq!(b.refused(Some(5), &[(7, a.term(7))]), [7]);
+        take(&mut b, &mut [&mut a, &mut c]);
+        assert_eq!(c.ownership(7), Ownership::Theirs(Some(B)));
+    }
+
+    #[test]
+    fn an_owner_that_was_not_heard_stays_so_until_it_is() {
+        let (mut a, mut b) = (node(A), node(B));
+        take(&mut a, &mut [&mut b]);
+        for _ in 0..2 {
+            take(&mut b, &mut []);
+            assert_eq!(b.unheard(7), Some(A));
+            b.give_up(7);
+        }
+        take(&mut b, &mut [&mut a]);
+        assert!(b.owns(7) && !b.is_blind(7));
     }
 
     #[test]
@@ -722,7 +804,7 @@ mod tests {
         a.claim(&[7], &peers(&[B]), || 1);
         a.heard(B, 1, &[7]);
         assert_eq!(a.complete(), [0u16; 0], "two of three that may have forgotten all");
-        a.meet(C, 9);
+        a.meet(C, || 9);
         a.heard(C, 1, &[7]);
         assert_eq!(a.complete(), [7], "there is nobody else who could know more");
         let mut b = Slots::new(B, quorum);

@@ -290,6 +290,8 @@ impl Node {
         match self.slots.ownership(slot) {
             Ownership::Mine(_) | Ownership::Claimed(_) => Some(self.me),
             Ownership::Theirs(Some(owner)) if !self.has_lost(owner) => Some(owner),
+            // Who is to be home next does not know yet what is here.
+            Ownership::Theirs(_) if self.slots.is_given_up(slot) => None,
             Ownership::Theirs(_) => self.placement.home(slot),
         }
     }

@@ -194,7 +194,7 @@ impl Room {
             opening.fetch = None;
             node.fetches.end(&name);
         }
-        let before = node.slots.owner_before(self.slot);
+        let before = node.slots.unheard(self.slot);
         let has_told = opening.heard.iter().any(|(from, _)| Some(*from) == before);
         opening.waits_until = opening.waits_until.filter(|until| !has_told && node.now < *until);
         if opening.waits_until.is_some() {

@@ -432,7 +432,8 @@ mod tests {
         let (peer, at) = (NodeId(7), Time::from_millis(2_000));
         state.handle(In::LinkUp(peer, crate::cluster::mesh_version::OURS.newest), at);
         let slots = BTreeMap::from([(9, SlotSet::all())]);
-        let claim = Claim { id: 1, slots, held: true, asked: Vec::new() };
+        let asked = vec![state.node.me];
+        let claim = Claim { id: 1, slots, held: true, asked };
         let mut input = In::Peer(peer, Message::Slots(SlotMessage::Claim(claim)));
         let mut told = 0;
         while told < 3_000 {

@@ -76,8 +76,8 @@ impl State {
         let phase = self.own_phase();
         self.say_phase(vec![peer], phase);
         self.ask_what_was_forgotten(vec![peer]);
-        let id = self.node.next_id();
-        if let Some(claim) = self.node.slots.meet(peer, id) {
+        let Node { slots, ids, .. } = &mut self.node;
+        for claim in slots.meet(peer, || next(ids)) {
             self.send_claim(claim, vec![peer]);
         }
         self.send_claims();

@@ -115,13 +115,24 @@ impl World {
         let sides = shape.sides(self.nodes.len());
         let one_way = matches!(shape, Shape::OneWay(..) | Shape::Mute(_) | Shape::Deaf(_));
         let (at, until) = (self.now, self.now + lasts);
-        self.record.split = Some(Split { at, sides, one_way, until });
+        let holders = (0..self.rooms.len()).map(|room| (room, self.holders(room))).collect();
+        self.record.split = Some(Split { at, sides, one_way, until, holders });
         self.later(lasts, Happening::Mend(0));
         for _ in 0..self.rng.usize(5..30) {
             let at = self.rng.u64(0..lasts + 1_000);
             self.later(at, Happening::Publish);
         }
         self.cut_along(&shape)
+    }
+
+    /// The nodes that have something of a room.
+    fn holders(&self, room: usize) -> BTreeSet<usize> {
+        let holds = |node: &usize| {
+            let state = self.nodes[*node].state.as_ref();
+            let stream = state.and_then(|it| it.room(&self.rooms[room])?.stream());
+            stream.is_some_and(|it| it.position().offset > 0)
+        };
+        (0..self.nodes.len()).filter(holds).collect()
     }
 
     fn is_calm(&self) -> bool {

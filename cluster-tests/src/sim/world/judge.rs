@@ -136,6 +136,8 @@ impl World {
 
     /// Without a quorum either side of a cut goes on, and one of them wins: all that it acknowledged is
     /// there, and all from before the cut. What was still under way to the other side then is one side's alone.
+    /// A side without any copy of what is from before can't win. If only such sides are in use, one wins that has
+    /// acknowledged nothing since.
     fn judge_sides(
         &self,
         (number, kept): (usize, &Kept),
@@ -153,7 +155,13 @@ impl World {
             Some(_) => self.sides_in_use(number, split),
             None => epochs_in_use(kept, acked, split),
         };
-        if winners.is_subset(&losers) && !self.was_placed_unheard((number, kept), split) {
+        let none_can_win = split.sides.is_some()
+            && !winners.is_empty()
+            && !winners.iter().any(|side| split.can_win(number, *side));
+        if winners.is_subset(&losers)
+            && !none_can_win
+            && !self.was_placed_unheard((number, kept), split)
+        {
             let numbers: Vec<u64> = lost.iter().map(|(number, _)| *number).collect();
             return Err(format!(
                 "{room} lacks what each side of the cut has acknowledged: messages {numbers:?}"

@@ -61,6 +61,8 @@ pub(super) struct Split {
     pub(super) one_way: bool,
     /// When it was over.
     pub(super) until: u64,
+    /// The nodes that had something of each room when it came.
+    pub(super) holders: BTreeMap<usize, BTreeSet<usize>>,
 }
 
 impl Split {
@@ -68,6 +70,12 @@ impl Split {
     pub(super) fn side_of(&self, node: usize) -> Option<u64> {
         let sides = self.sides.as_ref()?;
         sides.iter().position(|side| side.contains(&node)).map(|it| it as u64)
+    }
+
+    /// Whether a side can win a room: it had a copy of what was said before the cut, if anything was.
+    pub(super) fn can_win(&self, room: usize, side: u64) -> bool {
+        let holders = self.holders.get(&room).filter(|it| !it.is_empty());
+        holders.is_none_or(|it| it.iter().any(|node| self.side_of(*node) == Some(side)))
     }
 
     /// The side that has acknowledged something: that of the node, or else the epoch.
