@@ -17,7 +17,7 @@ use super::{
 use crate::{
     cluster::node::NodeId,
     mesh::wire::{self, Frame},
-    protocol::{codec::Format, message::EmulationRequest},
+    protocol::{codec::Format, message::EmulationRequest, nulls},
     room::actor::Forward,
     session::id::SessionId,
 };
@@ -47,7 +47,7 @@ async fn take(parts: &Parts, request: &HttpRequest, body: web::Payload) -> Resul
     let body = body::read(body, parts.config.emulation_body_limit).await?;
     let bad = |why: String| Refusal::new(StatusCode::BAD_REQUEST, why);
     let asked = match streams::format(request) {
-        Format::Json => serde_json::from_slice(&body).map_err(|error| bad(error.to_string())),
+        Format::Json => nulls::from_slice(&body).map_err(|error| bad(error.to_string())),
         Format::Protobuf => EmulationRequest::decode(body).map_err(|error| bad(error.to_string())),
     };
     let asked = asked?;
