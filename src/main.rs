@@ -25,7 +25,10 @@ fn main() -> ExitCode {
             Ok(false) => return ExitCode::from(LOST),
             other => other.map(|_| ()),
         },
-        Command::Checkconfig(serve) => serve.with(|_| {
+        Command::Checkconfig(serve) => serve.with(|config| {
+            for warning in config.warnings() {
+                println!("Warning: {warning}.");
+            }
             println!("The configuration is valid.");
             Ok(())
         }),
@@ -79,6 +82,9 @@ fn run(config: Config) -> anyhow::Result<()> {
             name,
             "this variable is taken for one of Kubernetes and ignored; a service called `roomcast` makes it"
         );
+    }
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
     }
     actix_rt::System::new().block_on(roomcast::node::run(config))
 }

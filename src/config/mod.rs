@@ -184,6 +184,26 @@ impl TryFrom<Raw> for Config {
     }
 }
 
+impl Config {
+    /// What is allowed, and may not be what is meant.
+    pub fn warnings(&self) -> Vec<String> {
+        let tokens = [
+            ("client.token", Some(&self.tokens)),
+            ("client.subscription_token", self.subscription_tokens.as_ref()),
+        ];
+        let doubled = tokens
+            .into_iter()
+            .filter(|(_, it)| it.is_some_and(Tokens::secret_beside_published_keys));
+        let warning = |(section, _): (&str, _)| {
+            format!(
+                "{section}: with hmac_secret_key beside jwks_public_endpoint, tokens signed by either are accepted; \
+                 take the secret out if all tokens are to come from the issuer of those keys"
+            )
+        };
+        doubled.map(warning).collect()
+    }
+}
+
 impl Raw {
     fn room_settings(&self) -> Result<RoomSettings, Invalid> {
         let quorum_of = self.cluster.quorum()?;
