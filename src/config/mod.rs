@@ -66,6 +66,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Worker threads that serve clients.
     pub workers: usize,
+    /// How long a connection is kept for the next request; 0: for none.
+    pub keep_alive: Duration,
     /// Proxies whose statements about a client's address are trusted.
     pub trusted_proxies: Vec<IpNet>,
     /// How many connections clients may open.
@@ -149,6 +151,7 @@ impl TryFrom<Raw> for Config {
             name: raw.node.name.clone(),
             listen,
             workers: raw.http_server.workers,
+            keep_alive: raw.http_server.keep_alive.0,
             trusted_proxies: raw.http_server.proxies()?,
             connection_limits: ConnectionLimits {
                 rate: raw.client.connection_rate_limit,

@@ -4,16 +4,17 @@
 
 use std::collections::BTreeMap;
 
-use actix_web::{HttpRequest, HttpResponse, http::header, web};
+use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
 use super::{
+    admission::Refusal,
     body,
     calls::{self, Batch, Call, Channels, Line, Unread, bad_request},
-    control, key,
+    control, cors, key,
     parts::Parts,
     rooms,
 };
@@ -70,7 +71,7 @@ async fn call(
         .is_some_and(|mode| mode.as_bytes() == b"transport");
     let status = match &result {
         Err(it) if transport_errors => status_of(it.code),
-        _ => actix_web::http::StatusCode::OK,
+        _ => StatusCode::OK,
     };
     HttpResponse::build(status).json(Outcome::from(result))
 }
@@ -185,24 +186,27 @@ fn malformed(error: message::Error) -> HttpResponse {
 async fn admitted(
     parts: &Parts,
     request: &HttpRequest,
-    body: web::Payload,
+    mut body: web::Payload,
 ) -> Result<Bytes, HttpResponse> {
-    // Before any of the body is read: callers without the key must not fill the memory.
-    if !authorized(parts, request) {
-        return Err(refuse(HttpResponse::Unauthorized()).finish());
+    let read = match authorized(parts, request) {
+        true => body::read(&mut body, BODY_LIMIT).await,
+        // Nothing of the body is kept: callers without the key must not fill the memory.
+        false => Err(Refusal::new(StatusCode::UNAUTHORIZED, WITHOUT_KEY)),
+    };
+    match read {
+        Ok(read) => Ok(read),
+        Err(refusal) => {
+            body::discard(&mut body).await;
+            Err(cors::refuse(parts, request.head(), refusal))
+        }
     }
-    let body = body::read(body, BODY_LIMIT).await;
-    body.map_err(|refusal| refuse(HttpResponse::build(refusal.status)).finish())
 }
 
-/// The connection ends with the answer: what else comes of the request is not read.
-fn refuse(mut response: actix_web::HttpResponseBuilder) -> actix_web::HttpResponseBuilder {
-    response.insert_header((header::CONNECTION, "close"));
-    response
-}
+/// What callers are told whose key is missing or wrong.
+const WITHOUT_KEY: &str = "the key (http_api.key) is missing or wrong: give it as `X-API-Key: KEY` or \
+                           `Authorization: apikey KEY`";
 
-fn status_of(code: u32) -> actix_web::http::StatusCode {
-    use actix_web::http::StatusCode;
+fn status_of(code: u32) -> StatusCode {
     match code {
         102 | 104 => StatusCode::NOT_FOUND,
         107 | 108 => StatusCode::BAD_REQUEST,

@@ -34,15 +34,22 @@ pub fn routes(app: &mut web::ServiceConfig) {
 async fn emulate(
     parts: web::Data<Parts>,
     request: HttpRequest,
-    body: web::Payload,
+    mut body: web::Payload,
 ) -> HttpResponse {
-    match take(&parts, &request, body).await {
+    match take(&parts, &request, &mut body).await {
         Ok(()) => cors::allow(&mut HttpResponse::NoContent(), request.head()).finish(),
-        Err(refusal) => cors::refuse(refusal),
+        Err(refusal) => {
+            body::discard(&mut body).await;
+            cors::refuse(&parts, request.head(), refusal)
+        }
     }
 }
 
-async fn take(parts: &Parts, request: &HttpRequest, body: web::Payload) -> Result<(), Refusal> {
+async fn take(
+    parts: &Parts,
+    request: &HttpRequest,
+    body: &mut web::Payload,
+) -> Result<(), Refusal> {
     admission::check_origin(parts, request.head())?;
     let body = body::read(body, parts.config.emulation_body_limit).await?;
     let bad = |why: String| Refusal::new(StatusCode::BAD_REQUEST, why);
