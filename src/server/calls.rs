@@ -20,7 +20,7 @@ use crate::{
         nulls,
     },
     room::{
-        control::Action,
+        control::{Action, Control},
         types::{NewPublication, Query, Since, Tags, Version},
     },
 };
@@ -226,17 +226,30 @@ pub struct Channels {
     pub pattern: String,
 }
 
-/// Whose connections are meant: those of a user, or without one those that have no user; of them only one,
-/// if it is named.
+/// Whose connections are meant: those of a user, or of an empty one those that have no user; of them only one, if it
+/// is named.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Target {
-    /// The user.
-    pub user: String,
-    /// The id of a connection.
-    pub client: String,
-    /// The session of a connection.
-    pub session: String,
+    user: Option<String>,
+    client: String,
+    session: String,
+}
+
+impl Target {
+    /// What is done to those connections.
+    ///
+    /// # Errors
+    /// If nobody is named: whoever forgets the user does not mean everyone who has none.
+    pub fn control(self, action: Action) -> Result<Control, Error> {
+        let Self { user, client, session } = self;
+        if user.is_none() && client.is_empty() && session.is_empty() {
+            return Err(bad_request(
+                "user is needed, or client or session; an empty user stands for all connections without one",
+            ));
+        }
+        Ok(Control { user: user.unwrap_or_default(), client, session, action })
+    }
 }
 
 /// What comes with a room that connections are put into.

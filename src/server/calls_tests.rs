@@ -132,6 +132,22 @@ fn connections_are_told_what_the_application_says() {
 }
 
 #[test]
+fn an_empty_user_stands_for_those_without_one_and_no_user_for_nobody() {
+    let control = |body: Value| match call("disconnect", body) {
+        Call::Disconnect(target, it) => target.control(it.action()?),
+        other => panic!("{other:?}"),
+    };
+    let named = |body| control(body).map(|it| (it.user, it.client, it.session));
+    let none = String::new;
+    assert_eq!(named(json!({"user": ""})), Ok((none(), none(), none())));
+    assert_eq!(named(json!({"user": null, "client": "c"})), Ok((none(), "c".into(), none())));
+    assert_eq!(named(json!({"session": "s"})), Ok((none(), none(), "s".into())));
+    for nobody in [json!({}), json!({"user": null, "client": null}), json!({"client": ""})] {
+        assert_eq!(named(nobody).expect_err("nobody").code, 107);
+    }
+}
+
+#[test]
 fn a_batch_is_read_before_any_of_it_is_done() {
     let read = |body: Value| batch(body.to_string().as_bytes());
     let body = json!({"parallel": null, "commands": [

@@ -10,10 +10,7 @@ use super::{
 };
 use crate::{
     protocol::codes::ErrorCode,
-    room::{
-        control::{Action, Control},
-        types::Survey,
-    },
+    room::{control::Action, types::Survey},
 };
 
 /// What is done, or on which nodes it could not be.
@@ -25,9 +22,7 @@ struct Done {
 }
 
 async fn everywhere(parts: &Parts, target: Target, action: Action) -> Called {
-    let Target { user, client, session } = target;
-    let control = Control { user, client, session, action };
-    let findings = survey(parts, Survey::Control(control)).await?;
+    let findings = survey(parts, Survey::Control(target.control(action)?)).await?;
     written(&Done { missing: names(&findings.missing) })
 }
 
