@@ -27,6 +27,9 @@ fn main() -> ExitCode {
         },
         Command::Checkconfig(serve) => serve.load().map(|config| {
             config.notes.iter().for_each(|note| cli::say(note));
+            for warning in config.warnings() {
+                cli::say(&warning);
+            }
             cli::print("The configuration is valid.\n");
         }),
         Command::Defaultconfig => {
@@ -77,6 +80,9 @@ fn run(config: Config, serve: Serve) -> anyhow::Result<()> {
     abort_on_panic();
     for note in &config.notes {
         tracing::warn!("{note}");
+    }
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
     }
     match files::raise_limit() {
         Ok(limit) => tracing::debug!(limit, "open files"),

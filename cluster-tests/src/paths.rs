@@ -97,3 +97,8 @@ pub fn python() -> PathBuf {
 pub fn go_driver() -> PathBuf {
     target_dir().join("go-driver")
 }
+
+/// The calls of the API in Go, which the run script builds there, too.
+pub fn go_api() -> PathBuf {
+    target_dir().join("go-api")
+}

@@ -248,6 +248,13 @@ impl Socket {
         }
     }
 
+    /// Reads what comes until the connection ends.
+    pub fn read_rest(&mut self, limit: Duration) -> Result<String, String> {
+        let deadline = Instant::now() + limit;
+        while self.read_more(deadline)? {}
+        Ok(String::from_utf8_lossy(&std::mem::take(&mut self.unread)).into_owned())
+    }
+
     /// Whether the connection still was there; `Err` at the deadline.
     fn read_more(&mut self, deadline: Instant) -> Result<bool, String> {
         let left = deadline.saturating_duration_since(Instant::now());

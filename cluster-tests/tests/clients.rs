@@ -1,6 +1,6 @@
 //! Clients that we did not write: the Go SDK, and those of the server API, on three nodes.
 
-use std::{io::Write as _, process::Command};
+use std::{io::Write as _, path::Path, process::Command};
 
 use cluster_tests::{
     check, paths,
@@ -14,19 +14,19 @@ use cluster_tests::{
 };
 use serde_json::json;
 
-/// Whether the driver of the Go SDK is built; says so if not.
-fn go() -> bool {
-    let there = paths::go_driver().exists();
+/// Whether a program in Go is built; says so if not.
+fn go(program: &Path, what: &str) -> bool {
+    let there = program.exists();
     if !there {
         // Not by a macro: what those print of a test that passes is not shown.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: the driver of the Go SDK is not built");
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {what} is not built, for there is no Go");
     }
     there
 }
 
 #[test]
 fn the_go_sdk_publishes_and_recovers_across_nodes() {
-    if !go() {
+    if !go(&paths::go_driver(), "the driver of the Go SDK") {
         return;
     }
     let mut world = World::new(3);
@@ -84,6 +84,17 @@ fn the_official_clients_of_the_api_work_on_every_node() {
     let mut node = Command::new("node");
     node.arg(paths::js("api.mjs"));
     script(&mut world, "cent.js calls every method", node);
+}
+
+#[test]
+fn clients_of_the_api_that_send_one_command_to_a_line_work_on_every_node() {
+    let mut world = World::new(3);
+    let mut python = Command::new(paths::python());
+    python.arg(paths::crate_dir().join("clients/python/api4.py"));
+    script(&mut world, "cent 4 calls every method", python);
+    if go(&paths::go_api(), "the client of the API in Go") {
+        script(&mut world, "gocent calls every method", Command::new(paths::go_api()));
+    }
 }
 
 #[test]

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
+    fault::Fault,
     grant::{Credentials, Grant, Overrides},
-    verifier::TokenError,
 };
 
 /// Unix time in whole seconds. JSON web tokens may say it in fractions (RFC 7519, NumericDate), and some
@@ -95,16 +95,16 @@ impl Claims {
     ///
     /// # Errors
     /// If they are those of a subscription token, or what they say in base64 is no base64.
-    pub fn connection(self) -> Result<Credentials, TokenError> {
+    pub fn connection(self) -> Result<Credentials, Fault> {
         if self.channel.is_some() {
-            return Err(TokenError::Invalid);
+            return Err(Fault::ForRoom);
         }
         let mut rooms = BTreeMap::new();
         for (room, sub) in self.subs.unwrap_or_default() {
             let grant = Grant {
                 expires_at: None,
-                info: bytes(sub.info, sub.b64info)?,
-                data: bytes(sub.data, sub.b64data)?,
+                info: bytes("b64info", sub.info, sub.b64info)?,
+                data: bytes("b64data", sub.data, sub.b64data)?,
                 overrides: sub.overrides.unwrap_or_default(),
             };
             rooms.insert(room, grant);
@@ -114,9 +114,9 @@ impl Claims {
         }
         Ok(Credentials {
             user: self.sub.into(),
-            info: bytes(self.info, self.b64info)?,
+            info: bytes("b64info", self.info, self.b64info)?,
             expires_at: ends_at(self.expire_at, self.exp),
-            meta: bytes(self.meta, None)?,
+            meta: bytes("meta", self.meta, None)?,
             data: Bytes::new(),
             rooms: rooms.into_iter().collect(),
         })
@@ -126,11 +126,11 @@ impl Claims {
     ///
     /// # Errors
     /// If what they say in base64 is no base64.
-    pub fn subscription(self) -> Result<Subscription, TokenError> {
+    pub fn subscription(self) -> Result<Subscription, Fault> {
         let grant = Grant {
             expires_at: ends_at(self.expire_at, self.exp),
-            info: bytes(self.info, self.b64info)?,
-            data: bytes(self.data, self.b64data)?,
+            info: bytes("b64info", self.info, self.b64info)?,
+            data: bytes("b64data", self.data, self.b64data)?,
             overrides: self.overrides.unwrap_or_default(),
         };
         let room = self.channel.unwrap_or_default();
@@ -155,14 +155,18 @@ fn ends_at(expire_at: Option<Seconds>, exp: Option<Seconds>) -> Option<i64> {
     expire_at.or(exp).map(|at| at.0).filter(|at| *at > 0)
 }
 
-/// What is said as JSON, or else in base64.
-fn bytes(json: Option<Box<RawValue>>, base64: Option<String>) -> Result<Bytes, TokenError> {
-    match (json, base64) {
-        (Some(json), _) => Ok(Bytes::from(String::from(Box::<str>::from(json)))),
-        (None, Some(text)) => base64::engine::general_purpose::STANDARD
+/// What is said in base64, or else as JSON.
+fn bytes(
+    name: &'static str,
+    json: Option<Box<RawValue>>,
+    base64: Option<String>,
+) -> Result<Bytes, Fault> {
+    match (base64.filter(|it| !it.is_empty()), json) {
+        (Some(text), _) => base64::engine::general_purpose::STANDARD
             .decode(text)
             .map(Bytes::from)
-            .map_err(|_| TokenError::Invalid),
+            .map_err(|_| Fault::Base64(name)),
+        (None, Some(json)) => Ok(Bytes::from(String::from(Box::<str>::from(json)))),
         (None, None) => Ok(Bytes::new()),
     }
 }

@@ -36,13 +36,7 @@ impl Fetcher {
     /// # Errors
     /// If no HTTP client can be made.
     pub fn start(url: &str, keys: PublishedKeys) -> anyhow::Result<Arc<Self>> {
-        let client = reqwest::Client::builder()
-            .timeout(TIMEOUT)
-            // A redirect could lead somewhere that the issuer does not mean.
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .context("can't make an HTTP client for the keys of tokens")?;
-        let fetcher = Arc::new(Self { url: url.to_owned(), keys, client, last: Mutex::new(None) });
+        let fetcher = Arc::new(Self::new(url, keys)?);
         let keeper = fetcher.clone();
         actix_rt::spawn(async move {
             loop {
@@ -51,6 +45,24 @@ impl Fetcher {
             }
         });
         Ok(fetcher)
+    }
+
+    /// Fetches what is at `url` once, and puts it into `keys`.
+    ///
+    /// # Errors
+    /// If that can't be done.
+    pub async fn once(url: &str, keys: PublishedKeys) -> anyhow::Result<()> {
+        Self::new(url, keys)?.fetch().await.map(drop)
+    }
+
+    fn new(url: &str, keys: PublishedKeys) -> anyhow::Result<Self> {
+        let client = reqwest::Client::builder()
+            .timeout(TIMEOUT)
+            // A redirect could lead somewhere that the issuer does not mean.
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .context("can't make an HTTP client for the keys of tokens")?;
+        Ok(Self { url: url.to_owned(), keys, client, last: Mutex::new(None) })
     }
 
     /// Fetches the keys unless that was done just now. Returns whether they are those of now.

@@ -6,23 +6,14 @@ use serde::Deserialize;
 
 use super::{
     claims::{Claims, Subscription},
+    fault::{Fault, TokenError},
     grant::Credentials,
     keys::{Family, Key, Method, PublishedKeys},
 };
+use crate::protocol::nulls;
 
-/// Why a token is not accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum TokenError {
-    /// It was valid once. The client should get a new one.
-    #[error("the token has expired")]
-    Expired,
-    /// It never was, or is not meant for this.
-    #[error("the token is not valid")]
-    Invalid,
-    /// It names a public key that was not there when the keys were fetched last.
-    #[error("the token names a key that is not known")]
-    UnknownKey,
-}
+/// How far ahead the clocks may be that say from when on a token is valid, in seconds.
+const LEEWAY: i64 = 5;
 
 /// A key that is accepted until a moment of Unix time.
 pub struct Previous {
@@ -97,7 +88,7 @@ impl Verifier {
     /// # Errors
     /// See [`TokenError`].
     pub fn connection(&self, token: &str, now: i64) -> Result<Credentials, TokenError> {
-        self.claims(token, now)?.connection()
+        Ok(self.claims(token, now)?.connection()?)
     }
 
     /// Reads a subscription token.
@@ -105,29 +96,29 @@ impl Verifier {
     /// # Errors
     /// See [`TokenError`].
     pub fn subscription(&self, token: &str, now: i64) -> Result<Subscription, TokenError> {
-        self.claims(token, now)?.subscription()
+        Ok(self.claims(token, now)?.subscription()?)
     }
 
     fn claims(&self, token: &str, now: i64) -> Result<Claims, TokenError> {
-        let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Invalid)?;
-        let (header, payload) = message.split_once('.').ok_or(TokenError::Invalid)?;
-        let header: Header = part(header)?;
+        let (message, signature) = token.rsplit_once('.').ok_or(Fault::Parts)?;
+        let (header, payload) = message.split_once('.').ok_or(Fault::Parts)?;
+        let header: Header = part("header", header)?;
         if header.crit.is_some() {
-            return Err(TokenError::Invalid);
+            return Err(Fault::Extensions.into());
         }
         if !self.expected.unsigned {
             self.check_signature(&header, signature, message.as_bytes(), now)?;
         }
-        let mut claims: Claims = part(payload)?;
+        let mut claims: Claims = part("claims", payload)?;
         if let Some(claim) = &self.expected.user_claim {
             claims.sub = custom(payload, claim)?;
         }
         self.check_parties(&claims)?;
-        if claims.nbf.is_some_and(|nbf| nbf.0 > now) {
-            return Err(TokenError::Invalid);
+        if let Some(nbf) = claims.nbf.filter(|nbf| nbf.0 > now.saturating_add(LEEWAY)) {
+            return Err(TokenError::NotYet(nbf.0.saturating_sub(now)));
         }
-        if claims.exp.is_some_and(|exp| exp.0 <= now) {
-            return Err(TokenError::Expired);
+        if let Some(exp) = claims.exp.filter(|exp| exp.0 <= now) {
+            return Err(TokenError::Expired(now.saturating_sub(exp.0)));
         }
         Ok(claims)
     }
@@ -139,56 +130,69 @@ impl Verifier {
         message: &[u8],
         now: i64,
     ) -> Result<(), TokenError> {
-        let method = Method::named(&header.alg).ok_or(TokenError::Invalid)?;
+        let alg = || header.alg.clone();
+        let method = Method::named(&header.alg).ok_or_else(|| Fault::Algorithm(alg()))?;
         let verifies = |key: &Key| key.verifies(method, signature, message);
-        let verified = match (method.family(), &self.published) {
+        let found;
+        let (option, keys): (_, Vec<&Key>) = match (method.family(), &self.published) {
             (Family::Hmac, _) => {
                 let current = |it: &&Previous| it.until.is_none_or(|until| now < until);
                 let previous = self.previous.as_ref().filter(current).map(|it| &it.key);
-                self.secret.iter().chain(previous).any(verifies)
+                ("hmac_secret_key", self.secret.iter().chain(previous).collect())
             }
             (_, Some(published)) => {
-                let id = header.kid.as_deref().ok_or(TokenError::Invalid)?;
-                verifies(&published.find(id, method).ok_or(TokenError::UnknownKey)?)
+                let id = header.kid.as_deref().ok_or(Fault::NoKeyId)?;
+                found = published.find(id, method).ok_or(TokenError::UnknownKey)?;
+                ("jwks_public_endpoint", vec![&found])
             }
-            (Family::Rsa, None) => self.rsa.as_ref().is_some_and(verifies),
-            (Family::Ec, None) => self.ec.as_ref().is_some_and(verifies),
-            (Family::Ed, None) => false,
+            (Family::Rsa, None) => ("rsa_public_key", self.rsa.iter().collect()),
+            (Family::Ec, None) => ("ecdsa_public_key", self.ec.iter().collect()),
+            (Family::Ed, None) => ("jwks_public_endpoint", Vec::new()),
         };
-        verified.then_some(()).ok_or(TokenError::Invalid)
+        if keys.is_empty() {
+            return Err(Fault::NoKey { alg: alg(), option }.into());
+        }
+        match keys.into_iter().any(verifies) {
+            true => Ok(()),
+            false => Err(Fault::Signature(option).into()),
+        }
     }
 
-    fn check_parties(&self, claims: &Claims) -> Result<(), TokenError> {
+    fn check_parties(&self, claims: &Claims) -> Result<(), Fault> {
         let expected = &self.expected;
         let for_any = |fits: &dyn Fn(&str) -> bool| {
             claims.aud.as_ref().is_some_and(|aud| aud.iter().any(fits))
         };
         let issuer = claims.iss.as_deref();
-        let fits = expected.audience.as_ref().is_none_or(|it| for_any(&|aud| aud == it))
-            && expected.audience_regex.as_ref().is_none_or(|it| for_any(&|aud| it.is_match(aud)))
-            && expected.issuer.as_deref().is_none_or(|it| issuer == Some(it))
+        let audience = expected.audience.as_ref().is_none_or(|it| for_any(&|aud| aud == it))
+            && expected.audience_regex.as_ref().is_none_or(|it| for_any(&|aud| it.is_match(aud)));
+        let issued = expected.issuer.as_deref().is_none_or(|it| issuer == Some(it))
             && (expected.issuer_regex.as_ref())
                 .is_none_or(|it| issuer.is_some_and(|issuer| it.is_match(issuer)));
-        fits.then_some(()).ok_or(TokenError::Invalid)
+        match (audience, issued) {
+            (true, true) => Ok(()),
+            (false, _) => Err(Fault::Audience),
+            (true, false) => Err(Fault::Issuer),
+        }
     }
 }
 
 /// A part of a token: JSON in base64url.
-fn part<T: serde::de::DeserializeOwned>(part: &str) -> Result<T, TokenError> {
+fn part<T: serde::de::DeserializeOwned>(name: &'static str, part: &str) -> Result<T, Fault> {
     let json = base64::engine::general_purpose::URL_SAFE_NO_PAD
         .decode(part.trim_end_matches('='))
-        .map_err(|_| TokenError::Invalid)?;
-    serde_json::from_slice(&json).map_err(|_| TokenError::Invalid)
+        .map_err(|error| Fault::Part(name, error.to_string()))?;
+    nulls::from_slice(&json).map_err(|error| Fault::Part(name, error.to_string()))
 }
 
 /// The user as a claim of the application's own says it.
-fn custom(payload: &str, claim: &str) -> Result<String, TokenError> {
-    let mut claims: serde_json::Map<String, serde_json::Value> = part(payload)?;
+fn custom(payload: &str, claim: &str) -> Result<String, Fault> {
+    let mut claims: serde_json::Map<String, serde_json::Value> = part("claims", payload)?;
     match claims.remove(claim) {
-        None => Ok(String::new()),
+        None | Some(serde_json::Value::Null) => Ok(String::new()),
         Some(serde_json::Value::String(user)) => Ok(user),
         Some(serde_json::Value::Number(user)) => Ok(user.to_string()),
-        Some(_) => Err(TokenError::Invalid),
+        Some(_) => Err(Fault::User(claim.to_owned())),
     }
 }
 
@@ -208,13 +212,31 @@ mod tests {
         vectors[kind][name].as_str().expect(name).to_owned()
     }
 
-    fn check(verifier: &Verifier, token: &str) -> Result<String, TokenError> {
-        verifier.connection(token, 1000).map(|it| it.user.into())
+    /// What becomes of a token, as clients are told it.
+    #[derive(Debug, PartialEq, Eq)]
+    enum No {
+        Another,
+        Invalid,
+        UnknownKey,
     }
 
-    fn verify(claims: Value) -> Result<Credentials, TokenError> {
+    impl From<TokenError> for No {
+        fn from(error: TokenError) -> Self {
+            match error {
+                error if error.is_of_time() => Self::Another,
+                TokenError::UnknownKey => Self::UnknownKey,
+                _ => Self::Invalid,
+            }
+        }
+    }
+
+    fn check(verifier: &Verifier, token: &str) -> Result<String, No> {
+        Ok(verifier.connection(token, 1000).map(|it| it.user.into())?)
+    }
+
+    fn verify(claims: Value) -> Result<Credentials, No> {
         let token = sign("secret", &claims).expect("signs");
-        Verifier::of_secret("secret").connection(&token, 1000)
+        Ok(Verifier::of_secret("secret").connection(&token, 1000)?)
     }
 
     #[test]
@@ -249,25 +271,62 @@ mod tests {
         let expires = |claims| verify(claims).map(|it| it.expires_at);
         assert_eq!(expires(json!({"exp": 1001.75, "nbf": 999.5})), Ok(Some(1001)));
         assert_eq!(expires(json!({"exp": 1e300})), Ok(Some(i64::MAX)));
-        assert_eq!(expires(json!({"exp": 1000.9})), Err(TokenError::Expired));
-        assert_eq!(expires(json!({"exp": "soon"})), Err(TokenError::Invalid));
+        assert_eq!(expires(json!({"exp": 1000.9})), Err(No::Another));
+        assert_eq!(expires(json!({"exp": "soon"})), Err(No::Invalid));
     }
 
     #[test]
     fn fails_closed() {
-        assert_eq!(verify(json!({"sub": "ann", "exp": 1000})), Err(TokenError::Expired));
-        assert_eq!(verify(json!({"sub": "ann", "nbf": 1001})), Err(TokenError::Invalid));
-        assert_eq!(verify(json!({"sub": "ann", "channel": "r"})), Err(TokenError::Invalid));
-        assert_eq!(verify(json!({"sub": "ann", "b64info": "?"})), Err(TokenError::Invalid));
+        assert_eq!(verify(json!({"sub": "ann", "exp": 1000})), Err(No::Another));
+        assert_eq!(verify(json!({"sub": "ann", "nbf": 1006})), Err(No::Another));
+        assert!(verify(json!({"sub": "ann", "nbf": 1005})).is_ok(), "clocks differ a little");
+        assert_eq!(verify(json!({"sub": "ann", "channel": "r"})), Err(No::Invalid));
+        assert_eq!(verify(json!({"sub": "ann", "b64info": "?"})), Err(No::Invalid));
         let verifier = Verifier::of_secret("other");
         let good = sign("secret", &json!({"sub": "ann"})).expect("signs");
         // {"alg":"none"} and no signature
         let none = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbm4ifQ.";
         for token in [&*good, none, "", ".", "..", "a.b.c"] {
-            assert_eq!(check(&verifier, token), Err(TokenError::Invalid), "{token}");
+            assert_eq!(check(&verifier, token), Err(No::Invalid), "{token}");
         }
         assert!(!Verifier::default().has_keys());
-        assert_eq!(check(&Verifier::default(), &good), Err(TokenError::Invalid));
+        assert_eq!(check(&Verifier::default(), &good), Err(No::Invalid));
+    }
+
+    #[test]
+    fn null_claims_are_none_and_base64_goes_first() {
+        let nulls = json!({"sub": null, "exp": null, "nbf": null, "expire_at": null, "aud": null, "iss": null,
+            "info": null, "b64info": null, "channels": null, "subs": null, "meta": null, "channel": null,
+            "override": null});
+        assert_eq!(verify(nulls), Ok(Credentials::default()));
+        let both = json!({"info": 1, "b64info": "Mg==", "subs": {"r": {"data": 1, "b64data": "", "info": null}}});
+        let it = verify(both).expect("valid");
+        assert_eq!((&it.info[..], &it.rooms[0].1.data[..]), (&b"2"[..], &b"1"[..]));
+    }
+
+    #[test]
+    fn it_is_said_what_is_wrong_with_a_token() {
+        let verifier = Verifier { secret: Some(Key::secret("s")), ..Default::default() };
+        let why = |token: &str| verifier.connection(token, 1000).expect_err("refused").to_string();
+        let signed = |claims: Value| why(&sign("s", &claims).expect("signs"));
+        let for_us = Expected { audience: Some("us".into()), ..Default::default() };
+        let for_us = Verifier { expected: for_us, ..Verifier::of_secret("s") };
+        let stranger = sign("s", &json!({"aud": "them"})).expect("signs");
+        for (why, part) in [
+            (signed(json!({"exp": 940})), "expired 60 seconds ago"),
+            (signed(json!({"nbf": 1090})), "in 90 seconds"),
+            (signed(json!({"exp": "soon"})), "its claims can't be read: "),
+            (signed(json!({"channel": "r"})), "subscription token"),
+            (signed(json!({"b64info": "?"})), "(b64info) is no base64"),
+            (why("x"), "three parts"),
+            (why("e30.e30.x"), "its header can't be read: missing field `alg`"),
+            (why("eyJhbGciOiJub25lIn0.e30."), "signed by \"none\""),
+            (why(&vector("tokens", "RS256")), "signed by RS256, and there is no rsa_public_key"),
+            (why(&sign("other", &json!({})).expect("signs")), "with the key of hmac_secret_key"),
+            (for_us.connection(&stranger, 0).expect_err("refused").to_string(), "audience"),
+        ] {
+            assert!(why.contains(part), "{why}");
+        }
     }
 
     #[test]
@@ -291,11 +350,10 @@ mod tests {
             let ec = Key::ec(&vector("pems", curve)).expect("a key");
             let of_ec = Verifier { ec: Some(ec), ..Default::default() };
             for (_, other) in curves {
-                let expected =
-                    if other == name { Ok("42".into()) } else { Err(TokenError::Invalid) };
+                let expected = if other == name { Ok("42".into()) } else { Err(No::Invalid) };
                 assert_eq!(check(&of_ec, &vector("tokens", other)), expected, "{curve} {other}");
             }
-            assert_eq!(check(&of_rsa, &vector("tokens", name)), Err(TokenError::Invalid));
+            assert_eq!(check(&of_rsa, &vector("tokens", name)), Err(No::Invalid));
         }
         assert!(Key::rsa("no key").is_err() && Key::ec(&vector("pems", "rsa")).is_err());
     }
@@ -305,7 +363,7 @@ mod tests {
         let pem = vector("pems", "rsa");
         let confused = vector("tokens", "confused");
         let verifier = Verifier { rsa: Key::rsa(&pem).ok(), ..Default::default() };
-        assert_eq!(check(&verifier, &confused), Err(TokenError::Invalid));
+        assert_eq!(check(&verifier, &confused), Err(No::Invalid));
         assert_eq!(
             check(&Verifier::of_secret(&pem), &confused),
             Ok("42".into()),
@@ -317,18 +375,18 @@ mod tests {
     fn published_keys_are_found_by_their_ids() {
         let published = PublishedKeys::default();
         let verifier = Verifier { published: Some(published.clone()), ..Default::default() };
-        assert_eq!(check(&verifier, &vector("tokens", "RS256")), Err(TokenError::UnknownKey));
+        assert_eq!(check(&verifier, &vector("tokens", "RS256")), Err(No::UnknownKey));
         let set: KeySet = serde_json::from_str(KEYS).expect("a key set");
         assert_eq!(published.replace(&set), 5, "those that can be used");
         for name in ["RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "EdDSA"] {
             assert_eq!(check(&verifier, &vector("tokens", name)), Ok("42".into()), "{name}");
         }
-        assert_eq!(check(&verifier, &vector("tokens", "nokid")), Err(TokenError::Invalid));
+        assert_eq!(check(&verifier, &vector("tokens", "nokid")), Err(No::Invalid));
         // One that is for encryption, and one of another kind, are not there for this.
         for name in ["enc", "cross"] {
-            assert_eq!(check(&verifier, &vector("tokens", name)), Err(TokenError::UnknownKey));
+            assert_eq!(check(&verifier, &vector("tokens", name)), Err(No::UnknownKey));
         }
-        assert_eq!(check(&verifier, &vector("tokens", "confused")), Err(TokenError::Invalid));
+        assert_eq!(check(&verifier, &vector("tokens", "confused")), Err(No::Invalid));
     }
 
     #[test]
@@ -340,7 +398,7 @@ mod tests {
         };
         assert_eq!(check(&verifier(None), &token), Ok("ann".into()));
         assert_eq!(check(&verifier(Some(1001)), &token), Ok("ann".into()));
-        assert_eq!(check(&verifier(Some(1000)), &token), Err(TokenError::Invalid));
+        assert_eq!(check(&verifier(Some(1000)), &token), Err(No::Invalid));
     }
 
     #[test]
@@ -370,6 +428,6 @@ mod tests {
         assert_eq!(user(json!({"sub": "x", "uid": "ann"})), Ok("ann".into()));
         assert_eq!(user(json!({"sub": "x", "uid": 7})), Ok("7".into()));
         assert_eq!(user(json!({"sub": "x"})), Ok(String::new()));
-        assert_eq!(user(json!({"uid": {}})), Err(TokenError::Invalid));
+        assert_eq!(user(json!({"uid": {}})), Err(No::Invalid));
     }
 }

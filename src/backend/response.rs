@@ -16,7 +16,7 @@ use crate::{
         claims::Seconds,
         grant::{Credentials, Grant, Overrides},
     },
-    protocol::{codes::Disconnect, message},
+    protocol::{codes::Disconnect, message, nulls},
     room::types::{Tags, Version},
 };
 
@@ -225,10 +225,10 @@ impl Granted {
 
 impl Published {
     fn publish(self) -> Result<Publish, InvalidResponse> {
-        let data = match (self.data, self.b64data.filter(|it| !it.is_empty())) {
+        let base64 = self.b64data.filter(|it| !it.is_empty());
+        let data = match (self.data, base64) {
             (None, None) => None,
-            (Some(json), _) => Some(raw(Some(json))),
-            (None, base64) => Some(payload("b64data", None, base64)?),
+            (json, base64) => Some(payload("b64data", json, base64)?),
         };
         let epoch = self.version_epoch.unwrap_or_default();
         Ok(Publish {
@@ -303,7 +303,7 @@ fn refreshed(result: Option<Granted>) -> Result<Refreshed, InvalidResponse> {
 fn decided<T: DeserializeOwned>(
     body: &[u8],
 ) -> Result<Result<Option<T>, BackendResponse>, InvalidResponse> {
-    let answer: Answer<T> = serde_json::from_slice(body)?;
+    let answer: Answer<T> = nulls::from_slice(body)?;
     if let Some(it) = answer.disconnect {
         return Ok(Err(BackendResponse::Refused(Verdict::Disconnect(disconnect(
             it.code, it.reason,
@@ -344,7 +344,7 @@ pub fn disconnect(code: u32, mut reason: String) -> Result<Disconnect, InvalidRe
     let close = close.ok_or(InvalidResponse::DisconnectCode(code))?;
     let cut = (0..=MAX_REASON.min(reason.len())).rev().find(|it| reason.is_char_boundary(*it));
     reason.truncate(cut.unwrap_or(0));
-    Ok(Disconnect::Custom(close, reason.into()))
+    Ok(Disconnect::custom(close, &reason))
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use anyhow::Context as _;
 use clap::Args;
 use roomcast::{
-    access::{keys::PublishedKeys, sign},
+    access::{fault::TokenError, jwks::Fetcher, keys::PublishedKeys, sign, verifier::Verifier},
     config::{Config, tokens::Tokens},
 };
 use serde_json::json;
@@ -81,8 +82,13 @@ impl Subscription {
 
 impl Check {
     pub fn connection(&self, config: &Config) -> anyhow::Result<()> {
-        let verifier = config.tokens.verifier(Some(PublishedKeys::default()))?;
-        let it = verifier.connection(&self.token, now())?;
+        let it = verifier(&config.tokens)?.connection(&self.token, now()).map_err(|why| {
+            let told = match why.is_of_time() {
+                true => "error 109, upon which SDKs ask for another one",
+                false => "close code 3500, upon which SDKs stop",
+            };
+            refused(&why, told)
+        })?;
         let rooms: Vec<&str> = it.rooms.iter().map(|(room, _)| room.as_str()).collect();
         super::print(&format!("valid: user {:?}, info {:?}, rooms {rooms:?}\n", it.user, it.info));
         print_end(it.expires_at);
@@ -90,8 +96,18 @@ impl Check {
     }
 
     pub fn subscription(&self, config: &Config) -> anyhow::Result<()> {
-        let verifier = of_subscriptions(config).verifier(Some(PublishedKeys::default()))?;
-        let it = verifier.subscription(&self.token, now())?;
+        let tokens = of_subscriptions(config);
+        let it = verifier(tokens)?.subscription(&self.token, now()).map_err(|why| {
+            let told = match why.is_of_time() {
+                true => "error 109, upon which SDKs ask for another one",
+                false => "error 103, upon which SDKs give the room up",
+            };
+            refused(&why, told)
+        })?;
+        anyhow::ensure!(
+            !it.room.is_empty(),
+            "the token is refused: it names no room (`channel`); is it a connection token, for checktoken?"
+        );
         super::print(&format!(
             "valid: user {:?}, channel {:?}, info {:?}\n",
             it.user, it.room, it.grant.info
@@ -99,6 +115,21 @@ impl Check {
         print_end(it.grant.expires_at);
         Ok(())
     }
+}
+
+/// What checks tokens as a node would; the keys that are published are fetched for it.
+fn verifier(tokens: &Tokens) -> anyhow::Result<Verifier> {
+    let keys = PublishedKeys::default();
+    if let Some(url) = tokens.keys_url() {
+        actix_rt::System::new()
+            .block_on(Fetcher::once(url, keys.clone()))
+            .with_context(|| format!("the keys of tokens can't be fetched from {url}"))?;
+    }
+    Ok(tokens.verifier(Some(keys))?)
+}
+
+fn refused(why: &TokenError, told: &str) -> anyhow::Error {
+    anyhow::anyhow!("the token is refused: {why}. A client that brings it is told: {told}.")
 }
 
 fn print_end(expires_at: Option<i64>) {

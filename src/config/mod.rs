@@ -56,6 +56,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Worker threads that serve clients.
     pub workers: usize,
+    /// How long a connection is kept for the next request; 0: for none.
+    pub keep_alive: Duration,
     /// Proxies whose statements about a client's address are trusted.
     pub trusted_proxies: Vec<IpNet>,
     /// How many connections clients may open.
@@ -139,6 +141,7 @@ impl Config {
             name: raw.node.name.clone(),
             listen: parts.listen,
             workers: raw.http_server.workers,
+            keep_alive: raw.http_server.keep_alive.0,
             trusted_proxies: parts.trusted_proxies,
             connection_limits: ConnectionLimits {
                 rate: raw.client.connection_rate_limit,
@@ -217,6 +220,26 @@ impl Parts {
             backends: backends?,
             disk: disk?,
         })
+    }
+}
+
+impl Config {
+    /// What is allowed, and may not be what is meant.
+    pub fn warnings(&self) -> Vec<String> {
+        let tokens = [
+            ("client.token", Some(&self.tokens)),
+            ("client.subscription_token", self.subscription_tokens.as_ref()),
+        ];
+        let doubled = tokens
+            .into_iter()
+            .filter(|(_, it)| it.is_some_and(Tokens::secret_beside_published_keys));
+        let warning = |(section, _): (&str, _)| {
+            format!(
+                "{section}: with hmac_secret_key beside jwks_public_endpoint, tokens signed by either are accepted; \
+                 take the secret out if all tokens are to come from the issuer of those keys"
+            )
+        };
+        doubled.map(warning).collect()
     }
 }
 

@@ -59,6 +59,13 @@ impl Tokens {
         &self.options.hmac_secret_key
     }
 
+    /// Whether tokens with the shared secret are good beside those with published keys, as not everyone expects.
+    pub fn secret_beside_published_keys(&self) -> bool {
+        let options = &self.options;
+        let secrets = [&options.hmac_secret_key, &options.hmac_previous_secret_key];
+        self.keys_url().is_some() && secrets.iter().any(|it| !it.is_empty())
+    }
+
     /// What checks them. `published` are the keys of [`Tokens::keys_url`].
     ///
     /// # Errors
@@ -87,6 +94,12 @@ impl Tokens {
     fn published(&self, keys: Option<PublishedKeys>) -> Result<Option<PublishedKeys>, Invalid> {
         match self.keys_url() {
             None => Ok(None),
+            Some(url) if url.contains("{{") || url.contains("}}") => Err(Invalid::new(
+                "jwks_public_endpoint",
+                format!(
+                    "{url:?} is a template, and nothing is put into those here: it has to be the URL of one set of keys"
+                ),
+            )),
             Some(url) if url.starts_with("https://") || url.starts_with("http://") => {
                 Ok(Some(keys.unwrap_or_default()))
             }

@@ -6,7 +6,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use prost::Message as _;
 use serde::Serialize;
 
-use super::message::{Command, ConnectRequest, Reply};
+use super::{
+    message::{Command, ConnectRequest, Reply},
+    nulls,
+};
 
 /// How a connection's messages are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -102,11 +105,10 @@ impl Commands {
 }
 
 fn decode_json(line: &[u8]) -> Result<Command, DecodeError> {
-    // serde would take an array for a list of fields.
     if line.trim_ascii_start().first() != Some(&b'{') {
         return Err(DecodeError::NotAnObject);
     }
-    Ok(serde_json::from_slice(line)?)
+    Ok(nulls::from_slice(line)?)
 }
 
 /// Reads the request with which a client begins that only listens: JSON; nothing at all asks for nothing.
@@ -116,7 +118,7 @@ fn decode_json(line: &[u8]) -> Result<Command, DecodeError> {
 pub fn decode_connect(payload: &[u8]) -> Result<ConnectRequest, DecodeError> {
     match payload.trim_ascii() {
         b"" | b"null" => Ok(ConnectRequest::default()),
-        request if request.starts_with(b"{") => Ok(serde_json::from_slice(request)?),
+        request if request.starts_with(b"{") => Ok(nulls::from_slice(request)?),
         _ => Err(DecodeError::NotAnObject),
     }
 }
@@ -201,9 +203,47 @@ mod tests {
     }
 
     #[test]
+    fn null_is_as_good_as_nothing_in_json() {
+        let nulls = br#"{"id":1,"connect":{"token":"t","data":null,"name":null,"version":null,"headers":null,"subs":null}}
+{"id":2,"subscribe":{"channel":"r","token":null,"recover":null,"epoch":null,"offset":null,"data":null,"positioned":null,"recoverable":null,"join_leave":null,"delta":null,"tf":null,"flag":null,"type":null},"publish":null}
+{"id":3,"history":{"channel":"r","limit":null,"since":null,"reverse":null}}
+{"id":4,"history":{"channel":"r","since":{"offset":null,"epoch":null}}}
+{"id":null,"connect":null}"#;
+        let plain = br#"{"id":1,"connect":{"token":"t"}}
+{"id":2,"subscribe":{"channel":"r"}}
+{"id":3,"history":{"channel":"r"}}
+{"id":4,"history":{"channel":"r","since":{}}}
+{}"#;
+        let decode = |it: &'static [u8]| decode(Format::Json, Bytes::from_static(it));
+        assert_eq!(decode(nulls).expect("valid"), decode(plain).expect("valid"));
+        assert_eq!(
+            decode_connect(br#"{"subs":null,"token":null}"#).expect("valid"),
+            ConnectRequest::default()
+        );
+    }
+
+    #[test]
+    fn null_is_data_of_its_own() {
+        let payload = br#"{"id":1,"publish":{"channel":"r","data":null}}"#;
+        let command = decode(Format::Json, Bytes::from_static(payload)).expect("valid").remove(0);
+        assert_eq!(command.publish.expect("a publish").data, Bytes::from_static(b"null"));
+        let nothing = decode(Format::Json, Bytes::from_static(br#"{"publish":{"channel":"r"}}"#));
+        assert!(nothing.expect("valid").remove(0).publish.expect("a publish").data.is_empty());
+    }
+
+    #[test]
     fn bad_payloads_are_refused() {
-        for payload in ["", "\n", "{", "[]", "1", "{\"id\":-1}", "{\"id\":1,\"connect\":3}", "{}x"]
-        {
+        for payload in [
+            "",
+            "\n",
+            "{",
+            "[]",
+            "1",
+            "{\"id\":-1}",
+            "{\"id\":1,\"connect\":3}",
+            "{}x",
+            "{\"connect\":[\"t\"]}",
+        ] {
             assert!(decode(Format::Json, Bytes::from(payload)).is_err(), "{payload:?}");
         }
         for payload in [&b""[..], b"\x05", b"\x80", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f"] {

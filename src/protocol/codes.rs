@@ -70,7 +70,7 @@ impl From<ErrorCode> for message::Error {
 /// Clients reconnect unless the code is in 3500–3999.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Disconnect {
-    /// The transport is gone already; no close frame can be sent.
+    /// The transport is gone already, or is to go without a close frame.
     ConnectionClosed,
     /// This node is stopping.
     Shutdown,
@@ -121,6 +121,15 @@ pub enum Disconnect {
 }
 
 impl Disconnect {
+    /// What the application says. By its code a connection can be dropped without a word, too: then SDKs take it for
+    /// a network that failed, and come back.
+    pub fn custom(code: u16, reason: &str) -> Self {
+        if code == Self::ConnectionClosed.parts().0 {
+            return Self::ConnectionClosed;
+        }
+        Self::Custom(code, reason.into())
+    }
+
     /// What an error of this code comes to where there are no error replies.
     pub const fn for_error(code: u32) -> Self {
         match code {

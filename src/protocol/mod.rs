@@ -2,7 +2,7 @@
 //!
 //! In: the payload of a WebSocket message. Out: [`message::Command`]s. And back: [`message::Reply`]s
 //! to bytes. [`codec`] frames and encodes in both formats, [`message`] defines every message once for
-//! both, [`codes`] holds the numbers that clients know, [`encoding`] what each transport puts around a
+//! both and [`nulls`] reads those in JSON, [`codes`] holds the numbers that clients know, [`encoding`] what each transport puts around a
 //! message, and [`websocket`] is RFC 6455 itself.
 
 pub mod codec;
@@ -10,4 +10,5 @@ pub mod codes;
 pub mod delta;
 pub mod encoding;
 pub mod message;
+pub mod nulls;
 pub mod websocket;

@@ -58,8 +58,12 @@ fn address(parts: &Parts, head: &RequestHead) -> IpAddr {
         return peer;
     }
     let of = |name| head.headers().get_all(name).filter_map(|it| it.to_str().ok());
-    let forwarded: Vec<&str> = of("x-forwarded-for").collect();
-    origin::client(peer, &forwarded, of("x-real-ip").next(), trusted)
+    let said = origin::Said {
+        forwarded_for: of("x-forwarded-for").collect(),
+        forwarded: of("forwarded").collect(),
+        real_ip: of("x-real-ip").next(),
+    };
+    origin::client(peer, &said, trusted)
 }
 
 fn count(parts: &Parts, address: IpAddr) -> Result<Option<ConnectionPermit>, Full> {
@@ -80,18 +84,24 @@ fn turn_away(parts: &Parts, address: IpAddr, full: Full) -> Refusal {
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too many connections")
 }
 
+/// Whether a request comes from a page that may connect, or from none.
+pub fn is_origin_allowed(parts: &Parts, head: &RequestHead) -> bool {
+    let Some(origin) = head.headers().get(header::ORIGIN) else { return true };
+    let origin = origin.to_str().unwrap_or_default().to_lowercase();
+    let access = parts.access.load();
+    let fits = |it: &String| !it.is_empty() && pattern::matches(&it.to_lowercase(), &origin);
+    access.allowed_origins.iter().any(fits)
+}
+
 /// Pages of other sites must not connect on behalf of their visitors.
 ///
 /// # Errors
 /// If the request is one of a page that may not.
 pub fn check_origin(parts: &Parts, head: &RequestHead) -> Result<(), Refusal> {
-    let Some(origin) = head.headers().get(header::ORIGIN) else { return Ok(()) };
-    let origin = origin.to_str().unwrap_or_default().to_lowercase();
-    let access = parts.access.load();
-    let fits = |it: &String| !it.is_empty() && pattern::matches(&it.to_lowercase(), &origin);
-    if access.allowed_origins.iter().any(fits) {
+    if is_origin_allowed(parts, head) {
         return Ok(());
     }
+    let origin = head.headers().get(header::ORIGIN).and_then(|it| it.to_str().ok());
     tracing::info!(origin, "refused a page of an origin that is not in client.allowed_origins");
     Err(Refusal::new(StatusCode::FORBIDDEN, "this origin may not connect"))
 }

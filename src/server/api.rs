@@ -1,46 +1,36 @@
-//! SHELL. The server API: `POST /api/<method>` with a JSON body, for backends that publish and look. Methods about
-//! rooms are in [`rooms`], those about users' connections in [`control`].
+//! SHELL. The server API: `POST /api/<method>` with a JSON body, or `POST /api` with commands, for backends that
+//! publish and look. [`calls`] reads what is asked; methods about rooms are in [`rooms`], those about users'
+//! connections in [`control`].
 
 use std::collections::BTreeMap;
 
-use actix_web::{HttpRequest, HttpResponse, http::header, web};
-use base64::Engine as _;
+use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
-use super::{body, control, key, parts::Parts, rooms};
+use super::{
+    admission::Refusal,
+    body,
+    calls::{self, Batch, Call, Channels, Line, Unread, bad_request},
+    control, cors, key,
+    parts::Parts,
+    rooms,
+};
 use crate::{
     cluster::node::NodeId,
     config::BODY_LIMIT,
     protocol::{codes::ErrorCode, message},
     room::{
         actor::ApiSurvey,
-        types::{Finding, Findings, NodeFacts, Query, RoomName, Survey},
+        types::{Finding, Findings, NodeFacts, RoomName, Survey},
     },
 };
 
-/// Every method that is called with one request.
-const METHODS: &[&str] = &[
-    "publish",
-    "broadcast",
-    "subscribe",
-    "unsubscribe",
-    "disconnect",
-    "refresh",
-    "presence",
-    "presence_stats",
-    "history",
-    "history_remove",
-    "info",
-    "channels",
-    "drain",
-    "rpc",
-];
-
 /// The methods, under `/api`.
 pub fn routes(app: &mut web::ServiceConfig) {
+    app.route("/api", web::post().to(commands));
     app.route("/api/{method}", web::post().to(call));
     app.route("/openapi.json", web::get().to(description));
 }
@@ -52,82 +42,171 @@ async fn description() -> HttpResponse {
     HttpResponse::Ok().content_type("application/json").body(DESCRIPTION)
 }
 
+/// One call, or a batch of them.
 async fn call(
     parts: web::Data<Parts>,
     method: web::Path<String>,
     request: HttpRequest,
     body: web::Payload,
 ) -> HttpResponse {
-    // Before any of the body is read: callers without the key must not fill the memory.
-    if !authorized(&parts, &request) {
-        return refuse(HttpResponse::Unauthorized()).finish();
-    }
-    let body = match read(body).await {
+    let body = match admitted(&parts, &request, body).await {
+        Ok(body) if body.is_empty() => Bytes::from_static(b"{}"),
         Ok(body) => body,
         Err(refusal) => return refusal,
     };
-    if let Err(problem) = serde_json::from_slice::<serde::de::IgnoredAny>(&body) {
-        return HttpResponse::BadRequest().json(Outcome::Error(bad_request(problem)));
+    if *method == "batch" {
+        return match calls::batch(&body) {
+            Ok(batch) => HttpResponse::Ok().json(perform_all(&parts, batch).await),
+            Err(error) => malformed(error),
+        };
     }
-    let result = match method.as_str() {
-        // Its replies stand where other methods have their result.
-        "batch" => match control::batch(&parts, &body).await {
-            Ok(replies) => return HttpResponse::Ok().json(replies),
-            Err(error) => Err(error),
-        },
-        method if METHODS.contains(&method) => dispatch(&parts, method, &body).await,
-        _ => {
-            let error = ErrorCode::MethodNotFound.into();
-            return HttpResponse::NotFound().json(Outcome::Error(error));
+    let result = match calls::read(&method, &body) {
+        Ok(call) => perform(&parts, call).await,
+        Err(Unread::Body(error)) => return malformed(error),
+        Err(Unread::Method) => {
+            return HttpResponse::NotFound().json(Outcome::Error(Unread::Method.into()));
         }
     };
     let transport_errors = (request.headers().get("X-Centrifugo-Error-Mode"))
         .is_some_and(|mode| mode.as_bytes() == b"transport");
     let status = match &result {
         Err(it) if transport_errors => status_of(it.code),
-        _ => actix_web::http::StatusCode::OK,
+        _ => StatusCode::OK,
     };
     HttpResponse::build(status).json(Outcome::from(result))
 }
 
-/// Calls a method.
-pub(super) async fn dispatch(parts: &Parts, method: &str, body: &[u8]) -> Called {
-    match method {
-        "publish" => rooms::publish(parts, body).await,
-        "broadcast" => rooms::broadcast(parts, body).await,
-        "subscribe" => control::subscribe(parts, body).await,
-        "unsubscribe" => control::unsubscribe(parts, body).await,
-        "disconnect" => control::disconnect(parts, body).await,
-        "refresh" => control::refresh(parts, body).await,
-        "presence" => rooms::query(parts, body, Query::Presence).await,
-        "presence_stats" => rooms::query(parts, body, Query::PresenceStats).await,
-        "history" => rooms::history(parts, body).await,
-        "history_remove" => rooms::query(parts, body, Query::RemoveHistory).await,
-        "info" => info(parts).await,
-        "channels" => channels(parts, body).await,
-        "drain" => drain(parts),
-        // Those of Centrifugo's extensions, of which there are none here.
-        _ => Err(ErrorCode::MethodNotFound.into()),
+/// Commands that name their methods, one to a line, as many libraries have sent them since before each method had
+/// a path of its own. They are done one after the other, and answered in the same way.
+async fn commands(
+    parts: web::Data<Parts>,
+    request: HttpRequest,
+    body: web::Payload,
+) -> HttpResponse {
+    let body = match admitted(&parts, &request, body).await {
+        Ok(body) => body,
+        Err(refusal) => return refusal,
+    };
+    let lines = match calls::lines(&body) {
+        Ok(lines) => lines,
+        Err(error) => return malformed(error),
+    };
+    let mut replies = Vec::new();
+    for Line { id, call } in lines {
+        let outcome = match call {
+            Ok(call) => perform(&parts, call).await,
+            Err(error) => Err(error),
+        };
+        if !replies.is_empty() {
+            replies.push(b'\n');
+        }
+        let reply = Reply { id, outcome: outcome.into() };
+        if let Err(error) = serde_json::to_writer(&mut replies, &reply) {
+            tracing::error!(%error, "a reply of the API could not be written");
+            return HttpResponse::InternalServerError().finish();
+        }
+    }
+    HttpResponse::Ok().content_type("application/json").body(replies)
+}
+
+/// The answer to one of those commands.
+#[derive(Serialize)]
+struct Reply {
+    #[serde(skip_serializing_if = "is_zero")]
+    id: u32,
+    #[serde(flatten)]
+    outcome: Outcome,
+}
+
+fn is_zero(id: &u32) -> bool {
+    *id == 0
+}
+
+/// One for each call of a batch, in their order, where other methods have their result.
+#[derive(Serialize)]
+struct Replies {
+    replies: Vec<BTreeMap<String, Box<RawValue>>>,
+}
+
+/// Does the calls of a batch: one after the other, or all at once.
+async fn perform_all(parts: &Parts, batch: Batch) -> Replies {
+    let calls = batch.calls.into_iter().map(|call| one_of_batch(parts, call));
+    let replies = if batch.parallel {
+        futures_util::future::join_all(calls).await
+    } else {
+        let mut replies = Vec::new();
+        for call in calls {
+            replies.push(call.await);
+        }
+        replies
+    };
+    Replies { replies }
+}
+
+/// A reply names the method that it is for; a failure is an `error` in its place.
+async fn one_of_batch(
+    parts: &Parts,
+    call: Result<(String, Call), message::Error>,
+) -> BTreeMap<String, Box<RawValue>> {
+    let called = match call {
+        Ok((method, call)) => perform(parts, call).await.map(|result| (method, result)),
+        Err(error) => Err(error),
+    };
+    let (name, value) = match called {
+        Ok((method, result)) => (method, result),
+        Err(error) => ("error".to_owned(), written(&plain(error)).unwrap_or_default()),
+    };
+    [(name, value)].into_iter().collect()
+}
+
+/// Does what is asked.
+async fn perform(parts: &Parts, call: Call) -> Called {
+    match call {
+        Call::Publish(call) => rooms::publish(parts, call).await,
+        Call::Broadcast(call) => rooms::broadcast(parts, call).await,
+        Call::Subscribe(target, call) => control::subscribe(parts, target, call).await,
+        Call::Unsubscribe(target, room) => control::unsubscribe(parts, target, room).await,
+        Call::Disconnect(target, call) => control::disconnect(parts, target, call).await,
+        Call::Refresh(target, call) => control::refresh(parts, target, call).await,
+        Call::Query(query, room) => rooms::query(parts, query, room).await,
+        Call::History(call) => rooms::history(parts, call).await,
+        Call::Info => info(parts).await,
+        Call::Channels(call) => channels(parts, call).await,
+        Call::Drain => drain(parts),
+        Call::Rpc => Err(ErrorCode::MethodNotFound.into()),
     }
 }
 
-/// The connection ends with the answer: what else comes of the request is not read.
-fn refuse(mut response: actix_web::HttpResponseBuilder) -> actix_web::HttpResponseBuilder {
-    response.insert_header((header::CONNECTION, "close"));
-    response
+/// The answer to a body that is not what it should be. Nothing of it has been done.
+fn malformed(error: message::Error) -> HttpResponse {
+    HttpResponse::BadRequest().json(Outcome::Error(error))
 }
 
-/// The whole body; an empty one is an empty request.
-async fn read(body: web::Payload) -> Result<Bytes, HttpResponse> {
-    match body::read(body, BODY_LIMIT).await {
-        Err(refusal) => Err(refuse(HttpResponse::build(refusal.status)).finish()),
-        Ok(body) if body.is_empty() => Ok(Bytes::from_static(b"{}")),
-        Ok(body) => Ok(body),
+/// The body of a request with the key.
+async fn admitted(
+    parts: &Parts,
+    request: &HttpRequest,
+    mut body: web::Payload,
+) -> Result<Bytes, HttpResponse> {
+    let read = match authorized(parts, request) {
+        true => body::read(&mut body, BODY_LIMIT).await,
+        // Nothing of the body is kept: callers without the key must not fill the memory.
+        false => Err(Refusal::new(StatusCode::UNAUTHORIZED, WITHOUT_KEY)),
+    };
+    match read {
+        Ok(read) => Ok(read),
+        Err(refusal) => {
+            body::discard(&mut body).await;
+            Err(cors::refuse(parts, request.head(), refusal))
+        }
     }
 }
 
-fn status_of(code: u32) -> actix_web::http::StatusCode {
-    use actix_web::http::StatusCode;
+/// What callers are told whose key is missing or wrong.
+const WITHOUT_KEY: &str = "the key (http_api.key) is missing or wrong: give it as `X-API-Key: KEY` or \
+                           `Authorization: apikey KEY`";
+
+fn status_of(code: u32) -> StatusCode {
     match code {
         102 | 104 => StatusCode::NOT_FOUND,
         107 | 108 => StatusCode::BAD_REQUEST,
@@ -185,21 +264,6 @@ pub(super) fn plain(error: message::Error) -> message::Error {
     message::Error { temporary: false, ..error }
 }
 
-/// What is given as JSON, or else in base64.
-pub(super) fn bytes(
-    key: &str,
-    json: Option<&RawValue>,
-    base64: Option<&str>,
-) -> Result<Bytes, message::Error> {
-    match (json, base64.unwrap_or_default()) {
-        (Some(json), _) => Ok(Bytes::copy_from_slice(json.get().as_bytes())),
-        (None, text) => base64::engine::general_purpose::STANDARD
-            .decode(text)
-            .map(Bytes::from)
-            .map_err(|_| bad_request(format!("{key} is not base64"))),
-    }
-}
-
 /// Whether a room may have such a name.
 pub(super) fn check_channel(parts: &Parts, channel: &str) -> Result<(), message::Error> {
     let most = parts.config.channel_max_length;
@@ -214,16 +278,6 @@ pub(super) fn written<T: Serialize>(result: &T) -> Called {
         tracing::error!(%error, "a result of the API could not be written");
         ErrorCode::Internal.into()
     })
-}
-
-pub(super) fn bad_request(why: impl std::fmt::Display) -> message::Error {
-    let mut error = message::Error::from(ErrorCode::BadRequest);
-    error.message = format!("bad request: {why}");
-    error
-}
-
-pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, message::Error> {
-    serde_json::from_slice(body).map_err(bad_request)
 }
 
 /// Asks every node through its link.
@@ -258,14 +312,7 @@ fn drain(parts: &Parts) -> Called {
     written(&serde_json::json!({}))
 }
 
-#[derive(Deserialize)]
-struct Channels {
-    #[serde(default)]
-    pattern: String,
-}
-
-async fn channels(parts: &Parts, body: &[u8]) -> Called {
-    let call: Channels = parse(body)?;
+async fn channels(parts: &Parts, call: Channels) -> Called {
     let findings = survey(parts, Survey::Channels(call.pattern)).await?;
     let mut channels: BTreeMap<RoomName, Subscribers> = BTreeMap::new();
     for (_, finding) in findings.found {
@@ -299,16 +346,36 @@ pub(super) fn names(nodes: &[NodeId]) -> Vec<String> {
 mod tests {
     use super::*;
 
+    /// Every method, in the order of the alphabet.
+    const METHODS: [&str; 15] = [
+        "batch",
+        "broadcast",
+        "channels",
+        "disconnect",
+        "drain",
+        "history",
+        "history_remove",
+        "info",
+        "presence",
+        "presence_stats",
+        "publish",
+        "refresh",
+        "rpc",
+        "subscribe",
+        "unsubscribe",
+    ];
+
     #[test]
     fn every_method_is_described_and_no_other() {
         let description: serde_json::Value = serde_json::from_str(DESCRIPTION).expect("JSON");
         let paths = description["paths"].as_object().expect("paths");
         let mut described: Vec<&str> =
             paths.keys().filter_map(|path| path.strip_prefix("/api/")).collect();
-        let mut methods = METHODS.to_vec();
-        methods.push("batch");
-        methods.sort_unstable();
         described.sort_unstable();
-        assert_eq!(described, methods);
+        assert_eq!(described, METHODS);
+        for method in METHODS.into_iter().filter(|it| *it != "batch") {
+            assert_ne!(calls::read(method, b"{}").err(), Some(Unread::Method), "{method}");
+        }
+        assert_eq!(calls::read("batch", b"{}").err(), Some(Unread::Method));
     }
 }

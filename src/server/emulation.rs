@@ -17,7 +17,7 @@ use super::{
 use crate::{
     cluster::node::NodeId,
     mesh::wire::{self, Frame},
-    protocol::{codec::Format, message::EmulationRequest},
+    protocol::{codec::Format, message::EmulationRequest, nulls},
     room::actor::Forward,
     session::id::SessionId,
 };
@@ -34,20 +34,27 @@ pub fn routes(app: &mut web::ServiceConfig) {
 async fn emulate(
     parts: web::Data<Parts>,
     request: HttpRequest,
-    body: web::Payload,
+    mut body: web::Payload,
 ) -> HttpResponse {
-    match take(&parts, &request, body).await {
+    match take(&parts, &request, &mut body).await {
         Ok(()) => cors::allow(&mut HttpResponse::NoContent(), request.head()).finish(),
-        Err(refusal) => cors::refuse(refusal),
+        Err(refusal) => {
+            body::discard(&mut body).await;
+            cors::refuse(&parts, request.head(), refusal)
+        }
     }
 }
 
-async fn take(parts: &Parts, request: &HttpRequest, body: web::Payload) -> Result<(), Refusal> {
+async fn take(
+    parts: &Parts,
+    request: &HttpRequest,
+    body: &mut web::Payload,
+) -> Result<(), Refusal> {
     admission::check_origin(parts, request.head())?;
     let body = body::read(body, parts.config.emulation_body_limit).await?;
     let bad = |why: String| Refusal::new(StatusCode::BAD_REQUEST, why);
     let asked = match streams::format(request) {
-        Format::Json => serde_json::from_slice(&body).map_err(|error| bad(error.to_string())),
+        Format::Json => nulls::from_slice(&body).map_err(|error| bad(error.to_string())),
         Format::Protobuf => EmulationRequest::decode(body).map_err(|error| bad(error.to_string())),
     };
     let asked = asked?;

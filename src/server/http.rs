@@ -8,16 +8,16 @@ use std::{
 };
 
 use actix_codec::Framed;
-use actix_http::{HttpService, Request, h1};
+use actix_http::{ConnectionType, HttpService, Request, h1};
 use actix_rt::net::TcpStream;
 use actix_server::Server;
-use actix_service::{IntoServiceFactory as _, fn_service, map_config};
+use actix_service::{IntoServiceFactory as _, Service as _, fn_service, map_config};
 use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::{App, dev::AppConfig, web};
 use socket2::SockRef;
 
 use super::{
-    api, demo, emulation,
+    api, cors, demo, emulation,
     parts::{Parts, Worker},
     status, streams,
     tls::Certificate,
@@ -30,6 +30,10 @@ pub const BACKLOG: i32 = 4096;
 /// How long a client may take to send the head of its request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long what a client still sends is taken, and thrown away, after its request was answered before all of it was
+/// there: were the connection closed at once, the answer could be lost.
+const LINGER: Duration = Duration::from_secs(5);
+
 /// How much longer than `client.write_timeout` a connection may stall before the kernel ends it.
 const STALL: Duration = Duration::from_secs(10);
 
@@ -38,6 +42,7 @@ macro_rules! service {
     ($worker:expr, $connected:expr) => {{
         let worker: Rc<Worker> = $worker;
         let (upgrading, connected) = (worker.clone(), $connected);
+        let keep_alive = worker.parts.config.keep_alive;
         let upgrades = fn_service(move |(request, io): (Request, Framed<_, h1::Codec>)| {
             let worker = upgrading.clone();
             async move {
@@ -47,6 +52,8 @@ macro_rules! service {
         });
         HttpService::build()
             .client_request_timeout(REQUEST_TIMEOUT)
+            .keep_alive((!keep_alive.is_zero()).then_some(keep_alive))
+            .client_disconnect_timeout(LINGER)
             // A stream is over when its client is gone, not when a write fails.
             .h1_allow_half_closed(false)
             .on_connect_ext(move |io, _| connected(io))
@@ -117,7 +124,25 @@ fn application(
         .app_data(worker)
         .configure(status::routes)
         .configure(api::routes)
-        .configure(move |app| streams::routes(app, &config))
+        .configure(move |app| {
+            upgrade::routes(app, &config);
+            streams::routes(app, &config);
+        })
         .configure(emulation::routes)
         .configure(|app| demo::routes(app, demo))
+        .default_service(web::to(cors::nothing_here))
+        .wrap_fn(|request, service| {
+            let connection = request.head().connection_type();
+            let response = service.call(request);
+            async move {
+                let mut response = response.await?;
+                // A request that got here is no upgrade, and its connection can't be kept: actix would end it
+                // without a word, while a proxy that always passes `Connection: upgrade` sends the next request.
+                if connection == ConnectionType::Upgrade {
+                    let head = response.response_mut().head_mut();
+                    head.set_connection_type(ConnectionType::Close);
+                }
+                Ok(response)
+            }
+        })
 }

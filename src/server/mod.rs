@@ -4,12 +4,13 @@
 //! ([`origin`] from where; pure);
 //! then [`upgrade`] turns a WebSocket request into a socket actor, and [`streams`] another request into one that
 //! streams its response, whose client sends through [`emulation`]; [`cors`] and [`body`] serve those, and
-//! [`tls`] has the certificate. [`api`] is the server API ([`rooms`]: what it does in rooms; [`control`]: what it does to
-//! connections) and [`key`] its key (pure), [`status`] health and metrics, [`demo`] the demo's page, [`feed`] who is in the cluster, live, for pages like it, [`leaving`] whether the node is to leave.
+//! [`tls`] has the certificate. [`api`] is the server API ([`calls`]: what is asked, pure; [`rooms`]: what it does in rooms; [`control`]: what
+//! it does to connections) and [`key`] its key (pure), [`status`] health and metrics, [`demo`] the demo's page, [`feed`] who is in the cluster, live, for pages like it, [`leaving`] whether the node is to leave.
 
 pub mod admission;
 pub mod api;
 pub mod body;
+pub mod calls;
 pub mod control;
 pub mod cors;
 pub mod demo;

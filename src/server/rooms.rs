@@ -1,29 +1,25 @@
 //! SHELL. The methods of the server API that publish into rooms and read them.
 
 use futures_util::{StreamExt as _, stream};
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::{
-    api::{Called, Outcome, bad_request, bytes, check_channel, parse, written},
+    api::{Called, Outcome, check_channel, written},
+    calls::{History, Publish, Room, bad_request},
     parts::Parts,
 };
 use crate::{
     protocol::{codes::ErrorCode, message},
     room::{
         actor::ApiRequest,
-        types::{
-            Answer, HistoryFilter, NewPublication, Query, ReplyTo, Request, Since, Tags, Version,
-        },
+        types::{Answer, HistoryFilter, NewPublication, Query, ReplyTo, Request, Since},
     },
     session::reply,
 };
 
 /// The most publications that one call returns.
 const HISTORY_LIMIT: usize = 10_000;
-/// The longest idempotency key and version epoch, in bytes.
-const MAX_KEY: usize = 256;
 /// The most rooms that one broadcast goes to.
 const BROADCAST_LIMIT: usize = 10_000;
 /// The most publications of one broadcast that are under way: more than that would fill the rooms' mailbox and
@@ -32,64 +28,11 @@ const UNDER_WAY: usize = 64;
 /// The most bytes of them.
 const BYTES_UNDER_WAY: usize = 1 << 20;
 
-#[derive(Deserialize)]
-struct Publish {
-    #[serde(default)]
-    channel: String,
-    #[serde(default)]
-    channels: Vec<String>,
-    data: Option<Box<RawValue>>,
-    #[serde(default)]
-    b64data: String,
-    #[serde(default)]
-    skip_history: bool,
-    #[serde(default)]
-    tags: Tags,
-    #[serde(default)]
-    idempotency_key: String,
-    #[serde(default)]
-    delta: bool,
-    #[serde(default)]
-    version: u64,
-    #[serde(default)]
-    version_epoch: String,
-}
-
-impl Publish {
-    /// The publication; `limit` is what an outbox holds: more would close every subscriber.
-    fn publication(&self, limit: usize) -> Result<NewPublication, message::Error> {
-        let data = bytes("b64data", self.data.as_deref(), Some(&self.b64data))?;
-        if data.len() > limit / 2 {
-            let mut error = message::Error::from(ErrorCode::LimitExceeded);
-            let (has, most) = (data.len(), limit / 2);
-            error.message =
-                format!("data has {has} bytes, {most} (half of client.queue_max_size) are allowed");
-            return Err(error);
-        }
-        let key = self.idempotency_key.as_str();
-        for (name, value) in [("idempotency_key", key), ("version_epoch", &self.version_epoch)] {
-            if value.len() > MAX_KEY {
-                return Err(bad_request(format!("{name} has more than {MAX_KEY} bytes")));
-            }
-        }
-        let version = Version { number: self.version, epoch: self.version_epoch.as_str().into() };
-        Ok(NewPublication {
-            data,
-            info: None,
-            tags: self.tags.clone(),
-            idempotency_key: (!key.is_empty()).then(|| key.into()),
-            skip_history: self.skip_history,
-            version: (self.version > 0).then_some(version),
-            delta: self.delta,
-        })
-    }
-}
-
 /// Puts a message into a room.
-pub(super) async fn publish(parts: &Parts, body: &[u8]) -> Called {
-    let call: Publish = parse(body)?;
+pub(super) async fn publish(parts: &Parts, mut call: Publish) -> Called {
+    let room = std::mem::take(&mut call.channel);
     let publication = call.publication(parts.config.client.queue_max_size)?;
-    publish_to(parts, &call.channel, publication).await
+    publish_to(parts, &room, publication).await
 }
 
 /// What the room's namespace says of publications holds here too. One without a namespace is refused there.
@@ -107,14 +50,14 @@ async fn publish_to(parts: &Parts, channel: &str, mut publication: NewPublicatio
 }
 
 /// Puts a message into many rooms.
-pub(super) async fn broadcast(parts: &Parts, body: &[u8]) -> Called {
-    let call: Publish = parse(body)?;
+pub(super) async fn broadcast(parts: &Parts, mut call: Publish) -> Called {
+    let rooms = std::mem::take(&mut call.channels);
     let publication = call.publication(parts.config.client.queue_max_size)?;
-    if call.channels.is_empty() || call.channels.len() > BROADCAST_LIMIT {
+    if rooms.is_empty() || rooms.len() > BROADCAST_LIMIT {
         return Err(bad_request(format!("channels must name 1 to {BROADCAST_LIMIT} rooms")));
     }
     let most = under_way(publication.data.len());
-    let answers = call.channels.iter().map(|it| publish_to(parts, it, publication.clone()));
+    let answers = rooms.iter().map(|it| publish_to(parts, it, publication.clone()));
     let responses = paced(answers, most).await.into_iter().map(Outcome::from).collect();
     written(&Responses { responses })
 }
@@ -135,14 +78,8 @@ struct Responses {
     responses: Vec<Outcome>,
 }
 
-#[derive(Deserialize)]
-struct Room {
-    channel: String,
-}
-
 /// Asks something of a room that takes no more than its name.
-pub(super) async fn query(parts: &Parts, body: &[u8], query: Query) -> Called {
-    let call: Room = parse(body)?;
+pub(super) async fn query(parts: &Parts, query: Query, call: Room) -> Called {
     let settings = parts.sessions.load();
     let options = settings.namespaces.options(&call.channel);
     let presence = matches!(query, Query::Presence | Query::PresenceStats);
@@ -152,19 +89,8 @@ pub(super) async fn query(parts: &Parts, body: &[u8], query: Query) -> Called {
     ask(parts, &call.channel, move |to| Request::Query(query, to)).await
 }
 
-#[derive(Deserialize)]
-struct History {
-    channel: String,
-    #[serde(default)]
-    limit: i64,
-    since: Option<message::StreamPosition>,
-    #[serde(default)]
-    reverse: bool,
-}
-
 /// Reads what was said in a room.
-pub(super) async fn history(parts: &Parts, body: &[u8]) -> Called {
-    let call: History = parse(body)?;
+pub(super) async fn history(parts: &Parts, call: History) -> Called {
     let filter = HistoryFilter {
         limit: usize::try_from(call.limit).unwrap_or(HISTORY_LIMIT).min(HISTORY_LIMIT),
         since: call.since.map(|it| Since { epoch: it.epoch, offset: it.offset }),

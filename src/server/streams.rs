@@ -84,14 +84,20 @@ pub(super) fn format(request: &HttpRequest) -> Format {
 
 async fn answer(
     request: &HttpRequest,
-    body: web::Payload,
+    mut body: web::Payload,
     limit: fn(&Config) -> usize,
     encoding: fn(&HttpRequest) -> Encoding,
 ) -> HttpResponse {
     let encoding = encoding(request);
-    match open(request, body, limit, encoding).await {
+    let Some(worker) = request.app_data::<Rc<Worker>>().cloned() else {
+        return HttpResponse::InternalServerError().finish();
+    };
+    match open(&worker, request, &mut body, limit, encoding).await {
         Ok(body) => respond(request, encoding, body),
-        Err(refusal) => cors::refuse(refusal),
+        Err(refusal) => {
+            body::discard(&mut body).await;
+            cors::refuse(&worker.parts, request.head(), refusal)
+        }
     }
 }
 
@@ -111,12 +117,13 @@ fn respond(request: &HttpRequest, encoding: Encoding, body: StreamBody) -> HttpR
 }
 
 async fn open(
+    worker: &Rc<Worker>,
     request: &HttpRequest,
-    body: web::Payload,
+    body: &mut web::Payload,
     limit: fn(&Config) -> usize,
     encoding: Encoding,
 ) -> Result<StreamBody, Refusal> {
-    let worker = request.app_data::<Rc<Worker>>().ok_or_else(failed)?.clone();
+    let worker = worker.clone();
     let admitted = admission::admit(&worker.parts, request.head())?;
     let first = match *request.method() {
         Method::GET => in_query(request.query_string()).unwrap_or_default().into(),

@@ -1,6 +1,8 @@
 //! SHELL. From a WebSocket request to a socket actor on the bare connection. Every request for an upgrade comes
 //! here and none gets to the application, so the [`feed`] is opened here as well.
 
+use std::sync::Once;
+
 use actix::prelude::*;
 use actix_codec::{AsyncRead, AsyncWrite, BytesCodec, Framed};
 use actix_http::{
@@ -10,16 +12,18 @@ use actix_http::{
     header::{self, HeaderValue},
     ws,
 };
+use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::{Bytes, BytesMut};
 use futures_util::SinkExt as _;
 
 use super::{
     admission::{self, Refusal},
-    demo, feed,
+    cors, demo, feed,
     parts::{Parts, Worker},
     streams,
 };
 use crate::{
+    config::Config,
     protocol::{
         codec::{self, Format},
         encoding::Encoding,
@@ -101,8 +105,43 @@ fn accept(worker: &Worker, request: &Request) -> Result<Accepted, Refusal> {
     Ok(Accepted { encoding: Encoding::socket(format), response, first: None, admitted })
 }
 
+/// What those are told whose request for a WebSocket has lost on its way that it is one.
+const NO_UPGRADE: &str = "this is for WebSockets, and the request does not ask for one. A proxy in front must speak \
+    HTTP/1.1 to this server and pass the headers `Upgrade: websocket` and `Connection: upgrade` (nginx: \
+    proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection \"upgrade\";)";
+
+/// Where WebSockets are opened, for requests that come without asking for an upgrade.
+pub fn routes(app: &mut web::ServiceConfig, config: &Config) {
+    app.route(PATH, web::get().to(without_upgrade));
+    if config.uni_websocket.enabled {
+        app.route(ONE_WAY_PATH, web::get().to(without_upgrade));
+    }
+}
+
+async fn without_upgrade(parts: web::Data<Parts>, request: HttpRequest) -> HttpResponse {
+    warn_of_proxy(request.path());
+    let refusal = Refusal::new(StatusCode::BAD_REQUEST, NO_UPGRADE);
+    cors::refuse(&parts, request.head(), refusal)
+}
+
+/// Says it to whoever runs the node: once, since every client comes again and again.
+fn warn_of_proxy(path: &str) {
+    static SAID: Once = Once::new();
+    SAID.call_once(|| {
+        tracing::warn!(
+            path,
+            "a request without an upgrade came to where WebSockets are opened, and more may, of \
+            which nothing is said here: {NO_UPGRADE}"
+        );
+    });
+}
+
 fn handshake(request: &Request) -> Result<ResponseBuilder, Refusal> {
     ws::handshake(request.head()).map_err(|error| match error {
+        ws::HandshakeError::NoWebsocketUpgrade | ws::HandshakeError::NoConnectionUpgrade => {
+            warn_of_proxy(request.path());
+            Refusal::new(StatusCode::BAD_REQUEST, NO_UPGRADE)
+        }
         ws::HandshakeError::UnsupportedVersion => {
             Refusal::new(StatusCode::UPGRADE_REQUIRED, "this version of the protocol is not served")
         }

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     access::{
+        fault::TokenError,
         grant::{Credentials, Grant},
-        verifier::TokenError,
     },
     backend::{headers, request::Operation, response::BackendResponse},
     protocol::{
@@ -159,7 +159,7 @@ impl Session {
                 Err(Disconnect::PermissionDenied.into())
             }
             Ok(credentials) => Ok(Who::Is(credentials)),
-            Err(TokenError::Expired) => Err(ErrorCode::TokenExpired.into()),
+            Err(error) if error.is_of_time() => Err(ErrorCode::TokenExpired.into()),
             Err(TokenError::UnknownKey) if !retried => Ok(Who::Ask(Call::TokenKeys)),
             Err(_) => Err(Disconnect::InvalidToken.into()),
         }
@@ -307,7 +307,7 @@ impl Session {
                 self.wake_later(env, out);
                 Ok(None)
             }
-            Err(TokenError::Expired) => Err(Disconnect::ConnectionExpired.into()),
+            Err(error) if error.is_of_time() => Err(Disconnect::ConnectionExpired.into()),
             Err(TokenError::UnknownKey) if !retried => {
                 self.call(id, ClientRequest::Refresh(request), Call::TokenKeys, out);
                 Ok(None)

@@ -137,6 +137,10 @@ impl Transport for Context {
     }
 
     fn close(&mut self, code: u16, reason: &str) -> Option<Time> {
+        if code == Disconnect::ConnectionClosed.parts().0 {
+            self.end();
+            return None;
+        }
         // Who only listens may use a library that does not show close frames.
         if self.outbox.encoding().is_one_way() && code >= 3000 && SocketContext::is_open(self) {
             self.outbox.push_reply(&reply::disconnect(code, reason));

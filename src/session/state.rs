@@ -409,7 +409,7 @@ impl Session {
             Action::Unsubscribe { room } => self.take_out_of(room, out),
             Action::Disconnect { code, reason, except } => {
                 if !except.contains(&client) {
-                    self.close(Disconnect::Custom(*code, reason.as_str().into()), out);
+                    self.close(Disconnect::custom(*code, reason), out);
                 }
             }
             Action::Refresh { expired: true, .. } => self.close(Disconnect::ConnectionExpired, out),

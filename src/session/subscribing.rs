@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     access::{
+        fault::TokenError,
         grant::{self, Grant, Overrides},
-        verifier::TokenError,
     },
     backend::request::Operation,
     protocol::{
@@ -198,7 +198,7 @@ impl Session {
                     Err(Disconnect::InvalidToken.into())
                 }
                 Ok(it) => Ok(Decided::Granted(it.grant)),
-                Err(TokenError::Expired) => Err(ErrorCode::TokenExpired.into()),
+                Err(error) if error.is_of_time() => Err(ErrorCode::TokenExpired.into()),
                 Err(TokenError::UnknownKey) if !retried => {
                     Ok(Decided::Ask(Call::SubscriptionTokenKeys))
                 }

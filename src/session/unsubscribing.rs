@@ -10,7 +10,7 @@ use super::{
     subscription::{Initiator, Pending, Subscription},
 };
 use crate::{
-    access::verifier::TokenError,
+    access::fault::TokenError,
     protocol::{
         codes::{Disconnect, ErrorCode, Unsubscribed},
         message::{
@@ -126,7 +126,7 @@ impl Session {
                 self.wake_later(env, out);
                 Ok(None)
             }
-            Err(TokenError::Expired) => Err(ErrorCode::Expired.into()),
+            Err(error) if error.is_of_time() => Err(ErrorCode::Expired.into()),
             Err(TokenError::UnknownKey) if !retried => {
                 self.call(id, ClientRequest::SubRefresh(request), Call::SubscriptionTokenKeys, out);
                 Ok(None)

@@ -20,6 +20,14 @@ assert.equal((await client().getInfo({})).nodes.length, clients.length);
 for (const method of ['subscribe', 'unsubscribe']) await client()[method]({ user: 'nobody', channel: 'page' });
 await client().disconnect({ user: 'nobody' });
 await client().refresh({ user: 'nobody' });
+const replies = await client().pipeline([
+  { method: 'publish', params: { channel: 'page', data: null } },
+  { method: 'history', params: { channel: 'page', limit: 1, reverse: true } },
+  { method: 'presence_stats', params: { channel: 'page' } },
+]);
+assert.equal(replies.length, 3);
+assert.equal(replies[1].publications[0].data, null);
+assert.equal(replies[1].offset, replies[0].offset);
 await client().removeHistory({ channel: 'page' });
 assert.deepEqual((await client().getHistory({ channel: 'page', limit: 10 })).publications, []);
 await assert.rejects(client().getHistory({ channel: 'plain:x', limit: 1 }));

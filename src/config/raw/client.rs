@@ -86,7 +86,8 @@ macro_rules! token_section {
                 ecdsa_public_key: String = String::new(),
                 /// URL of the keys (JSON web key set) of tokens signed by RS…, ES… or EdDSA. A token must name its
                 /// key (`kid`). They are fetched at the start, every hour, and when a token names a key that is not
-                /// among them, but no more than every five seconds. Stands in for the two public keys.
+                /// among them, but no more than every five seconds. Stands in for the two public keys; tokens signed with
+                /// the secret are accepted beside, if there is one. No template: what is in it is fetched as it is.
                 jwks_public_endpoint: String = String::new(),
                 /// Whom tokens must be for (`aud`). Empty: anyone.
                 audience: String = String::new(),

@@ -160,8 +160,12 @@ section! {
         port: u16 = 8000,
         /// Threads that serve clients, at most 64. 0: one for each core.
         workers: usize = 0,
+        /// How long a connection of HTTP requests is kept for the next one. Longer than a proxy in front keeps it
+        /// (60 seconds with nginx), or some requests fail that it sends just then. 0: for none.
+        keep_alive: Span = seconds(75),
         /// Proxies in front of the node, as IP addresses or networks (`10.0.0.0/8`): what they say in
-        /// `X-Forwarded-For` or `X-Real-IP` is taken for the address of the client. Nobody else is believed.
+        /// `X-Forwarded-For`, or else in `Forwarded`, or else in `X-Real-IP`, is taken for the address of the client.
+        /// Nobody else is believed.
         trusted_proxies: Vec<String> = Vec::new(),
         /// TLS on that port.
         tls: Tls = Tls::default(),

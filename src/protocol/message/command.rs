@@ -215,7 +215,7 @@ pub struct PublishRequest {
     pub channel: String,
     /// The payload.
     #[prost(bytes = "bytes", tag = "2")]
-    #[serde(deserialize_with = "json::raw_from_json")]
+    #[serde(deserialize_with = "json::raw_or_null_from_json")]
     pub data: Bytes,
     /// 0: regular. Other kinds are not served.
     #[prost(int32, tag = "3")]
@@ -247,7 +247,7 @@ pub struct HistoryRequest {
 pub struct SendRequest {
     /// The payload.
     #[prost(bytes = "bytes", tag = "1")]
-    #[serde(deserialize_with = "json::raw_from_json")]
+    #[serde(deserialize_with = "json::raw_or_null_from_json")]
     pub data: Bytes,
 }
 
@@ -257,7 +257,7 @@ pub struct SendRequest {
 pub struct RpcRequest {
     /// The payload.
     #[prost(bytes = "bytes", tag = "1")]
-    #[serde(deserialize_with = "json::raw_from_json")]
+    #[serde(deserialize_with = "json::raw_or_null_from_json")]
     pub data: Bytes,
     /// Name of the method.
     #[prost(string, tag = "2")]

@@ -19,6 +19,12 @@ pub(super) fn raw_from_json<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes,
     }))
 }
 
+/// The same where `null` is as good a value as any.
+pub(super) fn raw_or_null_from_json<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
+    let raw = Box::<RawValue>::deserialize(from)?;
+    Ok(Bytes::from(String::from(Box::<str>::from(raw)).into_bytes()))
+}
+
 /// Data published in Protobuf need not be JSON; a JSON client then gets it as a base64 string rather
 /// than a broken frame.
 pub(super) fn raw_to_json<S: Serializer>(data: &Bytes, to: S) -> Result<S::Ok, S::Error> {
