@@ -1,7 +1,7 @@
 //! What nodes say to each other about rooms, and how it is written: bincode in length-prefixed frames.
 //!
-//! The only module that knows bincode (RUSTSEC-2025-0141: it is complete and no longer maintained), so that
-//! it can be replaced here alone. What may be changed here, and how: see [`crate::cluster::mesh_version`].
+//! One of two modules that know bincode (RUSTSEC-2025-0141: it is complete and no longer maintained); the other is
+//! [`crate::room::persisted`]. So it can be replaced there alone. What may be changed here, and how: see [`crate::cluster::mesh_version`].
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
