@@ -122,7 +122,9 @@ fn each_room(
         after = Some(last.name.to_string());
         for (info, head) in rooms {
             // What begins so is no room, but what the node notes for itself.
-            if info.name.starts_with('\0') || only.is_some_and(|it| it != &*info.name) {
+            if info.name.starts_with('\0') && !info.name.starts_with("\0\0")
+                || only.is_some_and(|it| it != &*info.name)
+            {
                 continue;
             }
             count += 1;

@@ -33,7 +33,9 @@ use crate::{
     runtime::{clock, time::Time},
 };
 
-/// The room under which the log has the names of the nodes: no room of a client's can have it.
+/// Begins the names of what the node notes in its log for itself. Rooms whose names begin so have one more.
+const OWN: char = '\0';
+/// Under which name the log has the names of the nodes.
 const COMPANIONS: &str = "\0nodes";
 /// Rooms that are looked at together when the log is opened.
 const AT_ONCE: usize = 1_024;
@@ -97,7 +99,11 @@ struct ByNamespace {
 
 impl Policy for ByNamespace {
     fn keep(&self, room: &str) -> Keep {
-        match self.namespaces.options(room).filter(|it| it.is_on_disk()) {
+        match self
+            .namespaces
+            .options(room.strip_prefix(OWN).unwrap_or(room))
+            .filter(|it| it.is_on_disk())
+        {
             // Nobody knows what it was to be.
             None => Keep::default(),
             Some(options) => Keep {
@@ -141,7 +147,8 @@ impl DiskLog {
             let rooms = store.heads(after.as_deref(), AT_ONCE).map_err(failed)?;
             let Some((last, _)) = rooms.last() else { break };
             after = Some(last.name.clone());
-            for (info, head) in rooms.into_iter().filter(|(it, _)| &*it.name != COMPANIONS) {
+            for (info, head) in rooms {
+                let Some(name) = name_of(&info.name) else { continue };
                 let head = head.as_deref().and_then(Head::from_bytes);
                 let Some(head) = head else {
                     // A copy that was not complete when the node ended; or it is damaged, which was told.
@@ -151,7 +158,7 @@ impl DiskLog {
                     );
                     continue;
                 };
-                found(LoggedRoom { name: info.name, head, first: info.first, next: info.next });
+                found(LoggedRoom { name, head, first: info.first, next: info.next });
             }
         }
         let policy = ByNamespace { namespaces, max_bytes: options.max_bytes };
@@ -201,7 +208,7 @@ impl DiskLog {
             tell.do_send(FromLog(name, reply));
         };
         self.metrics.log_writes.inc();
-        let request = Request { room: room.clone(), changes, done: Box::new(done) };
+        let request = Request { room: name_on_disk(&room), changes, done: Box::new(done) };
         if self.writer.write(request).is_err() {
             self.metrics.log_errors.with_label_values(&["behind"]).inc();
             to.do_send(FromLog(room, LogReply::Failed(id)));
@@ -222,7 +229,7 @@ impl DiskLog {
             tell.do_send(FromLog(name, LogReply::Read(id, page)));
         };
         self.metrics.log_reads.inc();
-        if self.writer.read(room.clone(), query, Box::new(done)).is_err() {
+        if self.writer.read(name_on_disk(&room), query, Box::new(done)).is_err() {
             self.metrics.log_errors.with_label_values(&["behind"]).inc();
             to.do_send(FromLog(room, LogReply::Read(id, None)));
         }
@@ -265,6 +272,22 @@ impl DiskLog {
         if let Err(why) = self.writer.close() {
             tracing::error!(%why, "the log on disk was not closed in good order");
         }
+    }
+}
+
+/// Under which name the log has a room.
+fn name_on_disk(room: &RoomName) -> Arc<str> {
+    match room.starts_with(OWN) {
+        true => format!("{OWN}{room}").into(),
+        false => room.clone(),
+    }
+}
+
+/// Which room the log has under this name; none if it is none.
+fn name_of(on_disk: &Arc<str>) -> Option<RoomName> {
+    match on_disk.strip_prefix(OWN) {
+        None => Some(on_disk.clone()),
+        Some(room) => room.starts_with(OWN).then(|| room.into()),
     }
 }
 
@@ -316,4 +339,20 @@ fn read_page(page: Page) -> LogPage {
         entries.push((now.ago(Duration::from_millis(unix.saturating_sub(it.time))), entry));
     }
     LogPage { entries, first: page.first, damaged }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_room_has_the_name_of_what_the_node_notes_for_itself() {
+        for room in ["a", COMPANIONS, "\0", "\0\0", "\0\0nodes"] {
+            let room: RoomName = room.into();
+            let on_disk = name_on_disk(&room);
+            assert_ne!(&*on_disk, COMPANIONS);
+            assert_eq!(name_of(&on_disk), Some(room));
+        }
+        assert_eq!(name_of(&COMPANIONS.into()), None);
+    }
 }

@@ -117,7 +117,12 @@ impl Room {
         node.memory.kept(&self.name, publication.offset, change);
         match self.stream.as_deref().is_some_and(|it| it.logged.is_some()) {
             // It says so once it is synced.
-            true => self.log_entry(&entry, node),
+            true => {
+                self.log_entry(&entry, node);
+                if self.fall_back_if_behind(node) {
+                    return;
+                }
+            }
             false => self.say_what_is_here(node),
         }
         match gated {

@@ -24,6 +24,10 @@ use crate::{cluster::slots::Term, log, runtime::time::Time};
 const RETRY: Duration = Duration::from_millis(500);
 /// Bytes of one write, about, where there is much to be written.
 const WRITE: usize = 1 << 20;
+/// The most writes of a room that wait for the log.
+const MOST_UNSYNCED: usize = 10_000;
+/// How long a successor whose log is stuck goes without what its home says.
+const STUCK: Duration = Duration::from_secs(1);
 
 /// What a room asks of the log of its node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -202,12 +206,31 @@ impl Logged {
 
     /// The head to be written before anything else, if it has changed.
     fn new_head(&mut self, stream: &Stream) -> Option<LogChange> {
-        let head = stream.head();
-        let key = Some((head.line.epoch, head.root, head.term));
+        let (epoch, standing) = (stream.position().epoch, stream.standing());
+        let key = Some((epoch, standing.root, standing.term));
         (self.head != key).then(|| {
             self.head = key;
-            LogChange::Head(head)
+            LogChange::Head(stream.head())
         })
+    }
+
+    /// Whether so much waits for the log that what follows would have to wait in memory.
+    fn is_behind(&self, options: &RoomOptions) -> bool {
+        // What is not in the log yet has to be in the ring, or nobody could read it.
+        let ring = options.ring_size();
+        let most = if options.history_size > ring { ring } else { MOST_UNSYNCED };
+        self.unsynced.len() >= most
+    }
+
+    /// Whether the log can't take what is said now: it fails, or it is too slow.
+    pub fn is_stuck(&self, options: &RoomOptions) -> bool {
+        self.is_failing() || self.is_behind(options)
+    }
+
+    /// Forgets what is not synced: it will be told again.
+    fn fall_back(&mut self) -> u64 {
+        (self.unsynced, self.retry_at, self.head) = (VecDeque::new(), None, None);
+        self.synced
     }
 }
 
@@ -268,6 +291,23 @@ impl Room {
             changes.push(LogChange::Append(at, entry.clone()));
             logged.write(name, changes, through, node);
         });
+    }
+
+    /// A successor's log is stuck: it falls back to what it has on disk, and asks for the rest later. Else all that is
+    /// said meanwhile would wait here.
+    pub(super) fn fall_back_if_behind(&mut self, node: &mut Node) -> bool {
+        let Role::Mirror(mirror) = &mut self.role else { return false };
+        let Some(stream) = self.stream.as_deref_mut() else { return false };
+        let Some(logged) = stream.logged.as_deref_mut().filter(|it| it.is_behind(&self.options))
+        else {
+            return false;
+        };
+        let synced = logged.fall_back();
+        // What may have come after that is written again.
+        logged.write(&self.name, vec![LogChange::Truncate(synced)], synced, node);
+        node.memory.add(stream.history.truncate(synced));
+        mirror.lose_track_until(node.now + STUCK);
+        true
     }
 
     /// What is known of the stream may have changed.

@@ -100,6 +100,11 @@ impl Mirror {
         }
     }
 
+    /// The home is asked again, at this time, for what follows from where this node is then.
+    pub(super) fn lose_track_until(&mut self, time: Time) {
+        (self.state, self.not_before) = (State::Detached, time);
+    }
+
     /// Until when a lesser copy of the home's is not taken: for so long from the first that is offered.
     pub(super) fn keep_for(&mut self, time: Duration, now: Time) -> Time {
         if self.keeps_until == Time::default() {

@@ -30,7 +30,7 @@ impl Room {
             return (Answer::Published(None), 0);
         };
         let here = stream.position();
-        if stream.logged.as_deref().is_some_and(Logged::is_failing) {
+        if stream.logged.as_deref().is_some_and(|it: &Logged| it.is_stuck(&self.options)) {
             // It could not be kept, and would take memory until it can.
             return (Answer::Failed(Failure::Unavailable), 0);
         }
