@@ -14,7 +14,7 @@ use super::{
     room::{Role, Room},
     stream::Entry,
     transfer::Incoming,
-    types::{ClientInfo, Epoch, Event, Position, Subscribe},
+    types::{ClientInfo, Epoch, Event, Position, Publication, Subscribe},
 };
 use crate::cluster::{node::NodeId, slots::Term};
 
@@ -119,16 +119,36 @@ impl Room {
             // It says so once it is synced.
             true => {
                 self.log_entry(&entry, node);
-                if self.fall_back_if_behind(node) {
+                if self.fall_back_if_behind(publication.offset, node) {
                     return;
                 }
             }
             false => self.say_what_is_here(node),
         }
-        match gated {
-            true => self.uncommitted.get_or_insert_default().push_back(publication),
-            false => self.deliver_local(Event::Publication(publication), node),
+        self.tell_members(publication, gated, node);
+    }
+
+    /// Members may have a publication, now or once a majority has it; unless they have had it already.
+    fn tell_members(&mut self, publication: Arc<Publication>, gated: bool, node: &mut Node) {
+        match (gated, self.told()) {
+            (_, told) if publication.offset <= told => {}
+            (true, _) => self.uncommitted.get_or_insert_default().push_back(publication),
+            (false, _) => self.deliver_local(Event::Publication(publication), node),
         }
+    }
+
+    /// Up to where members have had everything, if this node's copy has fallen back behind that.
+    fn told(&self) -> u64 {
+        match &self.role {
+            Role::Mirror(mirror) => mirror.told,
+            _ => 0,
+        }
+    }
+
+    /// Where members stand.
+    pub(super) fn members_stand(&self) -> Option<Position> {
+        let visible = self.stream.as_deref()?.visible();
+        Some(Position { offset: visible.offset.max(self.told()), ..visible })
     }
 
     /// A successor's word to its home, which acknowledges by it.
@@ -213,6 +233,9 @@ impl Room {
         let epoch = stream.position().epoch;
         node.memory.add(stream.rejoin(line, root, through));
         let changed = stream.position().epoch != epoch;
+        if let Role::Mirror(mirror) = &mut self.role {
+            mirror.told = mirror.told.min(through);
+        }
         self.given = None;
         self.log_rejoin(through, node);
         if changed {
@@ -256,10 +279,7 @@ impl Room {
                         // It was dropped at the home while it was on its way.
                         self.deliver_local(Event::InsufficientState, node);
                     }
-                    match gated {
-                        true => self.uncommitted.get_or_insert_default().push_back(publication),
-                        false => self.deliver_local(Event::Publication(publication), node),
-                    }
+                    self.tell_members(publication, gated, node);
                 }
                 _ => drop(stream.take(item, &self.options, now)),
             }
@@ -310,7 +330,8 @@ impl Room {
                 // What the log had of it is replaced already.
                 old.logged = None;
             }
-            let old = self.forget_stream(node).map(|old| old.visible());
+            let old = self.members_stand();
+            self.forget_stream(node);
             if let Some(mut new) = stream {
                 new.logged = logged;
                 if let Some(committed) = committed {

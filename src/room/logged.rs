@@ -294,10 +294,11 @@ impl Room {
     }
 
     /// A successor's log is stuck: it falls back to what it has on disk, and asks for the rest later. Else all that is
-    /// said meanwhile would wait here.
-    pub(super) fn fall_back_if_behind(&mut self, node: &mut Node) -> bool {
+    /// said meanwhile would wait here. Members have yet to be told of what follows from the offset `untold` on.
+    pub(super) fn fall_back_if_behind(&mut self, untold: u64, node: &mut Node) -> bool {
         let Role::Mirror(mirror) = &mut self.role else { return false };
         let Some(stream) = self.stream.as_deref_mut() else { return false };
+        let told = stream.visible().offset.min(untold.saturating_sub(1));
         let Some(logged) = stream.logged.as_deref_mut().filter(|it| it.is_behind(&self.options))
         else {
             return false;
@@ -306,7 +307,9 @@ impl Room {
         // What may have come after that is written again.
         logged.write(&self.name, vec![LogChange::Truncate(synced)], synced, node);
         node.memory.add(stream.history.truncate(synced));
+        mirror.told = mirror.told.max(told);
         mirror.lose_track_until(node.now + STUCK);
+        self.keep_uncommitted();
         true
     }
 

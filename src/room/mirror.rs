@@ -38,6 +38,8 @@ pub struct Mirror {
     pub(super) said: bool,
     /// Until when it does not take a lesser copy of the home's; none: none was offered.
     keeps_until: Time,
+    /// Up to where members have had everything, though the stream may have fallen back behind that.
+    pub(super) told: u64,
 }
 
 /// How far it is. Another link than the one named ends it.
@@ -66,6 +68,7 @@ impl Mirror {
             incoming: None,
             said: false,
             keeps_until: Time::default(),
+            told: 0,
         }
     }
 
@@ -172,10 +175,10 @@ impl Room {
         if mirror.home == home {
             return;
         }
-        let (old, attached) = (mirror.home, mirror.is_attached(node));
+        let (old, attached, told) = (mirror.home, mirror.is_attached(node), mirror.told);
         // If the old home has died, this is the copy that the next one needs.
         self.owed |= mirror.invited;
-        self.role = Role::Mirror(Box::new(Mirror::new(home)));
+        self.role = Role::Mirror(Box::new(Mirror { told, ..Mirror::new(home) }));
         self.outgoing.retain(|it| !matches!(it.what, What::Clients(_)));
         if attached {
             // It may live on, and not know yet that it is none.
