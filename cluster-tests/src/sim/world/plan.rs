@@ -76,6 +76,9 @@ impl Plan {
             }
             Faults::Joins | Faults::Everything => Self { late: nodes / 2, ..plan },
             Faults::Deaths => Self { trouble: 16_000, ..plan },
+            Faults::Disks if seed % 4 == 1 => {
+                Self { nodes: 3, quorum_of: Some(3), trouble: 32_000, ..plan }
+            }
             Faults::Disks => Self { nodes: rng.usize(1..5), trouble: 32_000, ..plan },
             Faults::Starts => Self { rooms: rng.usize(5..41), link_delay: 300, opening: 0, ..plan },
             Faults::Drains => Self {
