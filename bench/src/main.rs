@@ -5,8 +5,8 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use roomcast_bench::measure::{
-    all, compare, connect, fanout, grow, hot, kill, latency, memory, mesh, moves, presence, rooms,
-    storm,
+    all, compare, connect, durable, fanout, grow, hot, kill, latency, memory, mesh, moves,
+    presence, rooms, storm,
 };
 use roomcast_bench::{floor, limits, server, target};
 use std::ffi::OsString;
@@ -49,9 +49,11 @@ enum Command {
     Drain(moves::MovesArgs),
     /// One of three nodes is killed: when its rooms publish and deliver again, and nothing lost
     Kill(kill::KillArgs),
+    /// Publications that are synced to disk before they are acknowledged, beside those in memory
+    Durable(durable::DurableArgs),
     /// How costs grow with clients, rooms, size and nodes: tables and plots
     Grow(grow::GrowArgs),
-    /// Everything but `join` and `drain`, which take minutes, with the README's settings
+    /// Everything but `join`, `drain` and `durable`, with the README's settings
     All(target::TargetArgs),
     /// Roomcast beside the servers that `bench/compare` has installed
     Compare(compare::CompareArgs),
@@ -90,6 +92,7 @@ fn run(args: &Args) -> Result<()> {
         Command::Join(options) => moves::join(options)?.report(),
         Command::Drain(options) => moves::drain(options)?.report(),
         Command::Kill(options) => kill::run(options)?.report(),
+        Command::Durable(options) => durable::run(options)?.report(),
         Command::Grow(options) => grow::run(options)?,
         Command::Hot(options) => hot::run(options)?.report(),
         Command::Presence(options) => presence::run(options)?.report(),

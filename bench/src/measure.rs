@@ -4,6 +4,7 @@
 pub mod all;
 pub mod compare;
 pub mod connect;
+pub mod durable;
 pub mod fanout;
 pub mod grow;
 pub mod hot;

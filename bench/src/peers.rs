@@ -255,7 +255,8 @@ pub fn start(contender: &Contender, places: &Places) -> Result<Running> {
 fn start_roomcast(workers: usize, count: usize, places: &Places) -> Result<Running> {
     let config = server::default_config(workers, API_KEY);
     let path = places.roomcast.clone();
-    let servers = server::start(&Settings { path, config, api_key: API_KEY.to_owned() }, count)?;
+    let servers =
+        server::start(&Settings { path, config, api_key: API_KEY.to_owned(), data: None }, count)?;
     let node =
         |server: &Server| Node::at(server.http, WEBSOCKET_PATH, Protocol::Json, vec![server.pid()]);
     let nodes = servers.iter().map(node).collect();

@@ -44,6 +44,36 @@ pub struct Settings {
     pub config: String,
     /// The server API's key in it.
     pub api_key: String,
+    /// Where rooms on disk are, if any are.
+    pub data: Option<Arc<DataDir>>,
+}
+
+/// The namespace of rooms on disk, where there is one.
+pub const ON_DISK: &str = "disk";
+
+impl Settings {
+    /// The same with a namespace whose rooms are on disk.
+    #[must_use]
+    pub fn on_disk(mut self) -> Self {
+        self.config += &format!(
+            "[[channel.namespaces]]\nname = \"{ON_DISK}\"\nlog = \"disk\"\nhistory_size = 1000\n\
+             history_ttl = \"1h\"\nforce_recovery = true\n"
+        );
+        let name = format!("roomcast-bench-{}", std::process::id());
+        self.data = Some(Arc::new(DataDir(std::env::temp_dir().join(name))));
+        self
+    }
+}
+
+/// A directory that is removed when the servers are gone that have it.
+#[derive(Debug)]
+pub struct DataDir(PathBuf);
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        // A leftover in the temporary directory does no harm.
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// A running server, killed on drop.
@@ -54,6 +84,7 @@ pub struct Server {
     /// Where it serves WebSocket and the API.
     pub http: SocketAddr,
     gossip: Option<String>,
+    _data: Option<Arc<DataDir>>,
 }
 
 impl Server {
@@ -116,7 +147,7 @@ pub fn start(settings: &Settings, count: usize) -> Result<Vec<Server>> {
     let config = ConfigFile::write(&settings.config)?;
     let mut servers: Vec<Server> = Vec::with_capacity(count);
     for _ in 0..count {
-        servers.push(start_one(path, &config.path, count > 1, &servers)?);
+        servers.push(start_one(settings, &config.path, count > 1, &servers)?);
     }
     if count > 1 {
         for server in &servers {
@@ -132,11 +163,11 @@ pub fn join<'a>(
     servers: impl IntoIterator<Item = &'a Server>,
 ) -> Result<Server> {
     let config = ConfigFile::write(&settings.config)?;
-    start_one(&settings.path, &config.path, true, servers)
+    start_one(settings, &config.path, true, servers)
 }
 
 fn start_one<'a>(
-    path: &Path,
+    settings: &Settings,
     config: &Path,
     clustered: bool,
     others: impl IntoIterator<Item = &'a Server>,
@@ -152,12 +183,18 @@ fn start_one<'a>(
     for join in joins.into_iter().flatten() {
         args.extend(["--join", join].map(OsString::from));
     }
+    let path = &settings.path;
     let mut command = guarded(path, &args)?;
+    if let Some(data) = &settings.data {
+        command.env("ROOMCAST_DISK_DATA_DIR", data.0.join(&name));
+    }
     command.env("ROOMCAST_LOG_FORMAT", "json").stdin(Stdio::null()).stdout(Stdio::null());
     command.stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("starting {}", path.display()))?;
     match wait_until_ready(&mut child) {
-        Ok((http, gossip)) => Ok(Server { child, name, http, gossip }),
+        Ok((http, gossip)) => {
+            Ok(Server { child, name, http, gossip, _data: settings.data.clone() })
+        }
         Err(error) => {
             kill(&mut child);
             Err(error.context(format!("server {name} ({}) did not become ready", path.display())))

@@ -222,6 +222,16 @@ impl TargetArgs {
             .collect()
     }
 
+    /// The same with a namespace whose rooms are on disk.
+    pub fn nodes_on_disk(&self, count: usize) -> Result<Vec<Node>> {
+        if self.is_attached() {
+            return self.nodes(count);
+        }
+        let settings = self.settings()?.on_disk();
+        let servers = server::start(&settings, count)?;
+        Ok(servers.into_iter().map(|server| Node::started(server, self.protocol)).collect())
+    }
+
     /// Starts one server more, which joins `nodes`; returns once it serves.
     pub fn join(&self, nodes: &[Node]) -> Result<Node> {
         let servers = nodes.iter().map(Node::own_server).collect::<Result<Vec<_>>>()?;
@@ -240,7 +250,7 @@ impl TargetArgs {
                 .with_context(|| format!("reading the configuration {}", file.display()))?,
             None => server::default_config(self.workers, &self.api_key),
         };
-        Ok(Settings { path, config, api_key: self.api_key.clone() })
+        Ok(Settings { path, config, api_key: self.api_key.clone(), data: None })
     }
 }
 
