@@ -80,7 +80,9 @@ impl World {
             self.take_down(node)?;
         }
         for node in 0..self.nodes.len() {
-            let delay = self.rng.u64(200..3_000);
+            // Some late, but not as late as the others wait for them.
+            let latest = if self.rng.u8(..3) == 0 { 8_000 } else { 3_000 };
+            let delay = self.rng.u64(200..latest);
             self.later(delay, Happening::Start(node));
         }
         Ok(())
