@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         Command::Checkconfig(serve) => serve.load().map(|config| {
             config.notes.iter().for_each(|note| cli::say(note));
             for warning in config.warnings() {
-                cli::say(&warning);
+                cli::say(&format!("Warning: {warning}."));
             }
             cli::print("The configuration is valid.\n");
         }),
