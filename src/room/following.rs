@@ -14,7 +14,7 @@ use super::{
     room::{Role, Room},
     stream::Entry,
     transfer::Incoming,
-    types::{ClientInfo, Epoch, Event, Position, Publication, Subscribe},
+    types::{ClientInfo, Epoch, Event, Position, Subscribe},
 };
 use crate::cluster::{node::NodeId, slots::Term};
 
@@ -117,38 +117,13 @@ impl Room {
         node.memory.kept(&self.name, publication.offset, change);
         match self.stream.as_deref().is_some_and(|it| it.logged.is_some()) {
             // It says so once it is synced.
-            true => {
-                self.log_entry(&entry, node);
-                if self.fall_back_if_behind(publication.offset, node) {
-                    return;
-                }
-            }
+            true => self.log_entry(&entry, node),
             false => self.say_what_is_here(node),
         }
-        self.tell_members(publication, gated, node);
-    }
-
-    /// Members may have a publication, now or once a majority has it; unless they have had it already.
-    fn tell_members(&mut self, publication: Arc<Publication>, gated: bool, node: &mut Node) {
-        match (gated, self.told()) {
-            (_, told) if publication.offset <= told => {}
-            (true, _) => self.uncommitted.get_or_insert_default().push_back(publication),
-            (false, _) => self.deliver_local(Event::Publication(publication), node),
+        match gated {
+            true => self.uncommitted.get_or_insert_default().push_back(publication),
+            false => self.deliver_local(Event::Publication(publication), node),
         }
-    }
-
-    /// Up to where members have had everything, if this node's copy has fallen back behind that.
-    fn told(&self) -> u64 {
-        match &self.role {
-            Role::Mirror(mirror) => mirror.told,
-            _ => 0,
-        }
-    }
-
-    /// Where members stand.
-    pub(super) fn members_stand(&self) -> Option<Position> {
-        let visible = self.stream.as_deref()?.visible();
-        Some(Position { offset: visible.offset.max(self.told()), ..visible })
     }
 
     /// A successor's word to its home, which acknowledges by it.
@@ -233,9 +208,6 @@ impl Room {
         let epoch = stream.position().epoch;
         node.memory.add(stream.rejoin(line, root, through));
         let changed = stream.position().epoch != epoch;
-        if let Role::Mirror(mirror) = &mut self.role {
-            mirror.told = mirror.told.min(through);
-        }
         self.given = None;
         self.log_rejoin(through, node);
         if changed {
@@ -279,7 +251,10 @@ impl Room {
                         // It was dropped at the home while it was on its way.
                         self.deliver_local(Event::InsufficientState, node);
                     }
-                    self.tell_members(publication, gated, node);
+                    match gated {
+                        true => self.uncommitted.get_or_insert_default().push_back(publication),
+                        false => self.deliver_local(Event::Publication(publication), node),
+                    }
                 }
                 _ => drop(stream.take(item, &self.options, now)),
             }
@@ -330,8 +305,7 @@ impl Room {
                 // What the log had of it is replaced already.
                 old.logged = None;
             }
-            let old = self.members_stand();
-            self.forget_stream(node);
+            let old = self.forget_stream(node).map(|old| old.visible());
             if let Some(mut new) = stream {
                 new.logged = logged;
                 if let Some(committed) = committed {

@@ -26,8 +26,6 @@ const RETRY: Duration = Duration::from_millis(500);
 const WRITE: usize = 1 << 20;
 /// The most writes of a room that wait for the log.
 const MOST_UNSYNCED: usize = 10_000;
-/// How long a successor whose log is stuck goes without what its home says.
-const STUCK: Duration = Duration::from_secs(1);
 
 /// What a room asks of the log of its node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -226,12 +224,6 @@ impl Logged {
     pub fn is_stuck(&self, options: &RoomOptions) -> bool {
         self.is_failing() || self.is_behind(options)
     }
-
-    /// Forgets what is not synced: it will be told again.
-    fn fall_back(&mut self) -> u64 {
-        (self.unsynced, self.retry_at, self.head) = (VecDeque::new(), None, None);
-        self.synced
-    }
 }
 
 impl Node {
@@ -291,26 +283,6 @@ impl Room {
             changes.push(LogChange::Append(at, entry.clone()));
             logged.write(name, changes, through, node);
         });
-    }
-
-    /// A successor's log is stuck: it falls back to what it has on disk, and asks for the rest later. Else all that is
-    /// said meanwhile would wait here. Members have yet to be told of what follows from the offset `untold` on.
-    pub(super) fn fall_back_if_behind(&mut self, untold: u64, node: &mut Node) -> bool {
-        let Role::Mirror(mirror) = &mut self.role else { return false };
-        let Some(stream) = self.stream.as_deref_mut() else { return false };
-        let told = stream.visible().offset.min(untold.saturating_sub(1));
-        let Some(logged) = stream.logged.as_deref_mut().filter(|it| it.is_behind(&self.options))
-        else {
-            return false;
-        };
-        let synced = logged.fall_back();
-        // What may have come after that is written again.
-        logged.write(&self.name, vec![LogChange::Truncate(synced)], synced, node);
-        node.memory.add(stream.history.truncate(synced));
-        mirror.told = mirror.told.max(told);
-        mirror.lose_track_until(node.now + STUCK);
-        self.keep_uncommitted();
-        true
     }
 
     /// What is known of the stream may have changed.

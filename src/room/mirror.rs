@@ -38,8 +38,6 @@ pub struct Mirror {
     pub(super) said: bool,
     /// Until when it does not take a lesser copy of the home's; none: none was offered.
     keeps_until: Time,
-    /// Up to where members have had everything, though the stream may have fallen back behind that.
-    pub(super) told: u64,
 }
 
 /// How far it is. Another link than the one named ends it.
@@ -68,7 +66,6 @@ impl Mirror {
             incoming: None,
             said: false,
             keeps_until: Time::default(),
-            told: 0,
         }
     }
 
@@ -101,11 +98,6 @@ impl Mirror {
             self.state = State::Detached;
             self.not_before = now + BACKOFF;
         }
-    }
-
-    /// The home is asked again, at this time, for what follows from where this node is then.
-    pub(super) fn lose_track_until(&mut self, time: Time) {
-        (self.state, self.not_before) = (State::Detached, time);
     }
 
     /// Until when a lesser copy of the home's is not taken: for so long from the first that is offered.
@@ -175,10 +167,10 @@ impl Room {
         if mirror.home == home {
             return;
         }
-        let (old, attached, told) = (mirror.home, mirror.is_attached(node), mirror.told);
+        let (old, attached) = (mirror.home, mirror.is_attached(node));
         // If the old home has died, this is the copy that the next one needs.
         self.owed |= mirror.invited;
-        self.role = Role::Mirror(Box::new(Mirror { told, ..Mirror::new(home) }));
+        self.role = Role::Mirror(Box::new(Mirror::new(home)));
         self.outgoing.retain(|it| !matches!(it.what, What::Clients(_)));
         if attached {
             // It may live on, and not know yet that it is none.

@@ -146,7 +146,7 @@ impl Room {
         }
         self.last_used = node.now;
         self.owed |= matches!(&self.role, Role::Mirror(mirror) if mirror.is_invited());
-        let stood_at = self.members_stand();
+        let stood_at = self.stream.as_deref().map(Stream::visible);
         self.role = Role::Opening(Box::new(Opening { stood_at, ..Opening::default() }));
     }
 
