@@ -28,6 +28,7 @@ use crate::{
     },
     config::{self, Config},
     hub::{DisconnectAll, Hub},
+    log::File,
     mesh::{
         dialer::{Dialer, Listen},
         link::LinkSettings,
@@ -395,6 +396,14 @@ fn open_log(
 ) -> anyhow::Result<Option<(DiskLog, BTreeSet<String>)>> {
     let mut options = namespaces.named.values().chain([&namespaces.default]);
     if !options.any(|it| it.is_on_disk()) {
+        let data_dir = &config.disk.data_dir;
+        if data_dir.join(File::Identity.to_string()).exists() {
+            tracing::warn!(
+                data_dir = %data_dir.display(),
+                "there is a log on disk, and no namespace of this configuration has log = \"disk\": its rooms are left \
+                 there, and not served"
+            );
+        }
         return Ok(None);
     }
     let mut id = [0; 16];
