@@ -194,6 +194,15 @@ impl Hub {
         self.metrics.deliveries.inc_by(delivered);
     }
 
+    /// A message for one member only.
+    fn push(&self, socket: SocketRef, room: &RoomName, publication: Arc<Publication>) {
+        let Some(push) = reply::event(room, &Event::Publication(publication)) else { return };
+        if let Some(socket) = self.socket(socket) {
+            socket.do_send(ToSocket::Frame(socket.encoding().message(&push)));
+            self.metrics.deliveries.inc();
+        }
+    }
+
     /// Those who watch their position are out of the room at once, so that nothing reaches them after
     /// they are notified.
     fn insufficient_state(&mut self, room: &RoomName) {
@@ -377,6 +386,7 @@ impl Handler<ToHub> for Hub {
                 self.tell(socket, In::Answer { id, answer });
             }
             Out::Event { room, event, .. } => self.event(&room, &event),
+            Out::Push { socket, room, publication } => self.push(socket, &room, publication),
             Out::Answer { .. }
             | Out::Send { .. }
             | Out::Findings { .. }

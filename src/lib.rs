@@ -68,7 +68,7 @@
 //! [runtime::limiter], [config] (but its load).
 //!
 //! A module uses only those of lower layers, from the lowest up: [metrics], [runtime], [log], [protocol], [access], [cluster],
-//! [room], [backend], [webhooks], [config], [session], [hub], [mesh], [server], [node]. What a lower one has for a
+//! [queue], [room], [backend], [webhooks], [config], [session], [hub], [mesh], [server], [node]. What a lower one has for a
 //! higher one is a message, a trait or a function that the lower one defines.
 //!
 //! [placement]: cluster::placement
@@ -84,6 +84,7 @@ pub mod mesh;
 pub mod metrics;
 pub mod node;
 pub mod protocol;
+pub mod queue;
 pub mod room;
 pub mod runtime;
 pub mod server;

@@ -35,6 +35,9 @@ pub const PINGS: MeshVersion = 9;
 /// Since then a copy can go on with what its receiver has of an earlier epoch.
 pub const REJOINS: MeshVersion = 9;
 
+/// Since then there are groups of consumers.
+pub const GROUPS: MeshVersion = 9;
+
 impl Versions {
     /// The newest version that both speak; none if there is none.
     pub fn agree(self, other: Self) -> Option<MeshVersion> {

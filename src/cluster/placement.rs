@@ -5,6 +5,10 @@
 
 use super::node::{NodeId, NodeInfo, mix, stable_hash};
 
+/// Ends the part of a room's name by which it is placed: rooms that have that part in common have the same home. No name
+/// that comes from outside has it.
+pub const BESIDE: char = '\0';
+
 /// Rooms are placed by slot, so that a change of view is a table of this size and not of rooms.
 pub const SLOTS: usize = 4096;
 
@@ -60,7 +64,8 @@ impl Placement {
 
 /// The slot of a room.
 pub fn slot(room: &str) -> u16 {
-    (stable_hash(&[room.as_bytes()]) % SLOTS as u64) as u16
+    let placed = room.split(BESIDE).next().unwrap_or_default();
+    (stable_hash(&[placed.as_bytes()]) % SLOTS as u64) as u16
 }
 
 #[cfg(test)]

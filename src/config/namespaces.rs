@@ -6,11 +6,17 @@ use super::{
     Invalid, Problems,
     backends::Register,
     check_name, nearest,
-    raw::{Channel, Raw},
+    raw::{Channel, Queue, Raw},
     tokens::regex,
 };
-use crate::room::options::{
-    Audience, DataFormat, LogKind, NamePattern, Namespaces, Permissions, RoomOptions,
+use crate::{
+    queue::{
+        name,
+        options::{Mode, QueueOptions, Start, WhenFull},
+    },
+    room::options::{
+        Audience, DataFormat, LogKind, NamePattern, Namespaces, Permissions, RoomOptions,
+    },
 };
 
 /// Every namespace.
@@ -27,6 +33,7 @@ pub(super) fn check(raw: &Raw, register: &mut Register<'_>, problems: &mut Probl
         let name_key = format!("{key}.name");
         problems.take(check_name(&name_key, &namespace.name));
         let options = namespace.options.check(&key, &defaults, problems);
+        let options = namespace.options.queue.check(&key, options, problems);
         problems.take(register.room(Some(&namespace.name), &key, &namespace.options));
         if named.insert(namespace.name.as_str().into(), Arc::new(options)).is_some() {
             problems.add(Invalid::new(name_key, format!("{:?} is there twice", namespace.name)));
@@ -34,8 +41,29 @@ pub(super) fn check(raw: &Raw, register: &mut Register<'_>, problems: &mut Probl
     }
     let (key, options) = ("channel.without_namespace", &raw.channel.without_namespace);
     let default = options.check(key, &defaults, problems);
+    let default = options.queue.check(key, default, problems);
     problems.take(register.room(None, key, options));
-    Namespaces { default: Arc::new(default), named }
+    let namespaces = Namespaces { default: Arc::new(default), named };
+    check_dead_letters(&namespaces, problems);
+    namespaces
+}
+
+/// Rooms for dead letters keep them.
+fn check_dead_letters(namespaces: &Namespaces, problems: &mut Problems) {
+    let all = namespaces.named.iter().map(|(name, it)| (format!("channel.namespaces.{name}"), it));
+    let default = ("channel.without_namespace".to_owned(), &namespaces.default);
+    for (key, options) in all.chain([default]) {
+        let queue = options.queue.as_ref().map(|it| &it.options);
+        let Some(room) = queue.and_then(|it| it.dead_letter.as_deref()) else { continue };
+        let problem = match namespaces.options(room) {
+            Some(it) if it.keeps_history() => continue,
+            Some(_) => {
+                format!("the namespace of {room:?} keeps no history: dead letters would be lost")
+            }
+            None => format!("there is no namespace for {room:?}"),
+        };
+        problems.add(Invalid::new(format!("{key}.queue.dead_letter"), problem));
+    }
 }
 
 /// What is so where a namespace says nothing else.
@@ -107,6 +135,8 @@ impl Channel {
             data_format: format.unwrap_or(defaults.data_format),
             webhooks: self.webhooks && defaults.webhooks,
             permissions: self.permissions(),
+            queue: None,
+            group: None,
         }
     }
 
@@ -168,5 +198,83 @@ impl Channel {
                 self.allow_history_for_anonymous,
             ),
         }
+    }
+}
+
+impl Queue {
+    /// The options of rooms, with those of their groups, if they may have any.
+    fn check(&self, key: &str, rooms: RoomOptions, problems: &mut Problems) -> RoomOptions {
+        if self.groups.is_empty() {
+            return rooms;
+        }
+        let mut wrong = |option: &str, problem: String| {
+            problems.add(Invalid::new(format!("{key}.queue.{option}"), problem));
+        };
+        if !rooms.keeps_history() {
+            let problem = "needs history_size and history_ttl in the same namespace";
+            wrong("groups", problem.to_owned());
+        }
+        if let Some(group) = self.groups.iter().find(|it| it.is_empty() || !name::is_allowed(it)) {
+            wrong("groups", format!("{group:?} is no name of a group"));
+        }
+        let mode = match (self.mode.as_str(), self.key.as_str()) {
+            ("shared", "") => Mode::Shared,
+            ("exclusive", "") => Mode::Exclusive,
+            ("key_shared", "") => {
+                wrong("key", "\"key_shared\" needs the name of a tag here".to_owned());
+                Mode::Shared
+            }
+            ("key_shared", key) => Mode::KeyShared(key.into()),
+            ("shared" | "exclusive", _) => {
+                wrong("key", "is for the mode \"key_shared\" only".to_owned());
+                Mode::Shared
+            }
+            (other, _) => {
+                let modes = ["shared", "exclusive", "key_shared"];
+                let hint = nearest(other, modes.into_iter());
+                wrong("mode", format!("{other:?} is no mode{hint}"));
+                Mode::Shared
+            }
+        };
+        for (option, value) in [
+            ("ack_wait", self.ack_wait.0.as_millis()),
+            ("max_prefetch", u128::from(self.max_prefetch)),
+            ("max_pending", self.max_pending as u128),
+            ("max_groups", self.max_groups as u128),
+        ] {
+            if value == 0 {
+                wrong(option, "must be more than 0".to_owned());
+            }
+        }
+        let when_full = match self.when_full.as_str() {
+            "refuse" => WhenFull::Refuse,
+            "drop_oldest" => WhenFull::DropOldest,
+            other => {
+                let problem = format!("{other:?} is neither \"refuse\" nor \"drop_oldest\"");
+                wrong("when_full", problem);
+                WhenFull::Refuse
+            }
+        };
+        let start = match self.start.as_str() {
+            "first" => Start::First,
+            "last" => Start::Last,
+            other => {
+                wrong("start", format!("{other:?} is neither \"first\" nor \"last\""));
+                Start::First
+            }
+        };
+        rooms.with_queue(QueueOptions {
+            groups: self.groups.clone(),
+            mode,
+            ack_wait: self.ack_wait.0,
+            backoff: self.backoff.iter().map(|it| it.0).collect(),
+            max_deliveries: self.max_deliveries,
+            dead_letter: (!self.dead_letter.is_empty()).then(|| self.dead_letter.as_str().into()),
+            max_prefetch: self.max_prefetch,
+            max_pending: self.max_pending,
+            max_groups: self.max_groups,
+            when_full,
+            start,
+        })
     }
 }

@@ -50,6 +50,7 @@ const SECTIONS: &[(&str, Docs)] = &[
     ("channel.proxy.sub_refresh", raw::Proxy::DOCS),
     ("channel.proxy.sub_refresh.http", raw::ProxyHttp::DOCS),
     ("channel.without_namespace", raw::Channel::DOCS),
+    ("channel.without_namespace.queue", raw::Queue::DOCS),
     ("rpc", raw::Rpc::DOCS),
     ("rpc.proxy", raw::Proxy::DOCS),
     ("rpc.proxy.http", raw::ProxyHttp::DOCS),

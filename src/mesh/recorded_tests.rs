@@ -18,6 +18,11 @@ use crate::{
         slot_set::SlotSet,
         slots::{Claim, Term},
     },
+    queue::{
+        group::{Facts, Verdict},
+        options::Start,
+        tag::Delivery,
+    },
     room::{
         control::{Action, Control},
         line::{Line, Root, Standing},
@@ -26,9 +31,9 @@ use crate::{
         },
         stream::Entry,
         types::{
-            Answer, ClientId, ClientInfo, Epoch, Failure, Finding, HistoryFilter, HomeRequest,
-            InRoom, NewPublication, NodeFacts, Position, Publication, Query, Since, Survey,
-            Version,
+            Answer, ClientId, ClientInfo, Epoch, Failure, Finding, GroupAnswer, GroupRequest,
+            HistoryFilter, HomeRequest, InRoom, NewPublication, NodeFacts, Position, Publication,
+            Query, Since, Survey, Version,
         },
     },
     session::id::SessionId,
@@ -113,7 +118,23 @@ fn asks() -> Vec<(&'static str, HomeRequest)> {
         ),
         ("recover", HomeRequest::Query(Query::Recover(Since::nothing()))),
         ("remove history", HomeRequest::Query(Query::RemoveHistory)),
+        ("judge", HomeRequest::Group(judge())),
+        ("pull", HomeRequest::Group(GroupRequest::Pull { most: 5, wait: Duration::new(1, 2) })),
+        ("facts", HomeRequest::Group(GroupRequest::Facts)),
+        ("seek", HomeRequest::Group(GroupRequest::Seek(Start::After(3)))),
+        ("purge", HomeRequest::Group(GroupRequest::Purge)),
+        ("remove", HomeRequest::Group(GroupRequest::Remove)),
     ]
+}
+
+fn judge() -> GroupRequest {
+    let deliveries = vec![Delivery { offset: 5, term: 300, serial: 2 }];
+    let verdict = Verdict::Nack(Some(Duration::from_secs(3)));
+    GroupRequest::Judge { verdict, deliveries, by: Some(ClientId(7)) }
+}
+
+fn group_facts() -> Facts {
+    Facts { floor: 1, top: 9, leased: 2, parked: 3, waiting: 4, consumers: vec![(7, 2, 16)] }
 }
 
 fn answers() -> Vec<(&'static str, Answer)> {
@@ -131,6 +152,10 @@ fn answers() -> Vec<(&'static str, Answer)> {
         ("bad position", failed(Failure::BadPosition)),
         ("unrecoverable", failed(Failure::UnrecoverablePosition)),
         ("too large", failed(Failure::TooLarge)),
+        ("judged", Answer::Group(GroupAnswer::Judged(vec![true, false]))),
+        ("pulled", Answer::Group(GroupAnswer::Pulled(vec![publication()]))),
+        ("facts", Answer::Group(GroupAnswer::Facts(group_facts()))),
+        ("done", Answer::Group(GroupAnswer::Done)),
     ]
 }
 
@@ -186,6 +211,7 @@ fn about_rooms() -> Vec<(&'static str, RoomMessage)> {
         ("fetch", RoomMessage::Fetch(6)),
         ("release", RoomMessage::Release),
         ("part", RoomMessage::Part { id: 8, answer: Answer::Presence(vec![client()]) }),
+        ("push", RoomMessage::Push(vec![(ClientId(7), publication())])),
     ]
 }
 

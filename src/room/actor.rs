@@ -148,7 +148,8 @@ impl RoomRegistry {
                     let _ = reply.send(answer);
                 }
             }
-            Out::Answer { to: ReplyTo::Nobody, .. } => {}
+            Out::Answer { to: ReplyTo::Nobody | ReplyTo::Burial(_), .. } => {}
+            Out::Push { socket, .. } => self.to_hub(socket.worker, out),
             Out::Event { workers, room, event } => {
                 for worker in (0..64).filter(|worker| workers & (1 << worker) != 0) {
                     let (room, event) = (room.clone(), event.clone());

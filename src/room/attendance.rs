@@ -38,6 +38,7 @@ impl Room {
             self.announce_join(at, info, node);
         }
         self.note_occupants();
+        self.note_consumers(node);
     }
 
     /// A client has left a node.
@@ -50,6 +51,7 @@ impl Room {
             self.announce_leave(info, node);
         }
         self.note_vacancy(node);
+        self.note_consumers(node);
     }
 
     /// These are all clients of a node. What differs from what is known is news.
@@ -76,6 +78,7 @@ impl Room {
         surplus.iter().for_each(|info| self.close_surplus(at, info, node));
         self.note_occupants();
         self.note_vacancy(node);
+        self.note_consumers(node);
     }
 
     /// The same of this node, which has just become home.

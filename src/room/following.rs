@@ -112,9 +112,8 @@ impl Room {
         if entry.key.is_some() {
             node.memory.keyed(&self.name, node.now);
         }
-        let change = stream.append(entry.clone(), term, &self.options, node.now);
         let gated = stream.committed().is_some();
-        node.memory.kept(&self.name, publication.offset, change);
+        self.append_entry(&entry, term, node);
         match self.stream.as_deref().is_some_and(|it| it.logged.is_some()) {
             // It says so once it is synced.
             true => self.log_entry(&entry, node),
@@ -246,7 +245,7 @@ impl Room {
                     let gap = publication.offset > top + 1;
                     let change = stream.take(item, &self.options, now);
                     let gated = stream.committed().is_some();
-                    node.memory.kept(&self.name, publication.offset, change);
+                    self.note_kept(publication.offset, change, node);
                     if gap {
                         // It was dropped at the home while it was on its way.
                         self.deliver_local(Event::InsufficientState, node);
@@ -312,7 +311,7 @@ impl Room {
                     let same = old.filter(|old| old.epoch == new.position().epoch);
                     new.commit(committed.max(same.map_or(0, |old| old.offset)));
                 }
-                node.memory.kept(&self.name, new.history.top(), new.history.bytes() as isize);
+                self.note_kept(new.history.top(), new.history.bytes() as isize, node);
                 self.stream = Some(Box::new(new));
                 if matches!(self.role, Role::Mirror(_)) {
                     self.tell_of_new_stream(old, node);

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use litemap::LiteMap;
 
 use super::{
+    group::GroupHome,
     listeners::Listener,
     messages::{Refused, RoomMessage},
     node::{Node, Out},
@@ -45,6 +46,8 @@ pub struct Home {
     /// What is being read from the log for someone. Boxed: few rooms have any.
     #[expect(clippy::box_collection, reason = "smaller while there is none, as in most rooms")]
     pub(super) readings: Option<Box<Vec<Reading>>>,
+    /// The group whose room it is.
+    pub(super) group: Option<Box<GroupHome>>,
 }
 
 impl Home {
@@ -61,6 +64,7 @@ impl Home {
             holders: Vec::new(),
             waits_to_change: false,
             readings: None,
+            group: None,
         }
     }
 
@@ -119,7 +123,9 @@ impl Room {
         let look_again = self.absent(home, node).next().map(|_| node.now + LOOK_AGAIN);
         let unknown = home.unknown.as_ref().map(|it| it.0);
         let readings = home.readings.iter().flat_map(|it| it.iter().map(Reading::until)).min();
-        let due = [home.replication.next_due(node.patience()), look_again, unknown, readings];
+        let group = home.group.as_ref().and_then(|it| it.next_due());
+        let due =
+            [home.replication.next_due(node.patience()), look_again, unknown, readings, group];
         due.into_iter().flatten().min()
     }
 
@@ -141,6 +147,10 @@ impl Room {
         self.acknowledge(node);
         self.release_holders(node);
         self.give_up_reading(node);
+        self.settle_group(node);
+        if self.options.queue.is_some() {
+            node.groups.reach(&self.name, self.acked_top(node));
+        }
     }
 
     /// Asks the slot's next nodes to keep a copy, as often as it takes.
@@ -209,6 +219,10 @@ impl Room {
                 }
                 (self.answer(query, node), 0)
             }
+            HomeRequest::Group(request) => {
+                let (request, forward) = (request.clone(), (node.me, pending.id));
+                return self.group_asked(&request, forward, Whom::Own(pending), node);
+            }
         };
         match &pending.reply {
             Asker::To(_) => self.answer_when_acked(offset, answer, Whom::Own(pending), node),
@@ -219,7 +233,13 @@ impl Room {
     }
 
     /// Answers once the successors have what is at `offset` (0: nothing to wait for).
-    fn answer_when_acked(&mut self, offset: u64, answer: Answer, whom: Whom, node: &mut Node) {
+    pub(super) fn answer_when_acked(
+        &mut self,
+        offset: u64,
+        answer: Answer,
+        whom: Whom,
+        node: &mut Node,
+    ) {
         let (kept, now, needed) = (self.kept(), node.now, node.acks_needed());
         let unacked = Unacked { offset, since: now, answer, whom };
         if let Some(home) = self.home_mut()
@@ -299,8 +319,9 @@ impl Room {
         }
         let (mut own, mut runs) = (Vec::new(), BTreeMap::new());
         let readers = self.stop_reading(home.readings.map_or_else(Vec::new, |it| *it));
+        let groups = Self::end_group(home.group);
         let unacked = home.replication.into_unacked().into_iter().map(|it| it.whom);
-        for whom in unacked.chain(readers) {
+        for whom in unacked.chain(readers).chain(groups) {
             match whom {
                 Whom::Own(pending) => own.push(pending),
                 Whom::Peer(peer, _, run) => drop(runs.insert(peer, run)),
@@ -351,6 +372,9 @@ impl Room {
                 (Answer::Failed(Failure::Unavailable), 0)
             }
             HomeRequest::Publish(publication) => self.place(publication, (from, id), node),
+            HomeRequest::Group(request) => {
+                return self.group_asked(request, (from, id), Whom::Peer(from, id, run), node);
+            }
             HomeRequest::Query(query) => {
                 if let Some(wanted) = Wanted::of(query) {
                     let until = node.now + node.settings.publish_timeout;

@@ -64,7 +64,10 @@ impl Room {
     pub(super) fn idle_since(&self) -> Option<Time> {
         // What is on disk would have to go from there too.
         let on_disk = self.stream.as_deref().is_some_and(|it| it.logged.is_some());
-        self.keep_until(Duration::ZERO).filter(|_| !on_disk).map(|_| self.last_used)
+        // Nor is a group forgotten because nobody consumes.
+        self.keep_until(Duration::ZERO)
+            .filter(|_| !on_disk && !self.is_group())
+            .map(|_| self.last_used)
     }
 
     /// Whether the node can forget the room without anyone noticing.

@@ -11,9 +11,11 @@ use super::types::{ClientId, ClientInfo, SocketRef};
 pub struct Local {
     sockets: HashSet<SocketRef, FxBuildHasher>,
     /// How many of them each worker has.
-    per_worker: Vec<u32>,
+    per_worker: Box<[u32]>,
     /// Who they are, where the room's home has to know.
     pub clients: FxHashMap<ClientId, Arc<ClientInfo>>,
+    /// Their sockets, in the room of a group: what it gives is for one of them. Boxed: few rooms have any.
+    consumers: Option<Box<FxHashMap<ClientId, SocketRef>>>,
 }
 
 impl Local {
@@ -22,7 +24,11 @@ impl Local {
         let new = self.sockets.insert(socket);
         if new {
             let worker = usize::from(socket.worker);
-            self.per_worker.resize(self.per_worker.len().max(worker + 1), 0);
+            if self.per_worker.len() <= worker {
+                let mut more = std::mem::take(&mut self.per_worker).into_vec();
+                more.resize(worker + 1, 0);
+                self.per_worker = more.into();
+            }
             self.per_worker[worker] += 1;
         }
         new
@@ -35,6 +41,24 @@ impl Local {
             *count -= 1;
         }
         there
+    }
+
+    /// A consumer's socket is this.
+    pub fn add_consumer(&mut self, client: ClientId, socket: SocketRef) {
+        self.consumers.get_or_insert_default().insert(client, socket);
+    }
+
+    /// A consumer has gone.
+    pub fn remove_consumer(&mut self, client: ClientId) {
+        if let Some(consumers) = &mut self.consumers {
+            consumers.remove(&client);
+        }
+        self.consumers.take_if(|it| it.is_empty());
+    }
+
+    /// A consumer's socket.
+    pub fn consumer(&self, client: ClientId) -> Option<SocketRef> {
+        self.consumers.as_ref()?.get(&client).copied()
     }
 
     /// Whether there is none.

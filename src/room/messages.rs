@@ -55,6 +55,9 @@ impl Message {
     pub fn since(&self) -> MeshVersion {
         match self {
             Self::Room(_, RoomMessage::Page(page)) if page.rejoins() => mesh_version::REJOINS,
+            Self::Room(_, RoomMessage::Request { ask: HomeRequest::Group(_), .. })
+            | Self::Room(_, RoomMessage::Answer { answer: Answer::Group(_), .. })
+            | Self::Room(_, RoomMessage::Push(_)) => mesh_version::GROUPS,
             Self::Room(_, RoomMessage::Part { .. }) | Self::FindingPart(..) => mesh_version::PARTS,
             Self::Ping(_) | Self::Pong(_) => mesh_version::PINGS,
             _ => mesh_version::FIRST,
@@ -189,6 +192,8 @@ pub enum RoomMessage {
         /// The part.
         answer: Answer,
     },
+    /// From the home of a group's room: messages for these consumers, on this node. Since version 9.
+    Push(Vec<(ClientId, Arc<Publication>)>),
 }
 
 /// What a mirror has already.

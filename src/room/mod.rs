@@ -22,6 +22,7 @@
 //! - [`companions`]: who was there, for when a node with rooms on disk comes back.
 //! - [`logged`]: what goes to this node's disk ([`disk`]), in the form of [`persisted`]; [`reading`] and `warming`: what comes
 //!   back from there.
+//! - [`group`]: a group of consumers in a room of its own; [`groups`]: those of a node.
 //! - [`node`]: what every room needs from its node, and what comes out of them.
 //! - [`survey`]: questions to every node at once; [`control`]: what the application has them do to a user's
 //!   connections, which [`users`] finds. [`pattern`]: names with `*` in them.
@@ -35,6 +36,8 @@ pub mod delivery;
 pub mod disk;
 pub mod filter;
 pub mod following;
+pub mod group;
+pub mod groups;
 pub mod history;
 pub mod home;
 pub mod idempotency;

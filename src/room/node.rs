@@ -10,14 +10,15 @@ use super::{
     attendance::AttendanceEvent,
     control::Control,
     delivery::DeliveryOption,
+    groups::Groups,
     idempotency,
     logged::LogRequest,
     messages::{Message, RoomMessage, SlotMessage},
     moves::Moves,
     transfer::{Flow, Source, parts, weight_of_answer},
     types::{
-        Answer, Epoch, Event, Failure, Findings, MemberFlags, ReplyTo, RoomName, SocketRef,
-        Subscribed,
+        Answer, Epoch, Event, Failure, Findings, MemberFlags, Publication, ReplyTo, RoomName,
+        SocketRef, Subscribed,
     },
 };
 use crate::{
@@ -73,6 +74,15 @@ pub enum Out {
         room: RoomName,
         /// What happened.
         event: Event,
+    },
+    /// Give a message to one member of a room, a consumer of its group.
+    Push {
+        /// The member.
+        socket: SocketRef,
+        /// The room.
+        room: RoomName,
+        /// The message.
+        publication: Arc<Publication>,
     },
     /// Send to peers.
     Send {
@@ -192,6 +202,8 @@ pub struct Node {
     pub fetches: Fetches,
     /// Rooms on the move.
     pub moves: Moves,
+    /// Groups of consumers.
+    pub groups: Groups,
     pub(super) view: View,
     /// The nodes of the view that are reachable.
     pub(super) routable: BTreeSet<NodeId>,
@@ -227,6 +239,7 @@ impl Node {
             pages_wait: false,
             fetches: Fetches::default(),
             moves: Moves::default(),
+            groups: Groups::default(),
             view: View::default(),
             routable: BTreeSet::new(),
             placed: BTreeSet::new(),

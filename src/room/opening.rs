@@ -325,6 +325,8 @@ impl Room {
         home.occupied = self.present.as_ref().is_some_and(|it| !it.is_empty());
         (self.owed, self.given) = (false, None);
         self.role = Role::Home(Box::new(home));
+        self.begin_group(node);
+        node.groups.wake_all_of(&self.name);
         self.own_clients_are_there(node);
         // Before anything is served, so that the first publication waits for them too.
         self.choose_successors(node);

@@ -3,6 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::types::ClientInfo;
+use crate::queue::{
+    name,
+    options::{Mode, QueueOptions, WhenFull},
+};
 
 /// The settings of one namespace, checked. Names and meaning are those of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -51,7 +55,25 @@ pub struct RoomOptions {
     pub allow_user_limited: bool,
     /// What a room's name must look like behind its namespace.
     pub name_pattern: Option<NamePattern>,
+    /// Rooms may have groups of consumers.
+    pub queue: Option<Arc<Queue>>,
+    /// It is the room of such a group.
+    pub group: Option<Arc<QueueOptions>>,
 }
+
+/// The groups of consumers of a namespace's rooms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    /// What is so for each of them.
+    pub options: Arc<QueueOptions>,
+    /// The options of the rooms that they live in.
+    pub rooms: Arc<RoomOptions>,
+}
+
+/// Longer than anything is kept.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
+/// The most changes of a group that are kept: all that there is is written anew long before.
+const MOST_CHANGES: usize = 1 << 16;
 
 /// Where what a room keeps survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -171,6 +193,41 @@ impl RoomOptions {
         if self.is_on_disk() { self.history_size.min(limit) } else { self.history_size }
     }
 
+    /// The same rooms, with groups of consumers.
+    pub fn with_queue(self, options: QueueOptions) -> Self {
+        let options = Arc::new(options);
+        let rooms = Arc::new(Self {
+            // Who consumes has to be known at the home.
+            presence: true,
+            history_size: MOST_CHANGES,
+            history_ttl: FOR_EVER,
+            history_meta_ttl: FOR_EVER,
+            log: self.log,
+            ring_limit: MOST_CHANGES,
+            group: Some(options.clone()),
+            ..Self::default()
+        });
+        Self { queue: Some(Arc::new(Queue { options, rooms })), ..self }
+    }
+
+    /// Whether publications may not be dropped for want of memory: someone has yet to deal with them.
+    pub fn holds_on(&self) -> bool {
+        self.queue.is_some() || self.group.is_some()
+    }
+
+    /// Whether a publication is refused that would push one out that a group has not settled.
+    pub fn refuses_when_full(&self) -> bool {
+        self.queue.as_ref().is_some_and(|it| it.options.when_full == WhenFull::Refuse)
+    }
+
+    /// The tag by whose value a group's messages go to one consumer, if they do.
+    pub fn queue_key(&self) -> Option<&str> {
+        match &self.queue.as_ref()?.options.mode {
+            Mode::KeyShared(tag) => Some(tag),
+            Mode::Shared | Mode::Exclusive => None,
+        }
+    }
+
     /// Whether the home must know that this client is there.
     pub fn knows(&self, client: &ClientInfo) -> bool {
         self.presence && client.is_shown() || client.is_single_connection() || self.tells_of(client)
@@ -228,9 +285,14 @@ pub struct Namespaces {
 impl Namespaces {
     /// The options of a room; none if its namespace is not configured.
     pub fn options(&self, room: &str) -> Option<&Arc<RoomOptions>> {
-        match namespace(room) {
-            None => Some(&self.default),
-            Some(namespace) => self.named.get(namespace),
+        let (room, group) = name::split(room);
+        let options = match namespace(room) {
+            None => &self.default,
+            Some(namespace) => self.named.get(namespace)?,
+        };
+        match group {
+            None => Some(options),
+            Some(_) => options.queue.as_ref().map(|it| &it.rooms),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::{
     stream::{Entry, ForwardId},
     types::{ClientInfo, Publication, Tags, Version},
 };
-use crate::cluster::slots::Term;
+use crate::{cluster::slots::Term, queue::change::Change};
 
 /// The version of the format.
 const FORMAT: u8 = 1;
@@ -97,6 +97,21 @@ impl Entry {
     }
 }
 
+/// A group's change, as a publication of its room has it.
+pub fn change_to_bytes(change: &Change) -> Bytes {
+    write(change)
+}
+
+/// What was written; none if it is no change, or one of a later version.
+pub fn change_from_bytes(bytes: &[u8]) -> Option<Change> {
+    read(bytes)
+}
+
+/// Whether it is all that there is of a group, so that what was written before it is not needed.
+pub fn is_state(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[FORMAT, 0])
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -141,6 +156,17 @@ mod tests {
         bytes[0] = FORMAT + 1;
         assert_eq!(Head::from_bytes(&bytes), None, "a later format");
         assert_eq!(Head::from_bytes(b""), None);
+    }
+
+    #[test]
+    fn changes_are_read_again_and_all_that_there_is_is_known_by_its_beginning() {
+        use crate::queue::change::State;
+        let state = Change::State(State { floor: 300, ..State::default() });
+        let settled = Change::Settled(vec![1, 500]);
+        assert_eq!(change_from_bytes(&change_to_bytes(&state)), Some(state.clone()));
+        assert_eq!(change_from_bytes(&change_to_bytes(&settled)), Some(settled.clone()));
+        assert!(is_state(&change_to_bytes(&state)) && !is_state(&change_to_bytes(&settled)));
+        assert_eq!(change_from_bytes(b"x"), None);
     }
 
     #[test]

@@ -104,6 +104,11 @@ impl Presence {
         self.clients.contains_key(&client)
     }
 
+    /// The node that a client is on.
+    pub fn node_of(&self, client: ClientId) -> Option<NodeId> {
+        self.clients.get(&client).map(|(node, _)| *node)
+    }
+
     /// Whether a node has a client there.
     pub fn has_any_of(&self, node: NodeId) -> bool {
         self.nodes.contains_key(&node)

@@ -7,10 +7,12 @@ use super::{
     logged::Logged,
     messages::RoomMessage,
     node::Node,
+    persisted,
     room::Room,
     stream::{Entry, ForwardId, Repeat},
     types::{Answer, Event, Failure, NewPublication, Position, Publication},
 };
+use crate::cluster::slots::Term;
 
 impl Room {
     /// Gives a publication its place and sends it to all who listen. Returns the answer, and the offset that
@@ -41,6 +43,10 @@ impl Room {
             Repeat::Somewhere => return (Answer::Published(None), 0),
             Repeat::No => {}
         }
+        if self.is_full(node) {
+            return (Answer::Failed(Failure::Overloaded), 0);
+        }
+        let Some(stream) = &mut self.stream else { return (Answer::Published(None), 0) };
         if new.skip_history {
             // It has no place of its own, so a repeat is answered with where the stream stood.
             stream.remember(key, Some(forward), here.offset, node.now);
@@ -68,15 +74,38 @@ impl Room {
             key: new.idempotency_key.clone(),
             version: new.version.clone(),
         };
+        self.keep(entry, node);
+    }
+
+    /// Keeps an entry in its place, and sends it to all who listen.
+    pub(super) fn keep(&mut self, entry: Entry, node: &mut Node) {
         let term = node.slots.term(self.slot);
-        let Some(stream) = &mut self.stream else { return };
-        let change = stream.append(entry.clone(), term, &self.options, node.now);
-        node.memory.kept(&self.name, offset, change);
+        self.append_entry(&entry, term, node);
         if entry.key.is_some() {
             node.memory.keyed(&self.name, node.now);
         }
         self.log_entry(&entry, node);
         self.send_out(entry, node);
+    }
+
+    /// Appends an entry to this node's copy.
+    pub(super) fn append_entry(&mut self, entry: &Entry, term: Term, node: &mut Node) {
+        let Some(stream) = &mut self.stream else { return };
+        let offset = entry.publication.offset;
+        let mut change = stream.append(entry.clone(), term, &self.options, node.now);
+        if self.options.group.is_some() && persisted::is_state(&entry.publication.data) {
+            // What was written before it is not needed any more.
+            change -= stream.history.drop_through(offset - 1);
+        }
+        self.note_kept(offset, change, node);
+    }
+
+    /// The bytes kept have changed by so much, with the publication at `offset`.
+    pub(super) fn note_kept(&self, offset: u64, change: isize, node: &mut Node) {
+        match self.options.holds_on() {
+            true => node.memory.add(change),
+            false => node.memory.kept(&self.name, offset, change),
+        }
     }
 
     /// Delivers what is kept nowhere.

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::{
+    groups::GroupRead,
     home::Home,
     logged::{LogPage, LogRequest},
     node::{Node, Out},
@@ -15,10 +16,16 @@ use super::{
     requests::{Asker, Pending},
     room::{Role, Room},
     types::{
-        Answer, Failure, HistoryFilter, Publication, Query, Recovery, Since, Subscribe, Subscribed,
+        Answer, Failure, HistoryFilter, Publication, Query, Recovery, RoomName, Since, Subscribe,
+        Subscribed,
     },
 };
 use crate::{log, runtime::time::Time};
+
+/// The most messages that are read for a group at a time.
+const GROUP_PAGE: usize = 256;
+/// The most bytes of them, unless one is larger.
+const GROUP_BYTES: usize = 1 << 20;
 
 /// Something that is read for someone.
 #[derive(Debug)]
@@ -40,6 +47,8 @@ pub(super) enum Reader {
     Asked(Whom),
     /// A subscriber of this node, which recovers.
     Subscriber(Box<Subscribe>),
+    /// A group that shares the room's messages: its room.
+    Group(RoomName),
 }
 
 /// What is read.
@@ -49,6 +58,8 @@ pub(super) enum Wanted {
     History(HistoryFilter),
     /// All that was missed.
     Missed(Since),
+    /// Some messages, in one page.
+    Some,
 }
 
 impl Wanted {
@@ -88,6 +99,17 @@ impl Room {
         None
     }
 
+    /// Has the log read messages for a group, from this offset on.
+    pub(super) fn read_for_group(&mut self, group: RoomName, offset: u64, node: &mut Node) {
+        let (id, until) = (node.next_id(), node.now + node.settings.publish_timeout);
+        let Role::Home(home) = &mut self.role else { return give_group(group, None, node) };
+        let since = Some(offset.saturating_sub(1));
+        let query = log::Query { since, reverse: false, count: GROUP_PAGE, bytes: GROUP_BYTES };
+        node.log(&self.name, LogRequest::Read(id, query));
+        let (who, what, read) = (Reader::Group(group), Wanted::Some, Vec::new());
+        home.readings.get_or_insert_default().push(Reading { id, until, who, what, read });
+    }
+
     /// What the log is to read next, after this was read; none: memory has the rest, or nobody has.
     fn log_query(
         &self,
@@ -113,6 +135,7 @@ impl Room {
             })
         };
         match wanted {
+            Wanted::Some => None,
             Wanted::Missed(since) => {
                 let at = stream.resolve(since)?.offset;
                 let missed = visible.saturating_sub(at);
@@ -150,6 +173,12 @@ impl Room {
         let Some(index) = readings.iter().position(|it| it.id == id) else { return };
         let mut reading = readings.swap_remove(index);
         home.readings.take_if(|it| it.is_empty());
+        if let Reader::Group(group) = reading.who {
+            if let Some(page) = &page {
+                self.note_first(page.first);
+            }
+            return give_group(group, page, node);
+        }
         let Some(page) = page else {
             return self.give_read(reading.who, Answer::Failed(Failure::Unavailable), node);
         };
@@ -175,6 +204,7 @@ impl Room {
         let Some(stream) = &self.stream else { return Answer::Failed(Failure::NoHistory) };
         let (position, last) = (stream.visible(), read.last().map(|it| it.offset));
         match wanted {
+            Wanted::Some => Answer::Failed(Failure::Unavailable),
             Wanted::Missed(since) => {
                 let at = stream.resolve(since).map(|it| it.offset);
                 let follow = |at: u64| (at + 1..).zip(&read).all(|(next, it)| it.offset == next);
@@ -218,6 +248,7 @@ impl Room {
                 node.answer((peer, id), &self.name, answer, false);
             }
             Reader::Subscriber(subscribe) => self.admit_reader(*subscribe, answer, node),
+            Reader::Group(group) => give_group(group, None, node),
         }
     }
 
@@ -261,10 +292,20 @@ impl Room {
             match who {
                 Reader::Asked(whom) => asked.push(whom),
                 Reader::Subscriber(subscribe) => self.waiting.push_back((*subscribe, until)),
+                // It reads anew where it is home next.
+                Reader::Group(_) => {}
             }
         }
         asked
     }
+}
+
+/// What was read for a group, or could not be.
+fn give_group(group: RoomName, page: Option<LogPage>, node: &mut Node) {
+    let unreadable = page.as_ref().and_then(|it| it.damaged);
+    let messages = page
+        .map(|page| page.entries.into_iter().map(|(at, entry)| (at, entry.publication)).collect());
+    node.groups.has_read.push(GroupRead { group, messages, unreadable });
 }
 
 impl Reading {

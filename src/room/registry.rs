@@ -31,6 +31,7 @@ use crate::{
         node::{NodeId, NodeInfo, Phase},
         view::View,
     },
+    queue::name,
     runtime::time::Time,
 };
 
@@ -133,6 +134,7 @@ impl State {
         let room = rooms.get_or_insert(&name, || Some(Room::new(found.name.clone(), options, now)));
         let Some(room) = room else { return false };
         room.found_in_log(found, node);
+        node.groups.note(room);
         agenda.note(room, node);
         true
     }
@@ -171,7 +173,9 @@ impl State {
             In::Facts(facts) => self.facts = facts,
             In::Tick => self.tick(),
         }
+        self.settle_groups();
         self.do_some_work();
+        self.settle_groups();
         self.enforce_memory();
         std::mem::take(&mut self.node.out)
     }
@@ -234,16 +238,27 @@ impl State {
         self.node.memory.bytes()
     }
 
-    fn request(&mut self, name: &RoomName, request: Request) {
+    pub(super) fn request(&mut self, name: &RoomName, request: Request) {
         if self.namespaces.options(name).is_none() {
-            return self.refuse(name, request);
+            return self.refuse(name, request, Failure::UnknownNamespace);
+        }
+        if self.has_too_many_groups(name) {
+            return self.refuse(name, request, Failure::Overloaded);
         }
         self.in_room(name, |room, node| room.request(request, node));
     }
 
-    /// The namespace is not configured. Sessions check before they ask; API calls come here.
-    fn refuse(&mut self, room: &RoomName, request: Request) {
-        let error = Failure::UnknownNamespace;
+    /// Whether this would be one group more than a room may have.
+    fn has_too_many_groups(&self, name: &str) -> bool {
+        let (room, group) = name::split(name);
+        let options = group.and_then(|_| self.namespaces.options(name)?.group.as_ref());
+        options.is_some_and(|it| {
+            self.node.groups.of_room(room) >= it.max_groups && self.rooms.get(name).is_none()
+        })
+    }
+
+    /// It can't be asked of the room. Sessions check before they ask; API calls come here.
+    fn refuse(&mut self, room: &RoomName, request: Request, error: Failure) {
         let out = match request {
             Request::Subscribe(it) => Out::Subscribed {
                 socket: it.socket,
@@ -256,7 +271,7 @@ impl State {
             Request::Unsubscribe { socket, reply, .. } => {
                 Out::Unsubscribed { socket, reply, room: room.clone() }
             }
-            Request::Publish(_, to) | Request::Query(_, to) => {
+            Request::Publish(_, to) | Request::Query(_, to) | Request::Group(_, to) => {
                 Out::Answer { to, answer: Answer::Failed(error) }
             }
         };
@@ -266,7 +281,10 @@ impl State {
     fn peer(&mut self, from: NodeId, message: Message) {
         match message {
             Message::Room(name, message) if self.namespaces.options(&name).is_none() => {
-                self.refuse_peer(from, name, message);
+                self.refuse_peer(from, name, message, Failure::UnknownNamespace);
+            }
+            Message::Room(name, message) if self.has_too_many_groups(&name) => {
+                self.refuse_peer(from, name, message, Failure::Overloaded);
             }
             Message::Room(name, message) => {
                 self.in_room(&name, |room, node| room.message(from, message, node));
@@ -288,10 +306,10 @@ impl State {
         }
     }
 
-    /// A peer whose configuration has a namespace that this node's has not.
-    fn refuse_peer(&mut self, from: NodeId, name: RoomName, message: RoomMessage) {
+    /// A peer asks something that can't be asked of the room: this node's configuration has not its namespace, say.
+    fn refuse_peer(&mut self, from: NodeId, name: RoomName, message: RoomMessage, why: Failure) {
         if let RoomMessage::Request { id, .. } = message {
-            let answer = Answer::Failed(Failure::UnknownNamespace);
+            let answer = Answer::Failed(why);
             self.node.send_to(vec![from], &name, RoomMessage::Answer { id, answer });
         }
     }
@@ -308,6 +326,7 @@ impl State {
         });
         let Some(room) = room else { return false };
         action(room, node);
+        node.groups.note(room);
         if agenda.note(room, node) {
             self.forget(name);
         }
@@ -323,6 +342,7 @@ impl State {
         let Self { rooms, node, agenda, .. } = self;
         let room = rooms.get_mut(name)?;
         let done = action(room, node);
+        node.groups.note(room);
         if agenda.note(room, node) {
             self.forget(name);
         }
@@ -332,6 +352,7 @@ impl State {
     fn forget(&mut self, name: &RoomName) {
         if let Some(mut room) = self.rooms.remove(name) {
             self.agenda.forget(&room, &mut self.node);
+            self.node.groups.forget(name);
             room.end(&mut self.node);
         }
     }

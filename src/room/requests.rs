@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::types::{Answer, HomeRequest, ReplyTo, SocketRef, Subscribe};
+use super::types::{Answer, GroupRequest, HomeRequest, ReplyTo, SocketRef, Subscribe};
 use crate::{cluster::node::NodeId, runtime::time::Time};
 
 /// The most requests of one room that wait on one node.
@@ -47,6 +47,10 @@ impl Pending {
         match &self.ask {
             HomeRequest::Publish(publication) => publication.data.len() + 200,
             HomeRequest::Query(_) => 200,
+            HomeRequest::Group(GroupRequest::Judge { deliveries, .. }) => {
+                200 + deliveries.len() * 24
+            }
+            HomeRequest::Group(_) => 200,
         }
     }
 }

@@ -197,6 +197,9 @@ impl Room {
             Request::Query(query, reply) => {
                 self.ask(HomeRequest::Query(query), Asker::To(reply), node)
             }
+            Request::Group(request, reply) => {
+                self.ask(HomeRequest::Group(request), Asker::To(reply), node)
+            }
         }
         self.settle(node);
     }
@@ -230,6 +233,7 @@ impl Room {
             RoomMessage::Page(page) => self.page_came(from, *page, node),
             RoomMessage::Fetch(id) => self.fetched_by(from, id, node),
             RoomMessage::Invite => self.invited(from, node),
+            RoomMessage::Push(messages) => self.push_local(messages, node),
             RoomMessage::Release => self.released(from, node),
             RoomMessage::Deliver { .. }
             | RoomMessage::Committed(_)

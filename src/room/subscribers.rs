@@ -28,6 +28,7 @@ impl Room {
         }
         self.waiting.retain(|(waiting, _)| waiting.socket != socket);
         self.requests.forget(socket);
+        self.local.remove_consumer(client);
         if self.local.clients.remove(&client).is_some() {
             match &mut self.role {
                 Role::Home(_) => self.client_left(node.me, client, node),
@@ -68,12 +69,15 @@ impl Room {
         if subscribe.must_recover && subscribed.recovery == Recovery::Failed {
             return self.refuse(subscribe, Failure::UnrecoverablePosition, node);
         }
-        let info = subscribe.info.clone();
+        let (info, socket) = (subscribe.info.clone(), subscribe.socket);
         self.subscribed(subscribe, Ok(subscribed), node);
         if !self.options.knows(&info) {
             return;
         }
         self.local.clients.insert(info.client, info.clone());
+        if self.is_group() {
+            self.local.add_consumer(info.client, socket);
+        }
         match &self.role {
             Role::Home(_) => self.client_joined(node.me, info, node),
             Role::Mirror(mirror) => {
@@ -87,7 +91,8 @@ impl Room {
     /// Tells the members on this node, and no other.
     pub(super) fn deliver_local(&self, event: Event, node: &mut Node) {
         let workers = self.local.workers();
-        if workers != 0 {
+        // What is said in the room of a group is for its homes.
+        if workers != 0 && !self.is_group() {
             node.out.push(Out::Event { workers, room: self.name.clone(), event });
         }
     }

@@ -6,7 +6,14 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{control::Control, delivery::DeliveryOption, filter::Filter};
-use crate::cluster::node::NodeId;
+use crate::{
+    cluster::node::NodeId,
+    queue::{
+        group::{Facts, Verdict},
+        options::Start,
+        tag::Delivery,
+    },
+};
 
 /// Name of a room; what the protocol calls a channel.
 pub type RoomName = Arc<str>;
@@ -228,6 +235,8 @@ pub enum ReplyTo {
     },
     /// An API call.
     Api(u64),
+    /// The group that has a dead letter put into another room, by this number.
+    Burial(u64),
     /// No one.
     Nobody,
 }
@@ -285,6 +294,8 @@ pub enum Request {
     Publish(NewPublication, ReplyTo),
     /// Read of it.
     Query(Query, ReplyTo),
+    /// Do this to the group whose room it is.
+    Group(GroupRequest, ReplyTo),
 }
 
 /// What only the room's home can do.
@@ -294,6 +305,50 @@ pub enum HomeRequest {
     Publish(NewPublication),
     /// Answer this.
     Query(Query),
+    /// Do this to the group whose room it is. Since version 9.
+    Group(GroupRequest),
+}
+
+/// What is asked of a group of consumers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GroupRequest {
+    /// Something is said of messages that were given out.
+    Judge {
+        /// What.
+        verdict: Verdict,
+        /// Of which deliveries.
+        deliveries: Vec<Delivery>,
+        /// Only those that this consumer has been given.
+        by: Option<ClientId>,
+    },
+    /// Give me messages.
+    Pull {
+        /// The most that are wanted.
+        most: u32,
+        /// How long to wait for the first.
+        wait: std::time::Duration,
+    },
+    /// How does it stand?
+    Facts,
+    /// Go on from there, whatever was settled.
+    Seek(Start),
+    /// Everything that there is now is settled.
+    Purge,
+    /// There is to be no such group any more.
+    Remove,
+}
+
+/// What a group answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GroupAnswer {
+    /// Whether it holds what was said, for each of the deliveries.
+    Judged(Vec<bool>),
+    /// Messages, with the tags of their deliveries.
+    Pulled(Vec<Arc<Publication>>),
+    /// How it stands.
+    Facts(Facts),
+    /// It is done.
+    Done,
 }
 
 /// A question that only the room's home can answer.
@@ -342,6 +397,8 @@ pub enum Answer {
     History(Vec<Arc<Publication>>, Position),
     /// It couldn't be done.
     Failed(Failure),
+    /// What a group answers. Since version 9.
+    Group(GroupAnswer),
 }
 
 impl Answer {

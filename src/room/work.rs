@@ -92,6 +92,7 @@ impl State {
         self.work.is_left()
             || self.work.searches.is_left(self.node.me)
             || self.recovery.is_left()
+            || self.node.groups.is_due()
             || self.node.fetches.is_ready()
             || self.node.moves.is_ready(self.node.now)
             || self.node.pages_wait && self.node.flows.values().any(|flow| flow.is_ready(window))

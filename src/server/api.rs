@@ -16,12 +16,13 @@ use super::{
     calls::{self, Batch, Call, Channels, Line, Unread, bad_request},
     control, cors, key,
     parts::Parts,
-    rooms,
+    queues, rooms,
 };
 use crate::{
     cluster::node::NodeId,
     config::BODY_LIMIT,
     protocol::{codes::ErrorCode, message},
+    queue::name,
     room::{
         actor::ApiSurvey,
         types::{Finding, Findings, NodeFacts, RoomName, Survey},
@@ -173,6 +174,12 @@ async fn perform(parts: &Parts, call: Call) -> Called {
         Call::Info => info(parts).await,
         Call::Channels(call) => channels(parts, call).await,
         Call::Drain => drain(parts),
+        Call::Pull(group, call) => queues::pull(parts, group, call).await,
+        Call::Judge(word, said) => queues::judge(parts, word, said).await,
+        Call::QueueInfo(group) => queues::info(parts, group).await,
+        Call::Seek(group, call) => queues::seek(parts, group, call).await,
+        Call::Purge(group) => queues::purge(parts, group).await,
+        Call::RemoveQueue(group) => queues::remove(parts, group).await,
         Call::Rpc => Err(ErrorCode::MethodNotFound.into()),
     }
 }
@@ -270,6 +277,9 @@ pub(super) fn check_channel(parts: &Parts, channel: &str) -> Result<(), message:
     if channel.is_empty() || channel.len() > most {
         return Err(bad_request(format!("channel must have 1 to {most} bytes")));
     }
+    if !name::is_allowed(channel) {
+        return Err(bad_request("channel must not have a NUL"));
+    }
     Ok(())
 }
 
@@ -347,7 +357,7 @@ mod tests {
     use super::*;
 
     /// Every method, in the order of the alphabet.
-    const METHODS: [&str; 15] = [
+    const METHODS: [&str; 24] = [
         "batch",
         "broadcast",
         "channels",
@@ -359,6 +369,15 @@ mod tests {
         "presence",
         "presence_stats",
         "publish",
+        "queue_ack",
+        "queue_extend",
+        "queue_info",
+        "queue_nack",
+        "queue_pull",
+        "queue_purge",
+        "queue_reject",
+        "queue_remove",
+        "queue_seek",
         "refresh",
         "rpc",
         "subscribe",

@@ -5,13 +5,14 @@
 //! [`super::rooms`] and [`super::control`] to say. What is not well formed is refused before anything of its body is
 //! done.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use base64::Engine as _;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
+use super::queue_calls::{Group, Pull, Said, Seek, Word};
 use crate::{
     access::grant::{Grant, Overrides},
     protocol::{
@@ -19,10 +20,12 @@ use crate::{
         message::{Error, StreamPosition},
         nulls,
     },
+    queue::tag,
     room::{
         control::{Action, Control},
         types::{NewPublication, Query, Since, Tags, Version},
     },
+    session::consuming::Length,
 };
 
 /// The longest idempotency key and version epoch, in bytes.
@@ -57,6 +60,18 @@ pub enum Call {
     Channels(Channels),
     /// Let this node leave.
     Drain,
+    /// Give messages of a group.
+    Pull(Group, Pull),
+    /// Something is said of messages that were given.
+    Judge(Word, Said),
+    /// Tell how a group stands.
+    QueueInfo(Group),
+    /// Let a group go on elsewhere.
+    Seek(Group, Seek),
+    /// Settle all that a group has not settled.
+    Purge(Group),
+    /// Remove a group.
+    RemoveQueue(Group),
     /// Call an extension, of which there are none.
     Rpc,
 }
@@ -98,6 +113,15 @@ pub fn read(method: &str, body: &[u8]) -> Result<Call, Unread> {
         "info" => fields::<Nothing>(body).map(|_| Call::Info)?,
         "channels" => Call::Channels(fields(body)?),
         "drain" => fields::<Nothing>(body).map(|_| Call::Drain)?,
+        "queue_pull" => Call::Pull(fields(body)?, fields(body)?),
+        "queue_ack" => Call::Judge(Word::Ack, fields(body)?),
+        "queue_nack" => Call::Judge(Word::Nack, fields(body)?),
+        "queue_reject" => Call::Judge(Word::Reject, fields(body)?),
+        "queue_extend" => Call::Judge(Word::Extend, fields(body)?),
+        "queue_info" => Call::QueueInfo(fields(body)?),
+        "queue_seek" => Call::Seek(fields(body)?, fields(body)?),
+        "queue_purge" => Call::Purge(fields(body)?),
+        "queue_remove" => Call::RemoveQueue(fields(body)?),
         "rpc" => fields::<Nothing>(body).map(|_| Call::Rpc)?,
         _ => return Err(Unread::Method),
     })
@@ -159,15 +183,21 @@ pub struct Publish {
     delta: bool,
     version: u64,
     version_epoch: String,
+    /// Groups give it no earlier than after this time,
+    delay: Option<Length>,
+    /// or than at this one, in Unix time,
+    publish_at: Option<f64>,
+    /// and no later than after this.
+    ttl: Option<Length>,
 }
 
 impl Publish {
-    /// The publication; `outbox` is what may wait for a client: what does not fit in would close every subscriber,
+    /// The publication, `now` in Unix time; `outbox` is what may wait for a client: what does not fit in would close every subscriber,
     /// and more than the half might.
     ///
     /// # Errors
     /// If it is too large, or its payload is said in base64 that is none.
-    pub fn publication(self, outbox: usize) -> Result<NewPublication, Error> {
+    pub fn publication(self, outbox: usize, now: f64) -> Result<NewPublication, Error> {
         let data = bytes("b64data", self.data.0, &self.b64data)?;
         let (has, most) = (data.len(), outbox / 2);
         if has > most {
@@ -183,11 +213,24 @@ impl Publish {
                 return Err(bad_request(format!("{name} has more than {MAX_KEY} bytes")));
             }
         }
+        let mut tags = self.tags;
+        let millis = |it: Duration| it.as_millis().to_string();
+        let delay = match (self.delay, self.publish_at) {
+            (Some(_), Some(_)) => return Err(bad_request("say delay or publish_at, not both")),
+            (Some(delay), None) => Some(delay.0),
+            (None, Some(at)) => Some(
+                Duration::try_from_secs_f64((at - now).max(0.0))
+                    .map_err(|_| bad_request("publish_at is no Unix time"))?,
+            ),
+            (None, None) => None,
+        };
+        tags.extend(delay.map(|it| (tag::DELAY.to_owned(), millis(it))));
+        tags.extend(self.ttl.map(|it| (tag::TTL.to_owned(), millis(it.0))));
         let version = Version { number: self.version, epoch: self.version_epoch.into() };
         Ok(NewPublication {
             data,
             info: None,
-            tags: self.tags,
+            tags,
             idempotency_key: (!key.is_empty()).then(|| key.into()),
             skip_history: self.skip_history,
             version: (version.number > 0).then_some(version),

@@ -10,7 +10,7 @@ fn call(method: &str, body: Value) -> Call {
 
 fn publication(body: Value) -> Result<NewPublication, Error> {
     match call("publish", body) {
-        Call::Publish(publish) => publish.publication(1 << 20),
+        Call::Publish(publish) => publish.publication(1 << 20, 1_000_000.0),
         other => panic!("{other:?}"),
     }
 }

@@ -13,8 +13,9 @@ use crate::{
     protocol::{codes::ErrorCode, message},
     room::{
         actor::ApiRequest,
-        types::{Answer, HistoryFilter, NewPublication, Query, ReplyTo, Request, Since},
+        types::{Answer, Failure, HistoryFilter, NewPublication, Query, ReplyTo, Request, Since},
     },
+    runtime::clock,
     session::reply,
 };
 
@@ -31,8 +32,14 @@ const BYTES_UNDER_WAY: usize = 1 << 20;
 /// Puts a message into a room.
 pub(super) async fn publish(parts: &Parts, mut call: Publish) -> Called {
     let room = std::mem::take(&mut call.channel);
-    let publication = call.publication(parts.config.client.queue_max_size)?;
+    let publication = call.publication(parts.config.client.queue_max_size, now())?;
     publish_to(parts, &room, publication).await
+}
+
+/// Unix time in seconds.
+#[expect(clippy::cast_precision_loss, reason = "exact for the next thousand centuries")]
+fn now() -> f64 {
+    clock::unix_millis() as f64 / 1_000.0
 }
 
 /// What the room's namespace says of publications holds here too. One without a namespace is refused there.
@@ -52,7 +59,7 @@ async fn publish_to(parts: &Parts, channel: &str, mut publication: NewPublicatio
 /// Puts a message into many rooms.
 pub(super) async fn broadcast(parts: &Parts, mut call: Publish) -> Called {
     let rooms = std::mem::take(&mut call.channels);
-    let publication = call.publication(parts.config.client.queue_max_size)?;
+    let publication = call.publication(parts.config.client.queue_max_size, now())?;
     if rooms.is_empty() || rooms.len() > BROADCAST_LIMIT {
         return Err(bad_request(format!("channels must name 1 to {BROADCAST_LIMIT} rooms")));
     }
@@ -105,13 +112,24 @@ async fn ask(
     request: impl FnOnce(ReplyTo) -> Request + Send + 'static,
 ) -> Called {
     check_channel(parts, channel)?;
+    result(answer_of(parts, channel, request).await?)
+}
+
+/// What a room answers.
+pub(super) async fn answer_of(
+    parts: &Parts,
+    room: &str,
+    request: impl FnOnce(ReplyTo) -> Request + Send + 'static,
+) -> Result<Answer, message::Error> {
     let (reply, answer) = oneshot::channel();
     let request = Box::new(request);
-    parts.registry.do_send(ApiRequest { room: channel.into(), request, reply });
-    match answer.await {
-        Ok(answer) => result(answer),
-        Err(_) => Err(ErrorCode::Internal.into()),
-    }
+    parts.registry.do_send(ApiRequest { room: room.into(), request, reply });
+    answer.await.map_err(|_| ErrorCode::Internal.into())
+}
+
+/// Why a room could not do what was asked of it, in the words of the API.
+pub(super) fn failed(why: Failure) -> message::Error {
+    ErrorCode::from(why).into()
 }
 
 /// The words of the client protocol are those of the API, where both have them.

@@ -288,6 +288,9 @@ impl Session {
         env: Env<'_>,
         out: &mut Vec<Out>,
     ) -> Outcome {
+        if Self::is_about_groups(&request.method) {
+            return self.queue_rpc(id, &request, env);
+        }
         let to = match env.settings.proxies.rpc.responsible(&request.method) {
             RpcBackend::Backend(to) => to,
             RpcBackend::NoOne => return Err(ErrorCode::NotAvailable.into()),

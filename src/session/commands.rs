@@ -17,6 +17,7 @@ use crate::{
             self, ChannelRequest, Command, HistoryRequest, PublishRequest, Request as ClientRequest,
         },
     },
+    queue::name,
     room::{
         options::{Audience, RoomOptions},
         types::{HistoryFilter, NewPublication, Query, ReplyTo, Request, RoomName, Since},
@@ -113,7 +114,7 @@ impl Session {
     }
 
     fn is_in(&self, room: &str) -> bool {
-        self.subscriptions.iter().any(|it| it.is_live() && &*it.room == room)
+        self.subscriptions.iter().any(|it| it.is_live() && name::is_of(&it.room, room))
     }
 
     /// The options of a room whose name is acceptable.
@@ -122,7 +123,8 @@ impl Session {
         room: &str,
         env: Env<'a>,
     ) -> Result<&'a Arc<RoomOptions>, ErrorCode> {
-        if room.is_empty() || room.len() > env.settings.channel_max_length {
+        let length = 1..=env.settings.channel_max_length;
+        if !length.contains(&room.len()) || !name::is_allowed(room) {
             return Err(ErrorCode::BadRequest);
         }
         let options = env.settings.namespaces.options(room).ok_or(ErrorCode::UnknownChannel)?;

@@ -20,6 +20,7 @@ pub mod admitted;
 mod calls;
 mod commands;
 mod connecting;
+pub mod consuming;
 pub mod context;
 pub mod driver;
 pub mod emulated;

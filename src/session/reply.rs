@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
+use serde_json::json;
 
 use crate::{
     protocol::{
@@ -11,13 +12,17 @@ use crate::{
         delta,
         message::{
             self, Empty, HistoryResult, PresenceResult, PresenceStatsResult, Push, Reply,
-            ReplyBody, SubscribeResult,
+            ReplyBody, RpcResult, SubscribeResult,
         },
     },
+    queue::name,
     room::{
         delivery::Form,
         filter::Filter,
-        types::{Answer, ClientInfo, Event, Failure, Publication, Recovery, Since, Subscribed},
+        types::{
+            Answer, ClientId, ClientInfo, Event, Failure, GroupAnswer, Publication, Recovery,
+            Since, Subscribed,
+        },
     },
 };
 
@@ -67,8 +72,37 @@ pub fn answer(id: u32, answer: Answer, limit: usize) -> Reply {
             epoch: position.epoch.to_string(),
             offset: position.offset,
         }),
+        Answer::Group(answer) => ReplyBody::Rpc(RpcResult { data: group(&answer) }),
     };
     result(id, body)
+}
+
+/// What a group answers, as JSON: to the RPCs of clients and to the server API alike.
+pub fn group(answer: &GroupAnswer) -> Bytes {
+    let json = match answer {
+        GroupAnswer::Judged(holds) => {
+            let word = |holds: &bool| if *holds { "ok" } else { "stale" };
+            json!({ "results": holds.iter().map(word).collect::<Vec<_>>() })
+        }
+        GroupAnswer::Facts(it) => {
+            let consumer = |(who, leased, prefetch): &(u128, u32, u32)| {
+                let client = ClientId(*who).to_string();
+                json!({ "client": client, "leased": leased, "prefetch": prefetch })
+            };
+            let consumers: Vec<_> = it.consumers.iter().map(consumer).collect();
+            json!({
+                "settled": it.floor,
+                "top": it.top,
+                "leased": it.leased,
+                "parked": it.parked,
+                "waiting": it.waiting,
+                "consumers": consumers,
+            })
+        }
+        // Only the server API pulls, and writes messages itself.
+        GroupAnswer::Pulled(_) | GroupAnswer::Done => json!({}),
+    };
+    json.to_string().into()
 }
 
 /// Whether these clients take no more than `limit` bytes in a reply.
@@ -239,7 +273,8 @@ pub fn subscribe_pushes(channel: &str, result: SubscribeResult) -> impl Iterator
 
 /// Something that happens in a room, or, without one, to the connection.
 pub fn push(channel: &str, event: message::PushBody) -> Reply {
-    let push = Push { channel: channel.to_owned(), event: Some(event) };
+    // A consumer knows its group's room by the name of the room whose messages it gets.
+    let push = Push { channel: name::room(channel).to_owned(), event: Some(event) };
     Reply { body: Some(ReplyBody::Push(push)), ..Default::default() }
 }
 

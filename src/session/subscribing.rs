@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     commands::{Outcome, Refusal},
+    consuming::{self, Consumes},
     filter, reply,
     settings::Env,
     state::{Call, Out, Session},
@@ -20,6 +21,7 @@ use crate::{
         codes::{Disconnect, ErrorCode},
         message::{ReplyBody, Request as ClientRequest, SubscribeRequest, SubscribeResult},
     },
+    queue::name,
     room::{
         delivery::DeliveryOption,
         options::{self, Audience, RoomOptions},
@@ -48,6 +50,7 @@ struct Wanted {
     since: Option<Since>,
     must_recover: bool,
     delivery: Option<DeliveryOption>,
+    consumes: Option<Consumes>,
 }
 
 /// The delta format that clients may ask for.
@@ -85,11 +88,12 @@ fn in_room(grant: &Grant, single_connection: bool, options: &RoomOptions) -> Opt
 
 impl Session {
     pub(super) fn subscription(&mut self, room: &str) -> Option<&mut Subscription> {
-        self.subscriptions.iter_mut().find(|it| *it.room == *room)
+        self.subscriptions.iter_mut().find(|it| name::is_of(&it.room, room))
     }
 
     /// Who the client is in a room.
     pub(super) fn info_in(&self, room: &str) -> Arc<ClientInfo> {
+        // What is noted of a consumer is for its group.
         let here = self.subscriptions.iter().find(|it| *it.room == *room);
         let own = here.and_then(|it| it.more.as_ref()?.info.as_ref());
         own.unwrap_or(&self.info).clone()
@@ -162,6 +166,7 @@ impl Session {
         };
         // Permission to read history includes recovery, and permission to read presence includes join and leave.
         let past = may(options.permissions.history);
+        let consumes = consuming::wanted(&request.data, options)?;
         let wanted = Wanted {
             recoverable: request.recoverable && (options.allow_recovery || past),
             positioned: request.positioned && (options.allow_positioning || past),
@@ -173,13 +178,15 @@ impl Session {
                 .recover
                 .then_some(Since { epoch: request.epoch, offset: request.offset }),
             must_recover: request.flag & 2 != 0,
-            delivery,
+            delivery: delivery.filter(|_| consumes.is_none()),
+            consumes,
         };
         Ok(self.enter(&request.channel, options, grant, wanted, Initiator::Client(id)))
     }
 
     fn is_asked_for(&self, room: &str) -> bool {
-        self.subscriptions.iter().any(|it| *it.room == *room) || self.is_being_asked_for(room)
+        self.subscriptions.iter().any(|it| name::is_of(&it.room, room))
+            || self.is_being_asked_for(room)
     }
 
     /// What the client is given in the room, if it may enter, or whom to ask.
@@ -257,6 +264,7 @@ impl Session {
             since,
             must_recover: false,
             delivery: None,
+            consumes: None,
         };
         let (room, request) = self.enter(room, options, grant, wanted, initiator);
         out.push(Out::Request(room, request));
@@ -278,8 +286,13 @@ impl Session {
         initiator: Initiator,
     ) -> (RoomName, Request) {
         self.forget_refresh(room);
+        let (options, group) = match (&wanted.consumes, &options.queue) {
+            (Some(it), Some(queue)) => (&*queue.rooms, Some(name::of_group(room, &it.group))),
+            _ => (options, None),
+        };
         let overrides = &grant.overrides;
-        let history = options.keeps_history();
+        // A group's messages are for one consumer each, and have no positions.
+        let history = options.keeps_history() && group.is_none();
         let recoverable = history
             && (grant::or(overrides.force_recovery, options.force_recovery) || wanted.recoverable);
         let positioned = recoverable
@@ -291,7 +304,14 @@ impl Session {
         let since = wanted.since.or_else(nothing).filter(|_| recoverable);
         // Where only the latest counts, not to have it is no reason to load everything again.
         let must_recover = wanted.must_recover && !options.recovery_cache;
-        let info = in_room(grant, wanted.single_connection, options).map(|in_room| {
+        let in_room = match &wanted.consumes {
+            Some(it) => {
+                let info = it.prefetch.to_string().into_bytes().into();
+                Some(InRoom { info, ..InRoom::default() })
+            }
+            None => in_room(grant, wanted.single_connection, options),
+        };
+        let info = in_room.map(|in_room| {
             Arc::new(ClientInfo { in_room: Some(Box::new(in_room)), ..(*self.info).clone() })
         });
         let pending = Pending {
@@ -313,9 +333,10 @@ impl Session {
         if self.subscriptions.is_empty() {
             self.subscriptions.reserve_exact(1);
         }
-        let room = RoomName::from(room);
+        let room = RoomName::from(group.as_deref().unwrap_or(room));
         self.subscriptions.push(Subscription { room: room.clone(), more: Some(Box::new(more)) });
-        let push = grant::or(overrides.force_push_join_leave, options.force_push_join_leave);
+        let push = grant::or(overrides.force_push_join_leave, options.force_push_join_leave)
+            && group.is_none();
         let flags = MemberFlags { join_leave: push || wanted.join_leave, positioned };
         let subscribe = Subscribe {
             socket: self.socket,

@@ -17,6 +17,7 @@ use crate::{
             ChannelRequest, Empty, Refresh, ReplyBody, Request as ClientRequest, SubRefreshRequest,
         },
     },
+    queue::name,
     room::types::{ReplyTo, Request, RoomName},
 };
 
@@ -53,7 +54,7 @@ impl Session {
     }
 
     fn remove(&mut self, room: &str) -> Option<Subscription> {
-        let index = self.subscriptions.iter().position(|it| *it.room == *room)?;
+        let index = self.subscriptions.iter().position(|it| name::is_of(&it.room, room))?;
         Some(self.subscriptions.swap_remove(index))
     }
 

@@ -125,5 +125,42 @@ section! {
         sub_refresh_proxy_enabled: bool = false,
         /// Which: one of `proxies`, or `default`: `channel.proxy.sub_refresh`.
         sub_refresh_proxy_name: String = DEFAULT_PROXY.to_owned(),
+        /// Groups of consumers that share the messages of a room. Needs history.
+        queue: Queue = Queue::default(),
+    }
+}
+
+section! {
+    /// Groups of consumers that share the messages of a room. Needs history.
+    Queue {
+        /// The groups that a room may have; `*`: any. Empty: none.
+        groups: Vec<String> = Vec::new(),
+        /// How a group's messages are divided among its consumers: `shared` (each to whoever has room for it),
+        /// `exclusive` (all to one, until it goes), or `key_shared` (those with the same `key` to one consumer, one after
+        /// the other).
+        mode: String = "shared".to_owned(),
+        /// With `key_shared`: the tag by whose value they are divided. Messages without it go to anyone.
+        key: String = String::new(),
+        /// How long a consumer has a message before it is given to another, unless it says that it takes longer.
+        ack_wait: Span = seconds(30),
+        /// How long a message waits after it was given back the first time, the second, and so on, like
+        /// `["1s", "10s", "1m"]`; the last is for all that follow. Empty: not at all.
+        backoff: Vec<Span> = Vec::new(),
+        /// How often a message is given before it is a dead letter. 0: as often as it takes.
+        max_deliveries: u32 = 0,
+        /// The room that dead letters go to. Empty: they are dropped, and counted.
+        dead_letter: String = String::new(),
+        /// The most messages that a consumer may have at a time, whatever it asks for.
+        max_prefetch: u32 = 1_000,
+        /// The most messages of a group that its consumers have, or that wait to be given again or later. Over it, no
+        /// further ones are given.
+        max_pending: usize = 100_000,
+        /// The most groups of one room.
+        max_groups: usize = 100,
+        /// What becomes of a publication that would push one out of the history (`history_size`) that a group has not
+        /// settled: `refuse` it with a temporary error, or `drop_oldest`.
+        when_full: String = "refuse".to_owned(),
+        /// Where a new group starts: with the `first` message that is kept, or behind the `last`.
+        start: String = "first".to_owned(),
     }
 }

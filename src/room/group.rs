@@ -1,0 +1,644 @@
+//! A group of consumers, in the room that it lives in.
+//!
+//! A group has a room of its own beside the one whose messages it shares: in the same slot, so at the same home. Its
+//! consumers are the members of that room, and its [`Change`]s are what is published there. So whatever keeps rooms, copies
+//! them, hands them over, writes them to disk and knows who is there does the same for groups.
+//!
+//! ```text
+//! members' nodes                     the home of both rooms
+//!  subscribe, Join, Leave ─────────► presence ──► consumers ┐
+//!  ack, nack, pull (requests) ─────────────────────────────►│ queue::Group ──► changes: the room's stream
+//!                     the other room: its messages ────────►│
+//!  a consumer's socket ◄───────────── Push ◄────────────────┘
+//! ```
+//!
+//! In: requests, who comes and goes, the messages of the other room, time. Out: changes, pushes and answers.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    messages::RoomMessage,
+    node::{Node, Out},
+    persisted::{change_from_bytes, change_to_bytes},
+    queries::MAX_PUBLICATIONS,
+    replication::Whom,
+    room::{Role, Room},
+    stream::{Entry, ForwardId, Repeat, Stream},
+    types::{
+        Answer, ClientId, ClientInfo, Epoch, Failure, GroupAnswer, GroupRequest, NewPublication,
+        Position, Publication, RoomName,
+    },
+};
+use crate::{
+    cluster::node::{NodeId, stable_hash},
+    queue::{
+        change::{Change, Reason},
+        group::{Effect, Group, Lent, Look, Source, Verdict},
+        name,
+        options::Start,
+        tag,
+    },
+    runtime::time::Time,
+};
+
+/// Bytes of messages that are pushed to a node at a time, about.
+const PUSH: usize = 1 << 20;
+/// When what could not be read from the log is read again.
+const READ_AGAIN: Duration = Duration::from_millis(500);
+
+/// A group, at the home of its room.
+#[derive(Debug)]
+pub struct GroupHome {
+    group: Group,
+    /// The room whose messages it shares.
+    source: RoomName,
+    /// Those who wait for messages, by the numbers of their pulls.
+    pulls: BTreeMap<u64, Whom>,
+    /// What is asked that needs the other room, until when, and who asks.
+    asked: VecDeque<(GroupRequest, Time, Whom)>,
+    /// Messages that memory did not have, as the log has read them.
+    read: BTreeMap<u64, (Time, Arc<Publication>)>,
+    reading: bool,
+    /// The log could not read: when to ask it again.
+    read_at: Option<Time>,
+    /// A message that can't be read any more.
+    unreadable: Option<u64>,
+}
+
+/// What comes of a look at a group.
+pub(super) enum GroupOut {
+    Change(Change),
+    Push(ClientId, Arc<Publication>),
+    Answer(Whom, Answer),
+    Bury(u64, NewPublication),
+    Read(u64),
+}
+
+/// The messages that a group shares.
+struct Messages<'a> {
+    room: &'a Room,
+    stream: &'a Stream,
+    side: &'a Side<'a>,
+    top: u64,
+    now: Time,
+}
+
+/// What was read of them from the log.
+struct Side<'a> {
+    read: &'a BTreeMap<u64, (Time, Arc<Publication>)>,
+    unreadable: Option<u64>,
+}
+
+impl Messages<'_> {
+    fn get(&self, offset: u64) -> Option<(Duration, Arc<Publication>)> {
+        self.stream.history.get(offset, self.now).or_else(|| {
+            let (at, publication) = self.side.read.get(&offset)?;
+            Some((self.now.since(*at), publication.clone()))
+        })
+    }
+
+    /// The first that is kept, in memory or on disk.
+    fn first(&self) -> u64 {
+        let (first, top) = (self.stream.history.first(), self.stream.history.top());
+        let logged = self.stream.logged.as_deref();
+        logged.map_or(first, |it| it.first(top, &self.room.options).min(first))
+    }
+
+    /// Up to where everything is settled of a group that starts there.
+    fn floor(&self, start: Start) -> u64 {
+        let before = self.first().saturating_sub(1);
+        match start {
+            Start::First => before,
+            Start::Last => self.top,
+            Start::After(offset) => offset.clamp(before.min(self.top), self.top),
+            Start::Since(age) => {
+                let (first, top) = (self.stream.history.first(), self.stream.history.top());
+                let older = (first..=top).take_while(|offset| {
+                    self.stream.history.get(*offset, self.now).is_none_or(|(it, _)| it > age)
+                });
+                older.last().unwrap_or(before).min(self.top)
+            }
+        }
+    }
+}
+
+/// A number of milliseconds in a tag.
+fn millis(publication: &Publication, tag: &str) -> Option<Duration> {
+    publication.tags.get(tag)?.parse().ok().map(Duration::from_millis)
+}
+
+impl Source for Messages<'_> {
+    fn top(&self) -> u64 {
+        self.top
+    }
+
+    fn look(&self, offset: u64) -> Look {
+        let Some((age, publication)) = self.get(offset) else {
+            let readable = offset >= self.first() && self.side.unreadable != Some(offset);
+            return if readable { Look::Absent } else { Look::Gone };
+        };
+        let wait = millis(&publication, tag::DELAY).unwrap_or_default();
+        let over = millis(&publication, tag::TTL).is_some_and(|ttl| age >= ttl);
+        let key = self.room.options.queue_key().and_then(|it| publication.tags.get(it));
+        let key = key.map_or(0, |value| stable_hash(&[value.as_bytes()]).max(1));
+        Look::Here { wait: wait.saturating_sub(age), over, key }
+    }
+}
+
+impl GroupHome {
+    /// When something is due.
+    pub(super) fn next_due(&self) -> Option<Time> {
+        let asked = self.asked.front().map(|(_, until, _)| *until);
+        [self.group.next_due(), asked, self.read_at].into_iter().flatten().min()
+    }
+
+    /// The room whose messages it shares.
+    pub(super) fn source(&self) -> &RoomName {
+        &self.source
+    }
+
+    /// Everything up to here is settled; none before it has begun.
+    pub(super) fn floor(&self) -> Option<u64> {
+        self.group.floor()
+    }
+
+    /// Whether it is to be looked at again at once.
+    pub(super) fn has_more(&self) -> bool {
+        self.group.has_more()
+    }
+
+    /// Those who wait, who have to ask the next home.
+    fn into_asked(self) -> impl Iterator<Item = Whom> {
+        self.pulls.into_values().chain(self.asked.into_iter().map(|(_, _, whom)| whom))
+    }
+
+    /// The log has read messages; none: it could not.
+    pub(super) fn has_read(
+        &mut self,
+        read: Option<Vec<(Time, Arc<Publication>)>>,
+        unreadable: Option<u64>,
+        now: Time,
+    ) {
+        self.reading = false;
+        self.unreadable = unreadable.or(self.unreadable);
+        match read {
+            None => self.read_at = Some(now + READ_AGAIN),
+            Some(read) => {
+                self.read = read.into_iter().map(|(at, it)| (it.offset, (at, it))).collect();
+            }
+        }
+    }
+
+    /// Looks at the group and its messages, which are those of `source` up to `top`.
+    pub(super) fn run(
+        &mut self,
+        name: &str,
+        source: &Room,
+        top: u64,
+        node: &mut Node,
+    ) -> Vec<GroupOut> {
+        let now = node.now;
+        let Some(stream) = source.stream() else { return Vec::new() };
+        self.read_at.take_if(|at| *at <= now);
+        let read = std::mem::take(&mut self.read);
+        let side = Side { read: &read, unreadable: self.unreadable };
+        let messages = Messages { room: source, stream, side: &side, top, now };
+        let (mut effects, mut out) = (Vec::new(), Vec::new());
+        self.go_on_with(&messages, source, &mut effects);
+        while let Some((request, _, whom)) = self.asked.pop_front() {
+            let answer = self.do_asked(&request, &messages, &mut effects);
+            out.extend(self.performed(std::mem::take(&mut effects), name, &messages));
+            out.push(GroupOut::Answer(whom, Answer::Group(answer)));
+        }
+        self.group.settle(&messages, now, &mut effects);
+        out.extend(self.performed(effects, name, &messages));
+        node.groups.count(self.group.take_counts());
+        self.read = read;
+        out
+    }
+
+    /// Begins, or goes on with what the room's stream is now.
+    fn go_on_with(&mut self, messages: &Messages<'_>, source: &Room, out: &mut Vec<Effect>) {
+        let (line, now) = (messages.stream.line(), messages.now);
+        let current = line.epoch.0;
+        let start = source.options.queue.as_ref().map_or(Start::First, |it| it.options.start);
+        match self.group.run() {
+            None => self.group.start(current, messages.floor(start), now, out),
+            Some((_, epoch)) => {
+                let taken = self.group.taken();
+                let offset = taken.min(line.top);
+                let known = line.covers(Position { epoch: Epoch(epoch), offset });
+                if !known {
+                    // The room has begun anew, with other messages at these offsets.
+                    self.group.start(current, messages.floor(Start::First), now, out);
+                } else if taken > line.top {
+                    // What was taken last was never acknowledged, and others may come to its place.
+                    let floor = self.group.floor().unwrap_or_default().min(line.top);
+                    self.group.start(current, floor, now, out);
+                } else if epoch != current {
+                    self.group.go_on_in(current, now, out);
+                }
+            }
+        }
+    }
+
+    fn do_asked(
+        &mut self,
+        request: &GroupRequest,
+        messages: &Messages<'_>,
+        out: &mut Vec<Effect>,
+    ) -> GroupAnswer {
+        let (epoch, now) = (messages.stream.position().epoch.0, messages.now);
+        match request {
+            GroupRequest::Facts => return GroupAnswer::Facts(self.group.facts(messages.top)),
+            GroupRequest::Seek(start) => {
+                self.group.start(epoch, messages.floor(*start), now, out);
+            }
+            GroupRequest::Purge => self.group.start(epoch, messages.top, now, out),
+            GroupRequest::Remove => self.group.remove(now, out),
+            GroupRequest::Judge { .. } | GroupRequest::Pull { .. } => {}
+        }
+        GroupAnswer::Done
+    }
+
+    /// What of it is for others.
+    fn performed(
+        &mut self,
+        effects: Vec<Effect>,
+        name: &str,
+        messages: &Messages<'_>,
+    ) -> Vec<GroupOut> {
+        let mut out = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Change(change) => out.push(GroupOut::Change(change)),
+                Effect::Deliver(who, lent) => {
+                    let message = self.message(lent, name, messages);
+                    out.extend(message.map(|it| GroupOut::Push(ClientId(who), it)));
+                }
+                Effect::Pulled(id, lent) => {
+                    let Some(whom) = self.pulls.remove(&id) else { continue };
+                    let (pulled, excess) = self.pulled(lent, name, messages);
+                    out.extend(excess.into_iter().map(GroupOut::Change));
+                    let answer = Answer::Group(GroupAnswer::Pulled(pulled));
+                    out.push(GroupOut::Answer(whom, answer));
+                }
+                Effect::Bury { offset, attempts, reason } => {
+                    let letter = self.letter(offset, attempts, reason, name, messages);
+                    out.extend(letter.map(|it| GroupOut::Bury(offset, it)));
+                }
+                Effect::Read(_) if self.reading || self.read_at.is_some() => {}
+                Effect::Read(offset) => {
+                    self.reading = true;
+                    out.push(GroupOut::Read(offset));
+                }
+            }
+        }
+        out
+    }
+
+    /// The messages that were pulled, as many as fit into an answer; the others are given back.
+    fn pulled(
+        &mut self,
+        lent: Vec<Lent>,
+        name: &str,
+        messages: &Messages<'_>,
+    ) -> (Vec<Arc<Publication>>, Vec<Change>) {
+        let (mut pulled, mut excess, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for lent in lent {
+            let Some(message) = self.message(lent, name, messages) else { continue };
+            bytes += message.weight();
+            match pulled.is_empty() || bytes <= MAX_PUBLICATIONS {
+                true => pulled.push(message),
+                false => excess.push(lent.delivery),
+            }
+        }
+        let (mut out, none) = (Vec::new(), Verdict::Nack(Some(Duration::ZERO)));
+        if !excess.is_empty() {
+            self.group.judge(none, &excess, None, messages.now, &mut out);
+        }
+        let changes = out.into_iter().filter_map(|it| match it {
+            Effect::Change(change) => Some(change),
+            _ => None,
+        });
+        (pulled, changes.collect())
+    }
+
+    /// A message as its consumer gets it.
+    fn message(&self, lent: Lent, name: &str, messages: &Messages<'_>) -> Option<Arc<Publication>> {
+        let Lent { delivery, attempts } = lent;
+        let (_, publication) = messages.get(delivery.offset)?;
+        let (origin, _) = self.group.run()?;
+        let mut message =
+            Publication { offset: 0, delta: false, ..Publication::clone(&publication) };
+        let own = [tag::DELAY, tag::TTL];
+        own.iter().for_each(|it| drop(message.tags.remove(*it)));
+        message.tags.extend([
+            (tag::MESSAGE.to_owned(), tag::message(origin, delivery.offset)),
+            (tag::DELIVERY.to_owned(), delivery.in_group(name::group(name).unwrap_or_default())),
+            (tag::ATTEMPT.to_owned(), attempts.to_string()),
+        ]);
+        Some(Arc::new(message))
+    }
+
+    /// A dead letter as it is put into its room.
+    fn letter(
+        &self,
+        offset: u64,
+        attempts: u32,
+        reason: Reason,
+        name: &str,
+        messages: &Messages<'_>,
+    ) -> Option<NewPublication> {
+        let (_, publication) = messages.get(offset)?;
+        let (origin, _) = self.group.run()?;
+        let (room, group) = name::split(name);
+        let (group, message) = (group.unwrap_or_default(), tag::message(origin, offset));
+        let mut tags = publication.tags.clone();
+        [tag::DELAY, tag::TTL].iter().for_each(|it| drop(tags.remove(*it)));
+        tags.extend([
+            (tag::DEAD_ROOM.to_owned(), room.to_owned()),
+            (tag::DEAD_GROUP.to_owned(), group.to_owned()),
+            (tag::DEAD_REASON.to_owned(), reason.as_str().to_owned()),
+            (tag::DEAD_ATTEMPTS.to_owned(), attempts.to_string()),
+            (tag::DEAD_MESSAGE.to_owned(), message.clone()),
+        ]);
+        Some(NewPublication {
+            data: publication.data.clone(),
+            info: publication.info.clone(),
+            tags,
+            idempotency_key: Some(format!("dead {message} {group} {room}").into()),
+            ..NewPublication::default()
+        })
+    }
+}
+
+/// How many messages a consumer may have at a time, as its node has noted it.
+fn prefetch(info: &ClientInfo) -> u32 {
+    let noted = std::str::from_utf8(info.chan_info()).ok();
+    noted.and_then(|it| it.parse().ok()).unwrap_or(1)
+}
+
+impl Room {
+    /// Whether it is the room of a group.
+    pub fn is_group(&self) -> bool {
+        self.options.group.is_some()
+    }
+
+    pub(super) fn group_mut(&mut self) -> Option<&mut GroupHome> {
+        match &mut self.role {
+            Role::Home(home) => home.group.as_deref_mut(),
+            _ => None,
+        }
+    }
+
+    /// The group, for as long as it is looked at beside the room whose messages it shares.
+    pub(super) fn take_group(&mut self) -> Option<Box<GroupHome>> {
+        match &mut self.role {
+            Role::Home(home) => home.group.take(),
+            _ => None,
+        }
+    }
+
+    /// Puts it back.
+    pub(super) fn put_group(&mut self, group: Box<GroupHome>) {
+        if let Role::Home(home) = &mut self.role {
+            home.group = Some(group);
+        }
+    }
+
+    /// This node is home of a group's room from now on.
+    pub(super) fn begin_group(&mut self, node: &mut Node) {
+        let Some(options) = self.options.group.clone() else { return };
+        let mut group = Group::new(options, node.slots.term(self.slot).count);
+        let mut changes = 0;
+        if let Some(stream) = self.stream() {
+            let (first, top) = (stream.history.first(), stream.history.top());
+            for (age, it) in (first..=top).filter_map(|it| stream.history.get(it, node.now)) {
+                let Some(change) = change_from_bytes(&it.data) else { continue };
+                changes = if matches!(change, Change::State(_)) { 0 } else { changes + 1 };
+                group.apply(&change, node.now.ago(age));
+            }
+        }
+        group.resume(changes, node.now);
+        let side = GroupHome {
+            group,
+            source: name::room(&self.name).into(),
+            pulls: BTreeMap::new(),
+            asked: VecDeque::new(),
+            read: BTreeMap::new(),
+            reading: false,
+            read_at: None,
+            unreadable: None,
+        };
+        if let Role::Home(home) = &mut self.role {
+            home.group = Some(Box::new(side));
+        }
+        self.note_consumers(node);
+    }
+
+    /// Its consumers are those who are there.
+    pub(super) fn note_consumers(&mut self, node: &mut Node) {
+        if !self.is_group() {
+            return;
+        }
+        let present = self.present.iter().flat_map(|it| it.all());
+        let there: BTreeMap<u128, u32> =
+            present.map(|(_, info)| (info.client.0, prefetch(&info))).collect();
+        let now = node.now;
+        let Some(GroupHome { group, .. }) = self.group_mut() else { return };
+        let known: Vec<u128> = group.consumers().collect();
+        known
+            .iter()
+            .filter(|it| !there.contains_key(it))
+            .for_each(|it| group.consumer_left(*it, now));
+        let new = there.iter().filter(|(who, _)| known.binary_search(who).is_err());
+        new.for_each(|(who, prefetch)| group.consumer_came(*who, *prefetch));
+        node.groups.wake(&self.name);
+    }
+
+    /// Something is asked of the group, at its home.
+    pub(super) fn group_asked(
+        &mut self,
+        request: &GroupRequest,
+        forward: ForwardId,
+        whom: Whom,
+        node: &mut Node,
+    ) {
+        let until = node.now + node.settings.publish_timeout / 4 * 3;
+        let repeat = self.stream().map_or(Repeat::No, |it| it.find(None, Some(forward)));
+        let (id, name) = (node.next_id(), self.name.clone());
+        let now = node.now;
+        let Some(side) = self.group_mut() else {
+            let failed = Answer::Failed(Failure::NoHistory);
+            return self.answer_when_acked(0, failed, whom, node);
+        };
+        match request {
+            GroupRequest::Judge { deliveries, .. } if repeat != Repeat::No => {
+                // Whoever asks again has not heard that it holds.
+                let offset = if let Repeat::At(offset) = repeat { offset } else { 0 };
+                let judged = GroupAnswer::Judged(vec![true; deliveries.len()]);
+                self.answer_when_acked(offset, Answer::Group(judged), whom, node);
+            }
+            GroupRequest::Judge { verdict, deliveries, by } => {
+                let (mut out, by) = (Vec::new(), by.map(|it| it.0));
+                let holds = side.group.judge(*verdict, deliveries, by, now, &mut out);
+                let mut offset = 0;
+                for effect in out {
+                    if let Effect::Change(change) = effect {
+                        offset = self.keep_change(&change, Some(forward), node);
+                    }
+                }
+                let judged = Answer::Group(GroupAnswer::Judged(holds));
+                self.answer_when_acked(offset, judged, whom, node);
+            }
+            GroupRequest::Pull { most, wait } => {
+                side.pulls.insert(id, whom);
+                side.group.pull(id, *most as usize, until.min(now + *wait));
+            }
+            GroupRequest::Facts
+            | GroupRequest::Seek(_)
+            | GroupRequest::Purge
+            | GroupRequest::Remove => side.asked.push_back((request.clone(), until, whom)),
+        }
+        node.groups.wake(&name);
+    }
+
+    /// Keeps a change of the group, as a publication of its room. Returns its offset.
+    fn keep_change(&mut self, change: &Change, forward: Option<ForwardId>, node: &mut Node) -> u64 {
+        let offset = self.top() + 1;
+        let data = change_to_bytes(change);
+        let publication = Publication { offset, data, ..Publication::default() };
+        let publication = Arc::new(publication);
+        self.keep(Entry { publication, forward, ..Entry::default() }, node);
+        offset
+    }
+
+    /// Does what came of a look at the group.
+    pub(super) fn perform_group(&mut self, all: Vec<GroupOut>, node: &mut Node) {
+        let (mut pushes, mut offset) = (BTreeMap::<NodeId, Vec<_>>::new(), 0);
+        for out in all {
+            match out {
+                GroupOut::Change(change) => offset = self.keep_change(&change, None, node),
+                GroupOut::Push(client, message) => {
+                    let at = self.present.as_ref().and_then(|it| it.node_of(client));
+                    if let Some(at) = at {
+                        pushes.entry(at).or_default().push((client, message));
+                    }
+                }
+                GroupOut::Answer(whom, answer) => {
+                    let waits = matches!(answer, Answer::Group(GroupAnswer::Done));
+                    self.answer_when_acked(if waits { offset } else { 0 }, answer, whom, node);
+                }
+                GroupOut::Bury(offset, letter) => {
+                    let to = self.options.group.as_ref().and_then(|it| it.dead_letter.clone());
+                    if let Some(to) = to {
+                        let id = node.next_id();
+                        node.groups.bury(id, &self.name, offset, to.as_ref().into(), letter);
+                    }
+                }
+                GroupOut::Read(offset) => node.groups.read(&self.name, offset),
+            }
+        }
+        for (at, messages) in pushes {
+            self.push_to(at, messages, node);
+        }
+    }
+
+    fn push_to(
+        &mut self,
+        at: NodeId,
+        messages: Vec<(ClientId, Arc<Publication>)>,
+        node: &mut Node,
+    ) {
+        if at == node.me {
+            return self.push_local(messages, node);
+        }
+        let (mut some, mut bytes) = (Vec::new(), 0);
+        for message in messages {
+            bytes += message.1.weight();
+            if bytes > PUSH && !some.is_empty() {
+                self.send_to(at, RoomMessage::Push(std::mem::take(&mut some)), node);
+                bytes = message.1.weight();
+            }
+            some.push(message);
+        }
+        self.send_to(at, RoomMessage::Push(some), node);
+    }
+
+    /// Messages for consumers of this node. One that has gone meanwhile gets nothing: its home hears of that.
+    pub(super) fn push_local(&self, messages: Vec<(ClientId, Arc<Publication>)>, node: &mut Node) {
+        for (client, publication) in messages {
+            if let Some(socket) = self.local.consumer(client) {
+                node.out.push(Out::Push { socket, room: self.name.clone(), publication });
+            }
+        }
+    }
+
+    /// The group is looked at when something of it is due; who has waited for too long is told.
+    pub(super) fn settle_group(&mut self, node: &mut Node) {
+        let now = node.now;
+        let Some(side) = self.group_mut() else { return };
+        if side.next_due().is_some_and(|at| at <= now) {
+            let mut overdue = Vec::new();
+            while side.asked.front().is_some_and(|(_, until, _)| *until <= now) {
+                overdue.extend(side.asked.pop_front());
+            }
+            for (_, _, whom) in overdue {
+                let failed = Answer::Failed(Failure::Unavailable);
+                self.answer_when_acked(0, failed, whom, node);
+            }
+            node.groups.wake(&self.name);
+        }
+    }
+
+    /// A dead letter is in its room.
+    pub(super) fn buried(&mut self, offset: u64, node: &mut Node) {
+        let now = node.now;
+        let Some(side) = self.group_mut() else { return };
+        let mut out = Vec::new();
+        side.group.buried(offset, now, &mut out);
+        for effect in out {
+            if let Effect::Change(change) = effect {
+                self.keep_change(&change, None, node);
+            }
+        }
+        node.groups.wake(&self.name);
+    }
+
+    /// Up to where the room's messages may be given to consumers: all that have to have copies have them.
+    pub(super) fn acked_top(&self, node: &Node) -> u64 {
+        let Role::Home(home) = &self.role else { return 0 };
+        let acked = home.replication.acked(self.kept(), node.acks_needed());
+        let visible = self.stream().map_or(0, |it| it.visible().offset);
+        acked.min(visible)
+    }
+
+    /// Whether a publication would push one out that a group has not settled.
+    pub(super) fn is_full(&self, node: &Node) -> bool {
+        if !self.options.refuses_when_full() {
+            return false;
+        }
+        let over = node.memory.bytes() > node.settings.history_bytes;
+        let oldest = (self.top() + 1).saturating_sub(self.options.history_size as u64);
+        over || node.groups.floor(&self.name).is_some_and(|floor| floor < oldest)
+    }
+
+    /// Opens the room, whose slot is this node's, for a group.
+    pub(super) fn open_for_group(&mut self, node: &mut Node) {
+        self.last_used = node.now;
+        if self.owner(node) == Some(node.me) {
+            self.begin_to_open_unless_home(node);
+            self.settle(node);
+        }
+    }
+
+    /// The group stops being here: who waits for it asks the next home.
+    pub(super) fn end_group(group: Option<Box<GroupHome>>) -> Vec<Whom> {
+        group.map(|it| it.into_asked().collect()).unwrap_or_default()
+    }
+}
