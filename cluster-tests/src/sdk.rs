@@ -218,6 +218,11 @@ impl Clients {
         all.filter(|event| event["client"] == client).collect()
     }
 
+    /// Everything that happened to a client and to all others of the same SDK, in that order.
+    pub fn all_events(&self, client: &str) -> Vec<Value> {
+        self.drivers[&self.homes[client]].events()
+    }
+
     /// Waits until `look` is content with a client's events.
     pub fn until<T>(
         &self,

@@ -100,6 +100,28 @@ fn whatever_happens_no_gap_is_silent() {
     run_all(Faults::Everything);
 }
 
+/// Histories of each kind with groups of consumers.
+const QUEUE_SEEDS: u64 = 150;
+
+#[test]
+fn consumers_settle_every_message_whatever_happens() {
+    let kinds = Faults::ALL.into_iter().filter(|it| *it != Faults::ManyRooms);
+    let one = number("SIMULATOR_SEED");
+    let mut failures = Vec::new();
+    for faults in kinds {
+        let seeds = number("SIMULATOR_SEEDS").unwrap_or(QUEUE_SEEDS);
+        for seed in one.map_or(0..seeds, |seed| seed..seed + 1) {
+            let (outcome, story) = sim::play_with_consumers(seed, faults, None);
+            if one.is_some() && outcome.is_err() {
+                println!("seed {seed} with {faults:?}\n  {}", story.join("\n  "));
+            }
+            failures.extend(outcome.err().map(|it| format!("{seed} with {faults:?}: {it}")));
+        }
+    }
+    let many = failures.len();
+    assert!(failures.is_empty(), "{many} histories with consumers fail:\n{}", failures.join("\n"));
+}
+
 /// Histories that once failed. A seed means another history whenever what histories consist of changes.
 const ONCE_FAILED: &[(u64, Faults)] = &[
     (354, Faults::Starts),

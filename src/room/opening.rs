@@ -401,7 +401,8 @@ impl Room {
             && stream.standing().root.term == home.term
             && stream.history.top() > 0
             && !home.replication.has_acknowledged()
-            && !home.has_listeners()
+            // Nobody sees what is said in a group's room before it is acknowledged.
+            && (self.options.group.is_some() || !home.has_listeners())
         {
             // What waited here is published again through the next home, and no other node has it.
             stream.doubt(true);

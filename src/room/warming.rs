@@ -106,12 +106,16 @@ impl Room {
             }
         }
         let ttl = self.options.history_ttl;
-        let kept = entries.into_iter().take_while(|(at, _)| node.now.since(*at) < ttl);
+        // The newest may have come from the home meanwhile.
+        let first = stream.history.first();
+        let earlier = entries.into_iter().skip_while(|(_, it)| it.publication.offset >= first);
+        let kept = earlier.take_while(|(at, _)| node.now.since(*at) < ttl);
         let kept = kept.map(|(at, entry)| (at, entry.publication));
         let change = stream.history.fill(kept, self.options.ring_size());
         if let Some(logged) = stream.logged.as_deref_mut() {
             logged.is_warm();
         }
-        node.memory.kept(&self.name, stream.history.top(), change);
+        let top = stream.history.top();
+        self.note_kept(top, change, node);
     }
 }

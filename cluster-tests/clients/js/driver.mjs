@@ -208,6 +208,25 @@ const commands = {
     const c = clientOf(request);
     return { data: c.decode((await c.sdk.rpc(request.method, c.encode(request.data))).data) };
   },
+  /** Consumes a group of the room: acknowledges each message, and says what came of that. */
+  async consume(request) {
+    const c = clientOf(request);
+    const { room, group, prefetch, options = {} } = request;
+    const sub = c.subscription(room, { ...options, data: c.encode({ group, prefetch }) });
+    sub.on('publication', async ({ tags }) => {
+      const message = tags['roomcast-message'];
+      const ack = { channel: room, deliveries: [tags['roomcast-delivery']] };
+      try {
+        const { data } = await c.sdk.rpc('queue.ack', c.encode(ack));
+        c.tell('settled', { room, message, result: c.decode(data).results[0] });
+      } catch (e) {
+        c.tell('unsettled', { room, message, code: e?.code ?? 0 });
+      }
+    });
+    const done = settled(sub, 'subscribed', 'unsubscribed');
+    sub.subscribe();
+    return c.position(await done);
+  },
   async send(request) {
     const c = clientOf(request);
     await c.sdk.send(c.encode(request.data));

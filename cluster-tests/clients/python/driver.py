@@ -36,6 +36,7 @@ class Room(SubscriptionEventHandler):
 
     def __init__(self, client, room):
         self.client, self.room = client, room
+        self.consumes, self.tasks = False, set()
         self.settled = None
 
     def tell(self, ev, **fields):
@@ -69,6 +70,21 @@ class Room(SubscriptionEventHandler):
 
     async def on_publication(self, ctx):
         self.tell("pub", **self.client.publication(ctx.pub))
+        if self.consumes:
+            # Not here: this SDK reads nothing more until a handler is done.
+            task = asyncio.create_task(self.acknowledge(ctx.pub.tags))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    async def acknowledge(self, tags):
+        message = tags["roomcast-message"]
+        ack = {"channel": self.room, "deliveries": [tags["roomcast-delivery"]]}
+        try:
+            answer = await self.client.sdk.rpc("queue.ack", self.client.encode(ack))
+            result = self.client.decode(answer.data)["results"][0]
+            self.tell("settled", message=message, result=result)
+        except Exception as e:
+            self.tell("unsettled", message=message, code=getattr(e, "code", 0))
 
     async def on_join(self, ctx):
         self.tell("join", info=info_of(self.client, ctx.info))
@@ -171,6 +187,18 @@ class Client(ClientEventHandler):
         sub.events.settled = asyncio.get_running_loop().create_future()
         await sub.subscribe()
         return await sub.events.settled
+
+    async def consume(self, request):
+        """Consumes a group of the room: acknowledges each message, and says what came of that."""
+        room = Room(self, request["room"])
+        room.consumes = True
+        data = {"group": request["group"], "prefetch": request["prefetch"]}
+        sub = self.sdk.new_subscription(
+            request["room"], events=room, min_resubscribe_delay=0.05, data=self.encode(data)
+        )
+        room.settled = asyncio.get_running_loop().create_future()
+        await sub.subscribe()
+        return await room.settled
 
     async def unsubscribe(self, request):
         await self.sdk.get_subscription(request["room"]).unsubscribe()

@@ -90,3 +90,14 @@ pub fn play(
     let outcome = world.run();
     (outcome, world.story)
 }
+
+/// The same with groups of consumers in every room.
+pub fn play_with_consumers(
+    seed: u64,
+    faults: Faults,
+    mutant: Option<mutants::Mutant>,
+) -> (Result<(), String>, Vec<String>) {
+    let mut world = world::World::new(seed, faults, mutant).with_consumers(seed);
+    let outcome = world.run();
+    (outcome, world.story)
+}

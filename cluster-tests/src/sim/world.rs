@@ -3,9 +3,10 @@
 //! `plan` is what a history of each kind consists of, `agenda` what is to happen. `nodes` is how nodes
 //! start and end and what their cores say, `views` what they know of each other, `links` how they reach
 //! each other, `drains` how they leave. `trouble` and `cuts` are what goes wrong, `people` and
-//! `publishers` who uses the cluster. `record` is what was promised, and `judge` the judgement at the end.
+//! `publishers` who uses the cluster, `consumers` who shares its rooms' messages in some histories. `record` is what was promised, and `judge` the judgement at the end.
 
 mod agenda;
+mod consumers;
 mod cuts;
 mod drains;
 mod judge;
@@ -28,6 +29,7 @@ use roomcast::{
 
 use self::{
     agenda::{Agenda, Happening},
+    consumers::Consumers,
     nodes::Node,
     plan::Plan,
     record::Record,
@@ -69,6 +71,8 @@ pub struct World {
     seen: Seen,
     sockets: u32,
     record: Record,
+    /// Those who share the rooms' messages, in histories that have them.
+    consumers: Option<Consumers>,
     /// Where rooms stood when it was noted.
     probed: BTreeMap<usize, Position>,
     /// When something last happened that the cluster has to recover from.
@@ -106,6 +110,7 @@ impl World {
             seen: Seen::new(),
             sockets: 0,
             record: Record::default(),
+            consumers: None,
             probed: BTreeMap::new(),
             disturbed: BEGINNING,
             healed: false,
@@ -115,6 +120,14 @@ impl World {
         };
         world.prepare();
         world
+    }
+
+    /// The same with groups of consumers in every room.
+    pub fn with_consumers(mut self, seed: u64) -> Self {
+        // What is between their members and their homes is new.
+        self.plan.mixed = false;
+        self.plan_consumers(seed);
+        self
     }
 
     fn later(&mut self, delay: u64, happening: Happening) {
@@ -186,6 +199,7 @@ impl World {
             }
             Happening::Stop { node, generation, left } => self.stop(node, generation, left)?,
             Happening::Probe => self.probe()?,
+            Happening::Consumer(act) => self.consumer_acts(act)?,
             trouble => self.go_wrong(trouble)?,
         }
         Ok(())

@@ -10,6 +10,7 @@ use roomcast::{
     room::types::SocketRef,
 };
 
+use super::consumers::Act;
 use crate::sim::network::Frame;
 
 /// Something that will happen. A node is meant by its index, one run of it by its generation too.
@@ -96,6 +97,8 @@ pub(super) enum Happening {
     Mend(u8),
     /// Where every room stands is noted.
     Probe,
+    /// A consumer does something.
+    Consumer(Act),
     /// All trouble is over.
     Heal,
 }

@@ -109,6 +109,7 @@ impl World {
         }
         self.judge_seen_by_application()?;
         self.judge_presence(&clients)?;
+        self.judge_consumers()?;
         pace
     }
 
@@ -377,5 +378,19 @@ impl World {
             }
         }
         Ok(answers)
+    }
+
+    /// Asks one thing of a room through any node.
+    pub(super) fn ask_once(
+        &mut self,
+        room: &RoomName,
+        request: impl FnOnce(ReplyTo) -> Request,
+    ) -> Result<Answer, String> {
+        self.record.answers.clear();
+        let node = self.any_serving().ok_or("no node is left")?;
+        self.input(node, In::Request(room.clone(), request(ReplyTo::Api(JUDGEMENT))))?;
+        self.pass_until(self.now + PATIENCE, |it| !it.record.answers.is_empty())?;
+        let answer = self.record.answers.remove(&JUDGEMENT);
+        answer.ok_or_else(|| format!("no answer about {room:?}"))
     }
 }

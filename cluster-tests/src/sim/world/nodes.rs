@@ -11,6 +11,7 @@ use roomcast::{
         node::{NodeId, NodeInfo, Phase},
         view::View,
     },
+    queue::options::QueueOptions,
     room::{
         logged::{LogReply, LogRequest},
         options::{LogKind, Namespaces, RoomOptions},
@@ -20,7 +21,7 @@ use roomcast::{
     runtime::time::Time,
 };
 
-use super::{Happening, TICK, World, judge::MOST_OUTPUTS};
+use super::{Happening, TICK, World, consumers::Consumers, judge::MOST_OUTPUTS};
 use crate::sim::{Faults, client::Place, disk::Disk, mutants::Mutant};
 
 /// A node, whether it runs or not.
@@ -85,7 +86,7 @@ impl Node {
 /// The publications of a room on disk that are in memory.
 const RING: usize = 5;
 
-fn namespaces(log: LogKind) -> Namespaces {
+fn namespaces(log: LogKind, queue: Option<QueueOptions>) -> Namespaces {
     let keeps = RoomOptions {
         log,
         ring_limit: RING,
@@ -98,6 +99,10 @@ fn namespaces(log: LogKind) -> Namespaces {
         force_recovery: true,
         force_positioning: true,
         ..Default::default()
+    };
+    let keeps = match queue {
+        Some(queue) => keeps.with_queue(queue),
+        None => keeps,
     };
     Namespaces { default: Arc::new(keeps), named: BTreeMap::new() }
 }
@@ -191,7 +196,8 @@ impl World {
         node.members.clear();
         let id = node.id();
         let log = if self.faults == Faults::Disks { LogKind::Disk } else { LogKind::Memory };
-        let mut state = State::new(id, Arc::new(namespaces(log)), settings, seed);
+        let queue = self.consumers.as_ref().map(Consumers::options);
+        let mut state = State::new(id, Arc::new(namespaces(log, queue)), settings, seed);
         for mut room in node.disk.found() {
             if self.mutant == Some(Mutant::ForgottenTerms) {
                 (room.head.term, room.head.root.term) = Default::default();
@@ -229,6 +235,7 @@ impl World {
             }
         }
         self.give_up_on(index);
+        self.consumers_lose(index);
         self.disturbed = self.now;
         self.everyone_looks();
         Ok(())
@@ -318,6 +325,9 @@ impl World {
     }
 
     fn perform(&mut self, node: usize, out: Out) -> Result<(), String> {
+        if self.consumer_hears(node, &out)? {
+            return Ok(());
+        }
         match out {
             Out::Send { to, message } => return self.send(node, &to, &message),
             Out::Subscribed { socket, room, result, .. } => {
@@ -350,7 +360,7 @@ impl World {
                 self.nodes[node].disk_busy = done;
                 self.later(done - self.now, Happening::Written(node, generation));
             }
-            Out::Answer { .. } | Out::Findings { .. } | Out::Control(_) => {}
+            Out::Answer { .. } | Out::Findings { .. } | Out::Control(_) | Out::Push { .. } => {}
         }
         Ok(())
     }

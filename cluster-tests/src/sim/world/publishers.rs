@@ -73,6 +73,7 @@ impl World {
             data: content(number, asked.size),
             // Every other publisher tries again when it is told that it failed.
             idempotency_key: number.is_multiple_of(2).then(|| format!("key {number}").into()),
+            tags: self.tags_of(number),
             ..NewPublication::default()
         };
         let request = Request::Publish(publication, ReplyTo::Api(number));

@@ -1,0 +1,385 @@
+//! Consumers of the rooms' groups: what they are given, what they say of it, and what must be true in the end.
+//!
+//! They have a source of randomness of their own, so that a history without them is the one it always was.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use fastrand::Rng;
+use roomcast::{
+    queue::{
+        group::{Facts, Verdict},
+        name,
+        options::{Mode, QueueOptions, WhenFull},
+        tag::{self, Delivery},
+    },
+    room::{
+        registry::{In, Out},
+        types::{
+            Answer, ClientId, ClientInfo, GroupAnswer, GroupRequest, InRoom, MemberFlags,
+            Publication, ReplyTo, Request, RoomName, SocketRef, Subscribe, Tags,
+        },
+    },
+};
+
+use super::{Happening, World, publishers::label};
+use crate::sim::client::said;
+
+/// How long a consumer has a message.
+const ACK_WAIT: Duration = Duration::from_secs(3);
+/// The group that every room has, and another that some have.
+const GROUPS: [&str; 2] = ["one", "other"];
+
+/// Someone who consumes.
+#[derive(Debug)]
+struct Consumer {
+    /// The room of its group.
+    group: RoomName,
+    id: ClientId,
+    socket: SocketRef,
+    /// The node that it is connected to, while it is.
+    node: Option<usize>,
+    prefetch: u32,
+    /// What it has been given and has not spoken of.
+    held: BTreeSet<Delivery2>,
+}
+
+/// A delivery, in an order.
+type Delivery2 = (u64, u64, u64);
+
+/// What was said of a message and not answered yet.
+#[derive(Debug, Clone)]
+struct Said {
+    group: RoomName,
+    text: String,
+    acks: bool,
+}
+
+/// All of it.
+#[derive(Debug, Default)]
+pub(super) struct Consumers {
+    rng: Rng,
+    all: Vec<Consumer>,
+    said: BTreeMap<u32, Said>,
+    /// Of each group, the messages whose acknowledgement was confirmed.
+    acked: BTreeMap<RoomName, BTreeSet<String>>,
+    /// Those of which nobody can say whether they hold.
+    unsure: BTreeSet<(RoomName, String)>,
+    /// How messages are divided.
+    mode: Mode,
+    /// Of each group and key, the messages that were given, and the last of them.
+    given: BTreeMap<(RoomName, u64), (BTreeSet<u64>, u64)>,
+}
+
+/// The tag by which messages are divided.
+const KEY: &str = "key";
+/// How many values it has.
+const KEYS: u64 = 3;
+
+impl Consumers {
+    /// What namespaces say of groups.
+    pub(super) fn options(&self) -> QueueOptions {
+        QueueOptions {
+            groups: vec!["*".to_owned()],
+            mode: self.mode.clone(),
+            ack_wait: ACK_WAIT,
+            when_full: WhenFull::DropOldest,
+            ..QueueOptions::default()
+        }
+    }
+
+    /// Those with one key are given in their order.
+    fn note_order(&mut self, group: &RoomName, text: &str, offset: u64) -> Result<(), String> {
+        let number: Option<u64> = text.rsplit(' ').next().and_then(|it| it.parse().ok());
+        let (Mode::KeyShared(_), Some(number)) = (&self.mode, number) else { return Ok(()) };
+        let (given, last) = self.given.entry((group.clone(), number % KEYS)).or_default();
+        if given.insert(offset) && offset < *last {
+            return Err(format!("{text} of {group:?} is given after a later one with its key"));
+        }
+        *last = offset.max(*last);
+        Ok(())
+    }
+}
+
+/// Something that a consumer does.
+#[derive(Debug)]
+pub(super) enum Act {
+    /// It comes to some node.
+    Come(usize),
+    /// It goes, if it is still on this socket.
+    Go(usize, SocketRef),
+    /// It says something of a delivery.
+    Say(usize, SocketRef, Delivery, String),
+}
+
+impl World {
+    /// Some consumers of every room.
+    pub(super) fn plan_consumers(&mut self, seed: u64) {
+        let mut rng = Rng::with_seed(!seed);
+        let mut all = Vec::new();
+        for room in &self.rooms {
+            let groups = if rng.u8(..3) == 0 { &GROUPS[..] } else { &GROUPS[..1] };
+            for group in groups {
+                for _ in 0..rng.usize(1..4) {
+                    let group = name::of_group(room, group).into();
+                    let socket = SocketRef { worker: 0, slot: 0, generation: 0 };
+                    let (prefetch, held) = (rng.u32(1..6), BTreeSet::new());
+                    let id = ClientId(0);
+                    all.push(Consumer { group, id, socket, node: None, prefetch, held });
+                }
+            }
+        }
+        for index in 0..all.len() {
+            let at = self.plan.opening + rng.u64(1..3_000);
+            self.later(at, Happening::Consumer(Act::Come(index)));
+        }
+        let mode = match seed % 3 {
+            0 => Mode::Shared,
+            1 => Mode::KeyShared(KEY.into()),
+            _ => Mode::Exclusive,
+        };
+        self.consumers = Some(Consumers { rng, all, mode, ..Consumers::default() });
+    }
+
+    /// The tags of a publication.
+    pub(super) fn tags_of(&self, number: u64) -> Tags {
+        let tags = [(KEY.to_owned(), (number % KEYS).to_string())];
+        self.consumers.iter().flat_map(|_| tags.clone()).collect()
+    }
+
+    fn chance(&mut self, range: std::ops::Range<u64>) -> u64 {
+        self.consumers.as_mut().map_or(range.start, |it| it.rng.u64(range))
+    }
+
+    pub(super) fn consumer_acts(&mut self, act: Act) -> Result<(), String> {
+        match act {
+            Act::Come(index) => self.consumer_comes(index),
+            Act::Go(index, socket) if self.is_on(index, socket) => self.consumer_goes(index),
+            Act::Say(index, socket, delivery, text) if self.is_on(index, socket) => {
+                self.consumer_says(index, delivery, text)
+            }
+            Act::Go(..) | Act::Say(..) => Ok(()),
+        }
+    }
+
+    fn consumer(&mut self, index: usize) -> Option<&mut Consumer> {
+        self.consumers.as_mut()?.all.get_mut(index)
+    }
+
+    fn is_on(&mut self, index: usize, socket: SocketRef) -> bool {
+        self.consumer(index).is_some_and(|it| it.socket == socket && it.node.is_some())
+    }
+
+    fn consumer_of(&self, node: usize, socket: SocketRef) -> Option<usize> {
+        let all = &self.consumers.as_ref()?.all;
+        all.iter().position(|it| it.node == Some(node) && it.socket == socket)
+    }
+
+    fn consumer_comes(&mut self, index: usize) -> Result<(), String> {
+        let serving: Vec<usize> =
+            (0..self.nodes.len()).filter(|it| self.nodes[*it].serves()).collect();
+        let again = Happening::Consumer(Act::Come(index));
+        if serving.is_empty() {
+            self.later(100, again);
+            return Ok(());
+        }
+        let node = serving[self.chance(0..serving.len() as u64) as usize];
+        self.sockets += 1;
+        let (id, slot) = (ClientId(u128::from(self.sockets)), self.sockets);
+        let socket = SocketRef { worker: 0, slot, generation: 0 };
+        let Some(it) = self.consumer(index).filter(|it| it.node.is_none()) else { return Ok(()) };
+        (it.id, it.socket, it.node) = (id, socket, Some(node));
+        it.held.clear();
+        let (group, prefetch) = (it.group.clone(), it.prefetch);
+        let info = prefetch.to_string().into_bytes().into();
+        let in_room = Some(Box::new(InRoom { info, ..InRoom::default() }));
+        let info = ClientInfo { in_room, ..ClientInfo::new(id, "consumer") };
+        let name = self.nodes[node].name.clone();
+        self.tell(|| format!("consumer {index} of {group:?} comes to {name} as {id}"));
+        let subscribe = Subscribe {
+            socket,
+            id: slot,
+            info: Arc::new(info),
+            flags: MemberFlags::default(),
+            delivery: None,
+            recover: None,
+            must_recover: false,
+        };
+        let stays = self.chance(500..9_000);
+        if !self.healed {
+            self.later(stays, Happening::Consumer(Act::Go(index, socket)));
+        }
+        self.input(node, In::Request(group, Request::Subscribe(subscribe)))
+    }
+
+    fn consumer_goes(&mut self, index: usize) -> Result<(), String> {
+        if self.healed {
+            return Ok(());
+        }
+        let Some(it) = self.consumer(index) else { return Ok(()) };
+        let Some(node) = it.node.take() else { return Ok(()) };
+        let (group, socket, client) = (it.group.clone(), it.socket, it.id);
+        self.tell(|| format!("consumer {index} of {group:?} goes"));
+        let back = self.chance(1..3_000);
+        self.later(back, Happening::Consumer(Act::Come(index)));
+        let request = Request::Unsubscribe { socket, client, reply: ReplyTo::Nobody };
+        self.input(node, In::Request(group, request))
+    }
+
+    /// The node of some consumers is gone.
+    pub(super) fn consumers_lose(&mut self, node: usize) {
+        let all = self.consumers.iter().flat_map(|it| it.all.iter().enumerate());
+        let lost: Vec<usize> =
+            all.filter(|(_, it)| it.node == Some(node)).map(|(index, _)| index).collect();
+        for index in lost {
+            if let Some(it) = self.consumer(index) {
+                it.node = None;
+            }
+            let back = self.chance(1..1_500);
+            self.later(back, Happening::Consumer(Act::Come(index)));
+        }
+    }
+
+    fn consumer_says(
+        &mut self,
+        index: usize,
+        delivery: Delivery,
+        text: String,
+    ) -> Result<(), String> {
+        let lazy = if self.healed { 0 } else { self.chance(0..10) };
+        let verdict = match lazy {
+            9 => return Ok(()),
+            8 => Verdict::Nack(Some(Duration::from_millis(self.chance(0..1_500)))),
+            _ => Verdict::Ack,
+        };
+        self.sockets += 1;
+        let number = self.sockets;
+        let Some(consumers) = &mut self.consumers else { return Ok(()) };
+        let it = &mut consumers.all[index];
+        let Some(node) = it.node else { return Ok(()) };
+        it.held.remove(&(delivery.offset, delivery.term, delivery.serial));
+        let said = Said { group: it.group.clone(), text, acks: verdict == Verdict::Ack };
+        let (group, socket) = (it.group.clone(), it.socket);
+        let request = GroupRequest::Judge { verdict, deliveries: vec![delivery], by: Some(it.id) };
+        self.tell(|| {
+            format!("consumer {index} of {group:?} says {verdict:?} of {} ({delivery})", said.text)
+        });
+        if let Some(consumers) = &mut self.consumers {
+            consumers.said.insert(number, said);
+        }
+        let to = ReplyTo::Command { socket, id: number };
+        self.input(node, In::Request(group, Request::Group(request, to)))
+    }
+
+    /// What a node says, if it is for a consumer. Returns whether it is.
+    pub(super) fn consumer_hears(&mut self, node: usize, out: &Out) -> Result<bool, String> {
+        match out {
+            Out::Subscribed { socket, result, .. } => {
+                let Some(index) = self.consumer_of(node, *socket) else { return Ok(false) };
+                if result.is_err() {
+                    self.tell(|| format!("consumer {index} is not let in: {result:?}"));
+                    if let Some(it) = self.consumer(index) {
+                        it.node = None;
+                    }
+                    let back = self.chance(1..1_500);
+                    self.later(back, Happening::Consumer(Act::Come(index)));
+                }
+            }
+            Out::Push { socket, room, publication } => {
+                let Some(index) = self.consumer_of(node, *socket) else { return Ok(true) };
+                self.consumer_gets(index, room, publication)?;
+            }
+            Out::Answer { to: ReplyTo::Command { id, .. }, answer } => {
+                let Some(consumers) = &mut self.consumers else { return Ok(false) };
+                let Some(said) = consumers.said.remove(id) else { return Ok(false) };
+                let Said { group, text, acks } = said;
+                match answer {
+                    Answer::Group(GroupAnswer::Judged(holds)) if acks && *holds == [true] => {
+                        consumers.acked.entry(group.clone()).or_default().insert(text.clone());
+                        self.tell(|| format!("{text} is settled for {group:?}"));
+                    }
+                    // It may hold all the same.
+                    Answer::Failed(_) if acks => drop(consumers.unsure.insert((group, text))),
+                    _ => {}
+                }
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn consumer_gets(
+        &mut self,
+        index: usize,
+        room: &RoomName,
+        publication: &Publication,
+    ) -> Result<(), String> {
+        let text = said(&publication.data);
+        let strict = self.faults.keep_what_is_acked();
+        let patience = if self.healed { 200 } else { 1_200 };
+        let wait = self.chance(1..patience);
+        let Some(consumers) = &mut self.consumers else { return Ok(()) };
+        let settled = consumers.acked.get(room).is_some_and(|it| it.contains(&text));
+        if settled && strict {
+            return Err(format!("{text} of {room:?} is given again, and was acknowledged"));
+        }
+        let it = &mut consumers.all[index];
+        if it.group != *room {
+            return Err(format!("consumer {index} of {:?} gets what is for {room:?}", it.group));
+        }
+        let delivery = publication.tags.get(tag::DELIVERY).and_then(|it| Delivery::parse(it));
+        let (delivery, _) = delivery.ok_or("a message without a delivery")?;
+        it.held.insert((delivery.offset, delivery.term, delivery.serial));
+        let socket = it.socket;
+        if strict {
+            consumers.note_order(room, &text, delivery.offset)?;
+        }
+        self.tell(|| format!("consumer {index} of {room:?} gets {text} ({delivery})"));
+        self.later(wait, Happening::Consumer(Act::Say(index, socket, delivery, text)));
+        Ok(())
+    }
+
+    /// In the end all that is in the rooms is settled for every group, and was given to someone who said so.
+    pub(super) fn judge_consumers(&mut self) -> Result<(), String> {
+        let Some(consumers) = self.consumers.take() else { return Ok(()) };
+        let groups: BTreeSet<RoomName> = consumers.all.iter().map(|it| it.group.clone()).collect();
+        for group in groups {
+            let facts = self.ask_group(&group)?;
+            if facts.floor < facts.top || facts.leased + facts.parked + facts.waiting > 0 {
+                return Err(format!("{group:?} is not done in the end: {facts:?}"));
+            }
+            if !self.faults.keep_what_is_acked() {
+                continue;
+            }
+            let room = name::room(&group);
+            let nothing = BTreeSet::new();
+            let acked = consumers.acked.get(&group).unwrap_or(&nothing);
+            let number = self.rooms.iter().position(|it| **it == *room);
+            let published = self.record.acked.iter().filter(|(_, it)| Some(it.room) == number);
+            // An acknowledgement whose answer was lost holds all the same.
+            let unsure: BTreeSet<&String> = (consumers.said.values())
+                .filter(|it| it.acks && it.group == group)
+                .map(|it| &it.text)
+                .collect();
+            for (number, _) in published {
+                let text = label(*number);
+                let told = consumers.unsure.contains(&(group.clone(), text.clone()));
+                if !acked.contains(&text) && !unsure.contains(&text) && !told {
+                    return Err(format!("{text} was never settled by a consumer of {group:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn ask_group(&mut self, group: &RoomName) -> Result<Facts, String> {
+        let request = |to| Request::Group(GroupRequest::Facts, to);
+        match self.ask_once(group, request)? {
+            Answer::Group(GroupAnswer::Facts(facts)) => Ok(facts),
+            other => Err(format!("{group:?} can't be asked in the end: {other:?}")),
+        }
+    }
+}
