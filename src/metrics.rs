@@ -50,6 +50,10 @@ metrics! {
     longest_input: Gauge = "registry_longest_input_seconds", "Longest that one input kept all rooms of this node waiting, of the last minute or two.";
     /// History kept.
     history_bytes: IntGauge = "history_bytes", "Bytes of publications that this node keeps, as home or as mirror.";
+    /// Groups of consumers.
+    queue_groups: IntGauge = "queue_groups", "Groups of consumers that this node knows, as home or as mirror.";
+    /// What has come of messages of groups.
+    queue_messages: IntCounterVec = "queue_messages_total", "Messages of groups whose home is this node: given to a consumer (delivered; redelivered: of those, again), acked, dead (given up), expired (their ttl was over), lost (not kept any more before they were settled), and stale (what was said of them came too late).", ["outcome"];
     /// Messages from clients.
     messages_received: IntCounter = "messages_received_total", "WebSocket messages received from clients.";
     /// Bytes from clients.

@@ -128,6 +128,11 @@ fn play(page: &str) {
 }
 
 #[test]
+fn queues() {
+    play("queues.md");
+}
+
+#[test]
 fn streams() {
     play("streams.md");
 }

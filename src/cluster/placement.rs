@@ -64,8 +64,9 @@ impl Placement {
 
 /// The slot of a room.
 pub fn slot(room: &str) -> u16 {
-    let placed = room.split(BESIDE).next().unwrap_or_default();
-    (stable_hash(&[placed.as_bytes()]) % SLOTS as u64) as u16
+    let name = room.as_bytes();
+    let end = name.iter().position(|it| *it == BESIDE as u8).unwrap_or(name.len());
+    (stable_hash(&[&name[..end]]) % SLOTS as u64) as u16
 }
 
 #[cfg(test)]

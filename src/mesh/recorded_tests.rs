@@ -118,12 +118,15 @@ fn asks() -> Vec<(&'static str, HomeRequest)> {
         ),
         ("recover", HomeRequest::Query(Query::Recover(Since::nothing()))),
         ("remove history", HomeRequest::Query(Query::RemoveHistory)),
-        ("judge", HomeRequest::Group(judge())),
-        ("pull", HomeRequest::Group(GroupRequest::Pull { most: 5, wait: Duration::new(1, 2) })),
-        ("facts", HomeRequest::Group(GroupRequest::Facts)),
-        ("seek", HomeRequest::Group(GroupRequest::Seek(Start::After(3)))),
-        ("purge", HomeRequest::Group(GroupRequest::Purge)),
-        ("remove", HomeRequest::Group(GroupRequest::Remove)),
+        ("judge", HomeRequest::Group(judge().into())),
+        (
+            "pull",
+            HomeRequest::Group(GroupRequest::Pull { most: 5, wait: Duration::new(1, 2) }.into()),
+        ),
+        ("facts", HomeRequest::Group(GroupRequest::Facts.into())),
+        ("seek", HomeRequest::Group(GroupRequest::Seek(Start::After(3)).into())),
+        ("purge", HomeRequest::Group(GroupRequest::Purge.into())),
+        ("remove", HomeRequest::Group(GroupRequest::Remove.into())),
     ]
 }
 
@@ -154,7 +157,7 @@ fn answers() -> Vec<(&'static str, Answer)> {
         ("too large", failed(Failure::TooLarge)),
         ("judged", Answer::Group(GroupAnswer::Judged(vec![true, false]))),
         ("pulled", Answer::Group(GroupAnswer::Pulled(vec![publication()]))),
-        ("facts", Answer::Group(GroupAnswer::Facts(group_facts()))),
+        ("facts", Answer::Group(GroupAnswer::Facts(group_facts().into()))),
         ("done", Answer::Group(GroupAnswer::Done)),
     ]
 }

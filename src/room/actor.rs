@@ -23,6 +23,7 @@ use super::{
 use crate::{
     cluster::{membership::NewView, mesh_version::MeshVersion, node::NodeId},
     metrics::Metrics,
+    queue::group::Counts,
     runtime::{
         clock,
         longest::Longest,
@@ -58,6 +59,8 @@ pub struct RoomRegistry {
     reclaim: Reclaim,
     /// Of the inputs: nothing else of any room happens meanwhile.
     longest: Longest,
+    /// What had come of messages of groups when they were counted last.
+    counted: Counts,
     address: Option<Addr<Self>>,
     /// A [`GoOn`] is on its way.
     goes_on: bool,
@@ -103,6 +106,7 @@ impl RoomRegistry {
             calls: HashMap::new(),
             reclaim: Reclaim::default(),
             longest: Longest::default(),
+            counted: Counts::default(),
             address: None,
             goes_on: false,
         }
@@ -182,6 +186,25 @@ impl RoomRegistry {
         }
     }
 
+    /// What has come of messages of groups since they were counted last.
+    fn count_messages(&mut self) {
+        let (groups, before) = (self.state.groups(), self.counted);
+        let now = groups.counts();
+        self.metrics.queue_groups.set(groups.len() as i64);
+        for (outcome, now, before) in [
+            ("delivered", now.delivered, before.delivered),
+            ("redelivered", now.redelivered, before.redelivered),
+            ("acked", now.acked, before.acked),
+            ("dead", now.dead, before.dead),
+            ("expired", now.expired, before.expired),
+            ("lost", now.lost, before.lost),
+            ("stale", now.stale, before.stale),
+        ] {
+            self.metrics.queue_messages.with_label_values(&[outcome]).inc_by(now - before);
+        }
+        self.counted = now;
+    }
+
     fn to_hub(&self, worker: u16, out: Out) {
         if let Some(hub) = self.hubs.get(&worker) {
             hub.do_send(ToHub::Out(out));
@@ -249,6 +272,7 @@ impl RoomRegistry {
         self.metrics.history_bytes.set(self.state.history_bytes() as i64);
         self.metrics.subscriptions.set(self.state.subscriptions() as i64);
         self.metrics.mesh_links.set(self.links.len() as i64);
+        self.count_messages();
         if let Some(log) = &mut self.log {
             log.measure();
             log.note_companions(self.state.companions());

@@ -254,7 +254,9 @@ impl GroupHome {
     ) -> GroupAnswer {
         let (epoch, now) = (messages.stream.position().epoch.0, messages.now);
         match request {
-            GroupRequest::Facts => return GroupAnswer::Facts(self.group.facts(messages.top)),
+            GroupRequest::Facts => {
+                return GroupAnswer::Facts(self.group.facts(messages.top).into());
+            }
             GroupRequest::Seek(start) => {
                 self.group.start(epoch, messages.floor(*start), now, out);
             }
@@ -610,12 +612,24 @@ impl Room {
         node.groups.wake(&self.name);
     }
 
-    /// Up to where the room's messages may be given to consumers: all that have to have copies have them.
-    pub(super) fn acked_top(&self, node: &Node) -> u64 {
+    /// Takes note of how far the room's messages may be given to consumers.
+    pub(super) fn note_acked(&mut self, node: &mut Node) {
+        if self.options.queue.is_none() {
+            return;
+        }
+        let (kept, needed) = (self.kept(), node.acks_needed());
+        if let Role::Home(home) = &mut self.role {
+            // A successor that is to come has nothing yet, and takes nothing back.
+            home.acked = home.acked.max(home.replication.acked(kept, needed));
+        }
+        node.groups.reach(&self.name, self.acked_top());
+    }
+
+    /// Up to where the room's messages may be given to consumers: all that have to have copies have had them.
+    pub(super) fn acked_top(&self) -> u64 {
         let Role::Home(home) = &self.role else { return 0 };
-        let acked = home.replication.acked(self.kept(), node.acks_needed());
         let visible = self.stream().map_or(0, |it| it.visible().offset);
-        acked.min(visible)
+        home.acked.min(visible)
     }
 
     /// Whether a publication would push one out that a group has not settled.

@@ -170,6 +170,11 @@ impl Groups {
         self.known.is_empty()
     }
 
+    /// Whether there is nothing to be done for any.
+    fn is_quiet(&self) -> bool {
+        self.due.is_empty() && self.has_read.is_empty() && self.burials.is_empty()
+    }
+
     /// Whether some are to be looked at.
     pub(super) fn is_due(&self) -> bool {
         !self.due.is_empty()
@@ -179,6 +184,9 @@ impl Groups {
 impl State {
     /// Looks at groups for which something has happened.
     pub(super) fn settle_groups(&mut self) {
+        if self.node.groups.is_quiet() {
+            return;
+        }
         for _ in 0..LOOKS {
             self.take_burials();
             self.take_reads();
@@ -203,7 +211,7 @@ impl State {
             self.in_room(&source, |room, node| room.open_for_group(node));
             return;
         };
-        let top = source.acked_top(&self.node);
+        let top = source.acked_top();
         let out = group.run(name, source, top, &mut self.node);
         let more = group.has_more();
         self.with_room(name, |room, node| {

@@ -48,6 +48,8 @@ pub struct Home {
     pub(super) readings: Option<Box<Vec<Reading>>>,
     /// The group whose room it is.
     pub(super) group: Option<Box<GroupHome>>,
+    /// Up to where what is here may be given to consumers: all that had to have it have had it.
+    pub(super) acked: u64,
 }
 
 impl Home {
@@ -65,6 +67,7 @@ impl Home {
             waits_to_change: false,
             readings: None,
             group: None,
+            acked: 0,
         }
     }
 
@@ -148,9 +151,7 @@ impl Room {
         self.release_holders(node);
         self.give_up_reading(node);
         self.settle_group(node);
-        if self.options.queue.is_some() {
-            node.groups.reach(&self.name, self.acked_top(node));
-        }
+        self.note_acked(node);
     }
 
     /// Asks the slot's next nodes to keep a copy, as often as it takes.

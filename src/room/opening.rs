@@ -323,6 +323,7 @@ impl Room {
         let mut home = Home::new(term, unknown.then_some(node.now + node.settings.settling));
         opening.heard.iter().for_each(|(from, _)| home.holds_a_copy(*from));
         home.occupied = self.present.as_ref().is_some_and(|it| !it.is_empty());
+        home.acked = self.top();
         (self.owed, self.given) = (false, None);
         self.role = Role::Home(Box::new(home));
         self.begin_group(node);

@@ -13,6 +13,7 @@ use std::{
 pub use super::node::{Out, RoomSettings};
 use super::{
     agenda::Agenda,
+    groups::Groups,
     logged::{LogReply, LoggedRoom},
     messages::{Message, RoomMessage},
     node::Node,
@@ -218,6 +219,11 @@ impl State {
         &self.node.routable
     }
 
+    /// The groups of consumers that this node has anything to do with.
+    pub fn groups(&self) -> &Groups {
+        &self.node.groups
+    }
+
     /// Subscriptions of this node's clients.
     pub fn subscriptions(&self) -> usize {
         self.node.subscriptions
@@ -250,8 +256,8 @@ impl State {
 
     /// Whether this would be one group more than a room may have.
     fn has_too_many_groups(&self, name: &str) -> bool {
-        let (room, group) = name::split(name);
-        let options = group.and_then(|_| self.namespaces.options(name)?.group.as_ref());
+        let (room, Some(_)) = name::split(name) else { return false };
+        let options = self.namespaces.options(name).and_then(|it| it.group.as_ref());
         options.is_some_and(|it| {
             self.node.groups.of_room(room) >= it.max_groups && self.rooms.get(name).is_none()
         })

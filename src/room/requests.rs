@@ -47,10 +47,10 @@ impl Pending {
         match &self.ask {
             HomeRequest::Publish(publication) => publication.data.len() + 200,
             HomeRequest::Query(_) => 200,
-            HomeRequest::Group(GroupRequest::Judge { deliveries, .. }) => {
-                200 + deliveries.len() * 24
-            }
-            HomeRequest::Group(_) => 200,
+            HomeRequest::Group(request) => match &**request {
+                GroupRequest::Judge { deliveries, .. } => 200 + deliveries.len() * 24,
+                _ => 200,
+            },
         }
     }
 }

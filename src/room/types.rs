@@ -295,7 +295,7 @@ pub enum Request {
     /// Read of it.
     Query(Query, ReplyTo),
     /// Do this to the group whose room it is.
-    Group(GroupRequest, ReplyTo),
+    Group(Box<GroupRequest>, ReplyTo),
 }
 
 /// What only the room's home can do.
@@ -306,7 +306,7 @@ pub enum HomeRequest {
     /// Answer this.
     Query(Query),
     /// Do this to the group whose room it is. Since version 9.
-    Group(GroupRequest),
+    Group(Box<GroupRequest>),
 }
 
 /// What is asked of a group of consumers.
@@ -346,7 +346,7 @@ pub enum GroupAnswer {
     /// Messages, with the tags of their deliveries.
     Pulled(Vec<Arc<Publication>>),
     /// How it stands.
-    Facts(Facts),
+    Facts(Box<Facts>),
     /// It is done.
     Done,
 }

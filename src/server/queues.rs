@@ -97,7 +97,7 @@ async fn ask(
     }
     let room = name::of_group(channel, group);
     drop(settings);
-    match answer_of(parts, &room, move |to| Request::Group(request, to)).await? {
+    match answer_of(parts, &room, move |to| Request::Group(request.into(), to)).await? {
         Answer::Group(answer) => Ok(answer),
         Answer::Failed(why) => Err(failed(why)),
         _ => Err(ErrorCode::Internal.into()),

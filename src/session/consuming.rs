@@ -119,12 +119,12 @@ impl Session {
         let group = name::group(&room).ok_or(ErrorCode::PermissionDenied)?;
         let to = ReplyTo::Command { socket: self.socket, id };
         let Some(verdict) = verdict else {
-            return Ok(Some((room, Request::Group(GroupRequest::Facts, to))));
+            return Ok(Some((room, Request::Group(GroupRequest::Facts.into(), to))));
         };
         let deliveries = deliveries(&said.deliveries, group).map_err(Refusal::Error)?;
         let by = Some(self.info.client);
         let request = GroupRequest::Judge { verdict, deliveries, by };
-        Ok(Some((room, Request::Group(request, to))))
+        Ok(Some((room, Request::Group(request.into(), to))))
     }
 }
 
