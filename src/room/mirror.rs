@@ -192,9 +192,7 @@ impl Room {
         mirror.state = State::Attaching { id, link };
         (mirror.not_before, mirror.incoming, mirror.said) = (Time::default(), None, false);
         let invited = mirror.invited;
-        // What is not on disk is no beginning of what is to be there.
-        let on_disk = invited && self.options.is_on_disk();
-        let stream = self.stream.as_deref().filter(|it| !on_disk || it.logged.is_some());
+        let stream = if invited { self.copy() } else { self.stream.as_deref() };
         let have = stream.map(Stream::have);
         self.send_to(home, RoomMessage::Attach { id, have, invited }, node);
         self.outgoing.retain(|it| !matches!(it.what, What::Clients(_)));
