@@ -149,6 +149,8 @@ const ONCE_FAILED: &[(u64, Faults)] = &[
     (5087, Faults::Disks),
     (9573, Faults::Disks),
     (10_932, Faults::Disks),
+    // A node that came back took a claim of a term lower than the last one on its disk.
+    (10_575, Faults::Disks),
 ];
 
 #[test]
