@@ -253,8 +253,7 @@ impl Room {
     }
 
     fn admit_at_mirror(&mut self, subscribe: Subscribe, until: Time, node: &mut Node) {
-        if self.is_ahead(&subscribe) {
-            // It waits until this node knows what a majority has.
+        if self.is_too_early(&subscribe) {
             return self.waiting.push_back((subscribe, until));
         }
         let stream = self.stream.as_deref().filter(|_| self.options.keeps_history());
