@@ -266,7 +266,8 @@ impl Room {
         }
         match &mut self.role {
             Role::Home(_) => self.serve_peer(from, message, node),
-            Role::Opening(opening) if claimed => {
+            // All of it or nothing: what comes later is about what came before.
+            Role::Opening(opening) => {
                 let Some(link) = node.link(from) else { return };
                 if let Some(message) = opening.hold((from, link), message) {
                     self.refuse_peer(from, &message, node);
