@@ -162,6 +162,21 @@ const ONCE_FAILED: &[(u64, Faults)] = &[
     (10_539, Faults::Cuts),
     // A node that had given a slot up asked another owner, which had not heard what it held.
     (3101, Faults::Cuts),
+    // A node that followed a room on disk, and knew only its end, passed for one that had the newest copy of it.
+    (1953, Faults::Disks),
+    (2797, Faults::Disks),
+    (3317, Faults::Disks),
+    (3892, Faults::Disks),
+    (4969, Faults::Disks),
+    (5087, Faults::Disks),
+    (9573, Faults::Disks),
+    (10_932, Faults::Disks),
+    // A node that came back took a claim of a term lower than the last one on its disk.
+    (10_575, Faults::Disks),
+    // With a quorum a subscriber was let in while what it was to get next was in no memory.
+    (10_057, Faults::Disks),
+    // A home that was about to open kept that a node attached, and not who was there on it.
+    (6845, Faults::Everything),
 ];
 
 #[test]

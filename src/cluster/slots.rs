@@ -92,6 +92,8 @@ enum Stand {
 struct Slot {
     /// The highest term that this node has used or answered.
     term: Term,
+    /// The highest that its disk knows of, of an owner that may be another run by now: nothing lower is taken.
+    floor: Term,
     /// What it was before this node's own claim, which may come to nothing.
     before: Term,
     /// The claim for which this node stopped owning it last; none if it does not know who has claimed it.
@@ -185,10 +187,11 @@ impl Slots {
         Self { me, quorum, slots: vec![slot; SLOTS], pending: BTreeMap::new() }
     }
 
-    /// An earlier run of this node has seen a term of this count for a slot: what this one claims has to be higher.
-    pub fn resume(&mut self, slot: u16, count: u64) {
+    /// An earlier run of this node has seen this term for a slot: what anyone claims has to be higher.
+    pub fn resume(&mut self, slot: u16, term: Term) {
         let it = &mut self.slots[usize::from(slot)];
-        it.term = it.term.max(Term { count, node: self.me });
+        it.floor = it.floor.max(term);
+        it.term = it.term.max(Term { node: self.me, ..term });
     }
 
     /// The highest term that this node has used or answered.
@@ -199,7 +202,7 @@ impl Slots {
     /// The highest term that this node has answered, whatever it has claimed itself and does not own yet.
     pub fn promised(&self, slot: u16) -> Term {
         let it = &self.slots[usize::from(slot)];
-        if it.stand == Stand::Claims { it.before } else { it.term }
+        it.floor.max(if it.stand == Stand::Claims { it.before } else { it.term })
     }
 
     /// Who a slot belongs to.
@@ -383,7 +386,7 @@ impl Slots {
                 owner == from || owner == self.me || claim.asked.contains(&owner) || !reaches(owner)
             };
             let owns = it.stand == Stand::Owns;
-            let refused = term < it.term
+            let refused = term < it.term.max(it.floor)
                 || !claim.held && (owns && keeps(slot) || !owner.is_none_or(has_its_say));
             let meets = owns && self.quorum.is_none() && !claim.asked.contains(&self.me);
             if refused || meets {
@@ -712,6 +715,32 @@ mod tests {
         let slots = BTreeMap::from([(1, SlotSet::from_iter([7]))]);
         let old = Claim { id: 9, slots, held: true, asked: vec![] };
         assert_eq!(a.answer(C, &old, |_| false, |_| true).refused, [(7, b.term(7))]);
+    }
+
+    #[test]
+    fn nothing_lower_is_taken_than_what_is_on_disk_whoever_has_placed_it() {
+        let (mut a, mut b) = (node(A), node(B));
+        let old = Term { count: 1, node: C };
+        a.resume(7, old);
+        assert_eq!(a.promised(7), old);
+        let answers = take(&mut b, &mut [&mut a]);
+        assert_eq!(
+            answers[0].refused,
+            [(7, Term { count: 1, node: A })],
+            "it is higher than that, but not than the last owner's"
+        );
+        take(&mut b, &mut [&mut a]);
+        assert_eq!(a.ownership(7), Ownership::Theirs(Some(B)));
+        assert!(b.term(7) > old && !b.is_blind(7));
+    }
+
+    #[test]
+    fn an_owner_that_lives_is_known_again_by_a_node_that_comes_back() {
+        let (mut a, mut b) = (node(A), node(B));
+        take(&mut b, &mut []);
+        a.resume(7, b.term(7));
+        let told = b.meet(A, || 5).remove(0);
+        assert_eq!(a.answer(B, &told, |_| false, |_| true).granted, [7]);
     }
 
     #[test]

@@ -319,7 +319,9 @@ impl Room {
             }
         }
         self.log_head(node);
-        self.keep_uncommitted();
+        if !follows {
+            self.keep_uncommitted();
+        }
         if let Some(committed) = committed {
             self.commit(committed, node);
         }
@@ -373,13 +375,19 @@ impl Room {
         }
     }
 
-    /// Quorum: whether a client has seen more elsewhere than members may have here, as far as this node knows.
-    pub(super) fn is_ahead(&self, subscribe: &Subscribe) -> bool {
-        let (Some(since), Some(stream)) = (&subscribe.recover, &self.stream) else { return false };
-        stream.resolve(since).is_some_and(|at| at.offset > stream.visible().offset)
+    /// Quorum: whether a subscriber has to wait until this node knows more of what a majority has: it has seen more
+    /// elsewhere than members may have here, or memory does not have all that members are to get next.
+    pub(super) fn is_too_early(&self, subscribe: &Subscribe) -> bool {
+        let Some(stream) = &self.stream else { return false };
+        let visible = stream.visible().offset;
+        let next = self.uncommitted.as_deref().and_then(VecDeque::front).map(|it| it.offset);
+        let lacks_next = visible < stream.history.top() && next != Some(visible + 1);
+        let is_ahead = |since| stream.resolve(since).is_some_and(|at| at.offset > visible);
+        lacks_next || subscribe.recover.as_ref().is_some_and(is_ahead)
     }
 
-    /// Quorum: what members may not have yet, of the stream that is here now.
+    /// Quorum: what members may not have yet, of the stream that is here now. What memory does not have of it, nobody
+    /// is let in to miss.
     pub(super) fn keep_uncommitted(&mut self) {
         let stream = self.stream.as_deref().filter(|it| it.committed().is_some());
         let waiting: VecDeque<_> = stream.map(|it| it.uncommitted()).unwrap_or_default().into();

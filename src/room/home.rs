@@ -397,8 +397,7 @@ impl Room {
         if !self.local.contains(subscribe.socket) {
             return;
         }
-        if self.is_ahead(&subscribe) {
-            // It waits until this node knows what a majority has.
+        if self.is_too_early(&subscribe) {
             return self.waiting.push_back((subscribe, until));
         }
         let stream = self.stream.as_deref().filter(|_| self.options.keeps_history());

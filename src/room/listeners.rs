@@ -256,7 +256,7 @@ impl Room {
 
     /// What a listener is to get, or an owner that fetches.
     fn begin_pages(&self, outgoing: &Outgoing, node: &Node) -> CopyUnderWay {
-        let stream = self.stream.as_deref().filter(|_| self.options.keeps_history());
+        let stream = self.copy().filter(|_| self.options.keeps_history());
         let (have, with_clients) = match (&self.role, &outgoing.what) {
             (Role::Home(home), What::Listener) => (
                 home.listeners.get(&outgoing.to).and_then(|it| it.have.as_deref().copied()),

@@ -337,7 +337,7 @@ impl Room {
     pub(super) fn found_in_log(&mut self, found: LoggedRoom, node: &mut Node) {
         let LoggedRoom { head, first, next, .. } = found;
         let logged = Logged::found(&head, first, next);
-        node.slots.resume(self.slot, head.term.count.max(head.root.term.count));
+        node.slots.resume(self.slot, head.term.max(head.root.term));
         self.stream = Some(Box::new(Stream::from_log(head, logged, next)));
         self.owed = true;
     }

@@ -192,9 +192,7 @@ impl Room {
         mirror.state = State::Attaching { id, link };
         (mirror.not_before, mirror.incoming, mirror.said) = (Time::default(), None, false);
         let invited = mirror.invited;
-        // What is not on disk is no beginning of what is to be there.
-        let on_disk = invited && self.options.is_on_disk();
-        let stream = self.stream.as_deref().filter(|it| !on_disk || it.logged.is_some());
+        let stream = if invited { self.copy() } else { self.stream.as_deref() };
         let have = stream.map(Stream::have);
         self.send_to(home, RoomMessage::Attach { id, have, invited }, node);
         self.outgoing.retain(|it| !matches!(it.what, What::Clients(_)));
@@ -255,8 +253,7 @@ impl Room {
     }
 
     fn admit_at_mirror(&mut self, subscribe: Subscribe, until: Time, node: &mut Node) {
-        if self.is_ahead(&subscribe) {
-            // It waits until this node knows what a majority has.
+        if self.is_too_early(&subscribe) {
             return self.waiting.push_back((subscribe, until));
         }
         let stream = self.stream.as_deref().filter(|_| self.options.keeps_history());

@@ -351,8 +351,11 @@ impl Room {
     }
 
     fn open_stream(&mut self, term: Term, vouched: bool, node: &mut Node) {
-        if !self.options.keeps_history() {
+        let keeps_history = self.options.keeps_history();
+        if !keeps_history || self.copy().is_none() {
             self.forget_stream(node);
+        }
+        if !keeps_history {
             return;
         }
         if let Some(stream) = &mut self.stream

@@ -67,7 +67,6 @@ impl Room {
         let Some(stream) = &mut self.stream else { return Answer::Failed(Failure::NoHistory) };
         node.memory.add(-stream.history.clear());
         let position = stream.position();
-        self.uncommitted = None;
         self.log_removal(node);
         self.tell_listeners(RoomMessage::HistoryRemoved, |_| true, node);
         Answer::Published(Some(position))

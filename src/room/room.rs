@@ -165,17 +165,21 @@ impl Room {
     }
 
     pub(super) fn standing(&self) -> Standing {
-        let standing = self.stream.as_deref().map(Stream::standing).unwrap_or_default();
+        let standing = self.copy().map(Stream::standing).unwrap_or_default();
         Standing { attendance: self.attendance, ..standing }
     }
 
     pub(super) fn holds_something(&self) -> bool {
         let present =
             || self.needs_copies() && self.present.as_ref().is_some_and(|it| !it.is_empty());
-        // A mirror that is no successor has only the end of what is on disk elsewhere.
+        self.copy().is_some() || self.keys.is_some() || present()
+    }
+
+    /// The stream, if it is a copy that a home can go on from. A mirror that is no successor has only the end of what
+    /// is on disk elsewhere: that serves its subscribers, and is nobody's beginning.
+    pub(super) fn copy(&self) -> Option<&Stream> {
         let on_disk = self.options.is_on_disk();
-        let stream = self.stream.as_deref().is_some_and(|it| !on_disk || it.logged.is_some());
-        stream || self.keys.is_some() || present()
+        self.stream.as_deref().filter(|it| !on_disk || it.logged.is_some())
     }
 
     /// A local socket or API call asks for something.
@@ -266,7 +270,8 @@ impl Room {
         }
         match &mut self.role {
             Role::Home(_) => self.serve_peer(from, message, node),
-            Role::Opening(opening) if claimed => {
+            // All of it or nothing: what comes later is about what came before.
+            Role::Opening(opening) => {
                 let Some(link) = node.link(from) else { return };
                 if let Some(message) = opening.hold((from, link), message) {
                     self.refuse_peer(from, &message, node);

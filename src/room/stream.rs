@@ -353,10 +353,9 @@ impl Stream {
         self.line().shared_with(position)
     }
 
-    /// What members may not have yet.
+    /// What members may not have yet, as far as memory has it.
     pub fn uncommitted(&self) -> Vec<Arc<Publication>> {
-        let after = self.history.after(self.visible().offset);
-        after.into_iter().flatten().cloned().collect()
+        self.history.page(Some(self.visible().offset), false, usize::MAX)
     }
 
     /// Up to `limit` of what members may have: see [`History::page`].

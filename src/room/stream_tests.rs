@@ -134,6 +134,15 @@ fn members_have_only_what_a_majority_has() {
 }
 
 #[test]
+fn what_waits_for_a_majority_is_all_that_memory_has_of_it() {
+    let mut stream = stream(5);
+    stream.commit(1);
+    stream.history.drop_through(3);
+    let waiting: Vec<u64> = stream.uncommitted().iter().map(|it| it.offset).collect();
+    assert_eq!(waiting, [4, 5]);
+}
+
+#[test]
 fn a_forward_is_a_repeat_however_long_ago_it_was_placed() {
     let stream = stream(MAX_FORWARDS as u64 + 10);
     assert_eq!(stream.find(None, Some((NodeId(1), 2))), Repeat::Somewhere);
