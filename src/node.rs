@@ -10,7 +10,6 @@ use actix_server::ServerHandle;
 use anyhow::Context as _;
 use reload::LiveParts;
 pub use reload::Source;
-use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -51,6 +50,7 @@ use crate::{
     server::{
         http,
         leaving::Leaving,
+        listener::Listener,
         parts::{Parts, session_settings},
         tls::Certificate,
     },
@@ -66,13 +66,12 @@ type ClusterSockets = (tokio::net::UdpSocket, tokio::net::TcpListener);
 
 /// Sockets that are bound, so that their addresses are known before they are announced.
 struct Bound {
-    /// Bound, but not listening: clients that connect before the node serves are refused, and try another.
-    clients: Socket,
+    clients: Listener,
     cluster: Option<ClusterSockets>,
 }
 
 async fn bind(config: &Config) -> anyhow::Result<Bound> {
-    let clients = bind_clients(config.listen)
+    let clients = Listener::bind(config.listen)
         .with_context(|| format!("can't listen for clients on {}", config.listen))?;
     let cluster = match &config.cluster {
         None => None,
@@ -87,15 +86,6 @@ async fn bind(config: &Config) -> anyhow::Result<Bound> {
         }
     };
     Ok(Bound { clients, cluster })
-}
-
-fn bind_clients(address: SocketAddr) -> std::io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    // As the standard library does: a restart need not wait for connections that have just ended.
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    Ok(socket)
 }
 
 /// Runs a node until it is asked to stop.
@@ -156,7 +146,7 @@ impl Node {
     async fn start(config: Arc<Config>) -> anyhow::Result<Self> {
         let certificate = config.tls.as_ref().map(Certificate::read).transpose()?;
         let bound = bind(&config).await?;
-        let http = bound.clients.local_addr()?.as_socket().context("clients come by TCP")?;
+        let http = bound.clients.address()?;
         let me = node_info(&config, &bound, http)?;
         let id = me.id();
         let metrics = Metrics::new()?;
@@ -203,11 +193,11 @@ impl Node {
         if let Some(webhooks) = &webhooks {
             actix_rt::spawn(webhooks.clone().watch(id, view.clone()));
         }
-        bound
+        let clients = bound
             .clients
-            .listen(http::BACKLOG)
+            .listen()
             .with_context(|| format!("can't listen for clients on {http}"))?;
-        let serving = http::start(bound.clients.into(), parts, certificate)?;
+        let serving = http::start(clients, parts, certificate)?;
         let server = serving.handle();
         let serving = actix_rt::spawn(serving);
         log_ready(&config, http, &me, membership.as_ref());

@@ -6,6 +6,7 @@
 
 use crate::dialect::{Answer, Dialect, Meaning, Who};
 use crate::http;
+use crate::wire::{Security, Wire};
 use crate::ws::{self, Kind, Parser, Piece};
 use anyhow::{Context, Result, bail, ensure};
 use mio::event::Event;
@@ -19,6 +20,8 @@ use std::rc::Rc;
 pub struct Plan {
     /// Where to connect.
     pub server: SocketAddr,
+    /// How, if by TLS.
+    pub security: Option<Security>,
     /// What is spoken there.
     pub speak: Speak,
 }
@@ -102,7 +105,7 @@ enum Stage {
 /// One connection and the state of its set-up.
 #[derive(Debug)]
 pub struct Conn {
-    pub(crate) stream: TcpStream,
+    wire: Wire,
     plan: Rc<Plan>,
     stage: Stage,
     parser: Parser,
@@ -117,9 +120,9 @@ pub struct Conn {
 
 impl Conn {
     /// A connection whose dialing has begun.
-    pub fn new(stream: TcpStream, plan: Rc<Plan>) -> Self {
-        Self {
-            stream,
+    pub fn new(stream: TcpStream, plan: Rc<Plan>) -> Result<Self> {
+        Ok(Self {
+            wire: Wire::new(stream, plan.security.as_ref())?,
             plan,
             stage: Stage::Dialing,
             parser: Parser::default(),
@@ -127,7 +130,7 @@ impl Conn {
             control: Vec::new(),
             out: Vec::new(),
             pong: false,
-        }
+        })
     }
 
     /// Does what `event` allows. An error leaves the connection closed; it is returned unless the
@@ -164,7 +167,7 @@ impl Conn {
         counts.live -= usize::from(self.is_live());
         self.stage = Stage::Closed;
         // Already gone if the server closed it.
-        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        let _ = self.wire.tcp().shutdown(std::net::Shutdown::Both);
     }
 
     /// Sends one message of the client protocol, or one API request.
@@ -203,8 +206,9 @@ impl Conn {
         if !self.out.is_empty() {
             self.flush()?;
         }
+        self.wire.push().context("writing to the server")?;
         loop {
-            let count = match self.stream.read(buffer) {
+            let count = match self.wire.read(buffer) {
                 Ok(0) => bail!("the server closed the connection without a close frame"),
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
@@ -213,7 +217,8 @@ impl Conn {
             };
             self.take(&buffer[..count], counts, ear)?;
             // A short read has emptied the socket: asking again would only cost a system call.
-            if count < buffer.len() && !event.is_read_closed() {
+            let emptied = count < buffer.len() && self.wire.short_read_empties();
+            if emptied && !event.is_read_closed() {
                 return Ok(());
             }
         }
@@ -221,14 +226,14 @@ impl Conn {
 
     /// Starts the set-up once the TCP connection stands; false while it doesn't.
     fn dialed(&mut self, counts: &mut Counts) -> Result<bool> {
-        if let Some(error) = self.stream.take_error()? {
+        if let Some(error) = self.wire.tcp().take_error()? {
             return Err(error).context("connecting");
         }
-        match self.stream.peer_addr() {
+        match self.wire.tcp().peer_addr() {
             Err(error) if error.kind() == ErrorKind::NotConnected => return Ok(false),
             other => other.context("connecting")?,
         };
-        self.stream.set_nodelay(true).context("setting TCP_NODELAY")?;
+        self.wire.tcp().set_nodelay(true).context("setting TCP_NODELAY")?;
         let plan = Rc::clone(&self.plan);
         match &plan.speak {
             Speak::Client { path, dialect, .. } => {
@@ -254,7 +259,7 @@ impl Conn {
     fn flush(&mut self) -> Result<()> {
         let mut sent = 0;
         while sent < self.out.len() {
-            match self.stream.write(&self.out[sent..]) {
+            match self.wire.write(&self.out[sent..]) {
                 Ok(count) => sent += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}

@@ -114,7 +114,7 @@ impl Fleet {
             .registry()
             .register(&mut stream, Token(id), Interest::READABLE | Interest::WRITABLE)
             .with_context(|| format!("watching client {id}"))?;
-        Ok(Conn::new(stream, plan))
+        Conn::new(stream, plan)
     }
 
     /// Closes connection `id` without a word, as a client that loses its network.

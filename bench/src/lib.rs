@@ -4,7 +4,7 @@
 //!
 //! A measurement ([`measure`]) goes from [`target`] (the server) over [`fleet`] (the clients, one thread
 //! and one epoll) to [`table`] (what is printed); [`floor`] is what the server is compared to. What a
-//! client says is a [`dialect`].
+//! client says is a [`dialect`], and what it says it over a [`wire`].
 
 pub mod callers;
 pub mod conn;
@@ -27,4 +27,5 @@ pub mod settling;
 pub mod steady;
 pub mod table;
 pub mod target;
+pub mod wire;
 pub mod ws;

@@ -13,10 +13,10 @@ use crate::conn::{Care, Plan, Speak};
 use crate::dialect::{Protocol, Who};
 use crate::limits;
 use crate::table::Report;
-use crate::target::parse_url;
+use crate::target::{Url, parse_url};
+use crate::wire::Security;
 use anyhow::{Result, ensure};
 use clap::Args;
-use std::net::SocketAddr;
 use std::str::FromStr;
 
 /// The smallest payload: room for its time, its room's number and its own.
@@ -25,7 +25,7 @@ const SMALLEST: u32 = 80;
 /// The options of `roomcast bench`.
 #[derive(Args, Clone, Debug)]
 pub struct LoadArgs {
-    /// Where clients connect, ws://HOST:PORT/PATH; with more than one URL they are spread over them
+    /// Where clients connect, ws://HOST:PORT/PATH or wss://…; with more than one URL they are spread over them
     #[arg(value_name = "URL", default_value = "ws://127.0.0.1:8000/connection/websocket")]
     urls: Vec<String>,
     /// Clients that subscribe
@@ -55,6 +55,9 @@ pub struct LoadArgs {
     /// What clients speak: json or protobuf
     #[arg(long, default_value = "json", value_parser = centrifuge)]
     protocol: Protocol,
+    /// Take any certificate of wss:// servers
+    #[arg(long)]
+    insecure: bool,
     /// Connection token of every client
     #[arg(long)]
     token: Option<String>,
@@ -147,6 +150,7 @@ impl LoadArgs {
             size: Sizes { from: 128, to: 128 },
             seconds,
             protocol: Protocol::Json,
+            insecure: false,
             token: None,
             api_key: None,
             churn: 0,
@@ -160,26 +164,44 @@ impl LoadArgs {
 /// Where clients can connect.
 #[derive(Debug)]
 struct Servers {
-    addresses: Vec<(SocketAddr, String)>,
+    all: Vec<Place>,
     protocol: Protocol,
+}
+
+#[derive(Debug)]
+struct Place {
+    url: Url,
+    security: Option<Security>,
 }
 
 impl Servers {
     fn new(args: &LoadArgs) -> Result<Self> {
-        let addresses = args.urls.iter().map(|url| parse_url(url)).collect::<Result<_>>()?;
-        Ok(Self { addresses, protocol: args.protocol })
+        let place = |url: &String| {
+            let url = parse_url(url)?;
+            let secure = url.secure_host.as_deref();
+            let security = secure.map(|host| Security::new(host, args.insecure)).transpose()?;
+            Ok(Place { url, security })
+        };
+        let all = args.urls.iter().map(place).collect::<Result<_>>()?;
+        Ok(Self { all, protocol: args.protocol })
+    }
+
+    /// Whose turn it is.
+    fn of(&self, client: usize) -> &Place {
+        &self.all[client % self.all.len()]
     }
 
     /// A client of the server that is its turn.
     fn plan(&self, client: usize, who: Who, care: Care) -> Plan {
-        let (server, path) = &self.addresses[client % self.addresses.len()];
-        let (path, dialect) = (path.clone(), self.protocol.dialect());
-        Plan { server: *server, speak: Speak::Client { path, dialect, who, care } }
+        let Place { url, security } = self.of(client);
+        let (path, dialect) = (url.path.clone(), self.protocol.dialect());
+        let speak = Speak::Client { path, dialect, who, care };
+        Plan { server: url.address, security: security.clone(), speak }
     }
 
     fn api(&self, caller: usize) -> Plan {
-        let (server, _) = self.addresses[caller % self.addresses.len()];
-        Plan { server, speak: Speak::Api }
+        let Place { url, security } = self.of(caller);
+        Plan { server: url.address, security: security.clone(), speak: Speak::Api }
     }
 }
 

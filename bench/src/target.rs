@@ -84,7 +84,8 @@ impl Node {
     /// Clients of this node, whoever they are.
     pub fn plan(&self, who: Who, care: Care) -> Plan {
         let (path, dialect) = (self.path.clone(), self.dialect());
-        Plan { server: self.address, speak: Speak::Client { path, dialect, who, care } }
+        let speak = Speak::Client { path, dialect, who, care };
+        Plan { server: self.address, security: None, speak }
     }
 
     /// Calls the server API.
@@ -118,7 +119,7 @@ impl Node {
 
     /// Users of this node's server API.
     pub fn api_plan(&self) -> Plan {
-        Plan { server: self.address, speak: Speak::Api }
+        Plan { server: self.address, security: None, speak: Speak::Api }
     }
 
     /// Host and port as they stand in a request.
@@ -149,7 +150,8 @@ impl Node {
     }
 
     fn attached(url: &str, protocol: Protocol, pids: Vec<u32>) -> Result<Self> {
-        let (address, path) = parse_url(url)?;
+        let Url { address, path, secure_host } = parse_url(url)?;
+        ensure!(secure_host.is_none(), "{url:?}: what TLS costs is not measured here");
         ensure!(
             address.ip().is_loopback(),
             "{url:?} is not on this machine: only loopback is measured"
@@ -254,11 +256,24 @@ impl TargetArgs {
     }
 }
 
-/// The address and path that a WebSocket URL names.
-pub fn parse_url(url: &str) -> Result<(SocketAddr, String)> {
-    let rest = url
+/// What a WebSocket URL says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Url {
+    /// Where to connect.
+    pub address: SocketAddr,
+    /// The path and query.
+    pub path: String,
+    /// The host's name, if by TLS.
+    pub secure_host: Option<String>,
+}
+
+/// Takes a WebSocket URL apart.
+pub fn parse_url(url: &str) -> Result<Url> {
+    let (secure, rest) = url
         .strip_prefix("ws://")
-        .with_context(|| format!("{url:?} is not a ws:// URL (TLS is not supported)"))?;
+        .map(|rest| (false, rest))
+        .or_else(|| url.strip_prefix("wss://").map(|rest| (true, rest)))
+        .with_context(|| format!("{url:?} is no ws:// or wss:// URL"))?;
     let (host, path) = match rest.find('/') {
         Some(at) => (&rest[..at], &rest[at..]),
         None => (rest, WEBSOCKET_PATH),
@@ -267,7 +282,8 @@ pub fn parse_url(url: &str) -> Result<(SocketAddr, String)> {
         host.to_socket_addrs().ok().and_then(|mut addresses| addresses.next()).with_context(
             || format!("{url:?} needs a host that exists and a port: ws://HOST:PORT"),
         )?;
-    Ok((address, path.to_owned()))
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    Ok(Url { address, path: path.to_owned(), secure_host: secure.then(|| name.to_owned()) })
 }
 
 #[cfg(test)]
@@ -278,8 +294,14 @@ mod tests {
     fn urls_are_taken_apart() {
         let address = SocketAddr::from(([127, 0, 0, 1], 8000));
         let parsed = |url| parse_url(url).expect("a good URL");
-        assert_eq!(parsed("ws://127.0.0.1:8000"), (address, WEBSOCKET_PATH.to_owned()));
-        assert_eq!(parsed("ws://127.0.0.1:8000/ws?x=1"), (address, "/ws?x=1".to_owned()));
+        let url = |path: &str, secure_host: Option<&str>| Url {
+            address,
+            path: path.to_owned(),
+            secure_host: secure_host.map(str::to_owned),
+        };
+        assert_eq!(parsed("ws://127.0.0.1:8000"), url(WEBSOCKET_PATH, None));
+        assert_eq!(parsed("ws://127.0.0.1:8000/ws?x=1"), url("/ws?x=1", None));
+        assert_eq!(parsed("wss://127.0.0.1:8000/ws"), url("/ws", Some("127.0.0.1")));
     }
 
     #[test]

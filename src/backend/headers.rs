@@ -1,6 +1,8 @@
 //! Which headers of a client go along to backends. In: all that it sent, and the names that are wanted. Out:
 //! those of them that are kept.
 
+use std::net::IpAddr;
+
 /// A header: its name in lower case, and its value as it was.
 pub type Header = (Box<str>, Box<[u8]>);
 
@@ -38,6 +40,9 @@ const OWN: [&str; 13] = [
     "accept-encoding",
 ];
 
+/// Headers that say where a client connects from.
+const ADDRESS: [&str; 2] = ["x-forwarded-for", "x-real-ip"];
+
 /// Whether a header of this name (in lower case) may go along at all.
 pub fn may_go_along(name: &str) -> bool {
     !OWN.contains(&name) && !name.starts_with("sec-websocket-")
@@ -64,6 +69,13 @@ pub fn pick<'a>(
         kept.push((name.into(), value.into()));
     }
     Ok(kept)
+}
+
+/// Has those headers that are to name the client's address, as far as they are wanted, name this one and no other.
+pub fn state_address(sent: &mut Vec<Header>, wanted: &[String], address: IpAddr) {
+    sent.retain(|(name, _)| !ADDRESS.contains(&&**name));
+    let named = ADDRESS.into_iter().filter(|it| wanted.iter().any(|wanted| wanted == it));
+    sent.extend(named.map(|it| (it.into(), address.to_string().into_bytes().into())));
 }
 
 impl Headers {
@@ -101,6 +113,20 @@ mod tests {
             [("cookie".into(), (*b"a=1").into()), ("cookie".into(), (*b"b=2").into())];
         assert_eq!(kept, expected);
         assert_eq!(pick([("cookie", &[b'x'; LIMIT][..])], &names(&["cookie"])), Err(TooLarge));
+    }
+
+    #[test]
+    fn the_address_is_stated_and_what_the_client_says_of_it_is_not() {
+        let mut sent = vec![
+            ("x-real-ip".into(), (*b"6.6.6.6").into()),
+            ("cookie".into(), (*b"a=1").into()),
+            ("x-real-ip".into(), (*b"7.7.7.7").into()),
+        ];
+        let address = "192.0.2.1".parse().expect("an address");
+        state_address(&mut sent, &names(&["cookie", "x-real-ip"]), address);
+        let expected: [Header; 2] =
+            [("cookie".into(), (*b"a=1").into()), ("x-real-ip".into(), (*b"192.0.2.1").into())];
+        assert_eq!(sent, expected);
     }
 
     #[test]

@@ -18,7 +18,8 @@ use tracing_subscriber::{
 };
 
 /// Where lines come from that strangers can cause, as many as they like.
-const LIMITED: [&str; 2] = ["roomcast::server::admission", "roomcast::mesh::dialer"];
+const LIMITED: [&str; 3] =
+    ["roomcast::server::admission", "roomcast::server::peers", "roomcast::mesh::dialer"];
 /// How many of one kind are logged in each [`PERIOD`].
 const MOST: u64 = 5;
 const PERIOD: Duration = Duration::from_secs(10);

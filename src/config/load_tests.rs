@@ -79,6 +79,10 @@ fn the_sample_files_are_valid() {
     let mut checked = 0;
     for file in files {
         let path = file.expect("readable").path();
+        // Those of proxies.
+        if path.is_dir() {
+            continue;
+        }
         load(Some(&path), [], Vec::new()).unwrap_or_else(|it| panic!("{}: {it}", path.display()));
         checked += 1;
     }

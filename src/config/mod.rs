@@ -10,6 +10,7 @@ mod environment;
 mod foreign;
 mod former;
 mod former_proxies;
+mod http_server;
 pub mod load;
 mod migrate;
 mod namespaces;
@@ -26,6 +27,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use backends::Register;
 pub use cluster::Cluster;
+pub use http_server::Listen;
 use ipnet::IpNet;
 use problems::nearest;
 pub use problems::{Invalid, Problems};
@@ -53,13 +55,15 @@ pub struct Config {
     /// Name of the node.
     pub name: String,
     /// Where clients connect.
-    pub listen: SocketAddr,
+    pub listen: Listen,
     /// Worker threads that serve clients.
     pub workers: usize,
     /// How long a connection is kept for the next request; 0: for none.
     pub keep_alive: Duration,
     /// Proxies whose statements about a client's address are trusted.
     pub trusted_proxies: Vec<IpNet>,
+    /// Their connections begin with a header of the PROXY protocol; everyone's, if none are named.
+    pub proxy_protocol: bool,
     /// How many connections clients may open.
     pub connection_limits: ConnectionLimits,
     /// TLS for clients, if it is on.
@@ -143,6 +147,7 @@ impl Config {
             workers: raw.http_server.workers,
             keep_alive: raw.http_server.keep_alive.0,
             trusted_proxies: parts.trusted_proxies,
+            proxy_protocol: raw.http_server.proxy_protocol,
             connection_limits: ConnectionLimits {
                 rate: raw.client.connection_rate_limit,
                 of_address: raw.client.ip_connection_limit,
@@ -181,7 +186,7 @@ impl Config {
 
 /// What is made of several options, or of the text of one.
 struct Parts {
-    listen: SocketAddr,
+    listen: Listen,
     trusted_proxies: Vec<IpNet>,
     tls: Option<raw::Tls>,
     tokens: (Tokens, Option<Tokens>),
@@ -239,7 +244,13 @@ impl Config {
                  take the secret out if all tokens are to come from the issuer of those keys"
             )
         };
-        doubled.map(warning).collect()
+        let anyone = self.proxy_protocol && self.trusted_proxies.is_empty();
+        let anyone = anyone.then(|| {
+            "http_server.proxy_protocol: without http_server.trusted_proxies, whoever reaches the port may say that it \
+             is anyone; name the proxies"
+                .to_owned()
+        });
+        doubled.map(warning).chain(anyone).collect()
     }
 }
 
@@ -368,30 +379,6 @@ impl raw::Tls {
             }
             _ => Ok(self.enabled.then(|| self.clone())),
         }
-    }
-}
-
-impl raw::HttpServer {
-    fn proxies(&self) -> Result<Vec<IpNet>, Invalid> {
-        let network = |it: &String| {
-            let address = it.parse::<std::net::IpAddr>().map(IpNet::from);
-            address.or_else(|_| it.parse::<IpNet>()).map_err(|_| {
-                let problem =
-                    format!("{it:?} is neither an IP address nor a network like 10.0.0.0/8");
-                Invalid::new("http_server.trusted_proxies", problem)
-            })
-        };
-        self.trusted_proxies.iter().map(network).collect()
-    }
-
-    fn listen(&self) -> Result<SocketAddr, Invalid> {
-        let ip = match self.address.as_str() {
-            "" => std::net::IpAddr::from([0, 0, 0, 0]),
-            ip => ip.parse().map_err(|_| {
-                Invalid::new("http_server.address", format!("{ip:?} is no IP address"))
-            })?,
-        };
-        Ok(SocketAddr::new(ip, self.port))
     }
 }
 

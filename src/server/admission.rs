@@ -37,11 +37,11 @@ pub fn admit(parts: &Parts, head: &RequestHead) -> Result<Admitted, Refusal> {
         return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "this node is leaving"));
     }
     check_origin(parts, head)?;
-    let headers = parts.headers_for_backends(head.headers()).map_err(|_| {
+    let address = address(parts, head);
+    let headers = parts.headers_for_backends(head.headers(), address).map_err(|_| {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         Refusal::new(status, "the headers for backends are too large")
     })?;
-    let address = address(parts, head);
     let permit = count(parts, address).map_err(|full| turn_away(parts, address, full))?;
     tracing::debug!(%address, path = head.uri.path(), "a client connects");
     let named = parts.config.client.user_id_http_header.as_str();

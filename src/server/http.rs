@@ -11,7 +11,9 @@ use actix_codec::Framed;
 use actix_http::{ConnectionType, HttpService, Request, h1};
 use actix_rt::net::TcpStream;
 use actix_server::Server;
-use actix_service::{IntoServiceFactory as _, Service as _, fn_service, map_config};
+use actix_service::{
+    IntoServiceFactory as _, Service as _, ServiceFactoryExt as _, fn_service, map_config,
+};
 use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::{App, dev::AppConfig, web};
 use socket2::SockRef;
@@ -19,13 +21,11 @@ use socket2::SockRef;
 use super::{
     api, cors, demo, emulation,
     parts::{Parts, Worker},
+    peers::{Closed, Peers, Tls},
     status, streams,
     tls::Certificate,
     upgrade,
 };
-
-/// How many connections may wait to be accepted.
-pub const BACKLOG: i32 = 4096;
 
 /// How long a client may take to send the head of its request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,6 +59,7 @@ macro_rules! service {
             .on_connect_ext(move |io, _| connected(io))
             .upgrade(upgrades)
             .h1(map_config(application(worker).into_factory(), |()| AppConfig::default()))
+            .map_err(|_| Closed)
     }};
 }
 
@@ -79,16 +80,23 @@ pub fn start(
         .shutdown_timeout(1);
     let write_timeout = parts.config.client.write_timeout.0;
     let stall = (!write_timeout.is_zero()).then_some(write_timeout + STALL);
+    let peers = Arc::new(Peers::from(&*parts.config));
+    let meet = move |io| {
+        let peers = peers.clone();
+        async move { peers.meet(io).await }
+    };
     let worker = move || Rc::new(Worker::new(parts.clone(), next_worker.clone()));
     let server = match certificate {
         None => server.listen("clients", listener, move || {
-            service!(worker(), move |io: &TcpStream| prepare(io, stall)).tcp()
+            let connected = move |io: &TcpStream| prepare(io, stall);
+            fn_service(meet.clone()).and_then(service!(worker(), connected))
         })?,
         Some(certificate) => {
             let tls = certificate.config()?;
             server.listen("clients", listener, move || {
                 let connected = move |io: &TlsStream<TcpStream>| prepare(io.get_ref().0, stall);
-                service!(worker(), connected).rustls_0_23(tls.clone())
+                let tls = Tls::new(tls.clone());
+                fn_service(meet.clone()).and_then(tls).and_then(service!(worker(), connected))
             })?
         }
     };

@@ -1,5 +1,6 @@
 //! SHELL. The one port that clients, callers of the API, operators and browsers talk to.
 //!
+//! [`listener`] is where they come, [`peers`] who each of them is ([`introduction`]: what a proxy says of it; pure).
 //! [`http`] builds the service of a worker, [`parts`] is what workers share. [`admission`] says who may connect
 //! ([`origin`] from where; pure);
 //! then [`upgrade`] turns a WebSocket request into a socket actor, and [`streams`] another request into one that
@@ -17,10 +18,13 @@ pub mod demo;
 pub mod emulation;
 pub mod feed;
 pub mod http;
+pub mod introduction;
 pub mod key;
 pub mod leaving;
+pub mod listener;
 pub mod origin;
 pub mod parts;
+pub mod peers;
 pub mod queue_calls;
 pub mod queues;
 pub mod rooms;

@@ -47,7 +47,9 @@ fn address(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let in_brackets = || text.strip_prefix('[')?.strip_suffix(']')?.parse::<IpAddr>().ok();
     let with_port = || text.parse::<SocketAddr>().ok().map(|it| it.ip());
-    text.parse().ok().or_else(in_brackets).or_else(with_port)
+    let address: IpAddr = text.parse().ok().or_else(in_brackets).or_else(with_port)?;
+    // A proxy that listens for both families shows IPv4 addresses as IPv6 ones.
+    Some(address.to_canonical())
 }
 
 /// Whom a hop of `Forwarded` names: `for=192.0.2.1;proto=https`, `For="[2001:db8::1]:4711"`.
@@ -107,6 +109,9 @@ mod tests {
             assert_eq!(from("10.0.0.1", &[written], None), meant, "{written}");
         }
         assert_eq!(from("10.0.0.1", &[], Some("[2001:db8::1]:4711")), "2001:db8::1");
+        for mapped in ["::ffff:198.51.100.1", "[::ffff:198.51.100.1]:4711"] {
+            assert_eq!(from("10.0.0.1", &[mapped], None), "198.51.100.1", "{mapped}");
+        }
     }
 
     #[test]

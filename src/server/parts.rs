@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    net::IpAddr,
     rc::Rc,
     sync::{
         Arc,
@@ -91,17 +92,25 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Of a client's request those headers that some backend wants; none if there are none.
+    /// Of the request of a client at `address` those headers that some backend wants; none if there are none.
     ///
     /// # Errors
     /// If they are too large to be kept.
-    pub fn headers_for_backends(&self, all: &HeaderMap) -> Result<Option<Headers>, TooLarge> {
+    pub fn headers_for_backends(
+        &self,
+        all: &HeaderMap,
+        address: IpAddr,
+    ) -> Result<Option<Headers>, TooLarge> {
         let wanted = &self.config.proxies.http_headers;
         if wanted.is_empty() {
             return Ok(None);
         }
         let all = all.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let sent = headers::pick(all, wanted)?;
+        let mut sent = headers::pick(all, wanted)?;
+        if self.config.proxy_protocol {
+            // A proxy that speaks it passes headers on as the client wrote them.
+            headers::state_address(&mut sent, wanted, address);
+        }
         Ok((!sent.is_empty()).then(|| Headers { sent, said: Vec::new() }))
     }
 }

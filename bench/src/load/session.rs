@@ -178,7 +178,7 @@ impl<'a> Session<'a> {
                 self.dialect.publish(id, &name, &data)
             }
             Some(key) => {
-                let (server, _) = self.servers.addresses[publisher % self.servers.addresses.len()];
+                let server = self.servers.of(publisher).url.address;
                 http::publish_request(&server.to_string(), key, &name, &data)
             }
         };

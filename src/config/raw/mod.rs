@@ -154,7 +154,7 @@ section! {
 section! {
     /// Where clients and API calls connect.
     HttpServer {
-        /// IP address to listen on. Empty: all.
+        /// IP address to listen on. Empty: all, of IPv6 and IPv4.
         address: String = String::new(),
         /// Port to listen on; 0: any free one.
         port: u16 = 8000,
@@ -167,6 +167,10 @@ section! {
         /// `X-Forwarded-For`, or else in `Forwarded`, or else in `X-Real-IP`, is taken for the address of the client.
         /// Nobody else is believed.
         trusted_proxies: Vec<String> = Vec::new(),
+        /// Connections begin with a header of the PROXY protocol, version 1 or 2, and before TLS, that says who the
+        /// client is. With `trusted_proxies` those must send it and nobody else may; without, everyone must, and
+        /// can say what it likes.
+        proxy_protocol: bool = false,
         /// TLS on that port.
         tls: Tls = Tls::default(),
     }
