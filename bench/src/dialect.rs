@@ -105,13 +105,15 @@ pub struct Who {
     pub rooms: Vec<Wanted>,
     /// The connection token.
     pub token: Option<String>,
+    /// What every subscribe says as its data, in JSON dialects.
+    pub data: Option<serde_json::Value>,
 }
 
 impl Who {
     /// A client that comes to these rooms for the first time.
     pub fn new<'a>(rooms: impl IntoIterator<Item = &'a String>) -> Self {
         let wanted = |room: &String| Wanted { room: room.clone(), since: None };
-        Self { rooms: rooms.into_iter().map(wanted).collect(), token: None }
+        Self { rooms: rooms.into_iter().map(wanted).collect(), token: None, data: None }
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use roomcast_bench::measure::{
     all, compare, connect, durable, fanout, grow, hot, kill, latency, memory, mesh, moves,
-    presence, rooms, storm,
+    presence, queue, rooms, storm,
 };
 use roomcast_bench::{floor, limits, server, target};
 use std::ffi::OsString;
@@ -51,9 +51,11 @@ enum Command {
     Kill(kill::KillArgs),
     /// Publications that are synced to disk before they are acknowledged, beside those in memory
     Durable(durable::DurableArgs),
+    /// Messages through a group of consumers: published, given, acknowledged
+    Queue(queue::QueueArgs),
     /// How costs grow with clients, rooms, size and nodes: tables and plots
     Grow(grow::GrowArgs),
-    /// Everything but `join`, `drain` and `durable`, with the README's settings
+    /// Everything but `join`, `drain`, `durable` and `queue`, with the README's settings
     All(target::TargetArgs),
     /// Roomcast beside the servers that `bench/compare` has installed
     Compare(compare::CompareArgs),
@@ -93,6 +95,7 @@ fn run(args: &Args) -> Result<()> {
         Command::Drain(options) => moves::drain(options)?.report(),
         Command::Kill(options) => kill::run(options)?.report(),
         Command::Durable(options) => durable::run(options)?.report(),
+        Command::Queue(options) => queue::run(options)?.report(),
         Command::Grow(options) => grow::run(options)?,
         Command::Hot(options) => hot::run(options)?.report(),
         Command::Presence(options) => presence::run(options)?.report(),

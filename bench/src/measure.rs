@@ -14,5 +14,6 @@ pub mod memory;
 pub mod mesh;
 pub mod moves;
 pub mod presence;
+pub mod queue;
 pub mod rooms;
 pub mod storm;

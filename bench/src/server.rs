@@ -50,15 +50,25 @@ pub struct Settings {
 
 /// The namespace of rooms on disk, where there is one.
 pub const ON_DISK: &str = "disk";
+/// That of rooms with groups of consumers, in memory.
+pub const QUEUE: &str = "queue";
+/// The same, on disk.
+pub const QUEUE_ON_DISK: &str = "queue-disk";
 
 impl Settings {
-    /// The same with a namespace whose rooms are on disk.
+    /// The same with namespaces whose rooms are on disk, and such that have groups of consumers.
     #[must_use]
     pub fn on_disk(mut self) -> Self {
         self.config += &format!(
             "[[channel.namespaces]]\nname = \"{ON_DISK}\"\nlog = \"disk\"\nhistory_size = 1000\n\
              history_ttl = \"1h\"\nforce_recovery = true\n"
         );
+        for (name, log) in [(QUEUE, "memory"), (QUEUE_ON_DISK, "disk")] {
+            self.config += &format!(
+                "[[channel.namespaces]]\nname = \"{name}\"\nlog = \"{log}\"\nhistory_size = 20000\n\
+                 history_ttl = \"1h\"\n[channel.namespaces.queue]\ngroups = [\"*\"]\n"
+            );
+        }
         let name = format!("roomcast-bench-{}", std::process::id());
         self.data = Some(Arc::new(DataDir(std::env::temp_dir().join(name))));
         self

@@ -78,7 +78,7 @@ impl Node {
     /// Clients that come back to `room`, where they had seen everything up to `since`.
     pub fn returning_plan(&self, room: &str, since: Since) -> Plan {
         let rooms = vec![Wanted { room: room.to_owned(), since: Some(since) }];
-        self.plan(Who { rooms, token: None }, Care::Count)
+        self.plan(Who { rooms, token: None, data: None }, Care::Count)
     }
 
     /// Clients of this node, whoever they are.
@@ -86,6 +86,11 @@ impl Node {
         let (path, dialect) = (self.path.clone(), self.dialect());
         let speak = Speak::Client { path, dialect, who, care };
         Plan { server: self.address, security: None, speak }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Calls the server API.

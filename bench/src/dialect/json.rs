@@ -64,6 +64,9 @@ impl Dialect for Json {
             step => {
                 let Wanted { room, since } = who.rooms.get(step - 1)?;
                 let mut subscribe = json!({"channel": room});
+                if let Some(data) = &who.data {
+                    subscribe["data"] = data.clone();
+                }
                 if let Some(Since { epoch, offset }) = since {
                     subscribe["recover"] = true.into();
                     subscribe["epoch"] = epoch.as_str().into();

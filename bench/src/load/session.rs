@@ -93,7 +93,7 @@ impl<'a> Session<'a> {
         let publishers = (0..args.publishers as usize).map(|publisher| match args.api_key {
             Some(_) => Rc::new(session.servers.api(publisher)),
             None => {
-                let who = Who { rooms: Vec::new(), token: args.token.clone() };
+                let who = Who { rooms: Vec::new(), token: args.token.clone(), data: None };
                 Rc::new(session.servers.plan(publisher, who, Care::Need))
             }
         });
@@ -128,7 +128,7 @@ impl<'a> Session<'a> {
         let prefix = &self.args.room_prefix;
         let rooms = self.book.rooms_of(client);
         let rooms = rooms.map(|(room, since)| Wanted { room: format!("{prefix}{room}"), since });
-        let who = Who { rooms: rooms.collect(), token: self.args.token.clone() };
+        let who = Who { rooms: rooms.collect(), token: self.args.token.clone(), data: None };
         Rc::new(self.servers.plan(client, who, Care::Hear))
     }
 

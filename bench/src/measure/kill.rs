@@ -213,7 +213,8 @@ impl<'a> Run<'a> {
 
     fn subscribe(&mut self, room: usize) -> Result<()> {
         let since = Some(self.rooms[room].position.clone());
-        let who = Who { rooms: vec![Wanted { room: kept::room(room), since }], token: None };
+        let who =
+            Who { rooms: vec![Wanted { room: kept::room(room), since }], token: None, data: None };
         let first = self.dialect.first_subscription();
         let command = self.dialect.set_up(first, &who).context("clients can't subscribe again")?;
         self.fleet.send(room, &command)
