@@ -35,6 +35,8 @@
 //!   link has room for.
 //! - **Log**: where rooms on disk outlive the process: one more copy that an acknowledgement waits for, read when memory
 //!   does not reach back far enough ([room::logged], [log]). **Segment**: one of its files.
+//! - **Group**: consumers that share a room's messages, each message once. It lives in a room of its own beside that
+//!   one ([queue], [room::group]): its members are the consumers, its publications what changes in the group.
 //! - **View**: the nodes that are here, as one node sees it.
 //! - **Link**: the TCP connection between two nodes. **Hub**: the fan-out of one worker thread.
 //!
@@ -50,6 +52,8 @@
 //! - *Every hop is FIFO:* registry → hub → socket, home → link → mirror. So the reply to a subscribe comes
 //!   before any newer publication, and what a recovery brings ends where the live stream goes on. Nothing is
 //!   buffered to put it in order.
+//! - *A message is given until it is settled, and not after.* Consumers get only what was acknowledged to its publisher;
+//!   only the lease that a message has now settles it.
 //! - *No gap is silent.* A mirror that can't continue its stream says so to every subscriber that watches
 //!   its position (unsubscribe 2500, `recovered: false`).
 //! - *Interest lives at the home.* No node knows all rooms of the cluster, and no publication goes to a node
@@ -61,7 +65,7 @@
 //!
 //! What decides is pure: no actor, no socket, no clock, no randomness; `handle(input, now) → outputs`. The
 //! files that say `SHELL` in their first line are the rest, and thin: they translate, call `handle`, and
-//! perform the outputs. `tests/layering.rs` keeps them apart. Pure code knows: [protocol], [room] (but its
+//! perform the outputs. `tests/layering.rs` keeps them apart. Pure code knows: [protocol], [queue], [room] (but its
 //! actor, its [disk](room::disk) and [room::users]), [cluster] (but membership, gossip, seeds and sight), [mesh::wire], [mesh::noise] and [mesh::life],
 //! [session::state] and what it needs, [access] (but [access::jwks] and [access::connection_counter]), [backend] (but its client), [webhooks] (but
 //! its sender), [log] (but its disk and writer), [runtime::time], [runtime::reclaim], [runtime::longest],
