@@ -17,6 +17,9 @@
 //!                          ├──► control::Control            who must not notice the fault
 //!                          ├──► rooms, writer::Writer       very many rooms, and what was acked
 //!                          ├──► stream::Stream              streamed responses, as curl shows them
+//!                          ├──► authority::Authority        certificates, for TLS
+//!                          ├──► curl::Curl                  HTTP/2 and TLS
+//!                          ├──► programs::Running           proxies
 //!                          └──► check                       what must hold, judged offline
 //! ```
 //!
@@ -27,11 +30,13 @@
 //! for time to pass; ports come from the system; whatever was started is ended
 //! when its owner is dropped, or when the test process dies.
 
+pub mod authority;
 pub mod backend;
 pub mod browser;
 pub mod check;
 pub mod cluster;
 pub mod control;
+pub mod curl;
 pub mod driver;
 pub mod hosts;
 pub mod http;
@@ -39,6 +44,7 @@ pub mod node;
 pub mod older;
 pub mod paths;
 pub mod process;
+pub mod programs;
 pub mod rooms;
 pub mod rough;
 pub mod sdk;

@@ -242,6 +242,16 @@ fn setpriv_works() -> bool {
     })
 }
 
+/// A command for a program that ends when the test process does, once it is started by [`spawn_bound`].
+pub fn bound(program: &std::path::Path) -> Command {
+    if !setpriv_works() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command
+}
+
 type Request = (Command, Sender<std::io::Result<Child>>);
 
 /// Spawns from one thread that lives as long as the process: a parent-death

@@ -83,12 +83,14 @@ pub fn js(script: &str) -> PathBuf {
     dir.join(script)
 }
 
-/// The Python of the venv that holds the Python SDK: `CLUSTER_TESTS_VENV`, else
-/// `<target>/venv`.
+/// What comes from PyPI: `CLUSTER_TESTS_VENV`, else `<target>/venv`.
+pub fn venv() -> PathBuf {
+    env::var_os("CLUSTER_TESTS_VENV").map_or_else(|| target_dir().join("venv"), PathBuf::from)
+}
+
+/// The Python of the venv that holds the Python SDK.
 pub fn python() -> PathBuf {
-    let venv =
-        env::var_os("CLUSTER_TESTS_VENV").map_or_else(|| target_dir().join("venv"), PathBuf::from);
-    let python = venv.join("bin/python");
+    let python = venv().join("bin/python");
     assert!(python.exists(), "the Python SDK is not installed: {INSTALL_HINT}");
     python
 }
