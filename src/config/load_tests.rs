@@ -86,7 +86,7 @@ fn the_sample_files_are_valid() {
         load(Some(&path), [], Vec::new()).unwrap_or_else(|it| panic!("{}: {it}", path.display()));
         checked += 1;
     }
-    assert_eq!(checked, 5);
+    assert_eq!(checked, 6);
 }
 
 #[test]
