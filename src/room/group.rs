@@ -581,6 +581,19 @@ impl Room {
         }
     }
 
+    /// Something that was said in the group's room was acknowledged, so its stream counts.
+    pub(super) fn vouch_for_group(&mut self, node: &mut Node) {
+        let Role::Home(home) = &self.role else { return };
+        if self.is_group()
+            && home.replication.has_acknowledged()
+            && let Some(stream) = &mut self.stream
+            && stream.standing().root.tentative
+        {
+            stream.doubt(false);
+            self.log_head(node);
+        }
+    }
+
     /// The group is looked at when something of it is due; who has waited for too long is told.
     pub(super) fn settle_group(&mut self, node: &mut Node) {
         let now = node.now;

@@ -151,6 +151,7 @@ impl Room {
         self.release_holders(node);
         self.give_up_reading(node);
         self.settle_group(node);
+        self.vouch_for_group(node);
         self.note_acked(node);
     }
 

@@ -365,7 +365,8 @@ impl Room {
         }
         match &mut self.stream {
             None => {
-                let tentative = node.slots.is_blind(self.slot);
+                // A group begins without anyone who waits for that to be acknowledged.
+                let tentative = node.slots.is_blind(self.slot) || self.is_group();
                 let root = Root { tentative, term, serial: node.next_id() };
                 let mut stream = Stream::new(node.new_epoch(), root);
                 if node.is_quorum() {
