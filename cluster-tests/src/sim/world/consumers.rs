@@ -45,18 +45,15 @@ struct Consumer {
     /// The node that it is connected to, while it is.
     node: Option<usize>,
     prefetch: u32,
-    /// What it has been given and has not spoken of.
-    held: BTreeSet<Delivery2>,
 }
-
-/// A delivery, in an order.
-type Delivery2 = (u64, u64, u64);
 
 /// What was said of a message and not answered yet.
 #[derive(Debug, Clone)]
 struct Said {
     group: RoomName,
     text: String,
+    /// The term and the number of the delivery.
+    delivery: (u64, u64),
     acks: bool,
 }
 
@@ -66,8 +63,8 @@ pub(super) struct Consumers {
     rng: Rng,
     all: Vec<Consumer>,
     said: BTreeMap<u32, Said>,
-    /// Of each group, the messages whose acknowledgement was confirmed.
-    acked: BTreeMap<RoomName, BTreeSet<String>>,
+    /// Of each group, the messages whose acknowledgement was confirmed, each with the delivery that it was of.
+    acked: BTreeMap<RoomName, BTreeMap<String, (u64, u64)>>,
     /// Those of which nobody can say whether they hold.
     unsure: BTreeSet<(RoomName, String)>,
     /// How messages are divided.
@@ -128,9 +125,8 @@ impl World {
                 for _ in 0..rng.usize(1..4) {
                     let group = name::of_group(room, group).into();
                     let socket = SocketRef { worker: 0, slot: 0, generation: 0 };
-                    let (prefetch, held) = (rng.u32(1..6), BTreeSet::new());
-                    let id = ClientId(0);
-                    all.push(Consumer { group, id, socket, node: None, prefetch, held });
+                    let (id, prefetch) = (ClientId(0), rng.u32(1..6));
+                    all.push(Consumer { group, id, socket, node: None, prefetch });
                 }
             }
         }
@@ -194,7 +190,6 @@ impl World {
         let socket = SocketRef { worker: 0, slot, generation: 0 };
         let Some(it) = self.consumer(index).filter(|it| it.node.is_none()) else { return Ok(()) };
         (it.id, it.socket, it.node) = (id, socket, Some(node));
-        it.held.clear();
         let (group, prefetch) = (it.group.clone(), it.prefetch);
         let info = prefetch.to_string().into_bytes().into();
         let in_room = Some(Box::new(InRoom { info, ..InRoom::default() }));
@@ -262,8 +257,8 @@ impl World {
         let Some(consumers) = &mut self.consumers else { return Ok(()) };
         let it = &mut consumers.all[index];
         let Some(node) = it.node else { return Ok(()) };
-        it.held.remove(&(delivery.offset, delivery.term, delivery.serial));
-        let said = Said { group: it.group.clone(), text, acks: verdict == Verdict::Ack };
+        let (group, number_of) = (it.group.clone(), (delivery.term, delivery.serial));
+        let said = Said { group, text, delivery: number_of, acks: verdict == Verdict::Ack };
         let (group, socket) = (it.group.clone(), it.socket);
         let request = GroupRequest::Judge { verdict, deliveries: vec![delivery], by: Some(it.id) };
         self.tell(|| {
@@ -297,10 +292,11 @@ impl World {
             Out::Answer { to: ReplyTo::Command { id, .. }, answer } => {
                 let Some(consumers) = &mut self.consumers else { return Ok(false) };
                 let Some(said) = consumers.said.remove(id) else { return Ok(false) };
-                let Said { group, text, acks } = said;
+                let Said { group, text, delivery, acks } = said;
                 match answer {
                     Answer::Group(GroupAnswer::Judged(holds)) if acks && *holds == [true] => {
-                        consumers.acked.entry(group.clone()).or_default().insert(text.clone());
+                        let acked = consumers.acked.entry(group.clone()).or_default();
+                        acked.insert(text.clone(), delivery);
                         self.tell(|| format!("{text} is settled for {group:?}"));
                     }
                     // It may hold all the same.
@@ -324,18 +320,18 @@ impl World {
         let patience = if self.healed { 200 } else { 1_200 };
         let wait = self.chance(1..patience);
         let Some(consumers) = &mut self.consumers else { return Ok(()) };
-        let settled = consumers.acked.get(room).is_some_and(|it| it.contains(&text));
-        if settled && strict {
-            return Err(format!("{text} of {room:?} is given again, and was acknowledged"));
+        let Consumer { group, socket, .. } = &consumers.all[index];
+        if group != room {
+            return Err(format!("consumer {index} of {group:?} gets what is for {room:?}"));
         }
-        let it = &mut consumers.all[index];
-        if it.group != *room {
-            return Err(format!("consumer {index} of {:?} gets what is for {room:?}", it.group));
-        }
+        let socket = *socket;
         let delivery = publication.tags.get(tag::DELIVERY).and_then(|it| Delivery::parse(it));
         let (delivery, _) = delivery.ok_or("a message without a delivery")?;
-        it.held.insert((delivery.offset, delivery.term, delivery.serial));
-        let socket = it.socket;
+        // A node that stood still may bring what was given long before.
+        let acked = consumers.acked.get(room).and_then(|it| it.get(&text));
+        if strict && acked.is_some_and(|it| *it < (delivery.term, delivery.serial)) {
+            return Err(format!("{text} of {room:?} is given again, and was acknowledged"));
+        }
         if strict {
             consumers.note_order(room, &text, delivery.offset)?;
         }
@@ -357,7 +353,7 @@ impl World {
                 continue;
             }
             let room = name::room(&group);
-            let nothing = BTreeSet::new();
+            let nothing = BTreeMap::new();
             let acked = consumers.acked.get(&group).unwrap_or(&nothing);
             let number = self.rooms.iter().position(|it| **it == *room);
             let published = self.record.acked.iter().filter(|(_, it)| Some(it.room) == number);
@@ -369,7 +365,7 @@ impl World {
             for (number, _) in published {
                 let text = label(*number);
                 let told = consumers.unsure.contains(&(group.clone(), text.clone()));
-                if !acked.contains(&text) && !unsure.contains(&text) && !told {
+                if !acked.contains_key(&text) && !unsure.contains(&text) && !told {
                     return Err(format!("{text} was never settled by a consumer of {group:?}"));
                 }
             }
