@@ -177,8 +177,6 @@ const ONCE_FAILED: &[(u64, Faults)] = &[
     (10_057, Faults::Disks),
     // A home that was about to open kept that a node attached, and not who was there on it.
     (6845, Faults::Everything),
-    // The first node that came back had the others let go of their copies when it had none beside its own.
-    (1333, Faults::Disks),
 ];
 
 #[test]
