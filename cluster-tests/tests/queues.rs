@@ -414,6 +414,12 @@ fn a_full_queue_refuses_until_something_is_settled() {
     assert_eq!(api.say("queue_ack", "small:a", &first), ["ok"]);
     api.call("publish", body);
     assert_eq!(data(&api.pull("small:a", 10, 1.0)).len(), 10, "none was lost");
+    // A group that is there no more holds nothing up, and does not come back by itself.
+    api.call("queue_remove", json!({"channel": "small:a", "group": "one"}));
+    for number in 11..40 {
+        api.call("publish", json!({"channel": "small:a", "data": number}));
+    }
+    assert_eq!(data(&api.pull("small:a", 1, 1.0)), [30], "a new group begins with what is kept");
 }
 
 #[test]

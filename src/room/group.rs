@@ -227,6 +227,8 @@ impl GroupHome {
         let current = line.epoch.0;
         let start = source.options.queue.as_ref().map_or(Start::First, |it| it.options.start);
         match self.group.run() {
+            // Nor does one begin again that was removed, until someone wants it.
+            None if !self.is_wanted() => {}
             None => self.group.start(current, messages.floor(start), now, out),
             Some((_, epoch)) => {
                 let taken = self.group.taken();
@@ -244,6 +246,16 @@ impl GroupHome {
                 }
             }
         }
+    }
+
+    /// Whether someone consumes, or is about to.
+    fn is_wanted(&self) -> bool {
+        let begins = |(request, ..): &(GroupRequest, Time, Whom)| {
+            matches!(request, GroupRequest::Seek(_) | GroupRequest::Purge)
+        };
+        self.group.consumers().next().is_some()
+            || !self.pulls.is_empty()
+            || self.asked.iter().any(begins)
     }
 
     fn do_asked(

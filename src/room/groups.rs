@@ -100,7 +100,9 @@ impl Groups {
             _ => None,
         };
         let source = name::room(&room.name);
-        if !room.is_home() && !room.holds_something() {
+        // At its home it is known whether it has begun; elsewhere there may be one.
+        let is_there = if room.is_home() { floor.is_some() } else { room.holds_something() };
+        if !is_there {
             return self.forget(&room.name);
         }
         if let Some(known) = self.known.get_mut(source) {

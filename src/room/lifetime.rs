@@ -46,6 +46,10 @@ impl Room {
             _ if self.is_needed() || !self.outgoing.is_empty() => return None,
             Role::Opening(_) | Role::Mirror(_) => return None,
             Role::Home(home) if !self.is_idle_home(home) => return None,
+            // A group that was removed.
+            Role::Home(home) if home.group.as_ref().is_some_and(|it| it.floor().is_none()) => {
+                UNUSED
+            }
             Role::Home(_) if said => self.options.history_meta_ttl,
             Role::Guest if self.owed && self.holds_something() => {
                 self.options.history_meta_ttl.max(UNUSED)
