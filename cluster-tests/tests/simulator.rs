@@ -193,6 +193,10 @@ const MUTANT_SEEDS: u64 = 150;
 
 /// Whether a history shows that a core is broken, which the real one comes through.
 fn shows(mutant: Mutant, seed: u64, faults: Faults) -> bool {
+    if mutant.is_of_queues() {
+        let play = |mutant| sim::play_with_consumers(seed, faults, mutant).0;
+        return play(Some(mutant)).is_err() && play(None).is_ok();
+    }
     sim::run_with(seed, faults, Some(mutant)).is_err() && sim::run(seed, faults).is_ok()
 }
 

@@ -4,12 +4,17 @@
 //! They are made of the real core by spoiling what comes out of it, so that no switch for them is in the
 //! product.
 
+use std::sync::Arc;
+
 use roomcast::{
     cluster::{placement, slots::Term},
+    queue::change::Change,
     room::{
         messages::{Item, Message, Refused, RoomMessage, SlotMessage},
+        persisted::{change_from_bytes, change_to_bytes},
         registry::Out,
-        types::{Event, Recovery},
+        stream::Entry,
+        types::{Event, Publication, Recovery},
     },
 };
 
@@ -56,11 +61,13 @@ pub enum Mutant {
     ForgottenTerms,
     /// A node that starts does not wait for those that it was with.
     NobodyWaitedFor,
+    /// Successors of a group are not told what is settled.
+    ForgottenAcks,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::NoSuccessors,
         Self::BoastfulSuccessors,
         Self::EpochsNeverEnd,
@@ -81,6 +88,7 @@ impl Mutant {
         Self::UnsyncedAcks,
         Self::ForgottenTerms,
         Self::NobodyWaitedFor,
+        Self::ForgottenAcks,
     ];
 
     /// What a core that is broken this way does instead of `out`. `count` numbers the outputs.
@@ -128,6 +136,7 @@ impl Mutant {
     fn spoil_message(self, mut message: RoomMessage, count: u64) -> Vec<RoomMessage> {
         match (self, &mut message) {
             (Self::BoastfulSuccessors, RoomMessage::Has(offset)) => *offset += 1_000,
+            (Self::ForgottenAcks, RoomMessage::Deliver { entry, .. }) => Self::forget_ack(entry),
             (Self::ForgottenForwards, RoomMessage::Deliver { entry, .. }) => entry.forward = None,
             (Self::ForgottenKeys, RoomMessage::Deliver { entry, .. }) => entry.key = None,
             (Self::ForgottenForwards | Self::ForgottenKeys, RoomMessage::Page(page)) => {
@@ -172,6 +181,21 @@ impl Mutant {
             Item::Key(_) => self == Self::ForgottenKeys,
             Item::Forward(..) | Item::Origin(..) => self == Self::ForgottenForwards,
             _ => false,
+        }
+    }
+
+    /// Whether it shows only where there are consumers.
+    pub fn is_of_queues(self) -> bool {
+        self == Self::ForgottenAcks
+    }
+
+    /// What a successor is told of a change in a group, instead of the truth.
+    fn forget_ack(entry: &mut Entry) {
+        let change = change_from_bytes(&entry.publication.data);
+        if let Some(Change::Settled(_)) = change {
+            let data = change_to_bytes(&Change::Settled(Vec::new()));
+            entry.publication =
+                Arc::new(Publication { data, ..Publication::clone(&entry.publication) });
         }
     }
 
