@@ -51,6 +51,8 @@ type request struct {
 	Offline   bool            `json:"offline"`
 	Cut       *bool           `json:"cut"`
 	Method    string          `json:"method"`
+	Group     string          `json:"group"`
+	Prefetch  uint32          `json:"prefetch"`
 	Since     *struct {
 		Offset uint64 `json:"offset"`
 		Epoch  string `json:"epoch"`
@@ -215,6 +217,7 @@ func (c *client) subscription(r request) (*centrifuge.Subscription, chan error, 
 		Token:               r.Options.Token,
 		Delta:               centrifuge.DeltaType(r.Options.Delta),
 		MinResubscribeDelay: 50 * time.Millisecond,
+		Data:                consumed(r),
 	})
 	if err != nil {
 		return nil, nil, err
@@ -241,6 +244,10 @@ func (c *client) subscription(r request) (*centrifuge.Subscription, chan error, 
 	})
 	sub.OnPublication(func(e centrifuge.PublicationEvent) {
 		c.tell("pub", publication(r.Room, e.Publication))
+		if r.Group != "" {
+			// Not here: this SDK reads nothing more until a handler is done.
+			go c.acknowledge(r.Room, e.Tags)
+		}
 	})
 	sub.OnJoin(func(e centrifuge.JoinEvent) {
 		c.tell("join", fields{"room": r.Room, "info": info(&e.ClientInfo)})
@@ -249,6 +256,39 @@ func (c *client) subscription(r request) (*centrifuge.Subscription, chan error, 
 		c.tell("leave", fields{"room": r.Room, "info": info(&e.ClientInfo)})
 	})
 	return sub, settled, nil
+}
+
+// consumed is what the subscription of a consumer says: of which group, and how much at a time.
+func consumed(r request) []byte {
+	if r.Group == "" {
+		return nil
+	}
+	data, err := json.Marshal(fields{"group": r.Group, "prefetch": r.Prefetch})
+	if err != nil {
+		panic(err)
+	}
+	return data
+}
+
+// acknowledge says that a message of a group is done, and tells what came of that.
+func (c *client) acknowledge(room string, tags map[string]string) {
+	message := tags["roomcast-message"]
+	ack, err := json.Marshal(fields{"channel": room, "deliveries": []string{tags["roomcast-delivery"]}})
+	if err != nil {
+		panic(err)
+	}
+	answer, err := c.sdk.RPC(context.Background(), "queue.ack", ack)
+	var said struct {
+		Results []string `json:"results"`
+	}
+	if err == nil {
+		err = json.Unmarshal(answer.Data, &said)
+	}
+	if err != nil || len(said.Results) == 0 {
+		c.tell("unsettled", fields{"room": room, "message": message})
+		return
+	}
+	c.tell("settled", fields{"room": room, "message": message, "result": said.Results[0]})
 }
 
 func (c *client) publishMany(ctx context.Context, r request) any {
@@ -305,7 +345,7 @@ func run(r request) (any, error) {
 	}
 	c := found.(*client)
 	switch r.Cmd {
-	case "subscribe":
+	case "subscribe", "consume":
 		sub, settled, err := c.subscription(r)
 		if err != nil {
 			return nil, err
