@@ -210,11 +210,6 @@ impl RoomOptions {
         Self { queue: Some(Arc::new(Queue { options, rooms })), ..self }
     }
 
-    /// Whether publications may not be dropped for want of memory: someone has yet to deal with them.
-    pub fn holds_on(&self) -> bool {
-        self.queue.is_some() || self.group.is_some()
-    }
-
     /// Whether a publication is refused that would push one out that a group has not settled.
     pub fn refuses_when_full(&self) -> bool {
         self.queue.as_ref().is_some_and(|it| it.options.when_full == WhenFull::Refuse)

@@ -102,7 +102,8 @@ impl Room {
 
     /// The bytes kept have changed by so much, with the publication at `offset`.
     pub(super) fn note_kept(&self, offset: u64, change: isize, node: &mut Node) {
-        match self.options.holds_on() {
+        // A group can't do without its changes.
+        match self.options.group.is_some() {
             true => node.memory.add(change),
             false => node.memory.kept(&self.name, offset, change),
         }

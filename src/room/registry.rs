@@ -40,6 +40,8 @@ use crate::{
 pub const LULL: Duration = Duration::from_millis(500);
 /// A node that was told nothing for so long, and so much longer than [`LULL`], stood still.
 const STANDSTILL: Duration = Duration::from_secs(2);
+/// The most publications that some group has not settled that one input passes over, where others are to be dropped.
+const HELD: usize = 64;
 /// Which share of [`Settings::slice`] is gone through with an input that is about something else.
 const SHARE: usize = 32;
 
@@ -403,13 +405,19 @@ impl State {
                 room.forget_oldest_key();
             }
         }
-        let memory = &mut self.node.memory;
-        while memory.bytes() > self.node.settings.history_bytes {
+        let Node { memory, groups, settings, .. } = &mut self.node;
+        let mut held = Vec::new();
+        while memory.bytes() > settings.history_bytes && held.len() < HELD {
             let Some((name, offset)) = memory.pop_oldest() else { break };
+            if groups.floor(&name).is_some_and(|floor| offset > floor) {
+                held.push((name, offset));
+                continue;
+            }
             if let Some(stream) = self.rooms.get_mut(&name).and_then(|room| room.stream.as_mut()) {
                 memory.add(-stream.history.drop_through(offset));
             }
         }
+        held.into_iter().for_each(|(name, offset)| memory.kept(&name, offset, 0));
         let rooms = &self.rooms;
         memory.sift(|name, offset| {
             let stream = rooms.get(name).and_then(|room| room.stream());
@@ -505,6 +513,50 @@ mod tests {
             assert!(state.history_bytes() <= 5_000);
         }
         assert!(state.history_bytes() > 3_000, "{}", state.history_bytes());
+    }
+
+    #[test]
+    fn what_a_group_has_not_settled_is_not_dropped_for_want_of_memory() {
+        use crate::{
+            queue::{name, options::QueueOptions},
+            room::types::{GroupAnswer, GroupRequest},
+        };
+        let mut state = alone(RoomSettings { history_bytes: 5_000, ..Default::default() });
+        let keeps = RoomOptions {
+            history_size: 100,
+            history_ttl: Duration::from_secs(60),
+            history_meta_ttl: Duration::from_secs(3_600),
+            ..Default::default()
+        };
+        let groups = vec!["one".to_owned()];
+        let keeps = keeps.with_queue(QueueOptions { groups, ..QueueOptions::default() });
+        let namespaces = Namespaces { default: Arc::new(keeps), named: BTreeMap::new() };
+        state.namespaces = Arc::new(namespaces);
+        let pull = |state: &mut State, at: u64| {
+            let request = GroupRequest::Pull { most: 100, wait: Duration::ZERO };
+            let request = Request::Group(request.into(), ReplyTo::Api(at));
+            let room = name::of_group("a", "one").into();
+            let out = state.handle(In::Request(room, request), Time::from_millis(1_000 + at));
+            out.into_iter().find_map(|out| match out {
+                Out::Answer { answer: Answer::Group(GroupAnswer::Pulled(it)), .. } => {
+                    Some(it.len())
+                }
+                _ => None,
+            })
+        };
+        publish(&mut state, "a", 1_000, 1);
+        assert_eq!(pull(&mut state, 2), Some(1));
+        let refused = |out: &[Out]| {
+            let full = Answer::Failed(Failure::Overloaded);
+            out.iter().any(|it| matches!(it, Out::Answer { answer, .. } if *answer == full))
+        };
+        let taken =
+            (0..20).filter(|at| !refused(&publish(&mut state, "a", 1_000, 10 + at))).count();
+        assert!((2..8).contains(&taken), "{taken} were taken");
+        assert_eq!(pull(&mut state, 50), Some(taken), "all that were taken are there");
+        // Rooms without groups make way.
+        publish(&mut state, "b", 1_000, 60);
+        assert_eq!(state.room("b").and_then(|it| it.stream()).map(|it| it.history.len()), Some(0));
     }
 
     #[test]
