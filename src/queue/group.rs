@@ -735,16 +735,12 @@ impl Group {
                 self.bury(offset, parked, reason, now, round, out);
                 continue;
             }
-            match source.look(offset) {
-                Look::Absent => return round.reads(offset),
-                Look::Gone => {
-                    self.counts.lost += 1;
-                    self.end_one(offset, round);
-                }
-                Look::Here { over: true, .. } => {
-                    self.counts.expired += 1;
-                    self.end_one(offset, round);
-                }
+            let look = source.look(offset);
+            if self.is_past(offset, look, round) {
+                continue;
+            }
+            match look {
+                Look::Absent | Look::Gone => return round.reads(offset),
                 Look::Here { .. } if round.given.len() >= MOST => {
                     self.more = true;
                     return;
@@ -769,17 +765,13 @@ impl Group {
                 self.more = self.has_takers();
                 return;
             }
-            match source.look(offset) {
-                Look::Absent if self.has_takers() => return round.reads(offset),
-                Look::Absent => return,
-                Look::Gone => {
-                    self.counts.lost += 1;
-                    self.end_one(offset, round);
-                }
-                Look::Here { over: true, .. } => {
-                    self.counts.expired += 1;
-                    self.end_one(offset, round);
-                }
+            let look = source.look(offset);
+            if self.is_past(offset, look, round) {
+                continue;
+            }
+            match look {
+                Look::Absent | Look::Gone if self.has_takers() => return round.reads(offset),
+                Look::Absent | Look::Gone => return,
                 Look::Here { wait, key, .. } if !wait.is_zero() => {
                     past += 1;
                     self.put_off(offset, wait, key, now, round);
@@ -797,6 +789,17 @@ impl Group {
                 }
             }
         }
+    }
+
+    /// Whether a message can't be given any more: it is settled then, and counted.
+    fn is_past(&mut self, offset: u64, look: Look, round: &mut Round) -> bool {
+        match look {
+            Look::Gone => self.counts.lost += 1,
+            Look::Here { over: true, .. } => self.counts.expired += 1,
+            Look::Here { .. } | Look::Absent => return false,
+        }
+        self.end_one(offset, round);
+        true
     }
 
     fn end_one(&mut self, offset: u64, round: &mut Round) {
