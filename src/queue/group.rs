@@ -13,6 +13,8 @@
 //! In: who consumes, what they say, the room's messages ([`Source`]), and time. Out: [`Effect`]s. What of it another
 //! node needs is in the [`Change`]s: whoever applies them in their order has the same group.
 
+mod giving;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
@@ -25,20 +27,12 @@ use super::{
     settled::Settled,
     tag::Delivery,
 };
-use crate::{cluster::node::mix, runtime::time::Time};
+use crate::runtime::time::Time;
 
 /// How long the leases of a consumer last that is gone: its connection may have moved with its home.
 const GRACE: Duration = Duration::from_secs(1);
 /// How long a group that comes to another home waits for consumers that have leases.
 const SETTLING: Duration = Duration::from_secs(3);
-/// When a dead letter is sent again that was not answered for.
-const DEAD_AGAIN: Duration = Duration::from_secs(5);
-/// The most messages that are given at a time, so that others get their turn.
-const MOST: usize = 256;
-/// The most messages that are looked at beyond those that can't be given yet.
-const LOOK_PAST: usize = 256;
-/// After how many changes, and a part of what is pending, all that there is is written anew.
-const CHANGES: usize = 64;
 
 /// The messages of the room.
 pub trait Source {
@@ -193,13 +187,6 @@ struct Pull {
     got: Vec<Lent>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Taker {
-    Consumer(u128),
-    /// The pull at this place.
-    Pull(usize),
-}
-
 /// A group, at its room's home.
 #[derive(Debug)]
 pub struct Group {
@@ -316,8 +303,6 @@ impl Group {
                 .collect(),
         }
     }
-
-    // ---- Changes -----------------------------------------------------------------------------
 
     /// Does what a change says that was made at `at`, here or on another node.
     pub fn apply(&mut self, change: &Change, at: Time) {
@@ -530,8 +515,6 @@ impl Group {
         }
     }
 
-    // ---- Consumers ---------------------------------------------------------------------------
-
     /// Someone consumes from now on, or with another prefetch.
     pub fn consumer_came(&mut self, who: u128, prefetch: u32) {
         self.gone.remove(&who);
@@ -567,13 +550,6 @@ impl Group {
         let most = most.clamp(1, self.options.max_prefetch.max(1) as usize);
         self.pulls.push_back(Pull { id, most, until, got: Vec::new() });
     }
-
-    /// Those who wait for messages, who have to ask another home.
-    pub fn into_pulls(self) -> Vec<u64> {
-        self.pulls.into_iter().map(|it| it.id).collect()
-    }
-
-    // ---- What is said of deliveries ----------------------------------------------------------
 
     /// Someone says something of deliveries: of its own, or of any if it is `None`. Returns whether it holds, for each.
     pub fn judge(
@@ -665,8 +641,6 @@ impl Group {
         out.push(Effect::Change(change));
     }
 
-    // ---- Giving ------------------------------------------------------------------------------
-
     /// When something is due.
     pub fn next_due(&self) -> Option<Time> {
         let later = self.later.first().map(|(at, _)| *at);
@@ -675,282 +649,7 @@ impl Group {
         let pulls = self.pulls.iter().map(|it| it.until).min();
         [later, ends, gone, pulls].into_iter().flatten().min()
     }
-
-    /// Gives what can be given, and takes back what was held for too long.
-    pub fn settle(&mut self, source: &impl Source, now: Time, out: &mut Vec<Effect>) {
-        self.more = false;
-        self.take_back(now, out);
-        if self.origin.is_some() {
-            let mut round = Round::default();
-            self.give_parked(source, now, &mut round, out);
-            self.give_new(source, now, &mut round);
-            self.end(round, out);
-        }
-        self.answer_pulls(now, out);
-        if self.changes > CHANGES + self.pending() / 4 {
-            self.changes = 0;
-            out.push(Effect::Change(Change::State(self.state(now))));
-        }
-    }
-
-    fn take_back(&mut self, now: Time, out: &mut Vec<Effect>) {
-        while let Some((at, offset)) = self.later.first().copied().filter(|(at, _)| *at <= now) {
-            self.later.remove(&(at, offset));
-            self.ready.insert(offset);
-        }
-        let over: Vec<u128> =
-            self.gone.iter().filter(|(_, until)| **until <= now).map(|(who, _)| *who).collect();
-        self.gone.retain(|who, _| !over.contains(who));
-        let lost =
-            |it: &Lease| over.contains(&it.holder) && !self.consumers.contains_key(&it.holder);
-        let mut back: Vec<Put> = Vec::new();
-        if !over.is_empty() {
-            let held = self.leases.iter().filter(|(_, it)| lost(it));
-            let none = Some(Duration::ZERO);
-            back.extend(held.map(|(offset, _)| self.given_back(*offset, none, None)));
-        }
-        let ended = self.ends.iter().take_while(|(until, _)| *until <= now);
-        let ended = ended.filter(|(_, offset)| !back.iter().any(|it| it.offset == *offset));
-        let ended: Vec<Put> =
-            ended.map(|(_, offset)| self.given_back(*offset, None, None)).collect();
-        back.extend(ended);
-        if !back.is_empty() {
-            self.make(Change::Parked(back), now, out);
-        }
-    }
-
-    fn give_parked(
-        &mut self,
-        source: &impl Source,
-        now: Time,
-        round: &mut Round,
-        out: &mut Vec<Effect>,
-    ) {
-        let mut from = std::mem::take(&mut self.look_from);
-        for _ in 0..MOST + LOOK_PAST {
-            let Some(offset) = self.ready.range(from..).next().copied() else { return };
-            from = offset + 1;
-            let Some(parked) = self.parked.get(&offset).copied() else { continue };
-            if let Some(reason) = parked.dead {
-                self.bury(offset, parked, reason, now, round, out);
-                continue;
-            }
-            let look = source.look(offset);
-            if self.is_past(offset, look, round) {
-                continue;
-            }
-            match look {
-                Look::Absent | Look::Gone => return round.reads(offset),
-                Look::Here { .. } if round.given.len() >= MOST => {
-                    self.more = true;
-                    return;
-                }
-                Look::Here { .. } => match self.taker(parked.key) {
-                    Some(taker) => self.give(offset, parked.key, taker, now, round),
-                    None if parked.key == 0 || !self.has_takers() => return,
-                    None => {}
-                },
-            }
-        }
-        self.look_from = from;
-    }
-
-    fn give_new(&mut self, source: &impl Source, now: Time, round: &mut Round) {
-        let top = source.top();
-        let mut past = 0;
-        while self.next <= top && self.pending() < self.options.max_pending {
-            let offset = self.next;
-            if past >= LOOK_PAST || round.given.len() >= MOST || round.settled.len() >= MOST {
-                // Someone has room, or there would be no more to give.
-                self.more = self.has_takers();
-                return;
-            }
-            let look = source.look(offset);
-            if self.is_past(offset, look, round) {
-                continue;
-            }
-            match look {
-                Look::Absent | Look::Gone if self.has_takers() => return round.reads(offset),
-                Look::Absent | Look::Gone => return,
-                Look::Here { wait, key, .. } if !wait.is_zero() => {
-                    past += 1;
-                    self.put_off(offset, wait, key, now, round);
-                }
-                Look::Here { key, .. } => {
-                    let busy = self.keys.contains_key(&key);
-                    match self.taker(key).filter(|_| !busy) {
-                        Some(taker) => self.give(offset, key, taker, now, round),
-                        None if key == 0 || !self.has_takers() => return,
-                        None => {
-                            past += 1;
-                            self.put_off(offset, Duration::ZERO, key, now, round);
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// Whether a message can't be given any more: it is settled then, and counted.
-    fn is_past(&mut self, offset: u64, look: Look, round: &mut Round) -> bool {
-        match look {
-            Look::Gone => self.counts.lost += 1,
-            Look::Here { over: true, .. } => self.counts.expired += 1,
-            Look::Here { .. } | Look::Absent => return false,
-        }
-        self.end_one(offset, round);
-        true
-    }
-
-    fn end_one(&mut self, offset: u64, round: &mut Round) {
-        self.settle_one(offset);
-        round.settled.push(offset);
-    }
-
-    fn put_off(&mut self, offset: u64, wait: Duration, key: u64, now: Time, round: &mut Round) {
-        let put = Put { offset, wait: wait.as_millis() as u64, key, dead: None };
-        self.park(put, now);
-        round.parked.push(put);
-    }
-
-    fn bury(
-        &mut self,
-        offset: u64,
-        parked: Parked,
-        reason: Reason,
-        now: Time,
-        round: &mut Round,
-        out: &mut Vec<Effect>,
-    ) {
-        if self.options.dead_letter.is_none() {
-            self.counts.dead += 1;
-            return self.end_one(offset, round);
-        }
-        // Only here: another home sends it again, and the room for dead letters knows it.
-        self.ready.remove(&offset);
-        self.parked.insert(offset, Parked { at: now + DEAD_AGAIN, ..parked });
-        self.later.insert((now + DEAD_AGAIN, offset));
-        out.push(Effect::Bury { offset, attempts: parked.attempts, reason });
-    }
-
-    fn give(&mut self, offset: u64, key: u64, taker: Taker, now: Time, round: &mut Round) {
-        self.serial += 1;
-        let delivery = Delivery { offset, term: self.term, serial: self.serial };
-        let holder = match taker {
-            Taker::Consumer(who) => who,
-            Taker::Pull(_) => 0,
-        };
-        self.lease(delivery, holder, key, now);
-        let attempts = self.leases.get(&offset).map_or(1, |it| it.attempts);
-        self.counts.delivered += 1;
-        self.counts.redelivered += u64::from(attempts > 1);
-        let lent = Lent { delivery, attempts };
-        match taker {
-            Taker::Consumer(who) => round.lent.push((who, lent)),
-            Taker::Pull(at) => self.pulls[at].got.push(lent),
-        }
-        let index = match round.holders.last() {
-            Some(last) if *last == holder => round.holders.len() - 1,
-            _ => round.holders.iter().position(|it| *it == holder).unwrap_or_else(|| {
-                round.holders.push(holder);
-                round.holders.len() - 1
-            }),
-        };
-        round.serial.get_or_insert(self.serial);
-        round.given.push(Given { offset, holder: index as u32, key });
-    }
-
-    fn end(&mut self, round: Round, out: &mut Vec<Effect>) {
-        let Round { holders, given, serial, settled, parked, lent, read } = round;
-        let term = self.term;
-        let leased = serial.map(|serial| Change::Leased { term, serial, holders, given });
-        let settled = (!settled.is_empty()).then_some(Change::Settled(settled));
-        let parked = (!parked.is_empty()).then_some(Change::Parked(parked));
-        // In this order they lead others to the same: what is leased here was never settled or parked after it.
-        for change in [settled, parked, leased].into_iter().flatten() {
-            self.changes += 1;
-            out.push(Effect::Change(change));
-        }
-        out.extend(lent.into_iter().map(|(who, it)| Effect::Deliver(who, it)));
-        out.extend(read.map(Effect::Read));
-    }
-
-    fn answer_pulls(&mut self, now: Time, out: &mut Vec<Effect>) {
-        let over = |it: &Pull| !it.got.is_empty() || it.until <= now;
-        while let Some(at) = self.pulls.iter().position(over) {
-            if let Some(pull) = self.pulls.remove(at) {
-                out.push(Effect::Pulled(pull.id, pull.got));
-            }
-        }
-    }
-
-    /// Whether anyone has room.
-    fn has_takers(&mut self) -> bool {
-        self.next_in_turn().is_some() || self.pulls.iter().any(|it| it.got.len() < it.most)
-    }
-
-    /// The next consumer in turn that has room.
-    fn next_in_turn(&mut self) -> Option<u128> {
-        if self.options.mode == Mode::Exclusive {
-            let holder = self.leases.values().map(|it| it.holder);
-            let holder = holder.into_iter().find(|it| self.consumers.contains_key(it));
-            let only = holder.or_else(|| self.turn.front().copied())?;
-            // Whoever is first stays first.
-            if self.turn.front() != Some(&only) {
-                self.turn.retain(|it| *it != only);
-                self.turn.push_front(only);
-            }
-            return self.consumers.get(&only).is_some_and(Consumer::has_room).then_some(only);
-        }
-        while let Some(who) = self.turn.front().copied() {
-            match self.consumers.get_mut(&who) {
-                Some(consumer) if consumer.has_room() => return Some(who),
-                Some(consumer) => consumer.in_turn = false,
-                None => {}
-            }
-            self.turn.pop_front();
-        }
-        None
-    }
-
-    /// Who is to get a message with this key now.
-    fn taker(&mut self, key: u64) -> Option<Taker> {
-        if key != 0 && !self.consumers.is_empty() {
-            let score = |who: &u128| mix(key ^ mix(*who as u64 ^ (*who >> 64) as u64));
-            let who = self.consumers.keys().max_by_key(|who| score(who)).copied()?;
-            let room = self.consumers.get(&who).is_some_and(Consumer::has_room);
-            return room.then_some(Taker::Consumer(who));
-        }
-        if let Some(who) = self.next_in_turn() {
-            if self.options.mode != Mode::Exclusive {
-                self.turn.rotate_left(1);
-            }
-            return Some(Taker::Consumer(who));
-        }
-        let pull = self.pulls.iter().position(|it| it.got.len() < it.most)?;
-        Some(Taker::Pull(pull))
-    }
-}
-
-/// What comes of going through the messages once.
-#[derive(Debug, Default)]
-struct Round {
-    holders: Vec<u128>,
-    given: Vec<Given>,
-    /// The number of the first lease.
-    serial: Option<u64>,
-    settled: Vec<u64>,
-    parked: Vec<Put>,
-    lent: Vec<(u128, Lent)>,
-    read: Option<u64>,
-}
-
-impl Round {
-    fn reads(&mut self, offset: u64) {
-        self.read = Some(self.read.map_or(offset, |it| it.min(offset)));
-    }
 }
 
 #[cfg(test)]
-#[path = "group_tests.rs"]
 mod tests;

@@ -82,21 +82,17 @@ pub(super) enum GroupOut {
 struct Messages<'a> {
     room: &'a Room,
     stream: &'a Stream,
-    side: &'a Side<'a>,
-    top: u64,
-    now: Time,
-}
-
-/// What was read of them from the log.
-struct Side<'a> {
+    /// What was read of them from the log.
     read: &'a BTreeMap<u64, (Time, Arc<Publication>)>,
     unreadable: Option<u64>,
+    top: u64,
+    now: Time,
 }
 
 impl Messages<'_> {
     fn get(&self, offset: u64) -> Option<(Duration, Arc<Publication>)> {
         self.stream.history.get(offset, self.now).or_else(|| {
-            let (at, publication) = self.side.read.get(&offset)?;
+            let (at, publication) = self.read.get(&offset)?;
             Some((self.now.since(*at), publication.clone()))
         })
     }
@@ -138,7 +134,7 @@ impl Source for Messages<'_> {
 
     fn look(&self, offset: u64) -> Look {
         let Some((age, publication)) = self.get(offset) else {
-            let readable = offset >= self.first() && self.side.unreadable != Some(offset);
+            let readable = offset >= self.first() && self.unreadable != Some(offset);
             return if readable { Look::Absent } else { Look::Gone };
         };
         let wait = millis(&publication, tag::DELAY).unwrap_or_default();
@@ -172,7 +168,7 @@ impl GroupHome {
     }
 
     /// Those who wait, who have to ask the next home.
-    fn into_asked(self) -> impl Iterator<Item = Whom> {
+    pub(super) fn into_asked(self) -> impl Iterator<Item = Whom> {
         self.pulls.into_values().chain(self.asked.into_iter().map(|(_, _, whom)| whom))
     }
 
@@ -205,8 +201,8 @@ impl GroupHome {
         let Some(stream) = source.stream() else { return Vec::new() };
         self.read_at.take_if(|at| *at <= now);
         let read = std::mem::take(&mut self.read);
-        let side = Side { read: &read, unreadable: self.unreadable };
-        let messages = Messages { room: source, stream, side: &side, top, now };
+        let unreadable = self.unreadable;
+        let messages = Messages { room: source, stream, read: &read, unreadable, top, now };
         let (mut effects, mut out) = (Vec::new(), Vec::new());
         self.go_on_with(&messages, source, &mut effects);
         while let Some((request, _, whom)) = self.asked.pop_front() {
@@ -674,10 +670,5 @@ impl Room {
             self.begin_to_open_unless_home(node);
             self.settle(node);
         }
-    }
-
-    /// The group stops being here: who waits for it asks the next home.
-    pub(super) fn end_group(group: Option<Box<GroupHome>>) -> Vec<Whom> {
-        group.map(|it| it.into_asked().collect()).unwrap_or_default()
     }
 }

@@ -162,7 +162,7 @@ impl Groups {
         self.counts
     }
 
-    /// How many groups there are here, and how many rooms that have any.
+    /// How many groups there are here.
     pub fn len(&self) -> usize {
         self.known.values().map(|it| it.floors.len()).sum()
     }

@@ -321,7 +321,7 @@ impl Room {
         }
         let (mut own, mut runs) = (Vec::new(), BTreeMap::new());
         let readers = self.stop_reading(home.readings.map_or_else(Vec::new, |it| *it));
-        let groups = Self::end_group(home.group);
+        let groups = home.group.into_iter().flat_map(|it| it.into_asked());
         let unacked = home.replication.into_unacked().into_iter().map(|it| it.whom);
         for whom in unacked.chain(readers).chain(groups) {
             match whom {

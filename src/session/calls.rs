@@ -289,7 +289,7 @@ impl Session {
         out: &mut Vec<Out>,
     ) -> Outcome {
         if Self::is_about_groups(&request.method) {
-            return self.queue_rpc(id, &request, env);
+            return self.queue_rpc(id, &request);
         }
         let to = match env.settings.proxies.rpc.responsible(&request.method) {
             RpcBackend::Backend(to) => to,

@@ -10,11 +10,10 @@ use serde_json::{Map, Value};
 
 use super::{
     commands::{Outcome, Refusal},
-    settings::Env,
     state::Session,
 };
 use crate::{
-    protocol::{codes::ErrorCode, message::RpcRequest},
+    protocol::{codes::ErrorCode, message::RpcRequest, nulls},
     queue::{group::Verdict, name, tag::Delivery},
     room::{
         options::RoomOptions,
@@ -100,10 +99,9 @@ impl Session {
     }
 
     /// Takes an RPC about groups.
-    pub(super) fn queue_rpc(&mut self, id: u32, request: &RpcRequest, _: Env<'_>) -> Outcome {
+    pub(super) fn queue_rpc(&mut self, id: u32, request: &RpcRequest) -> Outcome {
         let method = request.method.strip_prefix(PREFIX).unwrap_or_default();
-        let said: Said =
-            crate::protocol::nulls::from_slice(&request.data).map_err(|_| ErrorCode::BadRequest)?;
+        let said: Said = nulls::from_slice(&request.data).map_err(|_| ErrorCode::BadRequest)?;
         let verdict = match method {
             "ack" => Some(Verdict::Ack),
             "nack" => Some(Verdict::Nack(said.delay.map(Length::bounded))),

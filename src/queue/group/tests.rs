@@ -16,6 +16,8 @@ struct Messages {
     first: u64,
     top: u64,
     keys: u64,
+    /// Those that have to be read first.
+    absent: BTreeSet<u64>,
     /// Those that may not be given before then.
     delayed: BTreeMap<u64, Time>,
     now: Time,
@@ -29,6 +31,9 @@ impl Source for Messages {
     fn look(&self, offset: u64) -> Look {
         if offset < self.first {
             return Look::Gone;
+        }
+        if self.absent.contains(&offset) {
+            return Look::Absent;
         }
         let wait = self.delayed.get(&offset).map_or(Duration::ZERO, |it| it.since(self.now));
         let key = if self.keys == 0 { 0 } else { offset % self.keys + 1 };
@@ -224,13 +229,30 @@ fn what_is_given_back_waits_and_is_dead_in_the_end() {
     let lent = both.taken(1);
     both.judge(1, Verdict::Nack(Some(Duration::from_secs(60))), &lent);
     assert_eq!(both.buried, [1]);
-    both.pass(DEAD_AGAIN);
+    both.pass(giving::DEAD_AGAIN);
     assert_eq!(both.buried, [1, 1], "nobody has said that it is there");
     let mut out = Vec::new();
     both.group.buried(1, both.now, &mut out);
     both.perform(out);
     assert_eq!(both.group.settled.floor(), 1);
     assert_eq!(both.group.take_counts().dead, 1);
+}
+
+#[test]
+fn a_dead_letter_that_memory_does_not_have_is_read_first() {
+    let mut both = Both::new(QueueOptions { dead_letter: Some("dead".into()), ..shared() });
+    both.come(1, 10);
+    both.publish(1);
+    let lent = both.taken(1);
+    both.messages.absent = [1].into();
+    both.judge(1, Verdict::Reject, &lent);
+    assert!(both.buried.is_empty(), "it is not here");
+    let mut out = Vec::new();
+    both.group.settle(&both.messages, both.now, &mut out);
+    assert_eq!(out, [Effect::Read(1)]);
+    both.messages.absent.clear();
+    both.settle();
+    assert_eq!(both.buried, [1]);
 }
 
 #[test]
