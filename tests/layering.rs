@@ -131,7 +131,7 @@ fn rooms_know_no_client_protocol() {
 
 /// The library's modules from the lowest layer up: each may use only those before it.
 const LAYERS: [&str; 16] = [
-    "metrics", "runtime", "log", "protocol", "access", "cluster", "queue", "room", "backend",
+    "metrics", "runtime", "log", "protocol", "cluster", "queue", "access", "room", "backend",
     "webhooks", "config", "session", "hub", "mesh", "server", "node",
 ];
 

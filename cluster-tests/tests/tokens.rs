@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use cluster_tests::cluster::Cluster;
 use cluster_tests::paths;
-use cluster_tests::wait::ensure;
+use cluster_tests::wait::{ensure, until};
 use cluster_tests::world::REACTION;
 use cluster_tests::ws::Socket;
 use serde_json::{Value, json};
@@ -189,4 +189,87 @@ fn nothing_is_permitted_that_is_not_configured() -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Rooms with groups, whose consumers may do more or less.
+const QUEUES: &str = r#"
+[client.token]
+hmac_secret_key = "cluster-tests"
+[http_api]
+key = "test"
+[[channel.namespaces]]
+name = "closed"
+history_size = 10
+history_ttl = "60s"
+allow_subscribe_for_client = true
+queue = { groups = ["*"] }
+[[channel.namespaces]]
+name = "open"
+history_size = 10
+history_ttl = "60s"
+allow_subscribe_for_client = true
+queue = { groups = ["*"], allow_consume_for_client = true }
+[[channel.namespaces]]
+name = "watched"
+history_size = 10
+history_ttl = "60s"
+allow_subscribe_for_client = true
+[channel.namespaces.queue]
+groups = ["*"]
+allow_consume_for_client = true
+allow_ack_for_consumer = false
+allow_seek_for_consumer = true
+"#;
+
+#[test]
+fn to_consume_to_acknowledge_and_to_seek_are_rights_of_their_own() -> Result<(), String> {
+    let cluster = Cluster::start_with(1, QUEUES)?;
+    let made = |room: &str, allow: &str| {
+        let of = ["gensubtoken", "--user", "42", "--channel", room, "--allow", allow];
+        run(&of, QUEUES).map(|(_, said)| said.trim().to_owned())
+    };
+    // To subscribe and nothing else, to consume, to acknowledge, to seek: 0 if it may, and otherwise with which error.
+    for (room, token, expected) in [
+        ("closed:a", String::new(), [0, 103, 103, 103]),
+        ("open:a", String::new(), [0, 0, 0, 103]),
+        ("watched:a", String::new(), [0, 0, 103, 0]),
+        ("closed:b", made("closed:b", "consume")?, [0, 0, 103, 103]),
+        ("closed:c", made("closed:c", "consume,ack")?, [0, 0, 0, 103]),
+        ("closed:d", made("closed:d", "consume,seek")?, [0, 0, 103, 0]),
+        ("open:e", made("open:e", "ack,seek")?, [0, 103, 103, 103]),
+        // A token that does not speak of it leaves it to the namespace.
+        ("open:f", signed(&json!({"sub": "42", "channel": "open:f"})), [0, 0, 0, 103]),
+        ("closed:g", signed(&json!({"sub": "42", "channel": "closed:g"})), [0, 103, 103, 103]),
+    ] {
+        let subscribe = json!({"channel": room, "token": token, "data": {"group": "workers"}});
+        let (mut socket, _) = connect(&cluster, GOOD)?;
+        let mut code = |command: Value| -> Result<i64, String> {
+            let reply = socket.command(&command)?;
+            Ok(reply["error"]["code"].as_i64().unwrap_or(0))
+        };
+        let consumes = code(json!({"id": 2, "subscribe": subscribe}))?;
+        let data = json!({"channel": room, "deliveries": ["1.1.1.workers"]});
+        let acks = code(json!({"id": 3, "rpc": {"method": "queue.ack", "data": data}}))?;
+        let data = json!({"channel": room, "to": "last"});
+        let seeks = code(json!({"id": 4, "rpc": {"method": "queue.seek", "data": data}}))?;
+        let (mut socket, _) = connect(&cluster, GOOD)?;
+        let subscribe = json!({"channel": room, "token": token});
+        let reply = socket.command(&json!({"id": 2, "subscribe": subscribe}))?;
+        let enters = reply["error"]["code"].as_i64().unwrap_or(0);
+        let found = [enters, consumes, acks, seeks];
+        ensure(found == expected, || format!("{room}, {token}: {found:?}, not {expected:?}"))?;
+    }
+    // Who consumes is told by name.
+    let (mut socket, _) = connect(&cluster, GOOD)?;
+    let subscribe = json!({"channel": "open:a", "data": {"group": "workers", "prefetch": 1}});
+    socket.command(&json!({"id": 2, "subscribe": subscribe}))?;
+    cluster.api(0, "publish", &json!({"channel": "open:a", "data": 1}))?;
+    cluster.api(0, "publish", &json!({"channel": "open:a", "data": 2}))?;
+    until(REACTION, || {
+        let facts =
+            cluster.api(0, "queue_info", &json!({"channel": "open:a", "group": "workers"}))?;
+        let one = &facts["consumers"][0];
+        let right = one["user"] == "42" && one["leased"] == 1 && facts["waiting"] == 1;
+        ensure(right && facts["oldest"].as_f64().is_some(), || facts.to_string())
+    })
 }

@@ -11,6 +11,7 @@ use super::{
     fault::Fault,
     grant::{Credentials, Grant, Overrides},
 };
+use crate::queue::rights::Rights;
 
 /// Unix time in whole seconds. JSON web tokens may say it in fractions (RFC 7519, NumericDate), and some
 /// libraries do; those are rounded down.
@@ -72,6 +73,8 @@ pub struct Claims {
     pub client: Option<String>,
     #[serde(default, rename = "override")]
     overrides: Option<Overrides>,
+    /// Of a subscription token: what may be done with the groups of the room.
+    allow: Option<Vec<String>>,
     /// Of a connection token: rooms that the server puts the client into.
     channels: Option<Vec<String>>,
     /// The same, with what comes with each.
@@ -106,6 +109,7 @@ impl Claims {
                 info: bytes("b64info", sub.info, sub.b64info)?,
                 data: bytes("b64data", sub.data, sub.b64data)?,
                 overrides: sub.overrides.unwrap_or_default(),
+                queue: None,
             };
             rooms.insert(room, grant);
         }
@@ -132,6 +136,7 @@ impl Claims {
             info: bytes("b64info", self.info, self.b64info)?,
             data: bytes("b64data", self.data, self.b64data)?,
             overrides: self.overrides.unwrap_or_default(),
+            queue: self.allow.as_deref().map(Rights::listed),
         };
         let room = self.channel.unwrap_or_default();
         Ok(Subscription { user: self.sub, room, client: self.client.unwrap_or_default(), grant })

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::queue::rights::Rights;
+
 /// Who a connection belongs to, and what comes with it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Credentials {
@@ -31,6 +33,10 @@ pub struct Grant {
     pub data: Bytes,
     /// Where it differs from the options of the room.
     pub overrides: Overrides,
+    /// What the client may do with the groups of the room; none: what the options of the room say. No client consumes that
+    /// did not ask for it, so nodes don't tell each other.
+    #[serde(skip)]
+    pub queue: Option<Rights>,
 }
 
 /// Where a subscription differs from its room's options.

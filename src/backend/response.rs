@@ -17,6 +17,7 @@ use crate::{
         grant::{Credentials, Grant, Overrides},
     },
     protocol::{codes::Disconnect, message, nulls},
+    queue::rights::Rights,
     room::types::{Tags, Version},
 };
 
@@ -137,6 +138,7 @@ struct Granted {
     meta: Option<Box<RawValue>>,
     #[serde(rename = "override")]
     overrides: Option<Overrides>,
+    allow: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -208,6 +210,7 @@ impl Granted {
             info: payload("b64info", self.info, self.b64info)?,
             data: payload("b64data", self.data, self.b64data)?,
             overrides: self.overrides.unwrap_or_default(),
+            queue: self.allow.as_deref().map(Rights::listed),
         })
     }
 

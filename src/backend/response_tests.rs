@@ -50,6 +50,23 @@ fn a_permission_has_to_be_said() {
 }
 
 #[test]
+fn a_permission_may_say_what_is_done_with_groups() {
+    for (result, expected) in [
+        (json!({}), None),
+        (json!({"allow": null}), None),
+        (json!({"allow": []}), Some(Rights::default())),
+        (
+            json!({"allow": ["consume", "pub", "seek"]}),
+            Some(Rights { consume: true, ack: false, seek: true }),
+        ),
+    ] {
+        let answer = read_as(OperationKind::Subscribe, json!({ "result": result }));
+        let Ok(BackendResponse::Subscribe(grant)) = answer else { panic!("{result}") };
+        assert_eq!(grant.queue, expected, "{result}");
+    }
+}
+
+#[test]
 fn refusals_are_the_backends_own_words() {
     for kind in [
         OperationKind::Connect,

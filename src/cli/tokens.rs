@@ -8,7 +8,7 @@ use roomcast::{
     access::{fault::TokenError, jwks::Fetcher, keys::PublishedKeys, sign, verifier::Verifier},
     config::{Config, tokens::Tokens},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Makes a connection token.
 #[derive(Args)]
@@ -31,6 +31,10 @@ pub struct Subscription {
     /// The room.
     #[arg(long, short = 's')]
     pub channel: String,
+    /// What it may do with the groups of the room, comma-separated: consume, ack, seek. Without it: what the room's
+    /// namespace says.
+    #[arg(long, value_delimiter = ',', value_parser = ["consume", "ack", "seek"])]
+    pub allow: Option<Vec<String>>,
 }
 
 /// Checks a token.
@@ -51,17 +55,14 @@ fn of_subscriptions(config: &Config) -> &Tokens {
     config.subscription_tokens.as_ref().unwrap_or(&config.tokens)
 }
 
-fn sign(tokens: &Tokens, user: &str, channel: Option<&str>, ttl: i64) -> anyhow::Result<()> {
+fn sign(tokens: &Tokens, mut claims: Value, ttl: i64) -> anyhow::Result<()> {
     anyhow::ensure!(
         !tokens.secret().is_empty(),
         "there is no hmac_secret_key in the configuration to sign with"
     );
-    let mut claims = json!({"sub": user, "iat": now()});
+    claims["iat"] = now().into();
     if ttl > 0 {
         claims["exp"] = now().saturating_add(ttl).into();
-    }
-    if let Some(channel) = channel {
-        claims["channel"] = channel.into();
     }
     super::print(&format!("{}\n", sign::sign(tokens.secret(), &claims)?));
     Ok(())
@@ -69,14 +70,18 @@ fn sign(tokens: &Tokens, user: &str, channel: Option<&str>, ttl: i64) -> anyhow:
 
 impl Connection {
     pub fn make(&self, config: &Config) -> anyhow::Result<()> {
-        sign(&config.tokens, &self.user, None, self.ttl)
+        sign(&config.tokens, json!({"sub": self.user}), self.ttl)
     }
 }
 
 impl Subscription {
     pub fn make(&self, config: &Config) -> anyhow::Result<()> {
         let Connection { user, ttl, .. } = &self.connection;
-        sign(of_subscriptions(config), user, Some(&self.channel), *ttl)
+        let mut claims = json!({"sub": user, "channel": self.channel});
+        if let Some(allow) = &self.allow {
+            claims["allow"] = json!(allow);
+        }
+        sign(of_subscriptions(config), claims, *ttl)
     }
 }
 

@@ -197,6 +197,7 @@ impl Channel {
                 self.allow_history_for_subscriber,
                 self.allow_history_for_anonymous,
             ),
+            ..Permissions::default()
         }
     }
 }
@@ -259,11 +260,30 @@ impl Queue {
             "first" => Start::First,
             "last" => Start::Last,
             other => {
-                wrong("start", format!("{other:?} is neither \"first\" nor \"last\""));
-                Start::First
+                let offset = other.parse().map(|it: u64| Start::After(it.saturating_sub(1)));
+                let age = || humantime::parse_duration(other).map(Start::Since);
+                offset.ok().or_else(|| age().ok()).unwrap_or_else(|| {
+                    wrong(
+                        "start",
+                        format!(
+                            "{other:?} is neither \"first\" nor \"last\", nor an offset or an age like \"1h\""
+                        ),
+                    );
+                    Start::First
+                })
             }
         };
-        rooms.with_queue(QueueOptions {
+        let permissions = Permissions {
+            consume: Audience {
+                client: self.allow_consume_for_client,
+                subscriber: false,
+                anonymous: self.allow_consume_for_anonymous,
+            },
+            ack_for_consumer: self.allow_ack_for_consumer,
+            seek_for_consumer: self.allow_seek_for_consumer,
+            ..rooms.permissions
+        };
+        RoomOptions { permissions, ..rooms }.with_queue(QueueOptions {
             groups: self.groups.clone(),
             mode,
             ack_wait: self.ack_wait.0,

@@ -34,7 +34,7 @@ const LIVE: [&str; 19] = [
 
 /// Options of namespaces that only sessions look at: they count for what clients ask from then on. What rooms keep and
 /// promise is theirs from the beginning.
-const LIVE_OF_ROOMS: [&str; 13] = [
+const LIVE_OF_ROOMS: [&str; 17] = [
     "allow_subscribe_for_client",
     "allow_subscribe_for_anonymous",
     "allow_publish_for_client",
@@ -46,6 +46,10 @@ const LIVE_OF_ROOMS: [&str; 13] = [
     "allow_history_for_client",
     "allow_history_for_subscriber",
     "allow_history_for_anonymous",
+    "allow_consume_for_client",
+    "allow_consume_for_anonymous",
+    "allow_ack_for_consumer",
+    "allow_seek_for_consumer",
     "allow_user_limited_channels",
     "channel_regex",
 ];

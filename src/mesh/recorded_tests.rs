@@ -19,7 +19,7 @@ use crate::{
         slots::{Claim, Term},
     },
     queue::{
-        group::{Facts, Verdict},
+        group::{ConsumerFacts, Facts, Verdict},
         options::Start,
         tag::Delivery,
     },
@@ -137,7 +137,10 @@ fn judge() -> GroupRequest {
 }
 
 fn group_facts() -> Facts {
-    Facts { floor: 1, top: 9, leased: 2, parked: 3, waiting: 4, consumers: vec![(7, 2, 16)] }
+    let user = "ann".into();
+    let consumers = vec![ConsumerFacts { client: 7, user, leased: 2, prefetch: 16 }];
+    let oldest = Some(Duration::from_millis(1_500));
+    Facts { floor: 1, top: 9, leased: 2, parked: 3, waiting: 4, oldest, consumers }
 }
 
 fn answers() -> Vec<(&'static str, Answer)> {
@@ -252,7 +255,7 @@ fn controls() -> Vec<(&'static str, Action)> {
         join_leave: flag,
     };
     let (info, data) = (Bytes::from_static(b"{}"), Bytes::from_static(b"[]"));
-    let grant = Grant { expires_at: Some(-1), info: info.clone(), data, overrides };
+    let grant = Grant { expires_at: Some(-1), info: info.clone(), data, overrides, queue: None };
     let room = "room".to_owned();
     let reason = "bye".to_owned();
     vec![

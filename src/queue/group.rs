@@ -136,8 +136,23 @@ pub struct Facts {
     pub parked: u64,
     /// Messages that nobody has been given yet.
     pub waiting: u64,
-    /// The consumers: who, how many messages each has, and how many it may have.
-    pub consumers: Vec<(u128, u32, u32)>,
+    /// How old the oldest message is that is not settled, if that is known.
+    pub oldest: Option<Duration>,
+    /// Who consumes.
+    pub consumers: Vec<ConsumerFacts>,
+}
+
+/// How a consumer stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ConsumerFacts {
+    /// Who it is.
+    pub client: u128,
+    /// Whose; empty: an anonymous one.
+    pub user: Box<str>,
+    /// How many messages it has.
+    pub leased: u32,
+    /// How many it may have.
+    pub prefetch: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -291,16 +306,20 @@ impl Group {
 
     /// How it stands.
     pub fn facts(&self, top: u64) -> Facts {
-        let consumers = self.consumers.iter();
+        let consumer = |(who, it): (&u128, &Consumer)| ConsumerFacts {
+            client: *who,
+            leased: it.leases.len() as u32,
+            prefetch: it.prefetch,
+            ..ConsumerFacts::default()
+        };
         Facts {
             floor: self.settled.floor(),
             top,
             leased: self.leases.len() as u64,
             parked: self.parked.len() as u64,
             waiting: top.saturating_add(1).saturating_sub(self.next),
-            consumers: consumers
-                .map(|(who, it)| (*who, it.leases.len() as u32, it.prefetch))
-                .collect(),
+            oldest: None,
+            consumers: self.consumers.iter().map(consumer).collect(),
         }
     }
 

@@ -21,9 +21,11 @@
 //! - *A lease is told by a number that no other lease has had,* on whichever node: the term of the room's home, and
 //!   its count.
 
+pub mod call;
 pub mod change;
 pub mod group;
 pub mod name;
 pub mod options;
+pub mod rights;
 pub mod settled;
 pub mod tag;

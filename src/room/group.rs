@@ -37,7 +37,7 @@ use crate::{
     cluster::node::{NodeId, stable_hash},
     queue::{
         change::{Change, Reason},
-        group::{Effect, Group, Lent, Look, Source, Verdict},
+        group::{Effect, Facts, Group, Lent, Look, Source, Verdict},
         name,
         options::Start,
         tag,
@@ -263,7 +263,10 @@ impl GroupHome {
         let (epoch, now) = (messages.stream.position().epoch.0, messages.now);
         match request {
             GroupRequest::Facts => {
-                return GroupAnswer::Facts(self.group.facts(messages.top).into());
+                let facts = self.group.facts(messages.top);
+                let oldest = (facts.floor < facts.top).then(|| messages.get(facts.floor + 1));
+                let oldest = oldest.flatten().map(|(age, _)| age);
+                return GroupAnswer::Facts(Facts { oldest, ..facts }.into());
             }
             GroupRequest::Seek(start) => {
                 self.group.start(epoch, messages.floor(*start), now, out);
@@ -540,7 +543,10 @@ impl Room {
                         pushes.entry(at).or_default().push((client, message));
                     }
                 }
-                GroupOut::Answer(whom, answer) => {
+                GroupOut::Answer(whom, mut answer) => {
+                    if let Answer::Group(GroupAnswer::Facts(facts)) = &mut answer {
+                        self.name_consumers(facts);
+                    }
                     let waits = matches!(answer, Answer::Group(GroupAnswer::Done));
                     self.answer_when_acked(if waits { offset } else { 0 }, answer, whom, node);
                 }
@@ -556,6 +562,14 @@ impl Room {
         }
         for (at, messages) in pushes {
             self.push_to(at, messages, node);
+        }
+    }
+
+    /// Says whose each consumer is.
+    fn name_consumers(&self, facts: &mut Facts) {
+        for it in &mut facts.consumers {
+            let info = self.present.as_ref().and_then(|all| all.info_of(ClientId(it.client)));
+            it.user = info.map(|it| it.user.clone()).unwrap_or_default();
         }
     }
 

@@ -23,7 +23,8 @@
 //! - [`logged`]: what goes to this node's disk ([`disk`]), in the form of [`persisted`]; [`reading`] and `warming`: what comes
 //!   back from there.
 //! - [`group`]: a group of consumers in a room of its own; [`groups`]: those of a node.
-//! - [`node`]: what every room needs from its node, and what comes out of them.
+//! - [`node`]: what every room needs from its node, and what comes out of them; [`memory`]: how much all of them keep,
+//!   and what is the oldest of it, in a [`long_queue`].
 //! - [`survey`]: questions to every node at once; [`control`]: what the application has them do to a user's
 //!   connections, which [`users`] finds. [`pattern`]: names with `*` in them.
 
@@ -46,6 +47,8 @@ pub mod line;
 pub mod listeners;
 pub mod local;
 pub mod logged;
+pub mod long_queue;
+pub mod memory;
 pub mod messages;
 pub mod mirror;
 pub mod moves;

@@ -6,6 +6,7 @@ use super::types::ClientInfo;
 use crate::queue::{
     name,
     options::{Mode, QueueOptions, WhenFull},
+    rights::Rights,
 };
 
 /// The settings of one namespace, checked. Names and meaning are those of the configuration.
@@ -140,6 +141,12 @@ pub struct Permissions {
     pub presence: Audience,
     /// Reading history.
     pub history: Audience,
+    /// Consuming messages of a group.
+    pub consume: Audience,
+    /// Saying what became of them: those who consume.
+    pub ack_for_consumer: bool,
+    /// Having the group go on elsewhere: those who consume.
+    pub seek_for_consumer: bool,
 }
 
 /// Who may do one thing.
@@ -167,6 +174,13 @@ impl Permissions {
     /// Whether a client may subscribe, given whether it is anonymous.
     pub fn may_subscribe(self, anonymous: bool) -> bool {
         self.subscribe_for_client && (!anonymous || self.subscribe_for_anonymous)
+    }
+
+    /// What a subscriber may do with the room's groups, given whether it is anonymous.
+    pub fn queue(self, anonymous: bool) -> Rights {
+        let consume = self.consume.includes(anonymous, true);
+        let (ack, seek) = (self.ack_for_consumer, self.seek_for_consumer);
+        Rights { consume, ack: consume && ack, seek: consume && seek }
     }
 }
 

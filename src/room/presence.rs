@@ -99,6 +99,11 @@ impl Presence {
         others.map(|(node, it)| (*node, it.client)).collect()
     }
 
+    /// Who a client is.
+    pub fn info_of(&self, client: ClientId) -> Option<&Arc<ClientInfo>> {
+        self.clients.get(&client).map(|(_, info)| info)
+    }
+
     /// Whether a client is there.
     pub fn has(&self, client: ClientId) -> bool {
         self.clients.contains_key(&client)

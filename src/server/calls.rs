@@ -12,7 +12,6 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use super::queue_calls::{Group, Pull, Said, Seek, Word};
 use crate::{
     access::grant::{Grant, Overrides},
     protocol::{
@@ -20,12 +19,11 @@ use crate::{
         message::{Error, StreamPosition},
         nulls,
     },
-    queue::tag,
+    queue::{call as queue, tag},
     room::{
         control::{Action, Control},
         types::{NewPublication, Query, Since, Tags, Version},
     },
-    session::consuming::Length,
 };
 
 /// The longest idempotency key and version epoch, in bytes.
@@ -61,17 +59,17 @@ pub enum Call {
     /// Let this node leave.
     Drain,
     /// Give messages of a group.
-    Pull(Group, Pull),
+    Pull(queue::Name, queue::Pull),
     /// Something is said of messages that were given.
-    Judge(Word, Said),
+    Judge(queue::Word, queue::Said),
     /// Tell how a group stands.
-    QueueInfo(Group),
+    QueueInfo(queue::Name),
     /// Let a group go on elsewhere.
-    Seek(Group, Seek),
+    Seek(queue::Name, queue::Seek),
     /// Settle all that a group has not settled.
-    Purge(Group),
+    Purge(queue::Name),
     /// Remove a group.
-    RemoveQueue(Group),
+    RemoveQueue(queue::Name),
     /// Call an extension, of which there are none.
     Rpc,
 }
@@ -114,10 +112,10 @@ pub fn read(method: &str, body: &[u8]) -> Result<Call, Unread> {
         "channels" => Call::Channels(fields(body)?),
         "drain" => fields::<Nothing>(body).map(|_| Call::Drain)?,
         "queue_pull" => Call::Pull(fields(body)?, fields(body)?),
-        "queue_ack" => Call::Judge(Word::Ack, fields(body)?),
-        "queue_nack" => Call::Judge(Word::Nack, fields(body)?),
-        "queue_reject" => Call::Judge(Word::Reject, fields(body)?),
-        "queue_extend" => Call::Judge(Word::Extend, fields(body)?),
+        "queue_ack" => Call::Judge(queue::Word::Ack, fields(body)?),
+        "queue_nack" => Call::Judge(queue::Word::Nack, fields(body)?),
+        "queue_reject" => Call::Judge(queue::Word::Reject, fields(body)?),
+        "queue_extend" => Call::Judge(queue::Word::Extend, fields(body)?),
         "queue_info" => Call::QueueInfo(fields(body)?),
         "queue_seek" => Call::Seek(fields(body)?, fields(body)?),
         "queue_purge" => Call::Purge(fields(body)?),
@@ -184,11 +182,11 @@ pub struct Publish {
     version: u64,
     version_epoch: String,
     /// Groups give it no earlier than after this time,
-    delay: Option<Length>,
+    delay: Option<queue::Length>,
     /// or than at this one, in Unix time,
     publish_at: Option<f64>,
     /// and no later than after this.
-    ttl: Option<Length>,
+    ttl: Option<queue::Length>,
 }
 
 impl Publish {
@@ -322,6 +320,7 @@ impl Subscribe {
             info: bytes("b64info", self.info, &self.b64info)?,
             data: bytes("b64data", self.data, &self.b64data)?,
             overrides: self.overrides.unwrap_or_default(),
+            queue: None,
         };
         let since = self.recover_since.map(|it| Since { epoch: it.epoch, offset: it.offset });
         Ok(Action::Subscribe { room: self.channel, grant, since })

@@ -5,7 +5,7 @@
 //! ([`origin`] from where; pure);
 //! then [`upgrade`] turns a WebSocket request into a socket actor, and [`streams`] another request into one that
 //! streams its response, whose client sends through [`emulation`]; [`cors`] and [`body`] serve those, and
-//! [`tls`] has the certificate. [`api`] is the server API ([`calls`]: what is asked, pure; [`rooms`]: what it does in rooms; [`queues`]: in their groups, as [`queue_calls`] (pure) reads it; [`control`]: what
+//! [`tls`] has the certificate. [`api`] is the server API ([`calls`]: what is asked, pure; [`rooms`]: what it does in rooms; [`queues`]: in their groups; [`control`]: what
 //! it does to connections) and [`key`] its key (pure), [`status`] health and metrics, [`demo`] the demo's page, [`feed`] who is in the cluster, live, for pages like it, [`leaving`] whether the node is to leave.
 
 pub mod admission;
@@ -25,7 +25,6 @@ pub mod listener;
 pub mod origin;
 pub mod parts;
 pub mod peers;
-pub mod queue_calls;
 pub mod queues;
 pub mod rooms;
 pub mod status;

@@ -10,18 +10,20 @@ use super::{
     api::{Called, check_channel, written},
     calls::bad_request,
     parts::Parts,
-    queue_calls::{Group, Pull, Said, Seek, Word},
     rooms::{answer_of, failed},
 };
 use crate::{
     protocol::{codes::ErrorCode, message},
-    queue::name,
+    queue::{
+        call::{Name, Pull, Said, Seek, Word},
+        name,
+    },
     room::types::{Answer, GroupAnswer, GroupRequest, Publication, Request},
     session::reply,
 };
 
 /// Gives messages to whoever asks, as soon as there are any.
-pub(super) async fn pull(parts: &Parts, group: Group, call: Pull) -> Called {
+pub(super) async fn pull(parts: &Parts, group: Name, call: Pull) -> Called {
     let (most, until) = (call.most(), Instant::now() + call.wait());
     loop {
         let left = until.saturating_duration_since(Instant::now());
@@ -47,29 +49,30 @@ impl Messages {
 
 /// Takes what is said of deliveries.
 pub(super) async fn judge(parts: &Parts, word: Word, said: Said) -> Called {
-    let (verdict, (group, deliveries)) = (said.verdict(word), said.deliveries()?);
+    let (verdict, (group, deliveries)) =
+        (said.verdict(word), said.deliveries().map_err(bad_request)?);
     let request = GroupRequest::Judge { verdict, deliveries, by: None };
     tell(parts, &said.channel, &group, request).await
 }
 
 /// Tells how a group stands.
-pub(super) async fn info(parts: &Parts, group: Group) -> Called {
+pub(super) async fn info(parts: &Parts, group: Name) -> Called {
     tell(parts, &group.channel, &group.group, GroupRequest::Facts).await
 }
 
 /// Lets a group go on elsewhere, whatever was settled.
-pub(super) async fn seek(parts: &Parts, group: Group, seek: Seek) -> Called {
-    let start = seek.start()?;
+pub(super) async fn seek(parts: &Parts, group: Name, seek: Seek) -> Called {
+    let start = seek.start().map_err(bad_request)?;
     tell(parts, &group.channel, &group.group, GroupRequest::Seek(start)).await
 }
 
 /// Settles everything that there is now.
-pub(super) async fn purge(parts: &Parts, group: Group) -> Called {
+pub(super) async fn purge(parts: &Parts, group: Name) -> Called {
     tell(parts, &group.channel, &group.group, GroupRequest::Purge).await
 }
 
 /// Removes a group.
-pub(super) async fn remove(parts: &Parts, group: Group) -> Called {
+pub(super) async fn remove(parts: &Parts, group: Name) -> Called {
     tell(parts, &group.channel, &group.group, GroupRequest::Remove).await
 }
 

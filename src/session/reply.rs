@@ -15,7 +15,7 @@ use crate::{
             ReplyBody, RpcResult, SubscribeResult,
         },
     },
-    queue::name,
+    queue::{group::ConsumerFacts, name},
     room::{
         delivery::Form,
         filter::Filter,
@@ -85,19 +85,28 @@ pub fn group(answer: &GroupAnswer) -> Bytes {
             json!({ "results": holds.iter().map(word).collect::<Vec<_>>() })
         }
         GroupAnswer::Facts(it) => {
-            let consumer = |(who, leased, prefetch): &(u128, u32, u32)| {
-                let client = ClientId(*who).to_string();
-                json!({ "client": client, "leased": leased, "prefetch": prefetch })
+            let consumer = |it: &ConsumerFacts| {
+                let client = ClientId(it.client).to_string();
+                json!({
+                    "client": client,
+                    "user": it.user,
+                    "leased": it.leased,
+                    "prefetch": it.prefetch,
+                })
             };
             let consumers: Vec<_> = it.consumers.iter().map(consumer).collect();
-            json!({
+            let mut json = json!({
                 "settled": it.floor,
                 "top": it.top,
                 "leased": it.leased,
                 "parked": it.parked,
                 "waiting": it.waiting,
                 "consumers": consumers,
-            })
+            });
+            if let Some(age) = it.oldest {
+                json["oldest"] = (age.as_millis() as f64 / 1e3).into();
+            }
+            json
         }
         // Only the server API pulls, and writes messages itself.
         GroupAnswer::Pulled(_) | GroupAnswer::Done => json!({}),

@@ -33,6 +33,7 @@ pub(super) fn settings() -> SessionSettings {
             publish: Audience { client: false, ..open },
             presence: open,
             history: open,
+            ..Permissions::default()
         },
         ..RoomOptions::default()
     };

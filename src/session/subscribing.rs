@@ -21,7 +21,7 @@ use crate::{
         codes::{Disconnect, ErrorCode},
         message::{ReplyBody, Request as ClientRequest, SubscribeRequest, SubscribeResult},
     },
-    queue::name,
+    queue::{name, rights::Rights},
     room::{
         delivery::DeliveryOption,
         options::{self, Audience, RoomOptions},
@@ -166,7 +166,11 @@ impl Session {
         };
         // Permission to read history includes recovery, and permission to read presence includes join and leave.
         let past = may(options.permissions.history);
-        let consumes = consuming::wanted(&request.data, options)?;
+        let rights = match env.settings.insecure {
+            true => Rights::ALL,
+            false => grant.queue.unwrap_or(options.permissions.queue(self.info.user.is_empty())),
+        };
+        let consumes = consuming::wanted(&request.data, rights, options)?;
         let wanted = Wanted {
             recoverable: request.recoverable && (options.allow_recovery || past),
             positioned: request.positioned && (options.allow_positioning || past),
@@ -328,6 +332,7 @@ impl Session {
             expires_at: grant.expires_at,
             server_side: !matches!(initiator, Initiator::Client(_)),
             info: info.clone(),
+            rights: wanted.consumes.map(|it| it.rights).unwrap_or_default(),
         };
         // Most clients are in very few rooms.
         if self.subscriptions.is_empty() {

@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::room::{
-    delivery::DeliveryOption,
-    types::{ClientInfo, RoomName, Since},
+use crate::{
+    queue::rights::Rights,
+    room::{
+        delivery::DeliveryOption,
+        types::{ClientInfo, RoomName, Since},
+    },
 };
 
 /// A room that the client is in, or is about to be.
@@ -28,6 +31,8 @@ pub(super) struct More {
     pub(super) server_side: bool,
     /// Who the client is, if it is somebody else here.
     pub(super) info: Option<Arc<ClientInfo>>,
+    /// What it may do with the group that it consumes of.
+    pub(super) rights: Rights,
 }
 
 impl More {
@@ -36,6 +41,7 @@ impl More {
             && self.expires_at.is_none()
             && !self.server_side
             && self.info.is_none()
+            && self.rights == Rights::default()
     }
 }
 
@@ -85,6 +91,11 @@ impl Subscription {
 
     pub(super) fn pending(&self) -> Option<&Pending> {
         self.more.as_ref()?.pending.as_ref()
+    }
+
+    /// What the client may do with the group that it consumes of.
+    pub(super) fn rights(&self) -> Rights {
+        self.more.as_ref().map(|it| it.rights).unwrap_or_default()
     }
 
     pub(super) fn is_server_side(&self) -> bool {

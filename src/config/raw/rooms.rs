@@ -135,6 +135,16 @@ section! {
     Queue {
         /// The groups that a room may have; `*`: any. Empty: none.
         groups: Vec<String> = Vec::new(),
+        /// Subscribers may consume: be given messages of a group. Subscription tokens and backends may say otherwise, by
+        /// `allow`, of this and the next ones.
+        allow_consume_for_client: bool = false,
+        /// Anonymous ones too, where subscribers may.
+        allow_consume_for_anonymous: bool = false,
+        /// Who consumes may say what became of the messages that it was given. If not, the application does, by the server
+        /// API.
+        allow_ack_for_consumer: bool = true,
+        /// Who consumes may have its group go on elsewhere, and purge or remove it.
+        allow_seek_for_consumer: bool = false,
         /// How a group's messages are divided among its consumers: `shared` (each to whoever has room for it),
         /// `exclusive` (all to one, until it goes), or `key_shared` (those with the same `key` to one consumer, one after
         /// the other).
@@ -160,7 +170,8 @@ section! {
         /// What becomes of a publication that would push one out of the history (`history_size`) that a group has not
         /// settled: `refuse` it with a temporary error, or `drop_oldest`.
         when_full: String = "refuse".to_owned(),
-        /// Where a new group starts: with the `first` message that is kept, or behind the `last`.
+        /// Where a new group starts: with the `first` message that is kept, behind the `last`, at an offset like `"1000"`, or
+        /// with the oldest that is no older than an age like `"1h"`.
         start: String = "first".to_owned(),
     }
 }
