@@ -71,7 +71,7 @@
 //! its sender), [log] (but its disk and writer), [runtime::time], [runtime::reclaim], [runtime::longest],
 //! [runtime::limiter], [config] (but its load).
 //!
-//! A module uses only those of lower layers, from the lowest up: [metrics], [runtime], [log], [protocol], [access], [cluster],
+//! A module uses only those of lower layers, from the lowest up: [metrics], [runtime], [log], [protocol], [cluster],
 //! [queue], [room], [backend], [webhooks], [config], [session], [hub], [mesh], [server], [node]. What a lower one has for a
 //! higher one is a message, a trait or a function that the lower one defines.
 //!

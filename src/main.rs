@@ -21,7 +21,7 @@ const LOST: u8 = 3;
 fn main() -> ExitCode {
     let result = match Arguments::parse().command() {
         Command::Serve(serve) => serve.load().and_then(|config| run(config, serve)),
-        Command::Bench(load) => match roomcast_bench::load::run(&load) {
+        Command::Bench(load) => match load.run() {
             Ok(false) => return ExitCode::from(LOST),
             other => other.map(|_| ()),
         },

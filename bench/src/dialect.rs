@@ -64,6 +64,8 @@ pub enum Protocol {
     Protobuf,
     /// NATS over WebSocket
     Nats,
+    /// The same for JetStream, where only requests are answered
+    JetStream,
     /// Socket.IO, with the events of the comparison's server
     SocketIo,
 }
@@ -74,7 +76,8 @@ impl Protocol {
         match self {
             Self::Json => &json::Json,
             Self::Protobuf => &protobuf::Protobuf,
-            Self::Nats => &nats::Nats,
+            Self::Nats => &nats::Nats { verbose: true },
+            Self::JetStream => &nats::Nats { verbose: false },
             Self::SocketIo => &socketio::SocketIo,
         }
     }

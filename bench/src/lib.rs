@@ -20,6 +20,7 @@ pub mod measure;
 pub mod peers;
 pub mod plot;
 pub mod publisher;
+pub mod queue;
 pub mod reading;
 pub mod rounds;
 pub mod server;

@@ -5,6 +5,7 @@
 
 pub mod book;
 mod outcome;
+pub mod queue;
 mod session;
 
 pub use session::Session;
@@ -16,13 +17,39 @@ use crate::table::Report;
 use crate::target::{Url, parse_url};
 use crate::wire::Security;
 use anyhow::{Result, ensure};
-use clap::Args;
+use clap::{Args, Subcommand};
 use std::str::FromStr;
 
 /// The smallest payload: room for its time, its room's number and its own.
 const SMALLEST: u32 = 80;
 
-/// The options of `roomcast bench`.
+/// `roomcast bench`, and what there is of it for queues.
+#[derive(Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    other: Option<Other>,
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+enum Other {
+    /// Messages through a group of consumers: published, given to one of them, acknowledged. Exits with 3 if one was not.
+    Queue(queue::QueueLoadArgs),
+}
+
+impl BenchArgs {
+    /// Puts the load on the server and prints what came of it. Returns whether nothing was lost.
+    pub fn run(&self) -> Result<bool> {
+        match &self.other {
+            Some(Other::Queue(args)) => queue::run(args),
+            None => run(&self.load),
+        }
+    }
+}
+
+/// The options of a load on rooms.
 #[derive(Args, Clone, Debug)]
 pub struct LoadArgs {
     /// Where clients connect, ws://HOST:PORT/PATH or wss://…; with more than one URL they are spread over them

@@ -6,7 +6,7 @@
 use crate::dialect::Protocol;
 use crate::fleet::{Fleet, time_left};
 use crate::publisher::{Publisher, SMALLEST_PAYLOAD, Via, payload, stamp};
-use crate::server::{self, Server, Settings};
+use crate::server::{self, DataDir, Server, Settings};
 use crate::target::{Node, WEBSOCKET_PATH};
 use anyhow::{Context, Result, bail, ensure};
 use std::ffi::OsString;
@@ -240,6 +240,7 @@ pub struct Running {
     pub nodes: Vec<Node>,
     _servers: Vec<Server>,
     _processes: Vec<Process>,
+    _data: Option<DataDir>,
 }
 
 /// Starts `contender` and waits until each of its nodes delivers what the first one is given.
@@ -260,7 +261,7 @@ fn start_roomcast(workers: usize, count: usize, places: &Places) -> Result<Runni
     let node =
         |server: &Server| Node::at(server.http, WEBSOCKET_PATH, Protocol::Json, vec![server.pid()]);
     let nodes = servers.iter().map(node).collect();
-    Ok(Running { nodes, _servers: servers, _processes: Vec::new() })
+    Ok(Running { nodes, _servers: servers, _processes: Vec::new(), _data: None })
 }
 
 fn start_peer(contender: &Contender, places: &Places) -> Result<Running> {
@@ -289,7 +290,7 @@ fn start_peer(contender: &Contender, places: &Places) -> Result<Running> {
         nodes.push(Node::at(address, kind.path(), kind.protocol(), pids));
         processes.push(process);
     }
-    Ok(Running { nodes, _servers: Vec::new(), _processes: processes })
+    Ok(Running { nodes, _servers: Vec::new(), _processes: processes, _data: None })
 }
 
 fn start_redis(places: &Places, processes: &mut Vec<Process>) -> Result<u16> {
@@ -334,6 +335,20 @@ fn start_nats(
     }
     let env = [("WS_PORT", port.to_string())];
     Process::start("nats", program, &args, &env, port, places)
+}
+
+/// A NATS server with JetStream, whose folder is removed when it is gone.
+pub fn start_jetstream(places: &Places) -> Result<Running> {
+    let (port, program) = (free_port()?, places.program(Kind::Nats)?);
+    let store = std::env::temp_dir().join(format!("jetstream-bench-{}", std::process::id()));
+    let config = places.configs.join("jetstream.conf").into_os_string();
+    let args = ["-c".into(), config, "-p".into(), free_port()?.to_string().into()];
+    let env = [("WS_PORT", port.to_string()), ("STORE_DIR", store.display().to_string())];
+    let process = Process::start("jetstream", &program, &args, &env, port, places)?;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let nodes = vec![Node::at(address, "/", Protocol::JetStream, vec![process.child.id()])];
+    let (_servers, _processes) = (Vec::new(), vec![process]);
+    Ok(Running { nodes, _servers, _processes, _data: Some(DataDir::new(store)) })
 }
 
 fn start_socket_io(

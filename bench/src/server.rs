@@ -70,7 +70,7 @@ impl Settings {
             );
         }
         let name = format!("roomcast-bench-{}", std::process::id());
-        self.data = Some(Arc::new(DataDir(std::env::temp_dir().join(name))));
+        self.data = Some(Arc::new(DataDir::new(std::env::temp_dir().join(name))));
         self
     }
 }
@@ -78,6 +78,13 @@ impl Settings {
 /// A directory that is removed when the servers are gone that have it.
 #[derive(Debug)]
 pub struct DataDir(PathBuf);
+
+impl DataDir {
+    /// This one, which need not exist yet.
+    pub fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+}
 
 impl Drop for DataDir {
     fn drop(&mut self) {

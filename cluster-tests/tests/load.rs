@@ -25,6 +25,11 @@ name = "short"
 history_size = 1
 history_ttl = "1h"
 force_recovery = true
+[[channel.namespaces]]
+name = "jobs"
+history_size = 300
+history_ttl = "1h"
+queue = { groups = ["*"] }
 "#;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -163,4 +168,28 @@ fn a_server_that_wants_a_token_is_named_as_the_reason_at_once() -> Result<(), St
     let mut cluster = Cluster::start_with(1, "[http_api]\nkey = \"test\"\n")?;
     let (code, _, text) = load(&mut cluster, &["--clients", "5"])?;
     ensure(code == 1 && text.contains("--token"), || format!("{code}\n{text}"))
+}
+
+#[test]
+fn messages_of_a_queue_on_three_nodes_are_all_acknowledged() -> Result<(), String> {
+    let mut cluster = Cluster::start_with(3, CONFIG)?;
+    cluster.converged()?;
+    let url = |node: usize| cluster.node(node).ws_url();
+    let urls = [url(0), url(1), url(2)];
+    let queue = |options: &[&str]| {
+        let mut command = Command::new(paths::server());
+        command.args(["bench", "queue", "--json", "--api-key"]).args(options).args(&urls);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        end(spawn_bound(command).map_err(|error| format!("starting the load: {error}"))?)
+    };
+    let small = ["test", "--consumers", "20", "--rooms", "4"];
+    // More than the rooms can hold: publishers are refused for a while, and nothing is lost.
+    let (code, json, printed) = queue(&[&small[..], &["--messages", "5000"]].concat())?;
+    ensure(code == 0 && json["acked"] == 5_000 && json["lost"] == 0, || printed.clone())?;
+    let steady = ["--messages", "400", "--rate", "400", "--group", "other"];
+    let (code, json, printed) = queue(&[&small[..], &steady].concat())?;
+    ensure(code == 0 && json["acked"] == 400 && json["refused"] == 0, || printed.clone())?;
+    ensure(printed.contains("from due to given, p99"), || printed.clone())?;
+    let (code, _, printed) = queue(&["wrong"])?;
+    ensure(code == 1 && printed.contains("http_api.key"), || printed.clone())
 }

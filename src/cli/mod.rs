@@ -43,7 +43,7 @@ pub enum Command {
         port: u16,
     },
     /// Put load on a server that runs: clients, rooms, rates, storms. Exits with 3 if a message was lost.
-    Bench(roomcast_bench::load::LoadArgs),
+    Bench(roomcast_bench::load::BenchArgs),
     /// Check a configuration and say what is wrong with it.
     Checkconfig(Serve),
     /// Print a configuration file with every option, its default and what it means.

@@ -37,6 +37,8 @@ pub struct Groups {
     known: BTreeMap<RoomName, Known>,
     /// The rooms of those that are to be looked at.
     due: BTreeSet<RoomName>,
+    /// By the room whose messages they share: those that are to be looked at once it is open here.
+    waiting: BTreeMap<RoomName, BTreeSet<RoomName>>,
     /// Messages to be read: for which group, from which offset on.
     to_read: Vec<(RoomName, u64)>,
     /// What was read.
@@ -72,8 +74,14 @@ impl Groups {
         }
     }
 
+    /// The group of this room can be looked at once `room` is open.
+    fn wait(&mut self, room: &RoomName, group: &RoomName) {
+        self.waiting.entry(room.clone()).or_default().insert(group.clone());
+    }
+
     /// All groups of a room are to be looked at.
     pub(super) fn wake_all_of(&mut self, room: &RoomName) {
+        self.due.extend(self.waiting.remove(room).unwrap_or_default());
         if let Some(known) = self.known.get(room) {
             self.due.extend(known.floors.keys().cloned());
         }
@@ -103,7 +111,7 @@ impl Groups {
         // At its home it is known whether it has begun; elsewhere there may be one.
         let is_there = if room.is_home() { floor.is_some() } else { room.holds_something() };
         if !is_there {
-            return self.forget(&room.name);
+            return self.strike(&room.name);
         }
         if let Some(known) = self.known.get_mut(source) {
             match known.floors.get_mut(&room.name) {
@@ -116,8 +124,20 @@ impl Groups {
         self.known.insert(source.into(), Known { floors, top: 0 });
     }
 
-    /// A group's room is forgotten, or nothing is here of it.
+    /// A group's room is forgotten.
     pub(super) fn forget(&mut self, group: &RoomName) {
+        self.strike(group);
+        let source = name::room(group);
+        if let Some(waiting) = self.waiting.get_mut(source) {
+            waiting.remove(group);
+            if waiting.is_empty() {
+                self.waiting.remove(source);
+            }
+        }
+    }
+
+    /// Nothing is here of a group.
+    fn strike(&mut self, group: &RoomName) {
         let source = name::room(group);
         if let Some(known) = self.known.get_mut(source) {
             known.floors.remove(group);
@@ -210,6 +230,7 @@ impl State {
         let Some(source) = source else {
             let source = group.source().clone();
             self.with_room(name, |room, _| room.put_group(group));
+            self.node.groups.wait(&source, name);
             self.in_room(&source, |room, node| room.open_for_group(node));
             return;
         };

@@ -429,9 +429,15 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::room::{
-        options::RoomOptions,
-        types::{NewPublication, ReplyTo},
+    use crate::{
+        queue::{
+            name,
+            options::{QueueOptions, Start},
+        },
+        room::{
+            options::RoomOptions,
+            types::{GroupAnswer, GroupRequest, NewPublication, ReplyTo},
+        },
     };
 
     fn alone(settings: RoomSettings) -> State {
@@ -515,13 +521,9 @@ mod tests {
         assert!(state.history_bytes() > 3_000, "{}", state.history_bytes());
     }
 
-    #[test]
-    fn what_a_group_has_not_settled_is_not_dropped_for_want_of_memory() {
-        use crate::{
-            queue::{name, options::QueueOptions},
-            room::types::{GroupAnswer, GroupRequest},
-        };
-        let mut state = alone(RoomSettings { history_bytes: 5_000, ..Default::default() });
+    /// A node whose rooms all have a group `one`.
+    fn with_groups(settings: RoomSettings) -> State {
+        let mut state = alone(settings);
         let keeps = RoomOptions {
             history_size: 100,
             history_ttl: Duration::from_secs(60),
@@ -532,17 +534,47 @@ mod tests {
         let keeps = keeps.with_queue(QueueOptions { groups, ..QueueOptions::default() });
         let namespaces = Namespaces { default: Arc::new(keeps), named: BTreeMap::new() };
         state.namespaces = Arc::new(namespaces);
+        state
+    }
+
+    /// What the group of a room answers at once.
+    fn ask_group(
+        state: &mut State,
+        room: &str,
+        request: GroupRequest,
+        at: u64,
+    ) -> Option<GroupAnswer> {
+        let request = Request::Group(request.into(), ReplyTo::Api(at));
+        let room = name::of_group(room, "one").into();
+        let out = state.handle(In::Request(room, request), Time::from_millis(1_000 + at));
+        out.into_iter().find_map(|out| match out {
+            Out::Answer { answer: Answer::Group(answer), .. } => Some(answer),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn a_group_is_told_where_to_go_on_before_its_room_has_been_used() {
+        let mut state = with_groups(RoomSettings::default());
+        for (at, room, request) in [
+            (1, "a", GroupRequest::Seek(Start::Last)),
+            (2, "b", GroupRequest::Purge),
+            (3, "c", GroupRequest::Remove),
+        ] {
+            let answer = ask_group(&mut state, room, request, at);
+            assert_eq!(answer, Some(GroupAnswer::Done), "{room}");
+        }
+    }
+
+    #[test]
+    fn what_a_group_has_not_settled_is_not_dropped_for_want_of_memory() {
+        let mut state = with_groups(RoomSettings { history_bytes: 5_000, ..Default::default() });
         let pull = |state: &mut State, at: u64| {
             let request = GroupRequest::Pull { most: 100, wait: Duration::ZERO };
-            let request = Request::Group(request.into(), ReplyTo::Api(at));
-            let room = name::of_group("a", "one").into();
-            let out = state.handle(In::Request(room, request), Time::from_millis(1_000 + at));
-            out.into_iter().find_map(|out| match out {
-                Out::Answer { answer: Answer::Group(GroupAnswer::Pulled(it)), .. } => {
-                    Some(it.len())
-                }
+            match ask_group(state, "a", request, at) {
+                Some(GroupAnswer::Pulled(it)) => Some(it.len()),
                 _ => None,
-            })
+            }
         };
         publish(&mut state, "a", 1_000, 1);
         assert_eq!(pull(&mut state, 2), Some(1));

@@ -9,7 +9,10 @@ const LONGEST_LINE: usize = 64 << 10;
 
 /// The dialect.
 #[derive(Debug)]
-pub struct Nats;
+pub struct Nats {
+    /// Every command is answered, also a publication that asks for no answer.
+    pub verbose: bool,
+}
 
 impl Dialect for Nats {
     fn is_binary(&self) -> bool {
@@ -35,8 +38,9 @@ impl Dialect for Nats {
         match step {
             0 => {}
             1 => {
-                // Verbose: every publication is answered.
-                commands.push_str("CONNECT {\"verbose\":true,\"pedantic\":false}\r\n");
+                let verbose = self.verbose;
+                commands
+                    .push_str(&format!("CONNECT {{\"verbose\":{verbose},\"pedantic\":false}}\r\n"));
                 for (index, Wanted { room, .. }) in who.rooms.iter().enumerate() {
                     commands.push_str(&format!("SUB {room} {}\r\n", index + 1));
                 }

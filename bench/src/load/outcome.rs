@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// Histograms hold up to a minute, in nanoseconds, to three digits.
 const LONGEST: u64 = 60_000_000_000;
 const BETWEEN_LINES: Duration = Duration::from_millis(500);
-const QUANTILES: [(&str, f64); 6] =
+pub(super) const QUANTILES: [(&str, f64); 6] =
     [("p50", 0.5), ("p75", 0.75), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
 /// The generator can't be trusted once it is busier than this.
 const BUSY: f64 = 0.9;
@@ -88,7 +88,7 @@ impl Outcome {
     }
 
     fn millis(&self, quantile: f64) -> f64 {
-        self.histogram.value_at_quantile(quantile) as f64 / 1e6
+        millis(&self.histogram, quantile)
     }
 
     /// Everything that can be said about it.
@@ -197,6 +197,11 @@ impl Outcome {
             "latency_ms": quantiles, "generator_busy": self.busy,
         })
     }
+}
+
+/// What a part of all latencies is no longer than, in milliseconds.
+pub(super) fn millis(latencies: &Histogram<u64>, quantile: f64) -> f64 {
+    latencies.value_at_quantile(quantile) as f64 / 1e6
 }
 
 /// CPU time of this process.

@@ -1,25 +1,19 @@
 //! `queue`: messages through a group of consumers: published, given to one of them, acknowledged.
 //!
 //! In: how many consumers, and how many messages. Out: [`Queue`], from the first publication to the last
-//! acknowledgement, with rooms in memory and on disk in one run.
+//! acknowledgement, with rooms in memory and on disk in one run, and JetStream's beside them if it is installed.
 
 use crate::conn::Care;
 use crate::dialect::Who;
-use crate::fleet::Fleet;
-use crate::http;
+use crate::peers::{self, Places, Running};
+use crate::queue::{self, Done, Work, jetstream};
 use crate::server::{QUEUE, QUEUE_ON_DISK};
 use crate::table::{Report, Table, count, median};
 use crate::target::{self, Node, TargetArgs};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 use serde_json::{Value, json};
-use std::thread;
-use std::time::{Duration, Instant};
-
-/// The group.
-const GROUP: &str = "bench";
-/// Without an acknowledgement for so long, some are lost.
-const PATIENCE: Duration = Duration::from_secs(30);
+use std::path::PathBuf;
 
 /// The options of `queue`.
 #[derive(Args, Clone, Debug)]
@@ -47,126 +41,126 @@ pub struct QueueArgs {
     /// Rounds of each kind, in turn; figures are the median round's
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
+    /// Where `bench/compare queue` has installed the NATS server, to measure its JetStream beside Roomcast
+    #[arg(long, value_name = "FOLDER")]
+    peers: Option<PathBuf>,
+    /// Its configuration file's folder
+    #[arg(long, value_name = "FOLDER", default_value = "bench/peers")]
+    configs: PathBuf,
 }
 
-/// One kind of rooms.
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Memory,
+    Disk,
+    JetStreamMemory,
+    JetStreamDisk,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "Roomcast, in memory",
+            Self::Disk => "Roomcast, on disk, synced",
+            Self::JetStreamMemory => "JetStream, in memory",
+            Self::JetStreamDisk => "JetStream, on disk, synced",
+        }
+    }
+
+    fn key(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+            Self::JetStreamMemory => "jetstream_memory",
+            Self::JetStreamDisk => "jetstream_disk",
+        }
+    }
+}
+
+/// What a kind came to.
 #[derive(Clone, Copy, Debug)]
-struct Kind {
+struct Figures {
     per_second: f64,
     /// CPU time of all nodes for a message, in µs.
     cpu: f64,
 }
 
-/// Both.
+/// All kinds.
 #[derive(Clone, Debug)]
 pub struct Queue {
     args: QueueArgs,
-    memory: Kind,
-    disk: Kind,
+    kinds: Vec<(Kind, Figures)>,
 }
 
 /// Runs the measurement.
 pub fn run(args: &QueueArgs) -> Result<Queue> {
     let nodes = args.target.nodes_on_disk(args.nodes as usize)?;
-    let (mut memory, mut disk) = (Vec::new(), Vec::new());
+    let jetstream = args.jetstream()?;
+    let mut kinds = vec![(Kind::Memory, Vec::new()), (Kind::Disk, Vec::new())];
+    if jetstream.is_some() {
+        kinds.extend([(Kind::JetStreamMemory, Vec::new()), (Kind::JetStreamDisk, Vec::new())]);
+    }
     for number in 0..args.rounds {
-        memory.push(round(args, &nodes, QUEUE, number)?);
-        disk.push(round(args, &nodes, QUEUE_ON_DISK, number)?);
+        for (kind, rounds) in &mut kinds {
+            let nodes = match (&*kind, &jetstream) {
+                (Kind::JetStreamMemory | Kind::JetStreamDisk, Some(it)) => &it.nodes,
+                _ => &nodes,
+            };
+            rounds.push(args.round(*kind, nodes, number)?);
+        }
     }
-    Ok(Queue { args: args.clone(), memory: middle(&memory), disk: middle(&disk) })
+    let middle = |rounds: &[Figures]| {
+        let of = |what: fn(&Figures) -> f64| median(rounds.iter().map(what));
+        Figures { per_second: of(|it| it.per_second), cpu: of(|it| it.cpu) }
+    };
+    let kinds = kinds.into_iter().map(|(kind, rounds)| (kind, middle(&rounds))).collect();
+    Ok(Queue { args: args.clone(), kinds })
 }
 
-fn middle(rounds: &[Kind]) -> Kind {
-    let of = |what: fn(&Kind) -> f64| median(rounds.iter().map(what));
-    Kind { per_second: of(|it| it.per_second), cpu: of(|it| it.cpu) }
-}
-
-/// What comes between this text and the next quote.
-fn quoted<'a>(message: &'a [u8], before: &[u8]) -> Option<&'a [u8]> {
-    let at = message.windows(before.len()).position(|it| it == before)? + before.len();
-    let length = message[at..].iter().position(|it| *it == b'"')?;
-    Some(&message[at..at + length])
-}
-
-fn round(args: &QueueArgs, nodes: &[Node], namespace: &str, number: u32) -> Result<Kind> {
-    let room = |of: u64| format!("{namespace}:queue-{number}-{}", of % args.rooms);
-    let mut fleet = Fleet::new()?;
-    for consumer in 0..args.consumers {
-        let data = json!({"group": GROUP, "prefetch": args.prefetch});
-        let who = Who { data: Some(data), ..Who::new(&[room(consumer)]) };
-        let node = &nodes[consumer as usize % nodes.len()];
-        fleet.open(node.plan(who, Care::Need), 1)?;
+impl QueueArgs {
+    fn jetstream(&self) -> Result<Option<Running>> {
+        let Some(installed) = self.peers.clone() else { return Ok(None) };
+        let (roomcast, configs) = (PathBuf::new(), self.configs.clone());
+        peers::start_jetstream(&Places { roomcast, installed, configs }).map(Some)
     }
-    let processes = target::processes(nodes)?;
-    let (begun, cpu) = (Instant::now(), processes.cpu_time()?);
-    let publisher = publish(args, &nodes[0], room);
-    let (mut acked, mut given, mut last) =
-        (0_u64, vec![Vec::new(); args.consumers as usize], begun);
-    let mut id = 100_u32;
-    while acked < args.messages {
-        let mut stale = None;
-        fleet.pump(Duration::from_millis(100), |consumer, message| {
-            match quoted(message, br#""roomcast-delivery":""#) {
-                Some(delivery) => {
-                    given[consumer].push(String::from_utf8_lossy(delivery).into_owned())
-                }
-                None if message.windows(9).any(|it| it == b"\"results\"") => {
-                    acked += message.windows(4).filter(|it| it == b"\"ok\"").count() as u64;
-                    last = Instant::now();
-                    if message.windows(7).any(|it| it == b"\"stale\"") {
-                        stale = Some(String::from_utf8_lossy(message).into_owned());
-                    }
-                }
-                None => {}
+
+    fn round(&self, kind: Kind, nodes: &[Node], number: u32) -> Result<Figures> {
+        let namespace = if kind == Kind::Disk { QUEUE_ON_DISK } else { QUEUE };
+        let room = |of| format!("{namespace}:{}-{number}-{of}", kind.key());
+        let work = Work {
+            rooms: (0..self.rooms).map(room).collect(),
+            group: "bench".to_owned(),
+            prefetch: self.prefetch,
+            messages: self.messages,
+            rate: 0,
+            size: self.size,
+        };
+        let processes = target::processes(nodes)?;
+        let cpu = processes.cpu_time()?;
+        let done = self.work(kind, nodes, &work)?;
+        let (acked, again) = (done.acked, done.again + done.stale);
+        ensure!(acked == self.messages, "{acked} of {} were acknowledged", self.messages);
+        ensure!(again == 0, "{again} messages were given again, without a reason");
+        let cpu = (processes.cpu_time()? - cpu).as_secs_f64() * 1e6 / self.messages as f64;
+        Ok(Figures { per_second: self.messages as f64 / done.took.as_secs_f64(), cpu })
+    }
+
+    fn work(&self, kind: Kind, nodes: &[Node], work: &Work) -> Result<Done> {
+        match kind {
+            Kind::JetStreamMemory => jetstream::run(work, self.consumers, &nodes[0], "memory"),
+            Kind::JetStreamDisk => jetstream::run(work, self.consumers, &nodes[0], "file"),
+            Kind::Memory | Kind::Disk => {
+                let plan = |consumer: u64| {
+                    let (rooms, data) = (vec![work.wanted(consumer)], Some(work.data()));
+                    let who = Who { rooms, token: None, data };
+                    nodes[consumer as usize % nodes.len()].plan(who, Care::Need)
+                };
+                let plans = (0..self.consumers).map(plan).collect();
+                queue::run(work, plans, nodes[0].address(), self.target.api_key())
             }
-        })?;
-        ensure!(stale.is_none(), "an acknowledgement came too late: {stale:?}");
-        for (consumer, given) in given.iter_mut().enumerate().filter(|(_, it)| !it.is_empty()) {
-            id += 1;
-            let deliveries = std::mem::take(given);
-            let data = json!({"channel": room(consumer as u64), "deliveries": deliveries});
-            let ack = json!({"id": id, "rpc": {"method": "queue.ack", "data": data}});
-            fleet.send(consumer, ack.to_string().as_bytes())?;
-        }
-        if last.elapsed() > PATIENCE {
-            bail!("{acked} of {} messages were acknowledged, then none", args.messages);
         }
     }
-    let seconds = begun.elapsed().as_secs_f64();
-    publisher.join().ok().context("the publisher has panicked")??;
-    let cpu = (processes.cpu_time()? - cpu).as_secs_f64() * 1e6 / args.messages as f64;
-    Ok(Kind { per_second: args.messages as f64 / seconds, cpu })
-}
-
-/// Publishes all messages, in calls of some, on a thread of its own. A room that is full is tried again.
-fn publish(
-    args: &QueueArgs,
-    node: &Node,
-    room: impl Fn(u64) -> String + Clone,
-) -> thread::JoinHandle<Result<()>> {
-    let rooms: Vec<String> = (0..args.rooms).map(room).collect();
-    let (address, key) = (node.address(), args.target.api_key().to_owned());
-    let (data, messages) = ("x".repeat(args.size), args.messages);
-    thread::spawn(move || {
-        let mut left: Vec<Value> = Vec::new();
-        let mut next = 0;
-        while next < messages || !left.is_empty() {
-            while left.len() < 500 && next < messages {
-                let room = &rooms[(next % rooms.len() as u64) as usize];
-                left.push(json!({"channel": room, "data": data}));
-                next += 1;
-            }
-            let replies = http::post_batch(address, "publish", &key, left.clone())?;
-            let refused = replies.iter().map(|it| it["publish"].is_null());
-            left = std::mem::take(&mut left)
-                .into_iter()
-                .zip(refused)
-                .filter(|(_, refused)| *refused)
-                .map(|(it, _)| it)
-                .collect();
-        }
-        Ok(())
-    })
 }
 
 impl Queue {
@@ -174,21 +168,31 @@ impl Queue {
     pub fn report(&self) -> Report {
         let QueueArgs { nodes, consumers, prefetch, rooms, size, messages, .. } = self.args;
         let mut table = Table::new(["rooms", "messages/s", "µs CPU per message"]);
-        for (name, kind) in [("in memory", self.memory), ("on disk, synced", self.disk)] {
-            let cpu = format!("{:.1}", kind.cpu);
-            table.row([name.to_owned(), count(kind.per_second as u64), cpu]);
+        for (kind, figures) in &self.kinds {
+            let cpu = format!("{:.1}", figures.cpu);
+            table.row([kind.name().to_owned(), count(figures.per_second as u64), cpu]);
         }
         let title = format!(
             "Queue: {nodes} node(s), {consumers} consumers with a prefetch of {prefetch} in {rooms} rooms, {} messages of {size} bytes",
             count(messages)
         );
-        let notes = vec![
-            "From the first publication to the last acknowledgement; each message was published by the server API, given to \
-             one consumer, and acknowledged with others that had come by then. This program and the nodes share the machine."
+        let mut notes = vec![
+            "From the first publication to the last acknowledgement. Each message was published by the server API, 500 in a \
+             call, given to one consumer, and acknowledged with others that had come by then. This program and the nodes \
+             share the machine."
                 .to_owned(),
         ];
-        let json = |kind: Kind| json!({"per_second": kind.per_second, "cpu_us": kind.cpu});
-        let data = json!({"memory": json(self.memory), "disk": json(self.disk)});
+        if self.args.peers.is_some() {
+            notes.push(
+                "JetStream: one server, a stream and a durable pull consumer for each room, 500 publications on their way; \
+                 each message is acknowledged with an answer."
+                    .to_owned(),
+            );
+        }
+        let json = |(kind, it): &(Kind, Figures)| {
+            (kind.key().to_owned(), json!({"per_second": it.per_second, "cpu_us": it.cpu}))
+        };
+        let data = Value::Object(self.kinds.iter().map(json).collect());
         Report { title, table, notes, json: data }
     }
 }
