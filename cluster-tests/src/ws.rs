@@ -38,6 +38,8 @@ pub enum Event {
     Text(String),
     /// A binary frame.
     Binary(Vec<u8>),
+    /// A text or binary frame that is compressed.
+    Deflated(Vec<u8>),
     /// A ping or pong frame.
     Control(u8, Vec<u8>),
     /// A close frame: its code (1005 without one) and reason.
@@ -292,6 +294,7 @@ fn parse(bytes: &[u8]) -> Option<(Event, usize)> {
     };
     let payload = bytes.get(start..start + length)?;
     let event = match first & 0x0f {
+        _ if first & 0x40 != 0 => Event::Deflated(payload.to_vec()),
         opcode::TEXT => Event::Text(String::from_utf8_lossy(payload).into_owned()),
         opcode::BINARY => Event::Binary(payload.to_vec()),
         opcode::CLOSE => close(payload),

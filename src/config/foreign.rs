@@ -35,7 +35,8 @@ const NO_STORE: &str = "take it out: there is nothing to connect to. Nodes keep 
 const ONE_PORT: &str = "take it out: all is on http_server.port. Let the proxy in front pass on only /connection and /emulation from outside";
 const SYMBOLS: &str = "take it out: the symbols in names of rooms are always `$`, `:`, `#` and `,`";
 const BUFFERS: &str = "it has no effect: buffers are not sized by hand here";
-const COMPRESSION: &str = "it has no effect: messages are not compressed, and clients do without";
+const COMPRESSION: &str =
+    "it has no effect: messages to clients that only listen are not compressed";
 const PREFIX: &str = "take it out: paths are always those of Centrifugo's defaults. A proxy in front can change them";
 const OWN_WRITE: &str = "take it out: it is client.write_timeout here, for every transport";
 const UNI_CODES: &str = "take it out: clients that only listen get the protocol's own codes";
@@ -131,9 +132,6 @@ const KEYS: &[(&str, Harmless, &str)] = &[
         "take it out: WebSockets are always served. A proxy in front can keep clients from /connection/websocket",
     ),
     ("websocket.handler_prefix", At(&["", "/connection/websocket"]), PREFIX),
-    ("websocket.compression", Noted, COMPRESSION),
-    ("websocket.compression_min_size", Always, ""),
-    ("websocket.compression_level", Always, ""),
     ("websocket.decompressed_message_size_limit", Always, ""),
     ("websocket.read_buffer_size", Noted, BUFFERS),
     ("websocket.write_buffer_size", Noted, BUFFERS),
@@ -357,8 +355,8 @@ mod tests {
             ("http_server.internal_port", json!(""), "fine"),
             ("http_server.internal_port", json!("9000"), "refused"),
             ("websocket.read_buffer_size", json!(512), "noted"),
-            ("websocket.compression", json!(true), "noted"),
-            ("websocket.compression", json!(false), "fine"),
+            ("uni_websocket.compression", json!(true), "noted"),
+            ("uni_websocket.compression", json!(false), "fine"),
             ("channel.namespaces[3].subscription_type", json!("map"), "refused"),
             ("channel.without_namespace.subscription_type", json!("stream"), "fine"),
             ("client.proxy.connect.grpc", json!({"tls": {"enabled": false}}), "fine"),

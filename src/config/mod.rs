@@ -38,6 +38,7 @@ use tokens::Tokens;
 use crate::{
     access::connection_limits::ConnectionLimits,
     backend::options::{Backend, Proxies},
+    protocol::deflate::Deflate,
     room::{disk::DiskOptions, options::Namespaces, registry::RoomSettings},
     webhooks::sender::WebhookOptions,
 };
@@ -76,6 +77,8 @@ pub struct Config {
     pub subscription_tokens: Option<Tokens>,
     /// The largest WebSocket message from a client, in bytes.
     pub message_size_limit: usize,
+    /// How messages are compressed for WebSockets that agree to it, if at all.
+    pub deflate: Option<Deflate>,
     /// Server-sent events.
     pub sse: raw::Streamed,
     /// Streamed responses.
@@ -155,6 +158,7 @@ impl Config {
             },
             tls: parts.tls,
             message_size_limit: raw.websocket.message_size_limit,
+            deflate: raw.websocket.deflate(),
             sse: raw.sse,
             http_stream: raw.http_stream,
             emulation_body_limit: raw.emulation.max_request_body_size,
@@ -254,6 +258,13 @@ impl Config {
     }
 }
 
+impl raw::WebSocket {
+    fn deflate(&self) -> Option<Deflate> {
+        let (min_size, level) = (self.compression_min_size, self.compression_level);
+        self.compression.then_some(Deflate { min_size, level })
+    }
+}
+
 impl Raw {
     /// Checks what stays as it was typed.
     fn check_values(&self, problems: &mut Problems) {
@@ -263,6 +274,9 @@ impl Raw {
         }
         if self.websocket.message_size_limit == 0 {
             problems.add(Invalid::new("websocket.message_size_limit", "at least 1"));
+        }
+        if !(1..=9).contains(&self.websocket.compression_level) {
+            problems.add(Invalid::new("websocket.compression_level", "1 to 9"));
         }
         self.client.check(problems);
         self.log.check(problems);

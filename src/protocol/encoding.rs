@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     codec::{self, Format},
+    deflate::{self, Deflate},
     message::{ConnectPush, ConnectResult, Push, PushBody, Reply, ReplyBody},
     websocket::{self, Opcode},
 };
@@ -30,18 +31,29 @@ pub enum Encoding {
     OneWayStream,
     /// Server-sent events, a push in JSON each.
     OneWayEvents,
+    /// [`Encoding::SocketJson`] with messages compressed.
+    DeflatedJson(Deflate),
+    /// [`Encoding::SocketProtobuf`] with messages compressed.
+    DeflatedProtobuf(Deflate),
 }
 
 impl Encoding {
     /// How many there are.
-    pub const COUNT: usize = Self::OneWayEvents as usize + 1;
+    pub const COUNT: usize = 10;
 
-    /// The encoding of a WebSocket connection that goes both ways.
-    pub const fn socket(format: Format) -> Self {
-        match format {
-            Format::Json => Self::SocketJson,
-            Format::Protobuf => Self::SocketProtobuf,
+    /// The encoding of a WebSocket connection that goes both ways; `deflate` if it was agreed to compress messages.
+    pub const fn socket(format: Format, deflate: Option<Deflate>) -> Self {
+        match (format, deflate) {
+            (Format::Json, None) => Self::SocketJson,
+            (Format::Protobuf, None) => Self::SocketProtobuf,
+            (Format::Json, Some(deflate)) => Self::DeflatedJson(deflate),
+            (Format::Protobuf, Some(deflate)) => Self::DeflatedProtobuf(deflate),
         }
+    }
+
+    /// Whether messages may be compressed.
+    pub const fn is_deflated(self) -> bool {
+        matches!(self, Self::DeflatedJson(_) | Self::DeflatedProtobuf(_))
     }
 
     /// The encoding of a streamed response that is one half of a connection.
@@ -54,13 +66,26 @@ impl Encoding {
 
     /// Its place among all, below [`Encoding::COUNT`].
     pub const fn index(self) -> usize {
-        self as usize
+        match self {
+            Self::SocketJson => 0,
+            Self::SocketProtobuf => 1,
+            Self::StreamJson => 2,
+            Self::StreamProtobuf => 3,
+            Self::Events => 4,
+            Self::OneWaySocket => 5,
+            Self::OneWayStream => 6,
+            Self::OneWayEvents => 7,
+            Self::DeflatedJson(_) => 8,
+            Self::DeflatedProtobuf(_) => 9,
+        }
     }
 
     /// The format of its messages.
     pub const fn format(self) -> Format {
         match self {
-            Self::SocketProtobuf | Self::StreamProtobuf => Format::Protobuf,
+            Self::SocketProtobuf | Self::StreamProtobuf | Self::DeflatedProtobuf(_) => {
+                Format::Protobuf
+            }
             _ => Format::Json,
         }
     }
@@ -68,7 +93,10 @@ impl Encoding {
     /// The transport, as the path has it that the client connects to.
     pub const fn transport(self) -> &'static str {
         match self {
-            Self::SocketJson | Self::SocketProtobuf => "websocket",
+            Self::SocketJson
+            | Self::SocketProtobuf
+            | Self::DeflatedJson(_)
+            | Self::DeflatedProtobuf(_) => "websocket",
             Self::StreamJson | Self::StreamProtobuf => "http_stream",
             Self::Events => "sse",
             Self::OneWaySocket => "uni_websocket",
@@ -94,7 +122,11 @@ impl Encoding {
     /// Adds a message to `batch`, which leaves as one; see [`Encoding::finish`].
     pub fn append(self, reply: &Reply, batch: &mut BytesMut) {
         match self {
-            Self::SocketJson | Self::SocketProtobuf | Self::StreamProtobuf => {
+            Self::SocketJson
+            | Self::SocketProtobuf
+            | Self::StreamProtobuf
+            | Self::DeflatedJson(_)
+            | Self::DeflatedProtobuf(_) => {
                 codec::encode(self.format(), reply, batch);
             }
             Self::OneWaySocket => {
@@ -124,6 +156,8 @@ impl Encoding {
         match self {
             Self::SocketJson | Self::OneWaySocket => websocket::frame(Opcode::Text, &batch),
             Self::SocketProtobuf => websocket::frame(Opcode::Binary, &batch),
+            Self::DeflatedJson(deflate) => deflated(Opcode::Text, &batch, deflate),
+            Self::DeflatedProtobuf(deflate) => deflated(Opcode::Binary, &batch, deflate),
             _ => batch.freeze(),
         }
     }
@@ -133,6 +167,13 @@ impl Encoding {
         let mut batch = BytesMut::new();
         self.append(reply, &mut batch);
         self.finish(batch)
+    }
+}
+
+fn deflated(opcode: Opcode, message: &[u8], deflate: Deflate) -> Bytes {
+    match deflate::compress(message, deflate) {
+        Some(packed) => websocket::deflated_frame(opcode, &packed),
+        None => websocket::frame(opcode, message),
     }
 }
 
@@ -170,6 +211,8 @@ impl From<&ConnectResult> for ConnectPush {
 mod tests {
     use super::*;
     use crate::protocol::message::Publication;
+
+    const DEFLATE: Deflate = Deflate { min_size: 64, level: 1 };
 
     fn replies() -> [Reply; 3] {
         let publication = Publication { data: Bytes::from_static(b"1"), ..Default::default() };
@@ -214,6 +257,29 @@ mod tests {
     }
 
     #[test]
+    fn messages_that_shrink_are_compressed_and_others_are_not() {
+        let push = |data: &'static [u8]| {
+            let publication = Publication { data: Bytes::from_static(data), ..Default::default() };
+            let event = Some(PushBody::Pub(publication));
+            Reply {
+                body: Some(ReplyBody::Push(Push { channel: "r".into(), event })),
+                ..Default::default()
+            }
+        };
+        let (small, large) = (push(b"1"), push(&[b'1'; 1_000]));
+        for (plain, deflated) in [
+            (Encoding::SocketJson, Encoding::DeflatedJson(DEFLATE)),
+            (Encoding::SocketProtobuf, Encoding::DeflatedProtobuf(DEFLATE)),
+        ] {
+            assert_eq!(plain.message(&small), deflated.message(&small));
+            let (whole, packed) = (plain.message(&large), deflated.message(&large));
+            assert_eq!(packed[0], whole[0] | 0x40, "the bit that says it");
+            assert!(packed.len() < 100, "{} bytes", packed.len());
+            assert_eq!(deflate::inflate(&packed[2..], 2_000).as_deref(), Ok(&whole[4..]));
+        }
+    }
+
+    #[test]
     fn a_common_reader_of_event_streams_lost_the_message_after_a_carriage_return() {
         for encoding in [Encoding::Events, Encoding::OneWayEvents] {
             let stream = [encoding.prelude(), &written(encoding)].concat();
@@ -239,6 +305,8 @@ mod tests {
             Encoding::OneWaySocket,
             Encoding::OneWayStream,
             Encoding::OneWayEvents,
+            Encoding::DeflatedJson(DEFLATE),
+            Encoding::DeflatedProtobuf(DEFLATE),
         ];
         assert!(all.iter().enumerate().all(|(index, it)| it.index() == index));
         assert_eq!(all.len(), Encoding::COUNT);

@@ -7,6 +7,7 @@
 
 pub mod codec;
 pub mod codes;
+pub mod deflate;
 pub mod delta;
 pub mod encoding;
 pub mod message;

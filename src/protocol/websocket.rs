@@ -6,6 +6,8 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::deflate;
+
 /// What a client's frame says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -84,12 +86,17 @@ impl Violation {
 
 struct Header {
     fin: bool,
+    /// The message is compressed.
+    deflated: bool,
     opcode: Opcode,
     mask: [u8; 4],
     /// Bytes of the header itself.
     size: usize,
     payload: usize,
 }
+
+/// The bit of a frame that says that its message is compressed (RFC 7692).
+const DEFLATED: u8 = 0x40;
 
 /// The most fragments without content that one message may have: they cost work and get it nowhere.
 const EMPTY_FRAGMENTS: u8 = 100;
@@ -98,6 +105,8 @@ const EMPTY_FRAGMENTS: u8 = 100;
 #[derive(Debug)]
 struct Partial {
     opcode: Opcode,
+    /// It is compressed.
+    deflated: bool,
     payload: BytesMut,
     /// How many bytes of a text are known to be UTF-8, so that each is looked at once.
     valid: usize,
@@ -117,8 +126,8 @@ struct Rest {
 }
 
 impl Partial {
-    fn new(opcode: Opcode) -> Self {
-        Self { opcode, payload: BytesMut::new(), valid: 0, empty: 0, rest: None }
+    fn new(opcode: Opcode, deflated: bool) -> Self {
+        Self { opcode, deflated, payload: BytesMut::new(), valid: 0, empty: 0, rest: None }
     }
 
     fn add_fragment(&mut self, fragment: BytesMut) -> Result<(), Violation> {
@@ -158,7 +167,7 @@ impl Partial {
 
     /// Text that can't become UTF-8 any more is refused with the bytes that spoil it.
     fn check_text(&mut self) -> Result<(), Violation> {
-        if self.opcode != Opcode::Text {
+        if self.opcode != Opcode::Text || self.deflated {
             return Ok(());
         }
         match std::str::from_utf8(&self.payload[self.valid..]) {
@@ -169,7 +178,16 @@ impl Partial {
         Ok(())
     }
 
-    fn finish(self) -> Result<WebSocketMessage, Violation> {
+    /// `limit` is for what a compressed message comes to; the others were measured as they came.
+    fn finish(self, limit: usize) -> Result<WebSocketMessage, Violation> {
+        if self.deflated {
+            let payload = deflate::inflate(&self.payload, limit)?;
+            return match self.opcode {
+                Opcode::Text if std::str::from_utf8(&payload).is_err() => Err(Violation::Utf8),
+                Opcode::Text => Ok(WebSocketMessage::Text(payload)),
+                _ => Ok(WebSocketMessage::Binary(payload)),
+            };
+        }
         match self.opcode {
             Opcode::Text if self.valid < self.payload.len() => Err(Violation::Utf8),
             Opcode::Text => Ok(WebSocketMessage::Text(self.payload.freeze())),
@@ -201,36 +219,43 @@ impl Decoder {
     /// Takes the next frame from the front of `bytes`.
     ///
     /// After a [`Violation`] the connection is of no more use. `limit` is the largest message allowed; a
-    /// header that declares more is refused before anything of its payload is kept.
-    pub fn decode(&mut self, bytes: &mut BytesMut, limit: usize) -> Result<Decoded, Violation> {
+    /// header that declares more is refused before anything of its payload is kept. With `deflate`, messages may be
+    /// compressed.
+    pub fn decode(
+        &mut self,
+        bytes: &mut BytesMut,
+        limit: usize,
+        deflate: bool,
+    ) -> Result<Decoded, Violation> {
         if self.partial.as_ref().is_some_and(|partial| partial.rest.is_some()) {
-            return self.go_on(bytes);
+            return self.go_on(bytes, limit);
         }
-        let Some(header) = parse_header(bytes)? else { return Ok(Decoded::Incomplete) };
+        let Some(header) = parse_header(bytes, deflate)? else { return Ok(Decoded::Incomplete) };
         self.check(&header, limit)?;
         if bytes.len() < header.size + header.payload {
             if bytes.len() <= header.size || header.opcode.is_control() {
                 return Ok(Decoded::Incomplete);
             }
             bytes.advance(header.size);
-            let Header { fin, opcode, mask, payload, .. } = header;
-            let partial = self.partial.get_or_insert_with(|| Box::new(Partial::new(opcode)));
+            let Header { fin, deflated, opcode, mask, payload, .. } = header;
+            let partial =
+                self.partial.get_or_insert_with(|| Box::new(Partial::new(opcode, deflated)));
             partial.rest = Some(Rest { fin, mask, bytes: payload });
-            return self.go_on(bytes);
+            return self.go_on(bytes, limit);
         }
         bytes.advance(header.size);
         let mut payload = bytes.split_to(header.payload);
         unmask(&mut payload, header.mask);
-        let message = self.accept(&header, payload)?;
+        let message = self.accept(&header, payload, limit)?;
         Ok(message.map_or(Decoded::Fragment, Decoded::Message))
     }
 
     /// Goes on with the frame that has begun.
-    fn go_on(&mut self, bytes: &mut BytesMut) -> Result<Decoded, Violation> {
+    fn go_on(&mut self, bytes: &mut BytesMut, limit: usize) -> Result<Decoded, Violation> {
         let Some(mut partial) = self.partial.take() else { return Ok(Decoded::Incomplete) };
         let ended = partial.go_on(bytes)?;
         if ended == Some(true) {
-            return partial.finish().map(Decoded::Message);
+            return partial.finish(limit).map(Decoded::Message);
         }
         self.partial = Some(partial);
         Ok(if ended.is_some() { Decoded::Fragment } else { Decoded::Incomplete })
@@ -266,6 +291,7 @@ impl Decoder {
         &mut self,
         header: &Header,
         payload: BytesMut,
+        limit: usize,
     ) -> Result<Option<WebSocketMessage>, Violation> {
         match header.opcode {
             Opcode::Ping => Ok(Some(WebSocketMessage::Ping(payload.freeze()))),
@@ -275,16 +301,16 @@ impl Decoder {
                 let Some(mut partial) = self.partial.take() else { return Ok(None) };
                 partial.add_fragment(payload)?;
                 if header.fin {
-                    return partial.finish().map(Some);
+                    return partial.finish(limit).map(Some);
                 }
                 self.partial = Some(partial);
                 Ok(None)
             }
             opcode => {
-                let mut partial = Partial::new(opcode);
+                let mut partial = Partial::new(opcode, header.deflated);
                 partial.add_fragment(payload)?;
                 if header.fin {
-                    return partial.finish().map(Some);
+                    return partial.finish(limit).map(Some);
                 }
                 self.partial = Some(Box::new(partial));
                 Ok(None)
@@ -293,14 +319,19 @@ impl Decoder {
     }
 }
 
-fn parse_header(bytes: &[u8]) -> Result<Option<Header>, Violation> {
+fn parse_header(bytes: &[u8], deflate: bool) -> Result<Option<Header>, Violation> {
     let &[first, second, ref rest @ ..] = bytes else { return Ok(None) };
-    if first & 0x70 != 0 {
+    let deflated = deflate && first & DEFLATED != 0;
+    if first & 0x70 != 0 && !(deflated && first & 0x30 == 0) {
         return Err(Violation::Protocol("a reserved bit is set"));
     }
     let Some(opcode) = Opcode::from_bits(first & 0x0f) else {
         return Err(Violation::Protocol("an unknown opcode"));
     };
+    // Only the first frame of a message says that it is compressed.
+    if deflated && !matches!(opcode, Opcode::Text | Opcode::Binary) {
+        return Err(Violation::Protocol("a reserved bit is set"));
+    }
     if second & 0x80 == 0 {
         return Err(Violation::Protocol("a client's frame is not masked"));
     }
@@ -321,12 +352,11 @@ fn parse_header(bytes: &[u8]) -> Result<Option<Header>, Violation> {
     }
     let Some(mask) = rest.get(extended..).and_then(|rest| rest.first_chunk::<4>()) else {
         // The length alone may say that it's too much already.
-        let header =
-            Header { fin: first & 0x80 != 0, opcode, mask: [0; 4], size: usize::MAX / 4, payload };
-        return Ok(Some(header));
+        let (fin, size) = (first & 0x80 != 0, usize::MAX / 4);
+        return Ok(Some(Header { fin, deflated, opcode, mask: [0; 4], size, payload }));
     };
     let size = 2 + extended + 4;
-    Ok(Some(Header { fin: first & 0x80 != 0, opcode, mask: *mask, size, payload }))
+    Ok(Some(Header { fin: first & 0x80 != 0, deflated, opcode, mask: *mask, size, payload }))
 }
 
 fn unmask(payload: &mut [u8], mask: [u8; 4]) {
@@ -362,8 +392,17 @@ fn close_code(payload: &[u8]) -> Result<Option<u16>, Violation> {
 /// One unfragmented server frame: header and payload in one buffer, ready to be written to any number of
 /// sockets.
 pub fn frame(opcode: Opcode, payload: &[u8]) -> Bytes {
+    frame_with(opcode as u8, payload)
+}
+
+/// The same of a compressed message.
+pub fn deflated_frame(opcode: Opcode, payload: &[u8]) -> Bytes {
+    frame_with(DEFLATED | opcode as u8, payload)
+}
+
+fn frame_with(first: u8, payload: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(payload.len() + 10);
-    let first = 0x80 | opcode as u8;
+    let first = 0x80 | first;
     match payload.len() {
         length @ 0..126 => frame.extend_from_slice(&[first, length as u8]),
         length @ 126..0x1_0000 => {

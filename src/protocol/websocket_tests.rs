@@ -27,7 +27,7 @@ fn decode_in_chunks(bytes: &[u8], chunk: usize) -> Result<Vec<WebSocketMessage>,
     for piece in bytes.chunks(chunk.max(1)) {
         buffer.extend_from_slice(piece);
         loop {
-            match decoder.decode(&mut buffer, LIMIT)? {
+            match decoder.decode(&mut buffer, LIMIT, false)? {
                 Decoded::Message(message) => messages.push(message),
                 Decoded::Fragment => {}
                 Decoded::Incomplete => break,
@@ -97,12 +97,12 @@ fn each_byte_of_a_text_is_checked_once_and_none_of_a_binary() {
         frames.extend_from_slice(&fragment);
     }
     let mut valid = Vec::new();
-    while decoder.decode(&mut frames, LIMIT) == Ok(Decoded::Fragment) {
+    while decoder.decode(&mut frames, LIMIT, false) == Ok(Decoded::Fragment) {
         valid.push(decoder.partial.as_ref().map(|it| it.valid));
     }
     assert_eq!(valid, [Some(2), Some(2), Some(6)]);
     let mut binary = BytesMut::from(&masked(0x02, b"\xff\xff")[..]);
-    assert_eq!(Decoder::default().decode(&mut binary, LIMIT), Ok(Decoded::Fragment));
+    assert_eq!(Decoder::default().decode(&mut binary, LIMIT, false), Ok(Decoded::Fragment));
 }
 
 #[test]

@@ -26,6 +26,7 @@ use crate::{
     config::Config,
     protocol::{
         codec::{self, Format},
+        deflate,
         encoding::Encoding,
     },
     session::{
@@ -101,8 +102,15 @@ fn accept(worker: &Worker, request: &Request) -> Result<Accepted, Refusal> {
     if offered.iter().any(|it| it == chosen) {
         response.insert_header((header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(chosen)));
     }
-    let response = response.finish().drop_body();
-    Ok(Accepted { encoding: Encoding::socket(format), response, first: None, admitted })
+    let offers = request.headers().get_all(header::SEC_WEBSOCKET_EXTENSIONS);
+    let offers = offers.filter_map(|it| it.to_str().ok());
+    let deflate = parts.config.deflate.zip(deflate::agree(offers)).map(|(deflate, agreed)| {
+        let agreed = HeaderValue::from_static(agreed);
+        response.insert_header((header::SEC_WEBSOCKET_EXTENSIONS, agreed));
+        deflate
+    });
+    let (encoding, response) = (Encoding::socket(format, deflate), response.finish().drop_body());
+    Ok(Accepted { encoding, response, first: None, admitted })
 }
 
 /// What those are told whose request for a WebSocket has lost on its way that it is one.

@@ -193,7 +193,8 @@ impl<A: Actor<Context = Self>> SocketContext<A> {
         if self.paused {
             return Poll::Pending;
         }
-        self.incoming.poll_next(&self.io, self.wire.message_limit, cx)
+        let deflate = self.outbox.encoding().is_deflated();
+        self.incoming.poll_next(&self.io, self.wire.message_limit, deflate, cx)
     }
 
     /// Sends [`Progress::Drained`] once no more than this waits in the outbox.

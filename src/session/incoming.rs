@@ -45,14 +45,14 @@ impl Incoming {
         Self { rest, decoder: Decoder::default(), awaited: false, broken: false, ended: false }
     }
 
-    fn decode(&mut self, limit: usize) -> Result<Decoded, Violation> {
+    fn decode(&mut self, limit: usize, deflate: bool) -> Result<Decoded, Violation> {
         if self.broken {
             self.rest.clear();
         }
         if self.rest.is_empty() {
             return Ok(Decoded::Incomplete);
         }
-        let decoded = self.decoder.decode(&mut self.rest, limit);
+        let decoded = self.decoder.decode(&mut self.rest, limit, deflate);
         self.broken = decoded.is_err();
         if self.rest.is_empty() {
             self.rest = BytesMut::new();
@@ -69,11 +69,13 @@ impl Incoming {
         })
     }
 
-    /// The next of them, read from `io`; none after the last. `limit` is the largest message allowed.
+    /// The next of them, read from `io`; none after the last. `limit` is the largest message allowed; with `deflate`,
+    /// messages may be compressed.
     pub fn poll_next(
         &mut self,
         io: &Io,
         limit: usize,
+        deflate: bool,
         cx: &mut Context<'_>,
     ) -> Poll<Option<FromClient>> {
         let mut fragments = 0;
@@ -81,7 +83,7 @@ impl Incoming {
             if self.ended {
                 return Poll::Ready(None);
             }
-            match self.decode(limit) {
+            match self.decode(limit, deflate) {
                 Ok(Decoded::Message(frame)) => return Poll::Ready(Some(FromClient(Ok(frame)))),
                 Err(violation) => return Poll::Ready(Some(FromClient(Err(violation)))),
                 Ok(Decoded::Fragment) if fragments < FRAGMENTS_PER_TURN => {

@@ -7,6 +7,13 @@ section! {
     WebSocket {
         /// The largest message from a client, in bytes; more is closed with 1009.
         message_size_limit: usize = 65536,
+        /// Compress messages for clients that offer it (permessage-deflate; browsers do). Nothing is kept for a connection,
+        /// and what many get is compressed once for each worker.
+        compression: bool = false,
+        /// Messages to clients of fewer bytes leave as they are.
+        compression_min_size: u16 = 256,
+        /// From 1 (fast) to 9 (small).
+        compression_level: u8 = 1,
     }
 }
 
