@@ -20,6 +20,7 @@
 //!                          ├──► authority::Authority        certificates, for TLS
 //!                          ├──► curl::Curl                  HTTP/2 and TLS
 //!                          ├──► programs::Running           proxies
+//!                          ├──► relay::Relay                a load balancer, and cuts
 //!                          └──► check                       what must hold, judged offline
 //! ```
 //!
@@ -45,6 +46,7 @@ pub mod older;
 pub mod paths;
 pub mod process;
 pub mod programs;
+pub mod relay;
 pub mod rooms;
 pub mod rough;
 pub mod sdk;

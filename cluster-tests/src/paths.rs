@@ -104,3 +104,13 @@ pub fn go_driver() -> PathBuf {
 pub fn go_api() -> PathBuf {
     target_dir().join("go-api")
 }
+
+/// The example of a consumer in Go, which the run script builds there, too.
+pub fn go_example() -> PathBuf {
+    target_dir().join("go-exactly-once")
+}
+
+/// A file of `examples/exactly-once`, whose packages the run script installs.
+pub fn exactly_once(file: &str) -> PathBuf {
+    crate_dir().join("../examples/exactly-once").join(file)
+}

@@ -393,6 +393,45 @@ fn a_group_is_moved_purged_and_removed_by_the_api() {
 }
 
 #[test]
+fn a_consumer_that_is_there_before_the_room_gets_its_first_message() {
+    let mut world = World::with(1, CONFIG);
+    world.play([Connect { client: "early", sdk: Js, format: Json, node: 0 }]);
+    for room in ["new-1", "new-2", "new-3"] {
+        consume(&mut world, "early", room, "one", 4);
+        world.api(0, "publish", json!({"channel": room, "data": 1}));
+        world.eventually(&format!("it has settled that of {room}"), REACTION, |world| {
+            let settled = settled(world, "early");
+            ensure(settled.contains(&(room.to_owned(), 1)), || format!("{settled:?}"))
+        });
+    }
+}
+
+#[test]
+fn a_group_that_goes_back_after_a_takeover_gives_messages_under_their_old_names() {
+    let mut world = World::with(2, CONFIG);
+    let names = |world: &World, node: usize| -> Vec<String> {
+        let pulled = caller(world, node).pull("jobs", 9, 5.0);
+        pulled.iter().map(|it| text(&it["tags"]["roomcast-message"])).collect()
+    };
+    let epoch = |world: &mut World, node: usize| {
+        world.api(node, "history", json!({"channel": "jobs"}))["epoch"].clone()
+    };
+    for number in 1..=3 {
+        world.api(0, "publish", json!({"channel": "jobs", "data": number}));
+    }
+    let (first, before) = (names(&world, 0), epoch(&mut world, 0));
+    assert_eq!(first.len(), 3);
+    // One of them is the room's home.
+    for node in [0, 1] {
+        world.play([Kill { node }, Converge, Restart { node }, Converge]);
+    }
+    assert_ne!(epoch(&mut world, 0), before, "another home goes on");
+    let back = json!({"channel": "jobs", "group": "one", "to": "first"});
+    world.api(0, "queue_seek", back);
+    assert_eq!(names(&world, 1), first);
+}
+
+#[test]
 fn messages_are_given_when_they_are_due_and_not_when_they_are_over() {
     let world = World::with(2, CONFIG);
     let mut api = caller(&world, 0);

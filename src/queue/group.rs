@@ -649,6 +649,15 @@ impl Group {
         self.make(Change::Continued(epoch), now, out);
     }
 
+    /// Everything up to `floor` is settled from now on, and what follows is given, whether it was before or not. The
+    /// messages keep their names, in whatever epoch they are now.
+    pub fn move_to(&mut self, floor: u64, epoch: u64, now: Time, out: &mut Vec<Effect>) {
+        self.begin(self.origin.unwrap_or(epoch), floor);
+        self.epoch = epoch;
+        self.changes = 0;
+        out.push(Effect::Change(Change::State(self.state(now))));
+    }
+
     /// There is no such group any more.
     pub fn remove(&mut self, now: Time, out: &mut Vec<Effect>) {
         self.make(Change::Removed, now, out);

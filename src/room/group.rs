@@ -269,9 +269,9 @@ impl GroupHome {
                 return GroupAnswer::Facts(Facts { oldest, ..facts }.into());
             }
             GroupRequest::Seek(start) => {
-                self.group.start(epoch, messages.floor(*start), now, out);
+                self.group.move_to(messages.floor(*start), epoch, now, out);
             }
-            GroupRequest::Purge => self.group.start(epoch, messages.top, now, out),
+            GroupRequest::Purge => self.group.move_to(messages.top, epoch, now, out),
             GroupRequest::Remove => self.group.remove(now, out),
             GroupRequest::Judge { .. } | GroupRequest::Pull { .. } => {}
         }

@@ -413,6 +413,24 @@ fn no_more_is_pending_than_may_be() {
 }
 
 #[test]
+fn messages_keep_their_names_when_a_group_goes_back_to_them() {
+    let mut both = Both::new(shared());
+    both.come(1, 9);
+    both.publish(3);
+    let before = both.taken(1);
+    let (origin, _) = both.group.run().expect("it has begun");
+    let mut out = Vec::new();
+    both.group.go_on_in(origin + 1, both.now, &mut out);
+    both.group.move_to(0, origin + 1, both.now, &mut out);
+    both.perform(out);
+    both.fail_over();
+    both.settle();
+    assert_eq!(both.group.run(), Some((origin, origin + 1)));
+    assert_eq!(both.offsets(1), [1, 2, 3]);
+    assert_eq!(both.judge(1, Verdict::Ack, &before), [false; 3], "they were given again since");
+}
+
+#[test]
 fn all_is_written_anew_from_time_to_time() {
     let mut both = Both::new(shared());
     both.come(1, 1);

@@ -1,0 +1,91 @@
+// A consumer whose effects take place once: it books the payments of the room "jobs:pay" on accounts in SQLite.
+//
+//   npm install
+//   node consumer.mjs ws://127.0.0.1:8000/connection/websocket bank.db
+//
+// Any number of them may run at a time, in any language, on one database.
+import Database from 'better-sqlite3';
+import { Centrifuge } from 'centrifuge';
+import WebSocket from 'ws';
+
+const [url, file] = process.argv.slice(2);
+if (!file) {
+  console.error('usage: node consumer.mjs URL DATABASE');
+  process.exit(2);
+}
+const channel = 'jobs:pay';
+
+const db = new Database(file, { timeout: 10_000 });
+db.pragma('journal_mode = wal');
+db.pragma('synchronous = full'); // what is acknowledged must outlive a power cut
+db.exec(`
+  create table if not exists done (
+    message text not null primary key,
+    repeats integer not null default 0,
+    at text not null default current_timestamp
+  ) strict;
+  create table if not exists account (
+    name text not null primary key,
+    balance integer not null,
+    payments integer not null
+  ) strict;
+`);
+const remember = db.prepare(`
+  insert into done (message) values (?)
+  on conflict (message) do update set repeats = repeats + 1
+  returning repeats`);
+const book = db.prepare(`
+  insert into account values (?, ?, 1)
+  on conflict (name) do update set balance = balance + excluded.balance, payments = payments + 1`);
+
+// One transaction: the effect, and that it has taken place. A message that came before has no effect.
+const take = db.transaction((message, { account, amount }) => {
+  if (remember.get(message).repeats === 0) book.run(account, amount);
+}).immediate;
+
+const client = new Centrifuge(url, { websocket: WebSocket, maxReconnectDelay: 2_000 });
+const jobs = client.newSubscription(channel, { data: { group: 'bank', prefetch: 16 }, maxResubscribeDelay: 2_000 });
+const answers = new Set();
+let leaving = false;
+
+// Whether this is heard or not: a message that is not settled comes again, and then has no effect.
+function settle(method, tags, more = {}) {
+  const deliveries = [tags['roomcast-delivery']];
+  const answer = client.rpc(method, { channel, deliveries, ...more }).catch(() => {}).finally(() => answers.delete(answer));
+  answers.add(answer);
+}
+
+jobs.on('publication', ({ data, tags }) => {
+  if (leaving) return; // it goes to another consumer
+  try {
+    take(tags['roomcast-message'], data);
+  } catch (error) {
+    // The database is busy, or the message can't be booked: later, and in the end it is a dead letter.
+    console.error(`${tags['roomcast-message']}:`, error.message);
+    settle('queue.nack', tags, { delay: '1s' });
+    return;
+  }
+  settle('queue.ack', tags);
+});
+
+// The SDK connects again by itself. What is final is for whoever has started this process.
+function end({ code, reason }) {
+  if (leaving) return;
+  console.error(`${reason} (${code})`);
+  process.exit(1);
+}
+client.on('disconnected', end);
+jobs.on('unsubscribed', end);
+
+for (const signal of ['SIGTERM', 'SIGINT']) {
+  process.on(signal, async () => {
+    leaving = true;
+    await Promise.all(answers);
+    client.disconnect();
+    db.close();
+    process.exit(0);
+  });
+}
+
+jobs.subscribe();
+client.connect();
