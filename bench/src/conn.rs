@@ -24,6 +24,8 @@ pub struct Plan {
     pub security: Option<Security>,
     /// What is spoken there.
     pub speak: Speak,
+    /// Whether messages from there may be compressed. Connections that count take each such one for a delivery.
+    pub deflate: bool,
 }
 
 /// What is spoken on a connection.
@@ -239,7 +241,12 @@ impl Conn {
             Speak::Client { path, dialect, .. } => {
                 self.stage = Stage::Upgrading;
                 let host = plan.server.to_string();
-                self.out.extend(ws::upgrade_request(&host, path, dialect.subprotocol()));
+                self.out.extend(ws::upgrade_request(
+                    &host,
+                    path,
+                    dialect.subprotocol(),
+                    plan.deflate,
+                ));
                 self.flush()?;
             }
             Speak::Frames | Speak::Api => self.go_live(counts),
@@ -342,6 +349,10 @@ impl Conn {
             counts.deliveries += u64::from(piece.message_ends);
             return Ok(());
         };
+        if piece.deflated && self.counts_only() {
+            counts.deliveries += u64::from(piece.message_ends);
+            return Ok(());
+        }
         if self.partial.is_empty() {
             let used = self.take_messages(*dialect, piece.bytes, piece, counts, ear)?;
             self.partial.extend_from_slice(&piece.bytes[used..]);

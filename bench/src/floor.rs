@@ -71,7 +71,7 @@ impl Floor {
 
     /// How its clients connect.
     pub fn plan(&self) -> Plan {
-        Plan { server: self.address, security: None, speak: Speak::Frames }
+        Plan { server: self.address, security: None, speak: Speak::Frames, deflate: false }
     }
 
     /// Makes it send `messages` to every client, `rate` a second, or without a pause if that is 0.

@@ -223,12 +223,12 @@ impl Servers {
         let Place { url, security } = self.of(client);
         let (path, dialect) = (url.path.clone(), self.protocol.dialect());
         let speak = Speak::Client { path, dialect, who, care };
-        Plan { server: url.address, security: security.clone(), speak }
+        Plan { server: url.address, security: security.clone(), speak, deflate: false }
     }
 
     fn api(&self, caller: usize) -> Plan {
         let Place { url, security } = self.of(caller);
-        Plan { server: url.address, security: security.clone(), speak: Speak::Api }
+        Plan { server: url.address, security: security.clone(), speak: Speak::Api, deflate: false }
     }
 }
 

@@ -119,11 +119,69 @@ impl Clock {
     }
 }
 
+/// What payloads are made of.
+const WORDS: [&str; 48] = [
+    "the ",
+    "of ",
+    "and ",
+    "to ",
+    "in ",
+    "is ",
+    "you ",
+    "that ",
+    "it ",
+    "he ",
+    "was ",
+    "for ",
+    "on ",
+    "are ",
+    "with ",
+    "as ",
+    "his ",
+    "they ",
+    "be ",
+    "at ",
+    "one ",
+    "have ",
+    "this ",
+    "from ",
+    "room ",
+    "message ",
+    "server ",
+    "client ",
+    "history ",
+    "presence ",
+    "publish ",
+    "goal ",
+    "score ",
+    "minute ",
+    "player ",
+    "price ",
+    "order ",
+    "status ",
+    "42, ",
+    "1.37, ",
+    "2026, ",
+    "17:05, ",
+    "user_381, ",
+    "true, ",
+    "null, ",
+    "yes! ",
+    "thanks. ",
+    "why? ",
+];
+
 /// JSON of exactly `size` bytes (at least [`SMALLEST_PAYLOAD`]) that carries a timestamp.
 pub fn payload(size: usize, stamp: u64) -> String {
     let mut data = format!(r#"{{"t":{stamp},"p":""#);
     let padding = size.max(SMALLEST_PAYLOAD) - data.len() - 2;
-    data.extend(std::iter::repeat_n('x', padding));
+    // Words, so that what is compressed shrinks as texts do.
+    let mut dice = fastrand::Rng::with_seed(stamp);
+    let end = data.len() + padding;
+    while data.len() < end {
+        data.push_str(WORDS[dice.usize(..WORDS.len())]);
+    }
+    data.truncate(end);
     data.push_str("\"}");
     data
 }

@@ -46,6 +46,9 @@ pub struct TargetArgs {
     /// What clients speak
     #[arg(long, value_enum, default_value_t)]
     protocol: Protocol,
+    /// Compress messages, for clients that are counted
+    #[arg(long)]
+    compress: bool,
 }
 
 /// A server that is up.
@@ -54,6 +57,8 @@ pub struct Node {
     address: SocketAddr,
     path: String,
     protocol: Protocol,
+    /// Whether clients that are counted offer compression.
+    deflate: bool,
     pids: Vec<u32>,
     server: Option<Server>,
 }
@@ -84,8 +89,9 @@ impl Node {
     /// Clients of this node, whoever they are.
     pub fn plan(&self, who: Who, care: Care) -> Plan {
         let (path, dialect) = (self.path.clone(), self.dialect());
+        let deflate = self.deflate && care == Care::Count;
         let speak = Speak::Client { path, dialect, who, care };
-        Plan { server: self.address, security: None, speak }
+        Plan { server: self.address, security: None, speak, deflate }
     }
 
     /// Where it listens.
@@ -124,7 +130,7 @@ impl Node {
 
     /// Users of this node's server API.
     pub fn api_plan(&self) -> Plan {
-        Plan { server: self.address, security: None, speak: Speak::Api }
+        Plan { server: self.address, security: None, speak: Speak::Api, deflate: false }
     }
 
     /// Host and port as they stand in a request.
@@ -134,7 +140,7 @@ impl Node {
 
     /// A server that someone else keeps, which runs as the processes `pids`.
     pub fn at(address: SocketAddr, path: &str, protocol: Protocol, pids: Vec<u32>) -> Self {
-        Self { address, path: path.to_owned(), protocol, pids, server: None }
+        Self { address, path: path.to_owned(), protocol, deflate: false, pids, server: None }
     }
 
     /// Where clients connect.
@@ -164,9 +170,10 @@ impl Node {
         Ok(Self::at(address, &path, protocol, pids))
     }
 
-    fn started(server: Server, protocol: Protocol) -> Self {
-        let (address, pids) = (server.http, vec![server.pid()]);
-        Self { address, path: WEBSOCKET_PATH.to_owned(), protocol, pids, server: Some(server) }
+    fn started(server: Server, args: &TargetArgs) -> Self {
+        let (address, pids, path) = (server.http, vec![server.pid()], WEBSOCKET_PATH.to_owned());
+        let (protocol, deflate, server) = (args.protocol, args.compress, Some(server));
+        Self { address, path, protocol, deflate, pids, server }
     }
 }
 
@@ -216,7 +223,7 @@ impl TargetArgs {
         if !self.is_attached() {
             return Ok(server::start(&self.settings()?, count)?
                 .into_iter()
-                .map(|server| Node::started(server, self.protocol))
+                .map(|server| Node::started(server, self))
                 .collect());
         }
         ensure!(count <= self.attach.len(), "{count} nodes need --attach {count} times");
@@ -236,13 +243,13 @@ impl TargetArgs {
         }
         let settings = self.settings()?.on_disk();
         let servers = server::start(&settings, count)?;
-        Ok(servers.into_iter().map(|server| Node::started(server, self.protocol)).collect())
+        Ok(servers.into_iter().map(|server| Node::started(server, self)).collect())
     }
 
     /// Starts one server more, which joins `nodes`; returns once it serves.
     pub fn join(&self, nodes: &[Node]) -> Result<Node> {
         let servers = nodes.iter().map(Node::own_server).collect::<Result<Vec<_>>>()?;
-        Ok(Node::started(server::join(&self.settings()?, servers)?, self.protocol))
+        Ok(Node::started(server::join(&self.settings()?, servers)?, self))
     }
 
     fn settings(&self) -> Result<Settings> {
@@ -255,7 +262,10 @@ impl TargetArgs {
         let config = match &self.config {
             Some(file) => fs::read_to_string(file)
                 .with_context(|| format!("reading the configuration {}", file.display()))?,
-            None => server::default_config(self.workers, &self.api_key),
+            None => {
+                let compress = format!("[websocket]\ncompression = {}\n", self.compress);
+                server::default_config(self.workers, &self.api_key) + &compress
+            }
         };
         Ok(Settings { path, config, api_key: self.api_key.clone(), data: None })
     }

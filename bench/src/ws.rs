@@ -11,6 +11,9 @@ const LARGEST_FRAME: u64 = 16 << 20;
 /// The masking key of every frame sent. A constant one is valid, and it keeps runs comparable.
 const MASK: [u8; 4] = [0x5a, 0x17, 0xc3, 0x88];
 
+/// The bit of a compressed message's first frame.
+const DEFLATED: u8 = 0x40;
+
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -35,6 +38,8 @@ pub struct Piece<'a> {
     pub frame_ends: bool,
     /// The message ends with this run: its last frame does.
     pub message_ends: bool,
+    /// It is of a compressed message's first frame.
+    pub deflated: bool,
 }
 
 /// The server broke the framing rules; the connection can't be read any further.
@@ -86,10 +91,11 @@ impl Parser {
         self.remaining -= length;
         let frame_ends = self.remaining == 0;
         let (kind, last) = (kind_of(self.header[0])?, self.header[0] & 0x80 != 0);
+        let deflated = self.header[0] & DEFLATED != 0;
         if frame_ends {
             *self = Self::default();
         }
-        Ok(Some(Piece { kind, bytes, frame_ends, message_ends: frame_ends && last }))
+        Ok(Some(Piece { kind, bytes, frame_ends, message_ends: frame_ends && last, deflated }))
     }
 
     /// Moves bytes into the header until it is complete; false if `input` ends before that.
@@ -138,7 +144,7 @@ impl Parser {
 
 fn kind_of(first: u8) -> Result<Kind, FrameError> {
     match first & 0x7f {
-        0..=2 => Ok(Kind::Data),
+        0..=2 | 0x41 | 0x42 => Ok(Kind::Data),
         8 => Ok(Kind::Close),
         9 => Ok(Kind::Ping),
         10 => Ok(Kind::Pong),
@@ -193,12 +199,20 @@ pub fn server_text_frame(payload: &[u8]) -> Vec<u8> {
 }
 
 /// The request that asks for a WebSocket at `path`.
-pub fn upgrade_request(host: &str, path: &str, subprotocol: Option<&str>) -> Vec<u8> {
-    let subprotocol =
+pub fn upgrade_request(
+    host: &str,
+    path: &str,
+    subprotocol: Option<&str>,
+    deflate: bool,
+) -> Vec<u8> {
+    let mut more =
         subprotocol.map(|name| format!("Sec-WebSocket-Protocol: {name}\r\n")).unwrap_or_default();
+    if deflate {
+        more += "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover\r\n";
+    }
     format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{subprotocol}\r\n"
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{more}\r\n"
     )
     .into_bytes()
 }

@@ -12,6 +12,7 @@ use cluster_tests::step::Step::*;
 use cluster_tests::wait::{ensure, hold, until};
 use cluster_tests::world::{REACTION, World};
 use cluster_tests::writer::{Acked, Writer};
+use cluster_tests::ws::Socket;
 use serde_json::{Value, json};
 
 /// Rooms with groups: `slow:` ones give messages back soon and give them up in the end, `small:` ones are soon full.
@@ -42,6 +43,13 @@ history_size = 10
 history_ttl = "300s"
 [channel.namespaces.queue]
 groups = ["one"]
+[[channel.namespaces]]
+name = "many"
+history_size = 100
+history_ttl = "300s"
+[channel.namespaces.queue]
+groups = ["*"]
+max_groups = 10000
 "#;
 
 /// Each of the SDKs in each of their formats.
@@ -522,4 +530,60 @@ fn hostile_consumers_harm_only_themselves() {
         }
     }
     assert_eq!(refused.values().sum::<usize>(), 60 - 19, "{refused:?}");
+}
+
+#[test]
+fn a_million_foreign_acks_and_ten_thousand_groups_do_no_harm() {
+    let world = World::with(1, CONFIG);
+    let api = |method: &str, body: Value| world.cluster.api(0, method, &body).expect(method);
+    let (mut socket, _) = Socket::upgrade(world.cluster.node(0).http, "/connection/websocket", &[])
+        .expect("connected");
+    socket.connect().expect("connected");
+    let data = json!({"group": "one", "prefetch": 10});
+    let subscribe = json!({"id": 2, "subscribe": {"channel": "jobs", "data": data}});
+    socket.command(&subscribe).expect("subscribed");
+    let pull = json!({"channel": "jobs", "group": "one", "limit": 100});
+    // The consumer gets some, a backend the others, which are not the consumer's to acknowledge.
+    for number in 0..50 {
+        api("publish", json!({"channel": "jobs", "data": number}));
+    }
+    let pulled = api("queue_pull", pull)["messages"].as_array().cloned().unwrap_or_default();
+    assert!(pulled.len() >= 40, "{} are with the backend", pulled.len());
+    let foreign = pulled.iter().map(|it| it["tags"]["roomcast-delivery"].clone());
+    let made_up = (100..1_050).map(|it| json!(format!("{it:x}.1.{it:x}.one")));
+    let all: Vec<Value> = foreign.chain(made_up).cycle().take(1_000).collect();
+    for id in 3..1_003 {
+        let data = json!({"channel": "jobs", "deliveries": all});
+        let ack = json!({"id": id, "rpc": {"method": "queue.ack", "data": data}});
+        let reply = socket.command(&ack).expect("answered");
+        let results = reply["rpc"]["data"]["results"].as_array().cloned().unwrap_or_default();
+        assert!(results.len() == 1_000 && results.iter().all(|it| it == "stale"), "{reply}");
+    }
+    let info = || api("queue_info", json!({"channel": "jobs", "group": "one"}));
+    assert_eq!((&info()["settled"], &info()["leased"]), (&json!(0), &json!(50)));
+    // Groups that anyone may name, up to as many as there may be; then publications reach all of them.
+    for number in (0..10_000).step_by(500) {
+        let seek = |it: i32| json!({"queue_seek": {"channel": "many:a", "group": format!("g{it}"), "to": "first"}});
+        let commands: Vec<Value> = (number..number + 500).map(seek).collect();
+        let answer = world.cluster.api_answer(0, "batch", &json!({ "commands": commands }));
+        let replies = answer.expect("answered")["replies"].as_array().cloned().unwrap_or_default();
+        assert_eq!(replies.len(), 500);
+        let failed = replies.iter().find(|it| !it["error"].is_null());
+        assert_eq!(failed, None);
+    }
+    let more = json!({"channel": "many:a", "group": "more", "to": "first"});
+    let refused = world.cluster.api(0, "queue_seek", &more).expect_err("one too many");
+    assert!(refused.contains("\"code\":106"), "{refused}");
+    for number in 0..20 {
+        api("publish", json!({"channel": "many:a", "data": number}));
+        api("publish", json!({"channel": "jobs", "data": number}));
+    }
+    for group in ["g0", "g4999", "g9999"] {
+        let pull = json!({"channel": "many:a", "group": group, "limit": 100, "wait": 5});
+        let messages = api("queue_pull", pull)["messages"].as_array().map(Vec::len);
+        assert_eq!(messages, Some(20), "{group}");
+    }
+    let longest = world.cluster.metric(0, "roomcast_registry_longest_input_seconds");
+    let longest = longest.expect("it is there");
+    assert!(longest < 0.25, "one input kept all rooms waiting for {longest} s");
 }

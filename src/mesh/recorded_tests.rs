@@ -157,7 +157,7 @@ fn answers() -> Vec<(&'static str, Answer)> {
         ("no history", failed(Failure::NoHistory)),
         ("bad position", failed(Failure::BadPosition)),
         ("unrecoverable", failed(Failure::UnrecoverablePosition)),
-        ("too large", failed(Failure::TooLarge)),
+        ("too large", failed(Failure::LimitExceeded)),
         ("judged", Answer::Group(GroupAnswer::Judged(vec![true, false]))),
         ("pulled", Answer::Group(GroupAnswer::Pulled(vec![publication()]))),
         ("facts", Answer::Group(GroupAnswer::Facts(group_facts().into()))),

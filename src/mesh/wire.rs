@@ -98,7 +98,7 @@ fn write<M: Serialize>(message: &Frame<M>) -> Result<Bytes, Failure> {
         .map_err(|_| Failure::Unavailable)?;
     let length = frame.len() - 4;
     if length > MAX_FRAME {
-        return Err(Failure::TooLarge);
+        return Err(Failure::LimitExceeded);
     }
     frame[..4].copy_from_slice(&(length as u32).to_be_bytes());
     Ok(frame.freeze())

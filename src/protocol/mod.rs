@@ -3,7 +3,7 @@
 //! In: the payload of a WebSocket message. Out: [`message::Command`]s. And back: [`message::Reply`]s
 //! to bytes. [`codec`] frames and encodes in both formats, [`message`] defines every message once for
 //! both and [`nulls`] reads those in JSON, [`codes`] holds the numbers that clients know, [`encoding`] what each transport puts around a
-//! message, and [`websocket`] is RFC 6455 itself.
+//! message, [`websocket`] is RFC 6455 itself, and [`deflate`] compresses what goes over it.
 
 pub mod codec;
 pub mod codes;

@@ -251,7 +251,7 @@ impl State {
             return self.refuse(name, request, Failure::UnknownNamespace);
         }
         if self.has_too_many_groups(name) {
-            return self.refuse(name, request, Failure::Overloaded);
+            return self.refuse(name, request, Failure::LimitExceeded);
         }
         self.in_room(name, |room, node| room.request(request, node));
     }
@@ -292,7 +292,7 @@ impl State {
                 self.refuse_peer(from, name, message, Failure::UnknownNamespace);
             }
             Message::Room(name, message) if self.has_too_many_groups(&name) => {
-                self.refuse_peer(from, name, message, Failure::Overloaded);
+                self.refuse_peer(from, name, message, Failure::LimitExceeded);
             }
             Message::Room(name, message) => {
                 self.in_room(&name, |room, node| room.message(from, message, node));

@@ -433,8 +433,8 @@ pub enum Failure {
     BadPosition,
     /// The history no longer reaches back to this position.
     UnrecoverablePosition,
-    /// It does not fit into what nodes may send each other.
-    TooLarge,
+    /// It does not fit into what nodes may send each other, or the room has as many groups as it may have.
+    LimitExceeded,
 }
 
 /// The answer to [`Request::Subscribe`]. It reaches the socket through its hub, before any publication

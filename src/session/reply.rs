@@ -46,7 +46,7 @@ impl From<Failure> for ErrorCode {
             Failure::NoHistory => Self::NotAvailable,
             Failure::BadPosition => Self::BadRequest,
             Failure::UnrecoverablePosition => Self::UnrecoverablePosition,
-            Failure::TooLarge => Self::LimitExceeded,
+            Failure::LimitExceeded => Self::LimitExceeded,
         }
     }
 }

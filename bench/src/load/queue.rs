@@ -103,7 +103,7 @@ impl QueueLoadArgs {
         let who = Who { rooms, token: self.token.clone(), data };
         let dialect = Protocol::Json.dialect();
         let speak = Speak::Client { path: path.clone(), dialect, who, care: Care::Need };
-        Plan { server: *address, security: None, speak }
+        Plan { server: *address, security: None, speak, deflate: false }
     }
 
     fn report(&self, done: &Done) -> Report {
