@@ -587,3 +587,44 @@ fn a_million_foreign_acks_and_ten_thousand_groups_do_no_harm() {
     let longest = longest.expect("it is there");
     assert!(longest < 0.25, "one input kept all rooms waiting for {longest} s");
 }
+
+#[test]
+fn a_consumer_that_pulls_gets_what_it_asks_for_on_any_node() {
+    let mut world = World::with(3, CONFIG);
+    for (client, sdk, node) in [("js", Js, 0), ("py", Python, 1), ("go", Go, 2)] {
+        world.play([Connect { client, sdk, format: Json, node }]);
+        consume(&mut world, client, "pulled", "one", 0);
+    }
+    for number in 0..9 {
+        world.api(0, "publish", json!({"channel": "pulled", "data": number}));
+    }
+    let call = |world: &mut World, client: &str, method: &str, data: Value| {
+        let data = json!({"method": format!("queue.{method}"), "data": data});
+        world.clients.call(client, "rpc", data).map(|it| it["data"].clone())
+    };
+    let mut all = Vec::new();
+    for client in ["js", "py", "go"] {
+        let pull = json!({"channel": "pulled", "limit": 3, "wait": 1});
+        let pulled = call(&mut world, client, "pull", pull).expect("pulled");
+        let messages = pulled["messages"].as_array().cloned().unwrap_or_default();
+        assert_eq!(messages.len(), 3, "{client}: {pulled}");
+        all.extend(messages.iter().map(|it| it["data"].as_u64().expect("a number")));
+        let tags = messages.iter().map(|it| it["tags"]["roomcast-delivery"].clone());
+        let ack = json!({"channel": "pulled", "deliveries": tags.collect::<Vec<_>>()});
+        // What others have is not theirs to settle.
+        let other = if client == "js" { "py" } else { "js" };
+        let stale = call(&mut world, other, "ack", ack.clone()).expect("answered");
+        assert_eq!(stale["results"], json!(["stale", "stale", "stale"]), "{other}");
+        let done = call(&mut world, client, "ack", ack).expect("answered");
+        assert_eq!(done["results"], json!(["ok", "ok", "ok"]), "{client}");
+    }
+    all.sort_unstable();
+    assert_eq!(all, (0..9).collect::<Vec<_>>());
+    let nothing = call(&mut world, "js", "pull", json!({"channel": "pulled"})).expect("answered");
+    assert_eq!(nothing["messages"], json!([]));
+    assert_eq!(facts(&mut world, 1, "pulled", "one")["settled"], 9);
+    // None was pushed.
+    assert_eq!(["js", "py", "go"].map(|it| world.clients.count(it, "pulled")), [0; 3]);
+    let elsewhere = call(&mut world, "js", "pull", json!({"channel": "other"}));
+    assert_eq!(elsewhere.expect_err("it is not there").code, 103);
+}

@@ -121,7 +121,9 @@ fn asks() -> Vec<(&'static str, HomeRequest)> {
         ("judge", HomeRequest::Group(judge().into())),
         (
             "pull",
-            HomeRequest::Group(GroupRequest::Pull { most: 5, wait: Duration::new(1, 2) }.into()),
+            HomeRequest::Group(
+                GroupRequest::Pull { most: 5, wait: Duration::new(1, 2), by: None }.into(),
+            ),
         ),
         ("facts", HomeRequest::Group(GroupRequest::Facts.into())),
         ("seek", HomeRequest::Group(GroupRequest::Seek(Start::After(3)).into())),

@@ -142,7 +142,7 @@ pub struct Facts {
     pub consumers: Vec<ConsumerFacts>,
 }
 
-/// How a consumer stands.
+/// How a consumer stands. One with a prefetch of 0 pulls.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ConsumerFacts {
     /// Who it is.
@@ -197,6 +197,8 @@ struct Key {
 #[derive(Debug)]
 struct Pull {
     id: u64,
+    /// Who pulls; 0: someone without a connection.
+    who: u128,
     most: usize,
     until: Time,
     got: Vec<Lent>,
@@ -544,7 +546,7 @@ impl Group {
                 own.map(|(offset, _)| *offset).collect()
             }
         };
-        let prefetch = prefetch.clamp(1, self.options.max_prefetch.max(1));
+        let prefetch = prefetch.min(self.options.max_prefetch.max(1));
         self.turn.retain(|it| *it != who);
         self.turn.push_back(who);
         self.consumers.insert(who, Consumer { prefetch, leases, in_turn: true });
@@ -564,10 +566,11 @@ impl Group {
         self.consumers.keys().copied()
     }
 
-    /// Someone wants up to `most` messages under this number, and waits for the first until then.
-    pub fn pull(&mut self, id: u64, most: usize, until: Time) {
+    /// Someone wants up to `most` messages under this number, and waits for the first until then. What a consumer pulls
+    /// is its own, as what it is given is.
+    pub fn pull(&mut self, id: u64, who: Option<u128>, most: usize, until: Time) {
         let most = most.clamp(1, self.options.max_prefetch.max(1) as usize);
-        self.pulls.push_back(Pull { id, most, until, got: Vec::new() });
+        self.pulls.push_back(Pull { id, who: who.unwrap_or(0), most, until, got: Vec::new() });
     }
 
     /// Someone says something of deliveries: of its own, or of any if it is `None`. Returns whether it holds, for each.

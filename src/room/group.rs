@@ -509,9 +509,10 @@ impl Room {
                 let judged = Answer::Group(GroupAnswer::Judged(holds));
                 self.answer_when_acked(offset, judged, whom, node);
             }
-            GroupRequest::Pull { most, wait } => {
+            GroupRequest::Pull { most, wait, by } => {
                 side.pulls.insert(id, whom);
-                side.group.pull(id, *most as usize, until.min(now + *wait));
+                let by = by.map(|it| it.0);
+                side.group.pull(id, by, *most as usize, until.min(now + *wait));
             }
             GroupRequest::Facts
             | GroupRequest::Seek(_)

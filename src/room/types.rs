@@ -327,6 +327,8 @@ pub enum GroupRequest {
         most: u32,
         /// How long to wait for the first.
         wait: std::time::Duration,
+        /// For this consumer.
+        by: Option<ClientId>,
     },
     /// How does it stand?
     Facts,

@@ -3,11 +3,10 @@
 
 use std::time::Instant;
 
-use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::{
-    api::{Called, check_channel, written},
+    api::{Called, check_channel},
     calls::bad_request,
     parts::Parts,
     rooms::{answer_of, failed},
@@ -18,7 +17,7 @@ use crate::{
         call::{Name, Pull, Said, Seek, Word},
         name,
     },
-    room::types::{Answer, GroupAnswer, GroupRequest, Publication, Request},
+    room::types::{Answer, GroupAnswer, GroupRequest, Request},
     session::reply,
 };
 
@@ -27,23 +26,11 @@ pub(super) async fn pull(parts: &Parts, group: Name, call: Pull) -> Called {
     let (most, until) = (call.most(), Instant::now() + call.wait());
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let request = GroupRequest::Pull { most, wait: left };
+        let request = GroupRequest::Pull { most, wait: left, by: None };
         match ask(parts, &group.channel, &group.group, request).await? {
             GroupAnswer::Pulled(messages) if messages.is_empty() && !left.is_zero() => {}
-            GroupAnswer::Pulled(messages) => return written(&Messages::of(&messages)),
-            _ => return Err(ErrorCode::Internal.into()),
+            answer => return json(&answer),
         }
-    }
-}
-
-#[derive(Serialize)]
-struct Messages {
-    messages: Vec<message::Publication>,
-}
-
-impl Messages {
-    fn of(messages: &[std::sync::Arc<Publication>]) -> Self {
-        Self { messages: messages.iter().map(reply::publication).collect() }
     }
 }
 
@@ -78,7 +65,11 @@ pub(super) async fn remove(parts: &Parts, group: Name) -> Called {
 
 async fn tell(parts: &Parts, channel: &str, group: &str, request: GroupRequest) -> Called {
     let answer = ask(parts, channel, group, request).await?;
-    let json = String::from_utf8(reply::group(&answer).to_vec()).unwrap_or_default();
+    json(&answer)
+}
+
+fn json(answer: &GroupAnswer) -> Called {
+    let json = String::from_utf8(reply::group(answer).to_vec()).unwrap_or_default();
     RawValue::from_string(json).map_err(|_| ErrorCode::Internal.into())
 }
 

@@ -10,7 +10,7 @@ use super::{commands::Outcome, state::Session};
 use crate::{
     protocol::{codes::ErrorCode, message::RpcRequest, nulls},
     queue::{
-        call::{self, Said, Seek, Word},
+        call::{self, Pull, Said, Seek, Word},
         name,
         rights::Rights,
     },
@@ -29,6 +29,7 @@ const PREFETCH: u32 = 16;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Consumes {
     pub(super) group: String,
+    /// None: it pulls.
     pub(super) prefetch: u32,
     /// What the client may do with the group.
     pub(super) rights: Rights,
@@ -53,7 +54,7 @@ pub(super) fn wanted(
     let prefetch = match data.get("prefetch") {
         None | Some(Value::Null) => PREFETCH,
         // More than there can be is as many as there may be.
-        Some(Value::Number(it)) if it.as_f64().is_some_and(|it| it >= 1.0) => {
+        Some(Value::Number(it)) if it.as_f64().is_some_and(|it| it >= 0.0) => {
             it.as_u64().and_then(|it| u32::try_from(it).ok()).unwrap_or(u32::MAX)
         }
         Some(_) => return Err(ErrorCode::BadRequest),
@@ -86,6 +87,10 @@ impl Session {
         };
         let asked = match method {
             "info" => GroupRequest::Facts,
+            "pull" => {
+                let pull = parsed::<Pull>(&request.data)?;
+                GroupRequest::Pull { most: pull.most(), wait: pull.wait(), by: Some(client) }
+            }
             "ack" if rights.ack => judge(Word::Ack)?,
             "nack" if rights.ack => judge(Word::Nack)?,
             "reject" if rights.ack => judge(Word::Reject)?,
@@ -96,8 +101,7 @@ impl Session {
             }
             "purge" if rights.seek => GroupRequest::Purge,
             "remove" if rights.seek => GroupRequest::Remove,
-            // To pull is for those without a socket, by the server API.
-            "ack" | "nack" | "reject" | "extend" | "pull" | "seek" | "purge" | "remove" => {
+            "ack" | "nack" | "reject" | "extend" | "seek" | "purge" | "remove" => {
                 return Err(ErrorCode::PermissionDenied.into());
             }
             _ => return Err(ErrorCode::MethodNotFound.into()),
@@ -132,7 +136,8 @@ mod tests {
             (r#"{"group": "mailer"}"#, consumes(16)),
             (r#"{"group": "mailer", "prefetch": 3, "a": 1}"#, consumes(3)),
             (r#"{"group": "mailer", "prefetch": 18446744073709551616}"#, consumes(u32::MAX)),
-            (r#"{"group": "mailer", "prefetch": 0}"#, Err(ErrorCode::BadRequest)),
+            (r#"{"group": "mailer", "prefetch": 0}"#, consumes(0)),
+            (r#"{"group": "mailer", "prefetch": -1}"#, Err(ErrorCode::BadRequest)),
             (r#"{"group": "mailer", "prefetch": "3"}"#, Err(ErrorCode::BadRequest)),
             (r#"{"group": 3}"#, Err(ErrorCode::BadRequest)),
             (r#"{"group": "other"}"#, Err(ErrorCode::PermissionDenied)),

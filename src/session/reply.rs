@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
+use serde::Serialize;
 use serde_json::json;
 
 use crate::{
@@ -77,6 +78,11 @@ pub fn answer(id: u32, answer: Answer, limit: usize) -> Reply {
     result(id, body)
 }
 
+#[derive(Serialize)]
+struct Pulled {
+    messages: Vec<message::Publication>,
+}
+
 /// What a group answers, as JSON: to the RPCs of clients and to the server API alike.
 pub fn group(answer: &GroupAnswer) -> Bytes {
     let json = match answer {
@@ -108,8 +114,11 @@ pub fn group(answer: &GroupAnswer) -> Bytes {
             }
             json
         }
-        // Only the server API pulls, and writes messages itself.
-        GroupAnswer::Pulled(_) | GroupAnswer::Done => json!({}),
+        GroupAnswer::Pulled(messages) => {
+            let messages: Vec<_> = messages.iter().map(publication).collect();
+            return serde_json::to_vec(&Pulled { messages }).unwrap_or_default().into();
+        }
+        GroupAnswer::Done => json!({}),
     };
     json.to_string().into()
 }

@@ -192,7 +192,7 @@ impl Group {
         let delivery = Delivery { offset, term: self.term, serial: self.serial };
         let holder = match taker {
             Taker::Consumer(who) => who,
-            Taker::Pull(_) => 0,
+            Taker::Pull(at) => self.pulls[at].who,
         };
         self.lease(delivery, holder, key, now);
         let attempts = self.leases.get(&offset).map_or(1, |it| it.attempts);
@@ -240,15 +240,17 @@ impl Group {
 
     /// Whether anyone has room.
     fn has_takers(&mut self) -> bool {
-        self.next_in_turn().is_some() || self.pulls.iter().any(|it| it.got.len() < it.most)
+        self.next_in_turn().is_some() || self.pulls.iter().any(|it| self.wants(it))
     }
 
     /// The next consumer in turn that has room.
     fn next_in_turn(&mut self) -> Option<u128> {
         if self.options.mode == Mode::Exclusive {
             let holder = self.leases.values().map(|it| it.holder);
-            let holder = holder.into_iter().find(|it| self.consumers.contains_key(it));
-            let only = holder.or_else(|| self.turn.front().copied())?;
+            let is_given = |it: &u128| self.consumers.get(it).is_some_and(|it| it.prefetch > 0);
+            let holder = holder.into_iter().find(is_given);
+            let first = || self.turn.iter().copied().find(is_given);
+            let only = holder.or_else(first)?;
             // Whoever is first stays first.
             if self.turn.front() != Some(&only) {
                 self.turn.retain(|it| *it != only);
@@ -269,11 +271,10 @@ impl Group {
 
     /// Who is to get a message with this key now.
     fn taker(&mut self, key: u64) -> Option<Taker> {
-        if key != 0 && !self.consumers.is_empty() {
-            let score = |who: &u128| mix(key ^ mix(*who as u64 ^ (*who >> 64) as u64));
-            let who = self.consumers.keys().max_by_key(|who| score(who)).copied()?;
-            let room = self.consumers.get(&who).is_some_and(Consumer::has_room);
-            return room.then_some(Taker::Consumer(who));
+        let score = |who: &u128| mix(key ^ mix(*who as u64 ^ (*who >> 64) as u64));
+        let given = self.consumers.iter().filter(|(_, it)| key != 0 && it.prefetch > 0);
+        if let Some((who, consumer)) = given.max_by_key(|(who, _)| score(who)) {
+            return consumer.has_room().then_some(Taker::Consumer(*who));
         }
         if let Some(who) = self.next_in_turn() {
             if self.options.mode != Mode::Exclusive {
@@ -281,8 +282,14 @@ impl Group {
             }
             return Some(Taker::Consumer(who));
         }
-        let pull = self.pulls.iter().position(|it| it.got.len() < it.most)?;
+        let pull = self.pulls.iter().position(|it| self.wants(it))?;
         Some(Taker::Pull(pull))
+    }
+
+    /// Whether a pull can have one more.
+    fn wants(&self, pull: &Pull) -> bool {
+        let has = self.consumers.get(&pull.who).map_or(0, |it| it.leases.len());
+        pull.got.len() < pull.most && has < self.options.max_prefetch as usize
     }
 }
 

@@ -373,7 +373,7 @@ fn what_is_not_kept_any_more_is_passed_and_counted() {
 fn a_pull_takes_what_is_there_or_waits_for_the_first() {
     let mut both = Both::new(shared());
     let mut out = Vec::new();
-    both.group.pull(1, 10, both.now + Duration::from_secs(1));
+    both.group.pull(1, None, 10, both.now + Duration::from_secs(1));
     both.group.settle(&both.messages, both.now, &mut out);
     assert_eq!(out, []);
     both.messages.top = 3;
@@ -388,7 +388,7 @@ fn a_pull_takes_what_is_there_or_waits_for_the_first() {
     let holds = both.group.judge(Verdict::Ack, &deliveries, None, both.now, &mut out);
     assert_eq!(holds, [true, true, true]);
     out.clear();
-    both.group.pull(2, 10, both.now);
+    both.group.pull(2, None, 10, both.now);
     both.group.settle(&both.messages, both.now, &mut out);
     assert_eq!(out, [Effect::Pulled(2, Vec::new())]);
 }
@@ -410,6 +410,41 @@ fn no_more_is_pending_than_may_be() {
         both.publish(50);
     }
     assert_eq!(both.group.pending(), 50);
+}
+
+#[test]
+fn a_consumer_that_pulls_is_given_nothing_else_and_has_what_it_pulled() {
+    for mode in [Mode::Shared, Mode::Exclusive, Mode::KeyShared("k".into())] {
+        let mut both = Both::new(QueueOptions { mode: mode.clone(), max_prefetch: 3, ..shared() });
+        both.messages.keys = u64::from(matches!(mode, Mode::KeyShared(_))) * 100;
+        both.come(1, 0);
+        both.publish(5);
+        assert!(both.given.is_empty(), "{mode:?}");
+        let pulled = |both: &mut Both, id| {
+            both.group.pull(id, Some(1), 2, both.now);
+            let mut out = Vec::new();
+            both.group.settle(&both.messages, both.now, &mut out);
+            let got = out.iter().find_map(|it| match it {
+                Effect::Pulled(_, lent) => Some(lent.clone()),
+                _ => None,
+            });
+            both.perform(out);
+            got.unwrap_or_default()
+        };
+        let first = pulled(&mut both, 1);
+        assert_eq!(first.len(), 2, "{mode:?}");
+        assert_eq!(pulled(&mut both, 2).len(), 1, "{mode:?}: it has as many as it may");
+        assert_eq!(pulled(&mut both, 3).len(), 0, "{mode:?}");
+        // They are nobody else's, and its own to acknowledge.
+        assert_eq!(both.judge(2, Verdict::Ack, &first), [false; 2], "{mode:?}");
+        assert_eq!(both.judge(1, Verdict::Ack, &first), [true; 2], "{mode:?}");
+        assert_eq!(pulled(&mut both, 4).len(), 2, "{mode:?}");
+        // Once it is gone, another gets what it had.
+        both.group.consumer_left(1, both.now);
+        both.come(2, 10);
+        both.pass(Duration::from_secs(10));
+        assert_eq!(both.offsets(2), [3, 4, 5], "{mode:?}");
+    }
 }
 
 #[test]
