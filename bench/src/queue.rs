@@ -64,6 +64,11 @@ impl Work {
         Wanted { room: self.room(consumer).to_owned(), since: None }
     }
 
+    /// When message `number` is due, in nanoseconds, if the first is at `first`; none: as soon as it can be.
+    fn due_at(&self, number: u64, first: u64) -> Option<u64> {
+        (self.rate > 0).then(|| first + number * 1_000_000_000 / u64::from(self.rate))
+    }
+
     /// How many messages are due.
     fn due(&self, since: Instant) -> u64 {
         match self.rate {
@@ -153,11 +158,12 @@ fn quoted<'a>(message: &'a [u8], before: &[u8]) -> Option<&'a [u8]> {
 fn publish(work: Work, api: SocketAddr, key: String, clock: Clock) -> JoinHandle<Result<u64>> {
     thread::spawn(move || {
         let (mut left, mut next, mut refused): (Vec<Value>, u64, u64) = (Vec::new(), 0, 0);
-        let begun = Instant::now();
+        let (begun, first) = (Instant::now(), clock.now());
         while next < work.messages || !left.is_empty() {
             let due = work.due(begun).min(next + AT_ONCE - left.len() as u64);
             for number in next..due {
-                let data: Value = serde_json::from_str(&payload(work.size, clock.now()))?;
+                let at = work.due_at(number, first).unwrap_or_else(|| clock.now());
+                let data: Value = serde_json::from_str(&payload(work.size, at))?;
                 left.push(json!({"channel": work.room(number), "data": data}));
             }
             next = next.max(due);

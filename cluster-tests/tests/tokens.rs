@@ -259,6 +259,27 @@ fn to_consume_to_acknowledge_and_to_seek_are_rights_of_their_own() -> Result<(),
         let found = [enters, consumes, acks, seeks];
         ensure(found == expected, || format!("{room}, {token}: {found:?}, not {expected:?}"))?;
     }
+    // A refreshed token says it anew.
+    let (mut socket, _) = connect(&cluster, GOOD)?;
+    let of = |allow: Value| {
+        signed(&json!({"sub": "42", "channel": "closed:h", "exp": now() + 600, "allow": allow}))
+    };
+    let token = of(json!(["consume", "ack", "seek"]));
+    let subscribe = json!({"channel": "closed:h", "token": token, "data": {"group": "workers"}});
+    socket.command(&json!({"id": 2, "subscribe": subscribe}))?;
+    let mut code = |command: Value| -> Result<i64, String> {
+        let reply = socket.command(&command)?;
+        Ok(reply["error"]["code"].as_i64().unwrap_or(0))
+    };
+    let data = json!({"channel": "closed:h", "deliveries": ["1.1.1.workers"]});
+    let ack = |id: u32| json!({"id": id, "rpc": {"method": "queue.ack", "data": data}});
+    ensure(code(ack(3))? == 0, || "it may acknowledge".to_owned())?;
+    let refresh = json!({"channel": "closed:h", "token": of(json!(["consume"]))});
+    ensure(code(json!({"id": 4, "sub_refresh": refresh}))? == 0, || "refreshed".to_owned())?;
+    ensure(code(ack(5))? == 103, || "it may not acknowledge any more".to_owned())?;
+    let refresh = json!({"channel": "closed:h", "token": of(json!([]))});
+    let refused = code(json!({"id": 6, "sub_refresh": refresh}))?;
+    ensure(refused == 103, || format!("it may not consume any more, and is told {refused}"))?;
     // Who consumes is told by name.
     let (mut socket, _) = connect(&cluster, GOOD)?;
     let subscribe = json!({"channel": "open:a", "data": {"group": "workers", "prefetch": 1}});

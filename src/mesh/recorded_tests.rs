@@ -122,7 +122,8 @@ fn asks() -> Vec<(&'static str, HomeRequest)> {
         (
             "pull",
             HomeRequest::Group(
-                GroupRequest::Pull { most: 5, wait: Duration::new(1, 2), by: None }.into(),
+                GroupRequest::Pull { most: 5, wait: Duration::new(1, 2), by: None, bytes: 9 }
+                    .into(),
             ),
         ),
         ("facts", HomeRequest::Group(GroupRequest::Facts.into())),

@@ -56,7 +56,7 @@ fn is_served(offer: &str) -> bool {
             && match name {
                 "server_no_context_takeover" | "client_no_context_takeover" => value.is_none(),
                 "client_max_window_bits" => value.is_none() || bits.is_some(),
-                "server_max_window_bits" => bits == Some(15),
+                // Among others, windows for what is sent from here: to agree to one is to say so.
                 _ => false,
             }
     })
@@ -99,7 +99,7 @@ pub fn inflate(message: &[u8], limit: usize) -> Result<Bytes, Violation> {
         let mut out = Vec::new();
         loop {
             // One byte more than is allowed tells that it is too much.
-            out.reserve_exact(STEP.min(limit + 1 - out.len()));
+            out.reserve_exact(out.len().max(STEP).min(limit + 1 - out.len()));
             let taken = unpacker.total_in() as usize;
             let done = unpacker.decompress_vec(&input[taken..], &mut out, FlushDecompress::None);
             let status = done.map_err(|_| Violation::Protocol("a message is no deflate"))?;
@@ -137,7 +137,8 @@ mod tests {
             ),
             (&["permessage-deflate; server_max_window_bits=10, permessage-deflate"], true),
             (&["permessage-deflate; server_max_window_bits=10"], false),
-            (&["permessage-deflate; server_max_window_bits=\"15\""], true),
+            (&["permessage-deflate; server_max_window_bits=\"15\""], false),
+            (&["permessage-deflate; client_max_window_bits=\"15\""], true),
             (&["permessage-deflate; client_max_window_bits=16"], false),
             (&["permessage-deflate; client_max_window_bits; client_max_window_bits"], false),
             (&["permessage-deflate; other"], false),

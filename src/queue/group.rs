@@ -440,8 +440,11 @@ impl Group {
         let (Delivery { term, serial, .. }, attempts) = (delivery, before.saturating_add(1));
         self.leases.insert(offset, Lease { holder, term, serial, attempts, until, key });
         self.ends.insert((until, offset));
-        if let Some(consumer) = self.consumers.get_mut(&holder) {
-            consumer.leases.insert(offset);
+        match self.consumers.get_mut(&holder) {
+            Some(consumer) => drop(consumer.leases.insert(offset)),
+            // Someone who pulls and is not known to be here yet, or any more.
+            None if holder != 0 => drop(self.gone.entry(holder).or_insert(at + SETTLING)),
+            None => {}
         }
     }
 
@@ -556,6 +559,10 @@ impl Group {
     pub fn consumer_left(&mut self, who: u128, now: Time) {
         let Some(consumer) = self.consumers.remove(&who) else { return };
         self.turn.retain(|it| *it != who);
+        // What it still waits for would be nobody's.
+        for pull in self.pulls.iter_mut().filter(|it| it.who == who) {
+            (pull.most, pull.until) = (0, now);
+        }
         if !consumer.leases.is_empty() {
             self.gone.insert(who, now + GRACE);
         }
@@ -621,6 +628,18 @@ impl Group {
         };
         self.make(change, now, out);
         holds
+    }
+
+    /// Deliveries that never left are given to others at once, however often they were given.
+    pub fn take_unsent(&mut self, unsent: &[Delivery], now: Time, out: &mut Vec<Effect>) {
+        let put = |it: &Delivery| {
+            let key = self.leases.get(&it.offset).map_or(0, |lease| lease.key);
+            Put { offset: it.offset, wait: 0, key, dead: None }
+        };
+        let back: Vec<Put> = unsent.iter().map(put).collect();
+        if !back.is_empty() {
+            self.make(Change::Parked(back), now, out);
+        }
     }
 
     /// How a message is parked that someone had.

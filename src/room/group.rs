@@ -37,7 +37,7 @@ use crate::{
     cluster::node::{NodeId, stable_hash},
     queue::{
         change::{Change, Reason},
-        group::{Effect, Facts, Group, Lent, Look, Source, Verdict},
+        group::{Effect, Facts, Group, Lent, Look, Source},
         name,
         options::Start,
         tag,
@@ -56,8 +56,8 @@ pub struct GroupHome {
     group: Group,
     /// The room whose messages it shares.
     source: RoomName,
-    /// Those who wait for messages, by the numbers of their pulls.
-    pulls: BTreeMap<u64, Whom>,
+    /// Those who wait for messages, and how many bytes each may get, by the numbers of their pulls.
+    pulls: BTreeMap<u64, (Whom, usize)>,
     /// What is asked that needs the other room, until when, and who asks.
     asked: VecDeque<(GroupRequest, Time, Whom)>,
     /// Messages that memory did not have, as the log has read them.
@@ -169,7 +169,10 @@ impl GroupHome {
 
     /// Those who wait, who have to ask the next home.
     pub(super) fn into_asked(self) -> impl Iterator<Item = Whom> {
-        self.pulls.into_values().chain(self.asked.into_iter().map(|(_, _, whom)| whom))
+        self.pulls
+            .into_values()
+            .map(|(whom, _)| whom)
+            .chain(self.asked.into_iter().map(|(_, _, whom)| whom))
     }
 
     /// The log has read messages; none: it could not.
@@ -294,8 +297,8 @@ impl GroupHome {
                     out.extend(message.map(|it| GroupOut::Push(ClientId(who), it)));
                 }
                 Effect::Pulled(id, lent) => {
-                    let Some(whom) = self.pulls.remove(&id) else { continue };
-                    let (pulled, excess) = self.pulled(lent, name, messages);
+                    let Some((whom, most)) = self.pulls.remove(&id) else { continue };
+                    let (pulled, excess) = self.pulled(lent, most, name, messages);
                     out.extend(excess.into_iter().map(GroupOut::Change));
                     let answer = Answer::Group(GroupAnswer::Pulled(pulled));
                     out.push(GroupOut::Answer(whom, answer));
@@ -318,6 +321,7 @@ impl GroupHome {
     fn pulled(
         &mut self,
         lent: Vec<Lent>,
+        most: usize,
         name: &str,
         messages: &Messages<'_>,
     ) -> (Vec<Arc<Publication>>, Vec<Change>) {
@@ -325,15 +329,13 @@ impl GroupHome {
         for lent in lent {
             let Some(message) = self.message(lent, name, messages) else { continue };
             bytes += message.weight();
-            match pulled.is_empty() || bytes <= MAX_PUBLICATIONS {
+            match pulled.is_empty() || bytes <= most {
                 true => pulled.push(message),
                 false => excess.push(lent.delivery),
             }
         }
-        let (mut out, none) = (Vec::new(), Verdict::Nack(Some(Duration::ZERO)));
-        if !excess.is_empty() {
-            self.group.judge(none, &excess, None, messages.now, &mut out);
-        }
+        let mut out = Vec::new();
+        self.group.take_unsent(&excess, messages.now, &mut out);
         let changes = out.into_iter().filter_map(|it| match it {
             Effect::Change(change) => Some(change),
             _ => None,
@@ -509,8 +511,8 @@ impl Room {
                 let judged = Answer::Group(GroupAnswer::Judged(holds));
                 self.answer_when_acked(offset, judged, whom, node);
             }
-            GroupRequest::Pull { most, wait, by } => {
-                side.pulls.insert(id, whom);
+            GroupRequest::Pull { most, wait, by, bytes } => {
+                side.pulls.insert(id, (whom, MAX_PUBLICATIONS.min(*bytes as usize)));
                 let by = by.map(|it| it.0);
                 side.group.pull(id, by, *most as usize, until.min(now + *wait));
             }

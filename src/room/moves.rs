@@ -3,12 +3,9 @@
 //! In: rooms that begin to move or have arrived, and peers that answer pings. Out: whether there is room for another,
 //! and whose turn it is.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
-use super::types::RoomName;
+use super::{long_queue::LongQueue, types::RoomName};
 use crate::{cluster::node::NodeId, runtime::time::Time};
 
 /// The most rooms that are on the move before others change their successors. What is said about all of them holds
@@ -29,7 +26,7 @@ pub struct Moves {
     under_way: usize,
     /// When one of them was the last to arrive.
     arrived: Time,
-    waiting: VecDeque<RoomName>,
+    waiting: LongQueue<RoomName>,
     /// How many have begun to move since all peers had dealt with what was sent before.
     begun: usize,
     /// How many may.
@@ -47,7 +44,7 @@ impl Default for Moves {
         Self {
             under_way: 0,
             arrived: Time::default(),
-            waiting: VecDeque::new(),
+            waiting: LongQueue::default(),
             begun: 0,
             lot: LOT,
             quickest: Duration::MAX,

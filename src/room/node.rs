@@ -1,7 +1,7 @@
 //! What every room needs of the node it is on, and what comes out of the rooms.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
@@ -12,6 +12,7 @@ use super::{
     delivery::DeliveryOption,
     groups::Groups,
     logged::LogRequest,
+    long_queue::LongQueue,
     memory::Memory,
     messages::{Message, RoomMessage, SlotMessage},
     moves::Moves,
@@ -459,8 +460,8 @@ const MAX_FETCHES: usize = 512;
 pub struct Fetches {
     under_way: BTreeSet<RoomName>,
     /// Those that someone waits for.
-    urgent: VecDeque<RoomName>,
-    waiting: VecDeque<RoomName>,
+    urgent: LongQueue<RoomName>,
+    waiting: LongQueue<RoomName>,
 }
 
 impl Fetches {

@@ -570,7 +570,8 @@ mod tests {
     fn what_a_group_has_not_settled_is_not_dropped_for_want_of_memory() {
         let mut state = with_groups(RoomSettings { history_bytes: 5_000, ..Default::default() });
         let pull = |state: &mut State, at: u64| {
-            let request = GroupRequest::Pull { most: 100, wait: Duration::ZERO, by: None };
+            let request =
+                GroupRequest::Pull { most: 100, wait: Duration::ZERO, by: None, bytes: 1 << 20 };
             match ask_group(state, "a", request, at) {
                 Some(GroupAnswer::Pulled(it)) => Some(it.len()),
                 _ => None,

@@ -16,7 +16,7 @@ use super::{
     messages::{Begin, End, Item, Page, RoomMessage},
     options::RoomOptions,
     stream::Stream,
-    types::{Answer, ClientId, ClientInfo, RoomName},
+    types::{Answer, ClientId, ClientInfo, GroupAnswer, RoomName},
 };
 use crate::{cluster::node::NodeId, runtime::time::Time};
 
@@ -168,6 +168,7 @@ pub fn weight_of_answer(answer: &Answer) -> Option<usize> {
     let weight = match answer {
         Answer::History(page, _) => page.iter().map(|it| it.weight()).sum(),
         Answer::Presence(clients) => weight_of_clients(clients),
+        Answer::Group(GroupAnswer::Pulled(messages)) => messages.iter().map(|it| it.weight()).sum(),
         _ => 0,
     };
     (weight >= SMALL).then_some(weight)

@@ -329,6 +329,8 @@ pub enum GroupRequest {
         wait: std::time::Duration,
         /// For this consumer.
         by: Option<ClientId>,
+        /// The most bytes that they may have together; one comes in any case.
+        bytes: u32,
     },
     /// How does it stand?
     Facts,

@@ -26,7 +26,7 @@ pub(super) async fn pull(parts: &Parts, group: Name, call: Pull) -> Called {
     let (most, until) = (call.most(), Instant::now() + call.wait());
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let request = GroupRequest::Pull { most, wait: left, by: None };
+        let request = GroupRequest::Pull { most, wait: left, by: None, bytes: u32::MAX };
         match ask(parts, &group.channel, &group.group, request).await? {
             GroupAnswer::Pulled(messages) if messages.is_empty() && !left.is_zero() => {}
             answer => return json(&answer),

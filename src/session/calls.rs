@@ -21,6 +21,7 @@ use crate::{
         codes::{Disconnect, ErrorCode},
         message::{PublishRequest, ReplyBody, Request as ClientRequest, RpcRequest, RpcResult},
     },
+    queue::name,
     room::types::{ClientInfo, NewPublication, ReplyTo, Request, RoomName},
 };
 
@@ -289,7 +290,7 @@ impl Session {
         out: &mut Vec<Out>,
     ) -> Outcome {
         if Self::is_about_groups(&request.method) {
-            return self.queue_rpc(id, &request);
+            return self.queue_rpc(id, &request, env);
         }
         let to = match env.settings.proxies.rpc.responsible(&request.method) {
             RpcBackend::Backend(to) => to,
@@ -330,7 +331,8 @@ impl Session {
         room: RoomName,
         out: &mut Vec<Out>,
     ) {
-        let call = self.backend_request(to, Operation::SubRefresh { room: room.to_string() });
+        let call =
+            self.backend_request(to, Operation::SubRefresh { room: name::room(&room).to_owned() });
         let number = self.rare_mut().calls.park(Waits::Subscription(room));
         out.push(Out::Call(number, call));
     }

@@ -6,7 +6,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{commands::Outcome, state::Session};
+use super::{commands::Outcome, settings::Env, state::Session};
 use crate::{
     protocol::{codes::ErrorCode, message::RpcRequest, nulls},
     queue::{
@@ -69,7 +69,7 @@ impl Session {
     }
 
     /// Takes an RPC about groups.
-    pub(super) fn queue_rpc(&mut self, id: u32, request: &RpcRequest) -> Outcome {
+    pub(super) fn queue_rpc(&mut self, id: u32, request: &RpcRequest, env: Env<'_>) -> Outcome {
         let method = request.method.strip_prefix(PREFIX).unwrap_or_default();
         let about = parsed::<call::Name>(&request.data)?;
         let client = self.info.client;
@@ -89,7 +89,10 @@ impl Session {
             "info" => GroupRequest::Facts,
             "pull" => {
                 let pull = parsed::<Pull>(&request.data)?;
-                GroupRequest::Pull { most: pull.most(), wait: pull.wait(), by: Some(client) }
+                // As JSON in a JSON reply, bytes may take more than they are.
+                let bytes = u32::try_from(env.reply_limit() / 2).unwrap_or(u32::MAX);
+                let by = Some(client);
+                GroupRequest::Pull { most: pull.most(), wait: pull.wait(), by, bytes }
             }
             "ack" if rights.ack => judge(Word::Ack)?,
             "nack" if rights.ack => judge(Word::Nack)?,

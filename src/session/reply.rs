@@ -73,7 +73,13 @@ pub fn answer(id: u32, answer: Answer, limit: usize) -> Reply {
             epoch: position.epoch.to_string(),
             offset: position.offset,
         }),
-        Answer::Group(answer) => ReplyBody::Rpc(RpcResult { data: group(&answer) }),
+        Answer::Group(mut answer) => {
+            // Who is in a room is for those who may ask for presence.
+            if let GroupAnswer::Facts(facts) = &mut answer {
+                facts.consumers.clear();
+            }
+            ReplyBody::Rpc(RpcResult { data: group(&answer) })
+        }
     };
     result(id, body)
 }

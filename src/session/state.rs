@@ -24,7 +24,10 @@ use crate::{
     },
     room::{
         control::Control,
-        types::{Answer, ClientId, ClientInfo, ReplyTo, Request, RoomName, SocketRef, Subscribed},
+        types::{
+            Answer, ClientId, ClientInfo, GroupAnswer, ReplyTo, Request, RoomName, SocketRef,
+            Subscribed,
+        },
     },
     runtime::time::Time,
 };
@@ -316,7 +319,8 @@ impl Session {
 
     /// A client that has yet to take what it has gets large answers later, one at a time.
     fn answered(&mut self, id: u32, answer: Answer, env: Env<'_>, out: &mut Vec<Out>) {
-        let large = matches!(answer, Answer::History(..) | Answer::Presence(_));
+        let pulled = matches!(&answer, Answer::Group(GroupAnswer::Pulled(_)));
+        let large = pulled || matches!(answer, Answer::History(..) | Answer::Presence(_));
         if large && (env.congested || self.has_deferred()) {
             self.rare_mut().deferred.push_back((id, answer));
         } else {

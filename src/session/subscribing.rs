@@ -166,10 +166,7 @@ impl Session {
         };
         // Permission to read history includes recovery, and permission to read presence includes join and leave.
         let past = may(options.permissions.history);
-        let rights = match env.settings.insecure {
-            true => Rights::ALL,
-            false => grant.queue.unwrap_or(options.permissions.queue(self.info.user.is_empty())),
-        };
+        let rights = self.queue_rights(grant, options, env);
         let consumes = consuming::wanted(&request.data, rights, options)?;
         let wanted = Wanted {
             recoverable: request.recoverable && (options.allow_recovery || past),
@@ -186,6 +183,36 @@ impl Session {
             consumes,
         };
         Ok(self.enter(&request.channel, options, grant, wanted, Initiator::Client(id)))
+    }
+
+    /// What the client may do with the room's groups.
+    fn queue_rights(&self, grant: &Grant, options: &RoomOptions, env: Env<'_>) -> Rights {
+        match env.settings.insecure {
+            true => Rights::ALL,
+            false => grant.queue.unwrap_or(options.permissions.queue(self.info.user.is_empty())),
+        }
+    }
+
+    /// A consumer has brought a new token, which may say something else of what it may do.
+    ///
+    /// # Errors
+    /// If it may not consume any more.
+    pub(super) fn renew_rights(
+        &mut self,
+        room: &str,
+        grant: &Grant,
+        env: Env<'_>,
+    ) -> Result<(), ErrorCode> {
+        let rights = self.queue_rights(grant, self.options(room, env)?, env);
+        let more = self.subscription(room).and_then(|it| it.more.as_mut());
+        match more.filter(|it| it.rights.consume) {
+            Some(_) if !rights.consume => Err(ErrorCode::PermissionDenied),
+            Some(more) => {
+                more.rights = rights;
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     fn is_asked_for(&self, room: &str) -> bool {
@@ -289,11 +316,11 @@ impl Session {
         wanted: Wanted,
         initiator: Initiator,
     ) -> (RoomName, Request) {
-        self.forget_refresh(room);
         let (options, group) = match (&wanted.consumes, &options.queue) {
             (Some(it), Some(queue)) => (&*queue.rooms, Some(name::of_group(room, &it.group))),
             _ => (options, None),
         };
+        self.forget_refresh(group.as_deref().unwrap_or(room));
         let overrides = &grant.overrides;
         // A group's messages are for one consumer each, and have no positions.
         let history = options.keeps_history() && group.is_none();

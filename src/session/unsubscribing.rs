@@ -120,6 +120,7 @@ impl Session {
         match token {
             Ok(it) if it.room == room && self.is_for_me(&it.user, &it.client) => {
                 let expires_at = it.grant.expires_at;
+                self.renew_rights(room, &it.grant, env)?;
                 self.prolong(room, expires_at, &[]);
                 let (expires, ttl) = env.time_to_live(expires_at);
                 let result = ReplyBody::SubRefresh(Refresh { expires, ttl });

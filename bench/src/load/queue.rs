@@ -76,11 +76,12 @@ pub fn run(args: &QueueLoadArgs) -> Result<bool> {
         http::post(api, "queue_seek", &args.api_key, &begin)?;
     }
     let plans = (0..args.consumers).map(|it| args.plan(&work, &urls, it)).collect();
-    let done = queue::run(&work, plans, api, &args.api_key)?;
+    let done = queue::run(&work, plans, api, &args.api_key);
     for room in &work.rooms {
         let group = json!({"channel": room, "group": work.group});
         http::post(api, "queue_remove", &args.api_key, &group)?;
     }
+    let done = done?;
     args.report(&done).print(args.json);
     Ok(done.acked == args.messages)
 }

@@ -288,6 +288,14 @@ impl Group {
 
     /// Whether a pull can have one more.
     fn wants(&self, pull: &Pull) -> bool {
+        if self.options.mode == Mode::Exclusive {
+            // One has them all: a consumer that they are pushed to, or else whoever has some.
+            let is_pushed_to = self.consumers.values().any(|it| it.prefetch > 0);
+            let holder = self.leases.values().next().map_or(pull.who, |it| it.holder);
+            if is_pushed_to || holder != pull.who {
+                return false;
+            }
+        }
         let has = self.consumers.get(&pull.who).map_or(0, |it| it.leases.len());
         pull.got.len() < pull.most && has < self.options.max_prefetch as usize
     }

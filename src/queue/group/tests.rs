@@ -448,6 +448,61 @@ fn a_consumer_that_pulls_is_given_nothing_else_and_has_what_it_pulled() {
 }
 
 #[test]
+fn a_pull_that_its_consumer_has_left_behind_takes_nothing() {
+    let mut both = Both::new(shared());
+    both.come(1, 0);
+    both.group.pull(1, Some(1), 10, both.now + Duration::from_secs(1));
+    both.group.consumer_left(1, both.now);
+    both.publish(3);
+    assert_eq!(both.group.facts(3).leased, 0);
+    // One whose coming is not known yet, and never is, keeps what it pulled for some seconds.
+    both.group.pull(2, Some(7), 10, both.now + Duration::from_secs(1));
+    both.settle();
+    assert_eq!(both.group.facts(3).leased, 3);
+    both.come(2, 10);
+    both.pass(Duration::from_secs(5));
+    assert_eq!(both.offsets(2), [1, 2, 3]);
+}
+
+#[test]
+fn what_did_not_fit_into_an_answer_is_no_dead_letter() {
+    let mut both = Both::new(QueueOptions { max_deliveries: 1, ..shared() });
+    both.publish(2);
+    both.group.pull(1, None, 10, both.now);
+    let mut out = Vec::new();
+    both.group.settle(&both.messages, both.now, &mut out);
+    let pulled = out.iter().find_map(|it| match it {
+        Effect::Pulled(_, lent) => lent.last().map(|it| it.delivery),
+        _ => None,
+    });
+    both.group.take_unsent(&[pulled.expect("a message")], both.now, &mut out);
+    both.perform(out);
+    both.come(1, 10);
+    assert_eq!(both.offsets(1), [2]);
+    assert!(both.buried.is_empty());
+}
+
+#[test]
+fn of_those_who_pull_from_an_exclusive_group_one_has_them_all() {
+    let mut both = Both::new(QueueOptions { mode: Mode::Exclusive, ..shared() });
+    both.come(1, 0);
+    both.come(2, 0);
+    both.publish(4);
+    for who in [1, 2, 1] {
+        both.group.pull(who as u64, Some(who), 1, both.now + Duration::from_secs(1));
+    }
+    both.settle();
+    let has = |both: &Both, who| {
+        let facts = both.group.facts(4);
+        facts.consumers.iter().find(|it| it.client == who).map(|it| it.leased)
+    };
+    assert_eq!((has(&both, 1), has(&both, 2)), (Some(2), Some(0)));
+    // Where one is pushed to, it has them all.
+    both.come(3, 10);
+    assert_eq!(has(&both, 2), Some(0));
+}
+
+#[test]
 fn messages_keep_their_names_when_a_group_goes_back_to_them() {
     let mut both = Both::new(shared());
     both.come(1, 9);
