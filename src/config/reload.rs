@@ -32,7 +32,8 @@ const LIVE: [&str; 19] = [
     "channel.namespaces",
 ];
 
-/// Options of namespaces that only sessions look at: they count for what clients ask from then on. What rooms keep and
+/// Options of namespaces that only sessions look at: they count for what clients ask from then on; who consumes
+/// keeps the rights that it began with. What rooms keep and
 /// promise is theirs from the beginning.
 const LIVE_OF_ROOMS: [&str; 17] = [
     "allow_subscribe_for_client",
