@@ -194,9 +194,13 @@ impl Room {
     /// Tells those that hold a copy and are no successors that others have it.
     fn release_holders(&mut self, node: &mut Node) {
         let is_kept = self.kept() >= self.top();
-        let Role::Home(home) = &mut self.role else { return };
-        let is_safe = is_kept && home.replication.is_safe(|peer| node.reaches(peer));
-        if home.holders.is_empty() || !is_safe {
+        let needs_copies = self.needs_copies();
+        let Some(home) = self.home_mut().filter(|it| it.has_holders() && is_kept) else { return };
+        // Where nodes come back together, the first to open a room has nobody beside it yet.
+        let many = if needs_copies { node.copies_to_come() } else { 0 };
+        let reaches = |peer| node.reaches(peer);
+        let replication = &home.replication;
+        if !replication.is_safe(reaches) || !replication.is_complete(many, reaches) {
             return;
         }
         let holders = std::mem::take(&mut home.holders);

@@ -210,6 +210,8 @@ pub struct Node {
     pub(super) routable: BTreeSet<NodeId>,
     /// Those of them that rooms are placed on.
     pub(super) placed: BTreeSet<NodeId>,
+    /// Those of them that rooms will be placed on, and are not yet: they join.
+    pub(super) joining: BTreeSet<NodeId>,
     pub(super) links: BTreeMap<NodeId, LinkState>,
     /// Whether each peer has turned to this node with all rooms that it needs it for, after the claim of this
     /// number.
@@ -244,6 +246,7 @@ impl Node {
             view: View::default(),
             routable: BTreeSet::new(),
             placed: BTreeSet::new(),
+            joining: BTreeSet::new(),
             links: BTreeMap::new(),
             settled: BTreeMap::new(),
             claim_anew: BTreeSet::new(),
@@ -339,6 +342,12 @@ impl Node {
     /// those that live.
     pub fn acks_needed(&self) -> Option<usize> {
         self.settings.quorum_of.map(|expected| Quorum { expected }.majority() - 1)
+    }
+
+    /// How many other nodes are to have a copy of a room, once those that are here have joined.
+    pub(super) fn copies_to_come(&self) -> usize {
+        let others = self.placed.iter().chain(&self.joining).filter(|peer| **peer != self.me);
+        self.settings.replicas.min(others.filter(|peer| self.reaches(**peer)).count())
     }
 
     /// How long an acknowledgement waits for a successor: with a quorum until it fails, else until that one is done

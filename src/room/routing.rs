@@ -176,11 +176,13 @@ impl State {
         let placed: Vec<&NodeInfo> =
             placed.into_iter().find(|it: &Vec<_>| !it.is_empty()).unwrap_or_default();
         let ids: BTreeSet<NodeId> = placed.iter().map(|info| info.id()).collect();
+        let joining = here.filter(|(_, info)| info.phase == Phase::Joining);
+        let joining: BTreeSet<NodeId> = joining.map(|(id, _)| *id).collect();
         // Also those that had a link and were never in the view.
         let gone = node.slots.waited_for().into_iter();
         let gone: Vec<NodeId> =
             gone.filter(|it| !routable.contains(it) && node.has_lost(*it)).collect();
-        let changed = routable != node.routable || ids != node.placed;
+        let changed = routable != node.routable || ids != node.placed || joining != node.joining;
         if !changed && gone.is_empty() {
             return;
         }
@@ -189,6 +191,7 @@ impl State {
         }
         self.node.routable = routable;
         self.node.placed = ids;
+        self.node.joining = joining;
         for peer in gone {
             self.node.slots.give_up_on(peer);
         }

@@ -45,6 +45,8 @@ pub(super) struct Plan {
     /// How long things go wrong then.
     pub(super) trouble: u64,
     pub(super) capacity: Option<Capacity>,
+    /// Whether a node crashes while all come back from their disks.
+    pub(super) again: bool,
     /// Whether some nodes are one mesh version behind the others.
     pub(super) mixed: bool,
 }
@@ -66,6 +68,7 @@ impl Plan {
             opening: OPENING,
             trouble: 6_000,
             capacity: None,
+            again: false,
             mixed: seed % 4 == 3,
         };
         match faults {
@@ -77,7 +80,8 @@ impl Plan {
             Faults::Joins | Faults::Everything => Self { late: nodes / 2, ..plan },
             Faults::Deaths => Self { trouble: 16_000, ..plan },
             Faults::Disks if seed % 4 == 1 => {
-                Self { nodes: 3, quorum_of: Some(3), trouble: 32_000, ..plan }
+                let again = seed % 8 == 5;
+                Self { nodes: 3, quorum_of: Some(3), trouble: 32_000, again, ..plan }
             }
             Faults::Disks => Self { nodes: rng.usize(1..5), trouble: 32_000, ..plan },
             Faults::Starts => Self { rooms: rng.usize(5..41), link_delay: 300, opening: 0, ..plan },

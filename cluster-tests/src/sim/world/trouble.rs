@@ -55,7 +55,8 @@ impl World {
         }
     }
 
-    /// One after the other, with time to recover in between: the same as for deaths, but nothing has to live.
+    /// One after the other, with time to recover in between: the same as for deaths, but nothing has to live. A quorum
+    /// needs no time for one of them.
     fn plan_disks(&mut self, opening: u64) {
         for at in [1_200, 17_200] {
             let at = opening + at + self.rng.u64(0..800);
@@ -63,6 +64,10 @@ impl World {
                 0 => Happening::Crash,
                 _ => Happening::Blackout,
             };
+            if self.plan.again && matches!(trouble, Happening::Blackout) {
+                let soon = self.rng.u64(1_000..8_000);
+                self.later(at + soon, Happening::Crash);
+            }
             self.later(at, trouble);
         }
         if self.rng.u8(..3) == 0 {
