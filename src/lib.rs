@@ -37,6 +37,8 @@
 //!   does not reach back far enough ([room::logged], [log]). **Segment**: one of its files.
 //! - **Group**: consumers that share a room's messages, each message once. It lives in a room of its own beside that
 //!   one ([queue], [room::group]): its members are the consumers, its publications what changes in the group.
+//! - **Map**: a room that keeps the latest value of each key ([map], [room::map]): its publications say what changes, and its
+//!   stream reaches back as far as the oldest entry.
 //! - **View**: the nodes that are here, as one node sees it.
 //! - **Link**: the TCP connection between two nodes. **Hub**: the fan-out of one worker thread.
 //!
@@ -65,14 +67,14 @@
 //!
 //! What decides is pure: no actor, no socket, no clock, no randomness; `handle(input, now) → outputs`. The
 //! files that say `SHELL` in their first line are the rest, and thin: they translate, call `handle`, and
-//! perform the outputs. `tests/layering.rs` keeps them apart. Pure code knows: [protocol], [queue], [room] (but its
+//! perform the outputs. `tests/layering.rs` keeps them apart. Pure code knows: [protocol], [queue], [map], [room] (but its
 //! actor, its [disk](room::disk) and [room::users]), [cluster] (but membership, gossip, seeds and sight), [mesh::wire], [mesh::noise] and [mesh::life],
 //! [session::state] and what it needs, [access] (but [access::jwks] and [access::connection_counter]), [backend] (but its client), [webhooks] (but
 //! its sender), [log] (but its disk and writer), [runtime::time], [runtime::reclaim], [runtime::longest],
 //! [runtime::limiter], [config] (but its load).
 //!
 //! A module uses only those of lower layers, from the lowest up: [metrics], [runtime], [log], [protocol], [cluster],
-//! [queue], [room], [backend], [webhooks], [config], [session], [hub], [mesh], [server], [node]. What a lower one has for a
+//! [queue], [map], [room], [backend], [webhooks], [config], [session], [hub], [mesh], [server], [node]. What a lower one has for a
 //! higher one is a message, a trait or a function that the lower one defines.
 //!
 //! [placement]: cluster::placement
@@ -84,6 +86,7 @@ pub mod cluster;
 pub mod config;
 pub mod hub;
 pub mod log;
+pub mod map;
 pub mod mesh;
 pub mod metrics;
 pub mod node;

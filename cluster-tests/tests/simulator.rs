@@ -100,18 +100,30 @@ fn whatever_happens_no_gap_is_silent() {
     run_all(Faults::Everything);
 }
 
-/// Histories of each kind with groups of consumers.
+/// Histories of each kind with groups of consumers, or with maps.
 const QUEUE_SEEDS: u64 = 150;
 
 #[test]
 fn consumers_settle_every_message_whatever_happens() {
+    play_all("consumers", sim::play_with_consumers);
+}
+
+#[test]
+fn maps_are_the_same_for_all_whatever_happens() {
+    play_all("maps", sim::play_with_maps);
+}
+
+type Played = (Result<(), String>, Vec<String>);
+
+/// Plays histories of each kind that have something beside rooms.
+fn play_all(what: &str, play: impl Fn(u64, Faults, Option<Mutant>) -> Played) {
     let kinds = Faults::ALL.into_iter().filter(|it| *it != Faults::ManyRooms);
     let one = number("SIMULATOR_SEED");
     let mut failures = Vec::new();
     for faults in kinds {
         let seeds = number("SIMULATOR_SEEDS").unwrap_or(QUEUE_SEEDS);
         for seed in one.map_or(0..seeds, |seed| seed..seed + 1) {
-            let (outcome, story) = sim::play_with_consumers(seed, faults, None);
+            let (outcome, story) = play(seed, faults, None);
             if one.is_some() && outcome.is_err() {
                 println!("seed {seed} with {faults:?}\n  {}", story.join("\n  "));
             }
@@ -119,7 +131,7 @@ fn consumers_settle_every_message_whatever_happens() {
         }
     }
     let many = failures.len();
-    assert!(failures.is_empty(), "{many} histories with consumers fail:\n{}", failures.join("\n"));
+    assert!(failures.is_empty(), "{many} histories with {what} fail:\n{}", failures.join("\n"));
 }
 
 /// Histories that once failed. A seed means another history whenever what histories consist of changes.

@@ -24,19 +24,10 @@ pub struct Versions {
 pub const FIRST: MeshVersion = 8;
 
 /// Those of this build.
-pub const OURS: Versions = Versions { oldest: 8, newest: 9 };
+pub const OURS: Versions = Versions { oldest: 9, newest: 10 };
 
-/// Since then large answers come in parts.
-pub const PARTS: MeshVersion = 9;
-
-/// Since then nodes answer pings.
-pub const PINGS: MeshVersion = 9;
-
-/// Since then a copy can go on with what its receiver has of an earlier epoch.
-pub const REJOINS: MeshVersion = 9;
-
-/// Since then there are groups of consumers.
-pub const GROUPS: MeshVersion = 9;
+/// Since then there are maps.
+pub const MAPS: MeshVersion = 10;
 
 impl Versions {
     /// The newest version that both speak; none if there is none.

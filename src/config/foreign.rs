@@ -30,6 +30,8 @@ use Harmless::{Always, At, Noted, Off};
 const EMPTY: Harmless = At(&[""]);
 const NO_GRPC: &str =
     "backends are asked by HTTP: give `endpoint` an http:// or https:// URL, and take this out";
+const NO_MAP_PROXY: &str =
+    "take it out: no backend is asked about maps. Let the application put values by the server API";
 const NO_MAPS: &str = "there are only subscriptions of the type \"stream\": take it out, and use history with recovery mode \"cache\" for the latest state of a room";
 const NO_STORE: &str = "take it out: there is nothing to connect to. Nodes keep rooms in memory, and find each other; see [cluster] for more than one";
 const ONE_PORT: &str = "take it out: all is on http_server.port. Let the proxy in front pass on only /connection and /emulation from outside";
@@ -212,15 +214,25 @@ const KEYS: &[(&str, Harmless, &str)] = &[
         Off,
         "take it out: there are no streams of backends. Let the application publish by the server API",
     ),
-    ("channel.proxy.map_publish", Off, NO_MAPS),
-    ("channel.proxy.map_remove", Off, NO_MAPS),
+    ("channel.proxy.map_publish", Off, NO_MAP_PROXY),
+    ("channel.proxy.map_remove", Off, NO_MAP_PROXY),
     ("channel.proxy.shared_poll_refresh", Off, NO_MAPS),
-    ("channel.namespaces.subscription_type", At(&["", "stream"]), NO_MAPS),
-    // They count only for other types of subscriptions, which are refused above.
-    ("channel.namespaces.map", Always, ""),
+    (
+        "channel.namespaces.map.stream_ttl",
+        Noted,
+        "it has no effect: changes are kept as stream_size says",
+    ),
+    ("channel.namespaces.map.live_transition_max_publication_limit", Noted, "it has no effect"),
+    (
+        "channel.namespaces.map.subscribe_catch_up_timeout",
+        Noted,
+        "it has no effect: it is a minute",
+    ),
+    ("channel.namespaces.map.publish_proxy_enabled", At(&["false"]), NO_MAP_PROXY),
+    ("channel.namespaces.map.publish_proxy_name", Always, ""),
+    ("channel.namespaces.map.remove_proxy_enabled", At(&["false"]), NO_MAP_PROXY),
+    ("channel.namespaces.map.remove_proxy_name", Always, ""),
     ("channel.namespaces.shared_poll", Always, ""),
-    ("channel.namespaces.map_clients_presence_channel_prefix", EMPTY, NO_MAPS),
-    ("channel.namespaces.map_users_presence_channel_prefix", EMPTY, NO_MAPS),
     (
         "channel.namespaces.subscribe_stream_proxy_enabled",
         At(&["false"]),
@@ -357,8 +369,8 @@ mod tests {
             ("websocket.read_buffer_size", json!(512), "noted"),
             ("uni_websocket.compression", json!(true), "noted"),
             ("uni_websocket.compression", json!(false), "fine"),
-            ("channel.namespaces[3].subscription_type", json!("map"), "refused"),
-            ("channel.without_namespace.subscription_type", json!("stream"), "fine"),
+            ("channel.namespaces[3].map.publish_proxy_enabled", json!(true), "refused"),
+            ("channel.namespaces[3].map.stream_ttl", json!("1m"), "noted"),
             ("client.proxy.connect.grpc", json!({"tls": {"enabled": false}}), "fine"),
             ("proxies[0].grpc", json!({"tls": {"enabled": true}}), "refused"),
         ] {

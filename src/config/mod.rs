@@ -12,6 +12,7 @@ mod former;
 mod former_proxies;
 mod http_server;
 pub mod load;
+mod maps;
 mod migrate;
 mod namespaces;
 mod problems;

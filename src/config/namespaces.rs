@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use super::{
     Invalid, Problems,
     backends::Register,
-    check_name, nearest,
+    check_name, maps, nearest,
     raw::{Channel, Queue, Raw},
     tokens::regex,
 };
@@ -34,6 +34,7 @@ pub(super) fn check(raw: &Raw, register: &mut Register<'_>, problems: &mut Probl
         problems.take(check_name(&name_key, &namespace.name));
         let options = namespace.options.check(&key, &defaults, problems);
         let options = namespace.options.queue.check(&key, options, problems);
+        let options = maps::check(&namespace.options, &key, options, problems);
         problems.take(register.room(Some(&namespace.name), &key, &namespace.options));
         if named.insert(namespace.name.as_str().into(), Arc::new(options)).is_some() {
             problems.add(Invalid::new(name_key, format!("{:?} is there twice", namespace.name)));
@@ -42,9 +43,11 @@ pub(super) fn check(raw: &Raw, register: &mut Register<'_>, problems: &mut Probl
     let (key, options) = ("channel.without_namespace", &raw.channel.without_namespace);
     let default = options.check(key, &defaults, problems);
     let default = options.queue.check(key, default, problems);
+    let default = maps::check(options, key, default, problems);
     problems.take(register.room(None, key, options));
     let namespaces = Namespaces { default: Arc::new(default), named };
     check_dead_letters(&namespaces, problems);
+    maps::check_presence(&namespaces, problems);
     namespaces
 }
 
@@ -135,8 +138,7 @@ impl Channel {
             data_format: format.unwrap_or(defaults.data_format),
             webhooks: self.webhooks && defaults.webhooks,
             permissions: self.permissions(),
-            queue: None,
-            group: None,
+            ..RoomOptions::default()
         }
     }
 
@@ -165,7 +167,7 @@ impl Channel {
     fn log(&self, key: &str) -> Result<LogKind, Invalid> {
         match self.log.as_str() {
             "memory" => Ok(LogKind::Memory),
-            "disk" if self.history_size == 0 => {
+            "disk" if self.history_size == 0 && !self.is_map() => {
                 let problem = "\"disk\" needs history_size and history_ttl in the same namespace";
                 Err(Invalid::new(format!("{key}.log"), problem))
             }

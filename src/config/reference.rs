@@ -51,6 +51,7 @@ const SECTIONS: &[(&str, Docs)] = &[
     ("channel.proxy.sub_refresh.http", raw::ProxyHttp::DOCS),
     ("channel.without_namespace", raw::Channel::DOCS),
     ("channel.without_namespace.queue", raw::Queue::DOCS),
+    ("channel.without_namespace.map", raw::Map::DOCS),
     ("rpc", raw::Rpc::DOCS),
     ("rpc.proxy", raw::Proxy::DOCS),
     ("rpc.proxy.http", raw::ProxyHttp::DOCS),

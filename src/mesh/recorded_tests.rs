@@ -18,6 +18,7 @@ use crate::{
         slot_set::SlotSet,
         slots::{Claim, Term},
     },
+    map::request::{KeyMode, Page as MapPage, Suppressed},
     queue::{
         group::{ConsumerFacts, Facts, Verdict},
         options::Start,
@@ -32,8 +33,8 @@ use crate::{
         stream::Entry,
         types::{
             Answer, ClientId, ClientInfo, Epoch, Failure, Finding, GroupAnswer, GroupRequest,
-            HistoryFilter, HomeRequest, InRoom, NewPublication, NodeFacts, Position, Publication,
-            Query, Since, Survey, Version,
+            HistoryFilter, HomeRequest, InRoom, Keyed, MapAnswer, MapRequest, NewPublication,
+            NodeFacts, Position, Publication, Query, Since, Survey, Version,
         },
     },
     session::id::SessionId,
@@ -44,8 +45,8 @@ const TERM: Term = Term { count: 300, node: NODE };
 
 fn recorded(version: MeshVersion) -> &'static str {
     match version {
-        8 => include_str!("recorded/8.txt"),
         9 => include_str!("recorded/9.txt"),
+        10 => include_str!("recorded/10.txt"),
         _ => panic!("there are no recorded frames of version {version}"),
     }
 }
@@ -71,7 +72,14 @@ fn tags() -> BTreeMap<String, String> {
 
 fn publication() -> Arc<Publication> {
     let data = Bytes::from_static(b"{\"text\":1}");
-    Arc::new(Publication { offset: 5, data, info: Some(client()), tags: tags(), delta: true })
+    Arc::new(Publication {
+        offset: 5,
+        data,
+        info: Some(client()),
+        tags: tags(),
+        delta: true,
+        keyed: None,
+    })
 }
 
 fn new_publication() -> NewPublication {
@@ -131,6 +139,57 @@ fn asks() -> Vec<(&'static str, HomeRequest)> {
         ("purge", HomeRequest::Group(GroupRequest::Purge.into())),
         ("remove", HomeRequest::Group(GroupRequest::Remove.into())),
     ]
+    .into_iter()
+    .chain(map_requests().map(|(name, request)| (name, HomeRequest::Map(request.into()))))
+    .collect()
+}
+
+fn map_requests() -> impl Iterator<Item = (&'static str, MapRequest)> {
+    let since = Some(Since { epoch: "b".into(), offset: 4 });
+    let page = MapPage {
+        key: Some("k".into()),
+        cursor: "c".into(),
+        limit: 5,
+        bytes: 1_000,
+        ascending: true,
+    };
+    let put = |mode| MapRequest::Put {
+        key: "k".into(),
+        value: new_publication(),
+        score: -3,
+        mode,
+        renews: true,
+    };
+    let remove = MapRequest::Remove { key: "k".into(), idempotency_key: Some("key".into()) };
+    [
+        ("put", put(KeyMode::Replace)),
+        ("put new", put(KeyMode::IfNew)),
+        ("put again", put(KeyMode::IfExists)),
+        ("remove of a key", remove),
+        ("entries", MapRequest::Read(page)),
+        ("changes", MapRequest::Changes { since, limit: 5, reverse: true }),
+        ("count", MapRequest::Count),
+        ("clear", MapRequest::Clear),
+    ]
+    .into_iter()
+}
+
+fn map_answers() -> impl Iterator<Item = (&'static str, MapAnswer)> {
+    let keyed = Keyed { key: "k".into(), removed: true, score: -3 };
+    let entries = MapAnswer::Entries {
+        entries: vec![(keyed, publication())],
+        position: position(),
+        cursor: "c".into(),
+    };
+    [
+        ("changed", MapAnswer::Changed(position())),
+        ("version", MapAnswer::Suppressed(Suppressed::Version, position())),
+        ("key exists", MapAnswer::Suppressed(Suppressed::KeyExists, position())),
+        ("key not found", MapAnswer::Suppressed(Suppressed::KeyNotFound, position())),
+        ("entries", entries),
+        ("count", MapAnswer::Count(70_000)),
+    ]
+    .into_iter()
 }
 
 fn judge() -> GroupRequest {
@@ -166,6 +225,9 @@ fn answers() -> Vec<(&'static str, Answer)> {
         ("facts", Answer::Group(GroupAnswer::Facts(group_facts().into()))),
         ("done", Answer::Group(GroupAnswer::Done)),
     ]
+    .into_iter()
+    .chain(map_answers().map(|(name, answer)| (name, Answer::Map(answer))))
+    .collect()
 }
 
 fn pages() -> Vec<(&'static str, Page)> {

@@ -310,7 +310,7 @@ mod tests {
                                      channel in ".{0,20}", data in prop::collection::vec(any::<u8>(), 0..50)) {
             let commands: Vec<Command> = ids.into_iter().map(|id| Command {
                 id,
-                publish: Some(PublishRequest { channel: channel.clone(), data: data.clone().into(), kind: 0 }),
+                publish: Some(PublishRequest { channel: channel.clone(), data: data.clone().into(), ..PublishRequest::default() }),
                 presence: Some(ChannelRequest { channel: channel.clone() }),
                 ..Default::default()
             }).collect();

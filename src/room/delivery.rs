@@ -60,6 +60,10 @@ pub struct DeliveryOptions {
     deltas: usize,
     /// What those who want deltas got last.
     last: Option<Arc<Publication>>,
+    /// The same for each key of a map. Whoever is in the room of a map has the last value of every key.
+    last_of: HashMap<Box<str>, Arc<Publication>>,
+    /// The publication at hand is one of a key.
+    is_keyed: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -122,7 +126,9 @@ impl DeliveryOptions {
             }
             Some(Kept::Delta(_)) => {
                 self.deltas -= 1;
-                self.last.take_if(|_| self.deltas == 0);
+                if self.deltas == 0 {
+                    (self.last, self.last_of) = (None, HashMap::new());
+                }
             }
             None => {}
         }
@@ -135,8 +141,15 @@ impl DeliveryOptions {
         for known in self.filters.iter_mut().filter(|it| it.members > 0) {
             known.lets_through = known.filter.matches(&publication.tags);
         }
+        self.is_keyed = publication.keyed.is_some();
         let next = (self.deltas > 0).then(|| publication.clone());
-        let before = std::mem::replace(&mut self.last, next);
+        let before = match &publication.keyed {
+            None => std::mem::replace(&mut self.last, next),
+            Some(keyed) => match next.filter(|_| !keyed.removed) {
+                Some(next) => self.last_of.insert(keyed.key.clone(), next),
+                None => self.last_of.remove(&keyed.key).filter(|_| false),
+            },
+        };
         before.filter(|_| publication.delta)
     }
 
@@ -147,7 +160,7 @@ impl DeliveryOptions {
             None => Some(Form::Plain),
             Some(Kept::Filter(index)) => self.filters[*index].lets_through.then_some(Form::Plain),
             Some(Kept::Delta(ready)) => {
-                let ready = std::mem::replace(ready, true);
+                let ready = std::mem::replace(ready, true) || self.is_keyed;
                 Some(if ready && has_base { Form::Delta } else { Form::Base })
             }
         }
@@ -157,7 +170,7 @@ impl DeliveryOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::room::filter::Test;
+    use crate::room::{filter::Test, types::Keyed};
 
     fn filter(value: &str) -> DeliveryOption {
         let filter = Filter::Tag("k".into(), Test::Equals(value.into()));
@@ -197,6 +210,29 @@ mod tests {
         options.offer(&publication("c", false));
         assert_eq!([3, 4].map(|slot| options.form(slot, false)), [None, Some(Form::Plain)]);
         assert!(!options.leave(9) && !options.leave(3) && options.leave(4));
+    }
+
+    #[test]
+    fn each_key_of_a_map_has_deltas_of_its_own() {
+        let of = |key: &str, removed| {
+            let keyed = Some(Box::new(Keyed { key: key.into(), removed, score: 0 }));
+            Arc::new(Publication { delta: true, keyed, ..Publication::default() })
+        };
+        let mut options = DeliveryOptions::default();
+        options.enter(1, &DeliveryOption::Delta);
+        let mut offer = |slots: &[u32], key, removed| {
+            if !slots.contains(&1) {
+                options.enter(2, &DeliveryOption::Delta);
+            }
+            let base = options.offer(&of(key, removed)).is_some();
+            slots.iter().map(|slot| options.form(*slot, base)).collect::<Vec<_>>()
+        };
+        assert_eq!(offer(&[1], "a", false), [Some(Form::Base)]);
+        assert_eq!(offer(&[1], "b", false), [Some(Form::Base)]);
+        assert_eq!(offer(&[1], "a", false), [Some(Form::Delta)]);
+        assert_eq!(offer(&[2], "a", false), [Some(Form::Delta)], "it has come with all values");
+        assert_eq!(offer(&[1], "a", true), [Some(Form::Base)]);
+        assert_eq!(offer(&[1], "a", false), [Some(Form::Base)]);
     }
 
     #[test]

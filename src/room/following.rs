@@ -53,6 +53,10 @@ impl Room {
                     node.memory.add(-stream.history.clear());
                 }
                 self.log_removal(node);
+                if self.options.map.is_some() {
+                    // It was cleared.
+                    self.deliver_local(Event::InsufficientState, node);
+                }
             }
             _ => {}
         }

@@ -406,7 +406,7 @@ impl Room {
 
     pub(super) fn group_mut(&mut self) -> Option<&mut GroupHome> {
         match &mut self.role {
-            Role::Home(home) => home.group.as_deref_mut(),
+            Role::Home(home) => home.derived.as_deref_mut()?.group.as_deref_mut(),
             _ => None,
         }
     }
@@ -414,7 +414,7 @@ impl Room {
     /// The group, for as long as it is looked at beside the room whose messages it shares.
     pub(super) fn take_group(&mut self) -> Option<Box<GroupHome>> {
         match &mut self.role {
-            Role::Home(home) => home.group.take(),
+            Role::Home(home) => home.derived.as_deref_mut()?.group.take(),
             _ => None,
         }
     }
@@ -422,7 +422,7 @@ impl Room {
     /// Puts it back.
     pub(super) fn put_group(&mut self, group: Box<GroupHome>) {
         if let Role::Home(home) = &mut self.role {
-            home.group = Some(group);
+            home.derived.get_or_insert_default().group = Some(group);
         }
     }
 
@@ -451,7 +451,7 @@ impl Room {
             unreadable: None,
         };
         if let Role::Home(home) = &mut self.role {
-            home.group = Some(Box::new(side));
+            home.derived.get_or_insert_default().group = Some(Box::new(side));
         }
         self.note_consumers(node);
     }

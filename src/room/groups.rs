@@ -104,7 +104,7 @@ impl Groups {
             return;
         }
         let floor = match &room.role {
-            Role::Home(home) => home.group.as_ref().and_then(|it| it.floor()),
+            Role::Home(home) => home.group().and_then(|it| it.floor()),
             _ => None,
         };
         let source = name::room(&room.name);

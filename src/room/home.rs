@@ -8,6 +8,7 @@ use litemap::LiteMap;
 use super::{
     group::GroupHome,
     listeners::Listener,
+    map::MapHome,
     messages::{Refused, RoomMessage},
     node::{Node, Out},
     reading::{Reader, Reading, Wanted},
@@ -46,10 +47,19 @@ pub struct Home {
     /// What is being read from the log for someone. Boxed: few rooms have any.
     #[expect(clippy::box_collection, reason = "smaller while there is none, as in most rooms")]
     pub(super) readings: Option<Box<Vec<Reading>>>,
-    /// The group whose room it is.
-    pub(super) group: Option<Box<GroupHome>>,
+    /// What follows from its publications. Boxed: few rooms have such.
+    pub(super) derived: Option<Box<Derived>>,
     /// Up to where what is here may be given to consumers: all that had to have it have had it.
     pub(super) acked: u64,
+}
+
+/// What follows from the publications of a room, at its home.
+#[derive(Debug, Default)]
+pub(super) struct Derived {
+    /// The group whose room it is; none while it is looked at.
+    pub(super) group: Option<Box<GroupHome>>,
+    /// The map that it is.
+    pub(super) map: Option<MapHome>,
 }
 
 impl Home {
@@ -66,9 +76,14 @@ impl Home {
             holders: Vec::new(),
             waits_to_change: false,
             readings: None,
-            group: None,
+            derived: None,
             acked: 0,
         }
+    }
+
+    /// The group whose room it is.
+    pub(super) fn group(&self) -> Option<&GroupHome> {
+        self.derived.as_deref()?.group.as_deref()
     }
 
     /// Whether any node has attached.
@@ -126,9 +141,11 @@ impl Room {
         let look_again = self.absent(home, node).next().map(|_| node.now + LOOK_AGAIN);
         let unknown = home.unknown.as_ref().map(|it| it.0);
         let readings = home.readings.iter().flat_map(|it| it.iter().map(Reading::until)).min();
-        let group = home.group.as_ref().and_then(|it| it.next_due());
-        let due =
-            [home.replication.next_due(node.patience()), look_again, unknown, readings, group];
+        let derived = home.derived.as_deref();
+        let group = derived.and_then(|it| it.group.as_ref()?.next_due());
+        let map = derived.and_then(|it| it.map.as_ref()?.next_due());
+        let replication = home.replication.next_due(node.patience());
+        let due = [replication, look_again, unknown, readings, group, map];
         due.into_iter().flatten().min()
     }
 
@@ -151,6 +168,7 @@ impl Room {
         self.release_holders(node);
         self.give_up_reading(node);
         self.settle_group(node);
+        self.settle_map(node);
         self.vouch_for_group(node);
         self.note_acked(node);
     }
@@ -228,6 +246,10 @@ impl Room {
             HomeRequest::Group(request) => {
                 let (request, forward) = (request.clone(), (node.me, pending.id));
                 return self.group_asked(&request, forward, Whom::Own(pending), node);
+            }
+            HomeRequest::Map(request) => {
+                let (request, forward) = (request.clone(), (node.me, pending.id));
+                return self.map_asked(&request, forward, Whom::Own(pending), node);
             }
         };
         match &pending.reply {
@@ -325,7 +347,8 @@ impl Room {
         }
         let (mut own, mut runs) = (Vec::new(), BTreeMap::new());
         let readers = self.stop_reading(home.readings.map_or_else(Vec::new, |it| *it));
-        let groups = home.group.into_iter().flat_map(|it| it.into_asked());
+        let group = home.derived.and_then(|it| it.group);
+        let groups = group.into_iter().flat_map(|it| it.into_asked());
         let unacked = home.replication.into_unacked().into_iter().map(|it| it.whom);
         for whom in unacked.chain(readers).chain(groups) {
             match whom {
@@ -380,6 +403,9 @@ impl Room {
             HomeRequest::Publish(publication) => self.place(publication, (from, id), node),
             HomeRequest::Group(request) => {
                 return self.group_asked(request, (from, id), Whom::Peer(from, id, run), node);
+            }
+            HomeRequest::Map(request) => {
+                return self.map_asked(request, (from, id), Whom::Peer(from, id, run), node);
             }
             HomeRequest::Query(query) => {
                 if let Some(wanted) = Wanted::of(query) {

@@ -47,9 +47,7 @@ impl Room {
             Role::Opening(_) | Role::Mirror(_) => return None,
             Role::Home(home) if !self.is_idle_home(home) => return None,
             // A group that was removed.
-            Role::Home(home) if home.group.as_ref().is_some_and(|it| it.floor().is_none()) => {
-                UNUSED
-            }
+            Role::Home(home) if home.group().is_some_and(|it| it.floor().is_none()) => UNUSED,
             Role::Home(_) if said => self.options.history_meta_ttl,
             Role::Guest if self.owed && self.holds_something() => {
                 self.options.history_meta_ttl.max(UNUSED)
@@ -68,9 +66,9 @@ impl Room {
     pub(super) fn idle_since(&self) -> Option<Time> {
         // What is on disk would have to go from there too.
         let on_disk = self.stream.as_deref().is_some_and(|it| it.logged.is_some());
-        // Nor is a group forgotten because nobody consumes.
+        // Nor is a group forgotten because nobody consumes, or a map because nobody looks.
         self.keep_until(Duration::ZERO)
-            .filter(|_| !on_disk && !self.is_group())
+            .filter(|_| !on_disk && !self.options.is_made_of_changes())
             .map(|_| self.last_used)
     }
 

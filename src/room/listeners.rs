@@ -17,10 +17,7 @@ use super::{
     transfer::{self, CopyUnderWay, Outgoing, What},
     types::ClientInfo,
 };
-use crate::{
-    cluster::{mesh_version, node::NodeId},
-    log,
-};
+use crate::{cluster::node::NodeId, log};
 
 /// A node that listens.
 #[derive(Debug)]
@@ -287,8 +284,7 @@ impl Room {
         let first = logged.map_or(in_memory, |it| it.first(top, &self.options).min(in_memory));
         let rejoins = |have: &Have| {
             let through = stream.shared_with(have.position).filter(|it| it + 1 >= first)?;
-            let speaks = node.speaks(outgoing.to, mesh_version::REJOINS);
-            (logged.is_some() && speaks && !node.is_quorum()).then_some(through)
+            (logged.is_some() && !node.is_quorum()).then_some(through)
         };
         let continues = |have: &Have| {
             stream.continues(have) || {

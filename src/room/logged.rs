@@ -13,7 +13,7 @@ use super::{
     messages::{Begin, Item},
     node::{Node, Out},
     options::RoomOptions,
-    persisted::{Head, is_state},
+    persisted::Head,
     room::{Role, Room},
     stream::{Entry, Stream},
     types::{Epoch, Publication, RoomName},
@@ -276,14 +276,15 @@ impl Room {
         let Some(stream) = self.stream.as_deref_mut().filter(|it| it.logged.is_some()) else {
             return;
         };
-        let (name, at, is_group) = (&self.name, node.now, self.options.group.is_some());
+        let (name, at) = (&self.name, node.now);
+        let needed = self.options.needed_from(&entry.publication);
         stream.with_log(|logged, stream| {
             let mut changes: Vec<LogChange> = logged.new_head(stream).into_iter().collect();
             let through = entry.publication.offset;
             changes.push(LogChange::Append(at, entry.clone()));
-            if is_group && is_state(&entry.publication.data) {
-                logged.begins_at(through);
-                changes.push(LogChange::Trim(through));
+            if let Some(needed) = needed.filter(|it| *it > logged.first) {
+                logged.begins_at(needed);
+                changes.push(LogChange::Trim(needed));
             }
             logged.write(name, changes, through, node);
         });

@@ -54,12 +54,10 @@ impl Message {
     /// older one must not carry it. See [`crate::cluster::mesh_version`].
     pub fn since(&self) -> MeshVersion {
         match self {
-            Self::Room(_, RoomMessage::Page(page)) if page.rejoins() => mesh_version::REJOINS,
-            Self::Room(_, RoomMessage::Request { ask: HomeRequest::Group(_), .. })
-            | Self::Room(_, RoomMessage::Answer { answer: Answer::Group(_), .. })
-            | Self::Room(_, RoomMessage::Push(_)) => mesh_version::GROUPS,
-            Self::Room(_, RoomMessage::Part { .. }) | Self::FindingPart(..) => mesh_version::PARTS,
-            Self::Ping(_) | Self::Pong(_) => mesh_version::PINGS,
+            Self::Room(_, RoomMessage::Request { ask: HomeRequest::Map(_), .. })
+            | Self::Room(_, RoomMessage::Answer { answer: Answer::Map(_), .. }) => {
+                mesh_version::MAPS
+            }
             _ => mesh_version::FIRST,
         }
     }
@@ -246,13 +244,6 @@ pub enum Begin {
         /// The last offset that is the same.
         through: u64,
     },
-}
-
-impl Page {
-    /// Whether it begins with [`Begin::Rejoin`].
-    fn rejoins(&self) -> bool {
-        matches!(self.begin, Some(Begin::Rejoin { .. }))
-    }
 }
 
 /// How a copy ends.

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     cluster::{
-        mesh_version::{self, MeshVersion},
+        mesh_version::MeshVersion,
         node::{NodeId, Phase, mix},
         placement::Placement,
         slots::{Ownership, Quorum, Slots, Term},
@@ -400,10 +400,7 @@ impl Node {
         if weight_of_answer(&answer).is_none() {
             return self.send_to(vec![to], room, RoomMessage::Answer { id, answer });
         }
-        let parts = match self.speaks(to, mesh_version::PARTS) {
-            true => parts(answer, self.settings.page),
-            false => vec![answer],
-        };
+        let parts = parts(answer, self.settings.page);
         let others = parts.len() - 1;
         for (at, answer) in parts.into_iter().enumerate() {
             let weight = weight_of_answer(&answer).unwrap_or_default();

@@ -327,6 +327,7 @@ impl Room {
         (self.owed, self.given) = (false, None);
         self.role = Role::Home(Box::new(home));
         self.begin_group(node);
+        self.begin_map(node);
         node.groups.wake_all_of(&self.name);
         self.own_clients_are_there(node);
         // Before anything is served, so that the first publication waits for them too.

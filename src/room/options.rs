@@ -2,11 +2,17 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::types::ClientInfo;
-use crate::queue::{
-    name,
-    options::{Mode, QueueOptions, WhenFull},
-    rights::Rights,
+use super::{
+    persisted,
+    types::{ClientInfo, Publication},
+};
+use crate::{
+    map::options::MapOptions,
+    queue::{
+        name,
+        options::{Mode, QueueOptions, WhenFull},
+        rights::Rights,
+    },
 };
 
 /// The settings of one namespace, checked. Names and meaning are those of the configuration.
@@ -60,6 +66,18 @@ pub struct RoomOptions {
     pub queue: Option<Arc<Queue>>,
     /// It is the room of such a group.
     pub group: Option<Arc<QueueOptions>>,
+    /// It is a map.
+    pub map: Option<Arc<MapOptions>>,
+    /// Begins the names of the maps with the connections that are in a room of these.
+    pub clients_map: Option<Box<str>>,
+    /// Begins the names of the maps with the users.
+    pub users_map: Option<Box<str>>,
+    /// How often a client is to publish at most.
+    pub publish_debounce: Duration,
+    /// Clients may put values into the map.
+    pub map_publish: Audience,
+    /// Clients may remove them.
+    pub map_remove: Audience,
 }
 
 /// The groups of consumers of a namespace's rooms.
@@ -75,6 +93,8 @@ pub struct Queue {
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 /// The most changes of a group that are kept: all that there is is written anew long before.
 const MOST_CHANGES: usize = 1 << 16;
+/// The most changes of a map that are kept: its floor rises long before.
+const MOST_MAP_CHANGES: usize = 1 << 22;
 
 /// Where what a room keeps survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -222,6 +242,34 @@ impl RoomOptions {
             ..Self::default()
         });
         Self { queue: Some(Arc::new(Queue { options, rooms })), ..self }
+    }
+
+    /// The same rooms, as maps. An empty map that nobody uses is forgotten after `meta_ttl`.
+    pub fn with_map(self, options: MapOptions, meta_ttl: Duration) -> Self {
+        let history_meta_ttl = options.key_ttl.map_or(FOR_EVER, |ttl| ttl.max(meta_ttl));
+        Self {
+            history_size: MOST_MAP_CHANGES,
+            history_ttl: FOR_EVER,
+            history_meta_ttl,
+            ring_limit: MOST_MAP_CHANGES,
+            allow_recovery: true,
+            map: Some(Arc::new(options)),
+            ..self
+        }
+    }
+
+    /// Whether its publications are changes of something that follows from all of them.
+    pub fn is_made_of_changes(&self) -> bool {
+        self.group.is_some() || self.map.is_some()
+    }
+
+    /// The first publication that is needed once this one is there, if it says so.
+    pub(super) fn needed_from(&self, publication: &Publication) -> Option<u64> {
+        if self.map.is_some() {
+            return persisted::map_floor(&publication.data);
+        }
+        let is_state = self.group.is_some() && persisted::is_state(&publication.data);
+        is_state.then_some(publication.offset)
     }
 
     /// Whether a publication is refused that would push one out that a group has not settled.

@@ -11,7 +11,7 @@ use super::{
     stream::{Entry, ForwardId},
     types::{ClientInfo, Publication, Tags, Version},
 };
-use crate::{cluster::slots::Term, queue::change::Change};
+use crate::{cluster::slots::Term, map, queue::change::Change};
 
 /// The version of the format.
 const FORMAT: u8 = 1;
@@ -92,7 +92,8 @@ impl Entry {
     /// What was written at `offset`; none if it is no entry, or one of a later version.
     pub fn from_bytes(offset: u64, bytes: &[u8]) -> Option<Self> {
         let Written { data, info, tags, delta, forward, key, version } = read(bytes)?;
-        let publication = Publication { offset, data, info: info.map(Into::into), tags, delta };
+        let info = info.map(Into::into);
+        let publication = Publication { offset, data, info, tags, delta, keyed: None };
         Some(Self { publication: publication.into(), forward, key, version })
     }
 }
@@ -110,6 +111,23 @@ pub fn change_from_bytes(bytes: &[u8]) -> Option<Change> {
 /// Whether it is all that there is of a group, so that what was written before it is not needed.
 pub fn is_state(bytes: &[u8]) -> bool {
     bytes.starts_with(&[FORMAT, 0])
+}
+
+/// What happens in a map, as a publication of its room has it.
+pub fn map_change_to_bytes(change: &map::change::Change) -> Bytes {
+    write(change)
+}
+
+/// What was written; none if it is no change, or one of a later version.
+pub fn map_change_from_bytes(bytes: &[u8]) -> Option<map::change::Change> {
+    read(bytes)
+}
+
+/// The floor that such a change carries.
+pub fn map_floor(bytes: &[u8]) -> Option<u64> {
+    let (format, rest) = bytes.split_first()?;
+    let floor = || bincode::serde::decode_from_slice::<u64, _>(rest, config()).ok();
+    (*format == FORMAT).then(floor)?.map(|(floor, _)| floor)
 }
 
 #[cfg(test)]
@@ -130,6 +148,7 @@ mod tests {
             info: Some(Arc::new(ClientInfo::new(ClientId(3), "ann"))),
             tags: [("a".to_owned(), "b".to_owned())].into(),
             delta: true,
+            keyed: None,
         };
         let entry = Entry {
             publication: publication.into(),
@@ -167,6 +186,31 @@ mod tests {
         assert_eq!(change_from_bytes(&change_to_bytes(&settled)), Some(settled.clone()));
         assert!(is_state(&change_to_bytes(&state)) && !is_state(&change_to_bytes(&settled)));
         assert_eq!(change_from_bytes(b"x"), None);
+    }
+
+    #[test]
+    fn changes_of_maps_are_read_again_and_their_floors_alone() {
+        use crate::map::change::{Change, KeyVersion, Put, What};
+        let version = KeyVersion { number: 3, epoch: "e".into() };
+        let put = Put { key: "k".into(), value: "v".into(), score: -2, version };
+        for what in [
+            What::Put(put.clone()),
+            What::Removed("k".into()),
+            What::Again(7, std::time::Duration::from_millis(5), put),
+            What::Cleared,
+        ] {
+            let change = Change { floor: 70_000, what };
+            let bytes = map_change_to_bytes(&change);
+            assert_eq!(map_change_from_bytes(&bytes), Some(change));
+            assert_eq!(map_floor(&bytes), Some(70_000));
+        }
+        assert_eq!(
+            (map_change_from_bytes(b"x"), map_floor(b"x"), map_floor(b"")),
+            (None, None, None)
+        );
+        let put = Put { key: "k".into(), value: "v".into(), ..Put::default() };
+        let bytes = map_change_to_bytes(&Change { floor: 1, what: What::Put(put) });
+        assert_eq!(&bytes[..], [1, 1, 0, 1, b'k', 1, b'v', 0, 0, 0], "as it is on disks");
     }
 
     #[test]

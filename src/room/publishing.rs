@@ -7,14 +7,38 @@ use super::{
     logged::Logged,
     messages::RoomMessage,
     node::Node,
-    persisted,
     room::Room,
     stream::{Entry, ForwardId, Repeat},
     types::{Answer, Event, Failure, NewPublication, Position, Publication},
 };
 use crate::cluster::slots::Term;
 
+/// Whether something that is to be kept was kept before.
+pub(super) enum Repeated {
+    /// It was not, and the stream is there.
+    No(Position),
+    /// It was, there; none: so long ago that its offset is forgotten. The stream is at the second of them.
+    As(Option<Position>, Position),
+    /// It can't be kept now.
+    Failed(Failure),
+}
+
 impl Room {
+    /// Whether something that is to be kept was kept before, by what identifies it.
+    pub(super) fn repeated(&self, key: Option<&str>, forward: ForwardId) -> Repeated {
+        let Some(stream) = self.stream() else { return Repeated::Failed(Failure::NoHistory) };
+        let here = stream.position();
+        if stream.logged.as_deref().is_some_and(|it: &Logged| it.is_stuck(&self.options)) {
+            // It could not be kept, and would take memory until it can.
+            return Repeated::Failed(Failure::Unavailable);
+        }
+        match stream.find(key, Some(forward)) {
+            Repeat::At(offset) => Repeated::As(Some(Position { offset, ..here }), here),
+            Repeat::Somewhere => Repeated::As(None, here),
+            Repeat::No => Repeated::No(here),
+        }
+    }
+
     /// Gives a publication its place and sends it to all who listen. Returns the answer, and the offset that
     /// the successors must have before it is given.
     pub(super) fn place(
@@ -24,24 +48,24 @@ impl Room {
         node: &mut Node,
     ) -> (Answer, u64) {
         let key = new.idempotency_key.as_deref();
-        let stream = self.stream.as_mut().filter(|_| self.options.keeps_history());
-        let Some(stream) = stream else {
+        let stream = self.stream.as_ref().filter(|_| self.options.keeps_history());
+        if stream.is_none() {
             if !key.is_some_and(|key| self.is_known(key, node)) {
                 self.pass_on(new.at(0), node);
             }
             return (Answer::Published(None), 0);
-        };
-        let here = stream.position();
-        if stream.logged.as_deref().is_some_and(|it: &Logged| it.is_stuck(&self.options)) {
-            // It could not be kept, and would take memory until it can.
-            return (Answer::Failed(Failure::Unavailable), 0);
         }
-        match stream.find(key, Some(forward)) {
-            Repeat::At(offset) => {
-                return (Answer::Published(Some(Position { offset, ..here })), offset);
+        let here = match self.repeated(key, forward) {
+            Repeated::Failed(failure) => return (Answer::Failed(failure), 0),
+            Repeated::As(Some(position), _) => {
+                return (Answer::Published(Some(position)), position.offset);
             }
-            Repeat::Somewhere => return (Answer::Published(None), 0),
-            Repeat::No => {}
+            Repeated::As(None, _) => return (Answer::Published(None), 0),
+            Repeated::No(here) => here,
+        };
+        if self.options.map.is_some() {
+            // What has no key can be no entry.
+            return (Answer::Failed(Failure::NoHistory), 0);
         }
         if self.is_full(node) {
             return (Answer::Failed(Failure::Overloaded), 0);
@@ -93,17 +117,16 @@ impl Room {
         let Some(stream) = &mut self.stream else { return };
         let offset = entry.publication.offset;
         let mut change = stream.append(entry.clone(), term, &self.options, node.now);
-        if self.options.group.is_some() && persisted::is_state(&entry.publication.data) {
-            // What was written before it is not needed any more.
-            change -= stream.history.drop_through(offset - 1);
+        if let Some(needed) = self.options.needed_from(&entry.publication) {
+            change -= stream.history.drop_through(needed.saturating_sub(1));
         }
         self.note_kept(offset, change, node);
     }
 
     /// The bytes kept have changed by so much, with the publication at `offset`.
     pub(super) fn note_kept(&self, offset: u64, change: isize, node: &mut Node) {
-        // A group can't do without its changes.
-        match self.options.group.is_some() {
+        // Neither a group nor a map can do without its changes.
+        match self.options.is_made_of_changes() {
             true => node.memory.add(change),
             false => node.memory.kept(&self.name, offset, change),
         }

@@ -25,11 +25,15 @@ impl Room {
                 let (clients, users) = self.present.as_ref().map_or((0, 0), |it| it.stats());
                 Answer::PresenceStats { clients, users }
             }
-            Query::History(filter) => self.history(filter),
             Query::Recover(since) => match (&self.stream, self.recover(since, node)) {
                 (Some(stream), Some(missed)) => Answer::History(missed, stream.visible()),
                 _ => Answer::Failed(Failure::UnrecoverablePosition),
             },
+            // It is made of what would be read or removed.
+            Query::History(_) | Query::RemoveHistory if self.options.map.is_some() => {
+                Answer::Failed(Failure::NoHistory)
+            }
+            Query::History(filter) => self.history(filter),
             Query::RemoveHistory => self.remove_history(node),
         }
     }
@@ -63,7 +67,7 @@ impl Room {
         Answer::History(page, stream.visible())
     }
 
-    fn remove_history(&mut self, node: &mut Node) -> Answer {
+    pub(super) fn remove_history(&mut self, node: &mut Node) -> Answer {
         let Some(stream) = &mut self.stream else { return Answer::Failed(Failure::NoHistory) };
         node.memory.add(-stream.history.clear());
         let position = stream.position();

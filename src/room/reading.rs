@@ -145,7 +145,11 @@ impl Room {
                 }
                 forward(last.unwrap_or(at), missed)
             }
-            Wanted::History(filter) if self.check_history(filter).is_err() => None,
+            Wanted::History(filter)
+                if self.options.map.is_some() || self.check_history(filter).is_err() =>
+            {
+                None
+            }
             Wanted::History(filter) => {
                 let left = filter.limit.saturating_sub(read.len()) as u64;
                 let since = filter.since.as_ref().map(|it| it.offset);

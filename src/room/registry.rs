@@ -279,9 +279,10 @@ impl State {
             Request::Unsubscribe { socket, reply, .. } => {
                 Out::Unsubscribed { socket, reply, room: room.clone() }
             }
-            Request::Publish(_, to) | Request::Query(_, to) | Request::Group(_, to) => {
-                Out::Answer { to, answer: Answer::Failed(error) }
-            }
+            Request::Publish(_, to)
+            | Request::Query(_, to)
+            | Request::Group(_, to)
+            | Request::Map(_, to) => Out::Answer { to, answer: Answer::Failed(error) },
         };
         self.node.out.push(out);
     }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::types::{Answer, GroupRequest, HomeRequest, ReplyTo, SocketRef, Subscribe};
+use super::types::{Answer, GroupRequest, HomeRequest, MapRequest, ReplyTo, SocketRef, Subscribe};
 use crate::{cluster::node::NodeId, runtime::time::Time};
 
 /// The most requests of one room that wait on one node.
@@ -47,6 +47,10 @@ impl Pending {
         match &self.ask {
             HomeRequest::Publish(publication) => publication.data.len() + 200,
             HomeRequest::Query(_) => 200,
+            HomeRequest::Map(request) => match &**request {
+                MapRequest::Put { key, value, .. } => key.len() + value.data.len() + 200,
+                _ => 200,
+            },
             HomeRequest::Group(request) => match &**request {
                 GroupRequest::Judge { deliveries, .. } => 200 + deliveries.len() * 24,
                 _ => 200,

@@ -204,6 +204,9 @@ impl Room {
             Request::Group(request, reply) => {
                 self.ask(HomeRequest::Group(request), Asker::To(reply), node)
             }
+            Request::Map(request, reply) => {
+                self.ask(HomeRequest::Map(request), Asker::To(reply), node)
+            }
         }
         self.settle(node);
     }

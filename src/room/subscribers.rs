@@ -70,6 +70,7 @@ impl Room {
             return self.refuse(subscribe, Failure::UnrecoverablePosition, node);
         }
         let (info, socket) = (subscribe.info.clone(), subscribe.socket);
+        let subscribed = self.recovered_as_members_see(subscribed);
         self.subscribed(subscribe, Ok(subscribed), node);
         if !self.options.knows(&info) {
             return;
@@ -92,7 +93,10 @@ impl Room {
     pub(super) fn deliver_local(&self, event: Event, node: &mut Node) {
         let workers = self.local.workers();
         // What is said in the room of a group is for its homes.
-        if workers != 0 && !self.is_group() {
+        if workers == 0 || self.is_group() {
+            return;
+        }
+        if let Some(event) = self.as_members_see(event) {
             node.out.push(Out::Event { workers, room: self.name.clone(), event });
         }
     }

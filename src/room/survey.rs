@@ -17,7 +17,7 @@ use super::{
     types::{Finding, Findings, NodeFacts, RoomName, Survey},
 };
 use crate::{
-    cluster::{mesh_version, node::NodeId, slot_set::SlotSet},
+    cluster::{node::NodeId, slot_set::SlotSet},
     runtime::time::Time,
 };
 
@@ -189,9 +189,7 @@ impl State {
     /// Looks at as many rooms as one input may. Returns whether there are more.
     pub(super) fn search(&mut self, to: NodeId, id: u64) -> bool {
         let Some(mut search) = self.work.searches.0.remove(&(to, id)) else { return false };
-        // Nodes of an earlier version get all of it at once.
-        let in_parts = to == self.node.me || self.node.speaks(to, mesh_version::PARTS);
-        let most = if in_parts { self.node.settings.page } else { usize::MAX };
+        let most = self.node.settings.page;
         let mut looked = 0;
         while looked < self.slice && search.bytes < most {
             let Some(slot) = search.slots.pop_first() else { break };
@@ -221,9 +219,7 @@ impl State {
         if to == self.node.me {
             return self.finding_came(to, id, finding, last);
         }
-        if self.node.speaks(to, mesh_version::PARTS) {
-            self.node.flows.entry(to).or_default().sent(finding.weight());
-        }
+        self.node.flows.entry(to).or_default().sent(finding.weight());
         let message = match last {
             true => Message::Finding(id, finding),
             false => Message::FindingPart(id, finding),
@@ -233,7 +229,7 @@ impl State {
 
     /// A node has answered, or has sent a part of its answer.
     pub(super) fn finding_came(&mut self, from: NodeId, id: u64, finding: Finding, last: bool) {
-        if self.node.speaks(from, mesh_version::PARTS) {
+        if from != self.node.me {
             self.node.dealt_with(from, finding.weight());
         }
         if !last {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{control::Control, delivery::DeliveryOption, filter::Filter};
 use crate::{
     cluster::node::NodeId,
+    map::request::{KeyMode, Page, Suppressed},
     queue::{
         group::{Facts, Verdict},
         options::Start,
@@ -149,6 +150,20 @@ pub struct Publication {
     pub tags: Tags,
     /// Subscribers that ask for deltas may get it as the difference to the one before.
     pub delta: bool,
+    /// What it says of a key of a map. Only members see it so: between nodes it is a part of the data.
+    #[serde(skip)]
+    pub keyed: Option<Box<Keyed>>,
+}
+
+/// What a publication says of a key of a map.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keyed {
+    /// The key.
+    pub key: Box<str>,
+    /// It has no value any more.
+    pub removed: bool,
+    /// Where it stands in an ordered map.
+    pub score: i64,
 }
 
 impl Publication {
@@ -208,6 +223,7 @@ impl NewPublication {
             info: self.info.clone(),
             tags: self.tags.clone(),
             delta: self.delta,
+            keyed: None,
         }
     }
 }
@@ -296,6 +312,8 @@ pub enum Request {
     Query(Query, ReplyTo),
     /// Do this to the group whose room it is.
     Group(Box<GroupRequest>, ReplyTo),
+    /// Do this to the map that it is.
+    Map(Box<MapRequest>, ReplyTo),
 }
 
 /// What only the room's home can do.
@@ -307,6 +325,68 @@ pub enum HomeRequest {
     Query(Query),
     /// Do this to the group whose room it is. Since version 9.
     Group(Box<GroupRequest>),
+    /// Do this to the map that it is. Since version 10.
+    Map(Box<MapRequest>),
+}
+
+/// What is asked of a map.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MapRequest {
+    /// Give a key a value.
+    Put {
+        /// The key.
+        key: Box<str>,
+        /// The value, as the publication that tells of it. A map's versions are those of its keys.
+        value: NewPublication,
+        /// Where it stands in an ordered map.
+        score: i64,
+        /// When it is done.
+        mode: KeyMode,
+        /// If the key has a value and keeps it, that one lives as long as if it were put now.
+        renews: bool,
+    },
+    /// Take its value away.
+    Remove {
+        /// The key.
+        key: Box<str>,
+        /// A request with a key that the room has seen recently is answered, not repeated.
+        idempotency_key: Option<Box<str>>,
+    },
+    /// Give me entries.
+    Read(Page),
+    /// Give me changes, as they were told to members.
+    Changes {
+        /// Those that follow this position; none: from the first that there is, or from the last in reverse.
+        since: Option<Since>,
+        /// The most of them.
+        limit: u32,
+        /// The last first.
+        reverse: bool,
+    },
+    /// How many are there?
+    Count,
+    /// Take all values away.
+    Clear,
+}
+
+/// What a map answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MapAnswer {
+    /// It is done, by the change there.
+    Changed(Position),
+    /// It changes nothing; the map is there.
+    Suppressed(Suppressed, Position),
+    /// Entries or changes.
+    Entries {
+        /// In the order of the map, or in which they were published.
+        entries: Vec<(Keyed, Arc<Publication>)>,
+        /// Where the map is.
+        position: Position,
+        /// For the next page; empty if there is none.
+        cursor: Box<str>,
+    },
+    /// So many are there.
+    Count(u32),
 }
 
 /// What is asked of a group of consumers.
@@ -403,6 +483,8 @@ pub enum Answer {
     Failed(Failure),
     /// What a group answers. Since version 9.
     Group(GroupAnswer),
+    /// What a map answers. Since version 10.
+    Map(MapAnswer),
 }
 
 impl Answer {

@@ -9,6 +9,7 @@ use super::{
     idempotency,
     logged::{LogPage, LogRequest, Logged},
     node::Node,
+    options::RoomOptions,
     room::{Role, Room},
     stream::Entry,
 };
@@ -30,6 +31,11 @@ pub(super) struct Warming {
     again_at: Time,
     /// Newest first.
     entries: Vec<(Time, Entry)>,
+}
+
+/// The most publications that are read of such a room: a map needs all that there are.
+fn most(options: &RoomOptions) -> usize {
+    if options.map.is_some() { usize::MAX } else { MOST }
 }
 
 impl Warming {
@@ -63,7 +69,7 @@ impl Room {
         let since = warming.entries.last().map_or(top + 1, |(_, it)| it.publication.offset);
         let id = node.next_id();
         warming.id = Some(id);
-        let count = MOST.saturating_sub(warming.entries.len());
+        let count = most(&self.options).saturating_sub(warming.entries.len());
         let query = log::Query { since: Some(since), reverse: true, count, bytes: PAGE };
         node.log(&self.name, LogRequest::Read(id, query));
     }
@@ -83,7 +89,7 @@ impl Room {
         let is_recent = |at: Time| node.now.since(at) < idempotency::WINDOW;
         let lacks = warming.entries.len() < self.options.ring_size();
         let more = warming.entries.len() > before
-            && warming.entries.len() < MOST
+            && warming.entries.len() < most(&self.options)
             && page.damaged.is_none()
             && last.is_some_and(|(at, it)| {
                 it.publication.offset > page.first && (lacks || is_recent(*at))

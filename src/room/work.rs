@@ -14,7 +14,7 @@ use super::{
     transfer::Source,
     types::RoomName,
 };
-use crate::cluster::{mesh_version, node::NodeId, placement, slot_set::SlotSet, slots::Term};
+use crate::cluster::{node::NodeId, placement, slot_set::SlotSet, slots::Term};
 
 /// What a room counts in an inventory, beside its name.
 const WEIGHT_HELD: usize = 64;
@@ -157,9 +157,7 @@ impl State {
         if !self.node.moves.has_begun_many() || self.node.moves.waits_for_peers() {
             return;
         }
-        let peers = self.node.links.keys().copied();
-        let peers: Vec<NodeId> =
-            peers.filter(|peer| self.node.speaks(*peer, mesh_version::PINGS)).collect();
+        let peers: Vec<NodeId> = self.node.links.keys().copied().collect();
         let id = self.node.next_id();
         self.node.moves.pinged(&peers, id, self.node.now);
         if !peers.is_empty() {

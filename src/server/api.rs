@@ -14,7 +14,7 @@ use super::{
     admission::Refusal,
     body,
     calls::{self, Batch, Call, Channels, Line, Unread, bad_request},
-    control, cors, key,
+    control, cors, key, maps,
     parts::Parts,
     queues, rooms,
 };
@@ -180,6 +180,12 @@ async fn perform(parts: &Parts, call: Call) -> Called {
         Call::Seek(group, call) => queues::seek(parts, group, call).await,
         Call::Purge(group) => queues::purge(parts, group).await,
         Call::RemoveQueue(group) => queues::remove(parts, group).await,
+        Call::MapPublish(call) => maps::publish(parts, call).await,
+        Call::MapRemove(call) => maps::remove(parts, call).await,
+        Call::MapReadState(call) => maps::read_state(parts, call).await,
+        Call::MapReadStream(call) => maps::read_stream(parts, call).await,
+        Call::MapStats(room) => maps::stats(parts, room).await,
+        Call::MapClear(room) => maps::clear(parts, room).await,
         Call::Rpc => Err(ErrorCode::MethodNotFound.into()),
     }
 }
@@ -357,7 +363,7 @@ mod tests {
     use super::*;
 
     /// Every method, in the order of the alphabet.
-    const METHODS: [&str; 24] = [
+    const METHODS: [&str; 30] = [
         "batch",
         "broadcast",
         "channels",
@@ -366,6 +372,12 @@ mod tests {
         "history",
         "history_remove",
         "info",
+        "map_clear",
+        "map_publish",
+        "map_read_state",
+        "map_read_stream",
+        "map_remove",
+        "map_stats",
         "presence",
         "presence_stats",
         "publish",

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
+use super::map_calls::{MapPublish, MapReadState, MapReadStream, MapRemove};
 use crate::{
     access::grant::{Grant, Overrides},
     protocol::{
@@ -27,7 +28,7 @@ use crate::{
 };
 
 /// The longest idempotency key and version epoch, in bytes.
-const MAX_KEY: usize = 256;
+pub(super) const MAX_KEY: usize = 256;
 /// The most calls of one batch.
 const BATCH_LIMIT: usize = 1_000;
 /// The most commands of one body that has one to a line.
@@ -70,6 +71,18 @@ pub enum Call {
     Purge(queue::Name),
     /// Remove a group.
     RemoveQueue(queue::Name),
+    /// Give a key of a map a value.
+    MapPublish(MapPublish),
+    /// Take it away.
+    MapRemove(MapRemove),
+    /// Read entries of a map.
+    MapReadState(MapReadState),
+    /// Read its changes.
+    MapReadStream(MapReadStream),
+    /// Count its entries.
+    MapStats(Room),
+    /// Take all of them away.
+    MapClear(Room),
     /// Call an extension, of which there are none.
     Rpc,
 }
@@ -120,6 +133,12 @@ pub fn read(method: &str, body: &[u8]) -> Result<Call, Unread> {
         "queue_seek" => Call::Seek(fields(body)?, fields(body)?),
         "queue_purge" => Call::Purge(fields(body)?),
         "queue_remove" => Call::RemoveQueue(fields(body)?),
+        "map_publish" => Call::MapPublish(fields(body)?),
+        "map_remove" => Call::MapRemove(fields(body)?),
+        "map_read_state" => Call::MapReadState(fields(body)?),
+        "map_read_stream" => Call::MapReadStream(fields(body)?),
+        "map_stats" => Call::MapStats(fields(body)?),
+        "map_clear" => Call::MapClear(fields(body)?),
         "rpc" => fields::<Nothing>(body).map(|_| Call::Rpc)?,
         _ => return Err(Unread::Method),
     })
@@ -147,6 +166,28 @@ fn bytes(key: &str, json: Option<Box<RawValue>>, base64: &str) -> Result<Bytes, 
         .map_err(|_| bad_request(format!("{key} is not base64")))
 }
 
+/// A payload of `most` bytes at most, which is half of what may wait for a client.
+///
+/// # Errors
+/// If it has more, or is said in base64 that is none.
+pub fn payload(
+    key: &str,
+    json: Option<Box<RawValue>>,
+    base64: &str,
+    most: usize,
+) -> Result<Bytes, Error> {
+    let data = bytes(key, json, base64)?;
+    if data.len() <= most {
+        return Ok(data);
+    }
+    let mut error = Error::from(ErrorCode::LimitExceeded);
+    error.message = format!(
+        "limit exceeded: data has {} bytes, {most} are allowed, half of client.queue_max_size",
+        data.len()
+    );
+    Err(error)
+}
+
 fn raw(json: Box<RawValue>) -> Bytes {
     String::from(Box::<str>::from(json)).into()
 }
@@ -157,7 +198,7 @@ struct Nothing {}
 
 /// A payload, which may be any JSON, and so `null` as well.
 #[derive(Debug, Default)]
-struct Payload(Option<Box<RawValue>>);
+pub struct Payload(pub(super) Option<Box<RawValue>>);
 
 impl<'de> Deserialize<'de> for Payload {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
@@ -196,15 +237,7 @@ impl Publish {
     /// # Errors
     /// If it is too large, or its payload is said in base64 that is none.
     pub fn publication(self, outbox: usize, now: f64) -> Result<NewPublication, Error> {
-        let data = bytes("b64data", self.data.0, &self.b64data)?;
-        let (has, most) = (data.len(), outbox / 2);
-        if has > most {
-            let mut error = Error::from(ErrorCode::LimitExceeded);
-            error.message = format!(
-                "limit exceeded: data has {has} bytes, {most} are allowed, half of client.queue_max_size"
-            );
-            return Err(error);
-        }
+        let data = payload("b64data", self.data.0, &self.b64data, outbox / 2)?;
         let key = self.idempotency_key;
         for (name, value) in [("idempotency_key", &key), ("version_epoch", &self.version_epoch)] {
             if value.len() > MAX_KEY {

@@ -22,6 +22,8 @@ pub mod introduction;
 pub mod key;
 pub mod leaving;
 pub mod listener;
+pub mod map_calls;
+pub mod maps;
 pub mod origin;
 pub mod parts;
 pub mod peers;

@@ -131,7 +131,12 @@ impl Session {
         options.allows_name(room).then_some(options).ok_or(ErrorCode::BadRequest)
     }
 
-    fn permitted(&self, audience: Audience, room: &str, env: Env<'_>) -> Result<(), ErrorCode> {
+    pub(super) fn permitted(
+        &self,
+        audience: Audience,
+        room: &str,
+        env: Env<'_>,
+    ) -> Result<(), ErrorCode> {
         let permitted =
             env.settings.insecure || audience.includes(self.info.user.is_empty(), self.is_in(room));
         permitted.then_some(()).ok_or(ErrorCode::PermissionDenied)
@@ -146,11 +151,14 @@ impl Session {
         out: &mut Vec<Out>,
     ) -> Outcome {
         let options = self.options(&request.channel, env)?;
+        if request.kind == 1 && options.map.is_some() {
+            return self.publish_to_map(request, to, env);
+        }
+        if request.kind != 0 || options.map.is_some() {
+            return Err(ErrorCode::NotAvailable.into());
+        }
         if !options.data_format.accepts(&request.data) {
             return Err(ErrorCode::BadRequest.into());
-        }
-        if request.kind != 0 {
-            return Err(ErrorCode::NotAvailable.into());
         }
         if let Some(backend) = env.settings.proxies.rooms.of(&request.channel).publish {
             self.ask_to_publish(id, request, backend, out);
@@ -190,7 +198,7 @@ impl Session {
     ) -> Result<(RoomName, Request), Refusal> {
         let options = self.options(&request.channel, env)?;
         self.permitted(options.permissions.history, &request.channel, env)?;
-        if !options.keeps_history() {
+        if !options.keeps_history() || options.map.is_some() {
             return Err(ErrorCode::NotAvailable.into());
         }
         let most = env.settings.history_limit;

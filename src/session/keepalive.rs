@@ -69,6 +69,7 @@ impl Session {
     }
 
     fn ping(&mut self, env: Env<'_>, out: &mut Vec<Out>) {
+        self.renew_stand_ins(out);
         if !self.ping_unanswered {
             out.push(Out::Reply(Reply::default()));
         }

@@ -31,6 +31,7 @@ pub mod id;
 pub mod incoming;
 pub mod io;
 mod keepalive;
+mod maps;
 pub mod messages;
 pub mod outbox;
 pub mod pipe;

@@ -21,8 +21,8 @@ use crate::{
         delivery::Form,
         filter::Filter,
         types::{
-            Answer, ClientId, ClientInfo, Event, Failure, GroupAnswer, Publication, Recovery,
-            Since, Subscribed,
+            Answer, ClientId, ClientInfo, Event, Failure, GroupAnswer, MapAnswer, Publication,
+            Recovery, Since, Subscribed,
         },
     },
 };
@@ -73,6 +73,13 @@ pub fn answer(id: u32, answer: Answer, limit: usize) -> Reply {
             epoch: position.epoch.to_string(),
             offset: position.offset,
         }),
+        Answer::Map(MapAnswer::Changed(_) | MapAnswer::Suppressed(..)) => {
+            ReplyBody::Publish(Empty {})
+        }
+        // Whoever asks for those takes them as they are.
+        Answer::Map(MapAnswer::Entries { .. } | MapAnswer::Count(_)) => {
+            return failure(id, ErrorCode::Internal);
+        }
         Answer::Group(mut answer) => {
             // Who is in a room is for those who may ask for presence.
             if let GroupAnswer::Facts(facts) = &mut answer {
@@ -244,8 +251,8 @@ fn as_changes(publications: &[Arc<Publication>], format: Format) -> Vec<message:
     both.map(|(it, before)| in_form(it, Form::Delta, before, format)).collect()
 }
 
-/// A client that gets changes as JSON gets everything as a text: the JSON, or what is new in it.
-fn in_form(
+/// A publication in the form that a client wants. One that gets changes as JSON gets everything as a text: the JSON, or what is new in it.
+pub fn in_form(
     it: &Arc<Publication>,
     form: Form,
     before: Option<&Publication>,
@@ -319,12 +326,16 @@ pub fn client_info(info: &Arc<ClientInfo>) -> message::ClientInfo {
 
 /// A publication in the protocol's words.
 pub fn publication(publication: &Arc<Publication>) -> message::Publication {
+    let keyed = publication.keyed.as_deref().cloned().unwrap_or_default();
     message::Publication {
         data: publication.data.clone(),
         info: publication.info.as_ref().map(client_info),
         offset: publication.offset,
         tags: publication.tags.clone(),
         delta: false,
+        key: keyed.key.into(),
+        removed: keyed.removed,
+        score: keyed.score,
     }
 }
 

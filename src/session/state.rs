@@ -11,6 +11,7 @@ use super::{
     calls::PendingCalls,
     connecting::Connecting,
     id::SessionId,
+    maps::Loading,
     reply,
     settings::{Env, SessionSettings},
     subscription::{Initiator, Subscription},
@@ -149,6 +150,8 @@ pub(super) struct Rare {
     pub(super) trusted_user: Option<Box<str>>,
     /// The name of the session, if its client needs one: see [`Session::over`].
     pub(super) session: Option<SessionId>,
+    /// The maps that the client loads.
+    pub(super) maps: Vec<Loading>,
 }
 
 impl Rare {
@@ -160,6 +163,7 @@ impl Rare {
             && self.meta.is_empty()
             && self.trusted_user.is_none()
             && self.session.is_none()
+            && self.maps.is_empty()
     }
 }
 
@@ -319,6 +323,7 @@ impl Session {
 
     /// A client that has yet to take what it has gets large answers later, one at a time.
     fn answered(&mut self, id: u32, answer: Answer, env: Env<'_>, out: &mut Vec<Out>) {
+        let Some(answer) = self.entries_came(id, answer, env, out) else { return };
         let pulled = matches!(&answer, Answer::Group(GroupAnswer::Pulled(_)));
         let large = pulled || matches!(answer, Answer::History(..) | Answer::Presence(_));
         if large && (env.congested || self.has_deferred()) {
@@ -385,6 +390,7 @@ impl Session {
         self.held = Commands::default();
         self.rare = None;
         for subscription in std::mem::take(&mut self.subscriptions) {
+            out.extend(subscription.stand_ins().iter().filter_map(|it| it.removal()));
             out.push(self.leave(subscription.room, ReplyTo::Nobody));
         }
     }

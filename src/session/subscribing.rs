@@ -5,7 +5,9 @@ use std::sync::Arc;
 use super::{
     commands::{Outcome, Refusal},
     consuming::{self, Consumes},
-    filter, reply,
+    filter,
+    maps::{self, Entering},
+    reply,
     settings::Env,
     state::{Call, Out, Session},
     subscription::{Initiator, More, Pending, Subscription},
@@ -26,8 +28,8 @@ use crate::{
         delivery::DeliveryOption,
         options::{self, Audience, RoomOptions},
         types::{
-            ClientInfo, InRoom, MemberFlags, Recovery, ReplyTo, Request, RoomName, Since,
-            Subscribe, Subscribed,
+            ClientInfo, InRoom, MemberFlags, ReplyTo, Request, RoomName, Since, Subscribe,
+            Subscribed,
         },
     },
 };
@@ -41,16 +43,17 @@ enum Decided {
 }
 
 /// What the client, or the server that puts it there, asks of the room and may have.
-struct Wanted {
-    recoverable: bool,
-    positioned: bool,
-    join_leave: bool,
+pub(super) struct Wanted {
+    pub(super) recoverable: bool,
+    pub(super) positioned: bool,
+    pub(super) join_leave: bool,
     /// Its user may have only one connection.
-    single_connection: bool,
-    since: Option<Since>,
-    must_recover: bool,
-    delivery: Option<DeliveryOption>,
-    consumes: Option<Consumes>,
+    pub(super) single_connection: bool,
+    pub(super) since: Option<Since>,
+    pub(super) must_recover: bool,
+    pub(super) delivery: Option<DeliveryOption>,
+    pub(super) consumes: Option<Consumes>,
+    pub(super) map: Option<Box<Entering>>,
 }
 
 /// The delta format that clients may ask for.
@@ -112,11 +115,20 @@ impl Session {
         if self.is_asked_for(&request.channel) {
             return Err(ErrorCode::AlreadySubscribed.into());
         }
-        if self.subscriptions.len() + self.rooms_asked_for() >= env.settings.channel_limit {
-            return Err(ErrorCode::LimitExceeded.into());
+        if request.kind != maps::kind(options) {
+            return Err(match options.map {
+                Some(_) => ErrorCode::BadRequest.into(),
+                None => ErrorCode::NotAvailable.into(),
+            });
         }
-        if request.kind != 0 {
-            return Err(ErrorCode::NotAvailable.into());
+        if options.map.is_some()
+            && let Some(asked) = self.load_more(id, &request, env, out)?
+        {
+            return Ok(Some(asked));
+        }
+        let rooms = self.subscriptions.len() + self.rooms_asked_for() + self.maps_loading();
+        if rooms >= env.settings.channel_limit {
+            return Err(ErrorCode::LimitExceeded.into());
         }
         let delivery = delivery_option(&request, options)?;
         match self.grant(&request, options, retried, env)? {
@@ -161,6 +173,9 @@ impl Session {
         env: Env<'_>,
     ) -> Result<(RoomName, Request), ErrorCode> {
         let options = self.options(&request.channel, env)?;
+        if options.map.is_some() {
+            return self.begin_with_map(id, &request, delivery, grant, env);
+        }
         let may = |audience: Audience| {
             env.settings.insecure || audience.includes(self.info.user.is_empty(), true)
         };
@@ -181,6 +196,7 @@ impl Session {
             must_recover: request.flag & 2 != 0,
             delivery: delivery.filter(|_| consumes.is_none()),
             consumes,
+            map: None,
         };
         Ok(self.enter(&request.channel, options, grant, wanted, Initiator::Client(id)))
     }
@@ -276,7 +292,11 @@ impl Session {
         out: &mut Vec<Out>,
     ) {
         let options = match self.options(room, env) {
-            Ok(options) => options,
+            Ok(options) if options.map.is_none() => options,
+            // Whoever is put into a room can't load its entries.
+            Ok(_) => {
+                return self.not_entered(room, initiator, ErrorCode::NotAvailable, env, out);
+            }
             Err(error) => return self.not_entered(room, initiator, error, env, out),
         };
         if self.is_asked_for(room) {
@@ -296,6 +316,7 @@ impl Session {
             must_recover: false,
             delivery: None,
             consumes: None,
+            map: None,
         };
         let (room, request) = self.enter(room, options, grant, wanted, initiator);
         out.push(Out::Request(room, request));
@@ -308,7 +329,7 @@ impl Session {
         personal.is_some_and(|it| !user.is_empty() && room == options::personal(it, user))
     }
 
-    fn enter(
+    pub(super) fn enter(
         &mut self,
         room: &str,
         options: &RoomOptions,
@@ -353,6 +374,7 @@ impl Session {
             must_recover,
             data: grant.data.clone(),
             delivery: wanted.delivery.clone(),
+            map: wanted.map,
         };
         let more = More {
             pending: Some(pending),
@@ -360,6 +382,7 @@ impl Session {
             server_side: !matches!(initiator, Initiator::Client(_)),
             info: info.clone(),
             rights: wanted.consumes.map(|it| it.rights).unwrap_or_default(),
+            stand_ins: Vec::new(),
         };
         // Most clients are in very few rooms.
         if self.subscriptions.is_empty() {
@@ -406,7 +429,7 @@ impl Session {
         let wanted =
             |it| reply::bounded(reply::wanted(it, delivery.and_then(DeliveryOption::filter)), most);
         match result.map(wanted) {
-            Ok(it) if pending.must_recover && it.recovery == Recovery::Failed => {
+            Ok(it) if pending.fails(&it) => {
                 self.subscriptions.swap_remove(index);
                 out.push(self.leave(room.clone(), ReplyTo::Nobody));
                 let error = ErrorCode::UnrecoverablePosition;
@@ -419,11 +442,18 @@ impl Session {
                 // A client learns of an expiry only if refreshing is its job.
                 let deadline = expires_at.filter(|_| env.sub_refresh_backend(&room).is_none());
                 let (expires, ttl) = env.time_to_live(deadline);
-                let Pending { initiator, recoverable, positioned, since, data, .. } = pending;
-                let result =
-                    reply::subscribe_result(&it, since.as_ref(), recoverable, positioned, delta);
-                let result = SubscribeResult { expires, ttl, data, ..result };
+                let Pending { initiator, recoverable, positioned, since, data, map, .. } = pending;
+                let since = since.as_ref();
+                let result = match map {
+                    Some(entering) => entering.result(&it, delta),
+                    None => reply::subscribe_result(&it, since, recoverable, positioned, delta),
+                };
+                let publish_debounce = self.options(&room, env).map_or(0, |it| {
+                    u32::try_from(it.publish_debounce.as_millis()).unwrap_or(u32::MAX)
+                });
+                let result = SubscribeResult { expires, ttl, data, publish_debounce, ..result };
                 self.tell_entered(&room, initiator, result, env, out);
+                self.stand_in(&room, env, out);
                 if expires_at.is_some() {
                     self.wake_later(env, out);
                 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::maps::{Entering, StandIn};
 use crate::{
     queue::rights::Rights,
     room::{
@@ -33,6 +34,8 @@ pub(super) struct More {
     pub(super) info: Option<Arc<ClientInfo>>,
     /// What it may do with the group that it consumes of.
     pub(super) rights: Rights,
+    /// What stands for the client in maps.
+    pub(super) stand_ins: Vec<StandIn>,
 }
 
 impl More {
@@ -42,6 +45,7 @@ impl More {
             && !self.server_side
             && self.info.is_none()
             && self.rights == Rights::default()
+            && self.stand_ins.is_empty()
     }
 }
 
@@ -76,6 +80,8 @@ pub(super) struct Pending {
     pub(super) must_recover: bool,
     pub(super) data: Bytes,
     pub(super) delivery: Option<DeliveryOption>,
+    /// What it gets in a map.
+    pub(super) map: Option<Box<Entering>>,
 }
 
 impl Subscription {
@@ -96,6 +102,11 @@ impl Subscription {
     /// What the client may do with the group that it consumes of.
     pub(super) fn rights(&self) -> Rights {
         self.more.as_ref().map(|it| it.rights).unwrap_or_default()
+    }
+
+    /// What stands for the client in maps.
+    pub(super) fn stand_ins(&self) -> &[StandIn] {
+        self.more.as_ref().map_or(&[], |it| &it.stand_ins)
     }
 
     pub(super) fn is_server_side(&self) -> bool {

@@ -37,6 +37,7 @@ impl Session {
         }
         let Some(mut subscription) = self.remove(room) else {
             self.forget_call(room, out);
+            self.forget_loading(room, out);
             out.push(Out::Reply(reply::result(id, ReplyBody::Unsubscribe(Empty {}))));
             return Ok(None);
         };
@@ -46,6 +47,7 @@ impl Session {
             self.in_flight = self.in_flight.saturating_sub(1);
             out.push(Out::Reply(reply::failure(id, ErrorCode::Internal)));
         }
+        out.extend(subscription.stand_ins().iter().filter_map(|it| it.removal()));
         Ok(Some((subscription.room, self.unsubscribe_request(to))))
     }
 
@@ -61,6 +63,7 @@ impl Session {
     /// The application takes the client out of a room.
     pub(super) fn take_out_of(&mut self, room: &str, out: &mut Vec<Out>) {
         self.forget_call(room, out);
+        self.forget_loading(room, out);
         if let Some(mut subscription) = self.remove(room) {
             if let Some(Pending { initiator: Initiator::Client(id), .. }) =
                 subscription.take_pending()
@@ -74,6 +77,7 @@ impl Session {
 
     fn end_subscription(&self, it: Subscription, why: Unsubscribed, out: &mut Vec<Out>) {
         let push = reply::unsubscribe(&it.room, why);
+        out.extend(it.stand_ins().iter().filter_map(|it| it.removal()));
         out.push(self.leave(it.room, ReplyTo::Nobody));
         out.push(Out::Reply(push));
     }

@@ -94,6 +94,33 @@ class Client {
   }
 }
 
+/** The entries that a client of a map has, as it was told: key by key. */
+class Entries {
+  constructor(c, room, { presence, ...options } = {}) {
+    this.values = new Map();
+    const made = {
+      clients: () => c.sdk.newMapClientsSubscription(room, options),
+      users: () => c.sdk.newMapUsersSubscription(room, options),
+    };
+    const make = made[presence] ?? (() => c.sdk.newMapSubscription(room, options));
+    this.sub = make();
+    const value = (e) => ({ data: c.decode(e.data), info: c.info(e.info) });
+    this.sub.on('sync', ({ entries }) => {
+      this.values = new Map(entries.map((e) => [e.key, value(e)]));
+      c.tell('sync', { room, keys: entries.map((e) => e.key) });
+    });
+    this.sub.on('update', (e) => {
+      if (e.removed) this.values.delete(e.key);
+      else this.values.set(e.key, value(e));
+      c.tell('update', { room, key: e.key, data: c.decode(e.data), removed: !!e.removed });
+    });
+    for (const name of ['subscribed', 'subscribing', 'unsubscribed']) {
+      this.sub.on(name, (s) => c.tell(name, { room, ...c.position(s) }));
+    }
+    this.sub.on('error', (s) => c.tell('error', { room, type: s.type, ...s.error }));
+  }
+}
+
 /** Resolves on `good`, rejects with code and reason on `bad`. */
 function settled(emitter, good, bad) {
   return new Promise((resolve, reject) => {
@@ -226,6 +253,37 @@ const commands = {
     const done = settled(sub, 'subscribed', 'unsubscribed');
     sub.subscribe();
     return c.position(await done);
+  },
+  /** Subscribes to a map. */
+  async map(request) {
+    const c = clientOf(request);
+    c.maps ??= new Map();
+    const map = new Entries(c, request.room, request.options);
+    c.maps.set(request.room, map);
+    const done = settled(map.sub, 'subscribed', 'unsubscribed');
+    map.sub.subscribe();
+    return c.position(await done);
+  },
+  /** Goes back to a map that it has left. */
+  async enter_map(request) {
+    const { sub } = clientOf(request).maps.get(request.room);
+    const done = settled(sub, 'subscribed', 'unsubscribed');
+    sub.subscribe();
+    await done;
+  },
+  async leave_map(request) {
+    clientOf(request).maps.get(request.room).sub.unsubscribe();
+  },
+  /** The values that a client has of a map. */
+  async entries(request) {
+    return { entries: Object.fromEntries(clientOf(request).maps.get(request.room).values) };
+  },
+  async put(request) {
+    const c = clientOf(request);
+    await c.maps.get(request.room).sub.publish(request.key, c.encode(request.data));
+  },
+  async remove(request) {
+    await clientOf(request).maps.get(request.room).sub.remove(request.key);
   },
   async send(request) {
     const c = clientOf(request);

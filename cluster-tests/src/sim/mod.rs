@@ -91,6 +91,17 @@ pub fn play(
     (outcome, world.story)
 }
 
+/// The same with maps, beside the rooms.
+pub fn play_with_maps(
+    seed: u64,
+    faults: Faults,
+    mutant: Option<mutants::Mutant>,
+) -> (Result<(), String>, Vec<String>) {
+    let mut world = world::World::new(seed, faults, mutant).with_maps(seed);
+    let outcome = world.run();
+    (outcome, world.story)
+}
+
 /// The same with groups of consumers in every room.
 pub fn play_with_consumers(
     seed: u64,

@@ -3,7 +3,7 @@
 //! `plan` is what a history of each kind consists of, `agenda` what is to happen. `nodes` is how nodes
 //! start and end and what their cores say, `views` what they know of each other, `links` how they reach
 //! each other, `drains` how they leave. `trouble` and `cuts` are what goes wrong, `people` and
-//! `publishers` who uses the cluster, `consumers` who shares its rooms' messages in some histories. `record` is what was promised, and `judge` the judgement at the end.
+//! `publishers` who uses the cluster, `consumers` who shares its rooms' messages in some histories, `maps` who has maps in some. `record` is what was promised, and `judge` the judgement at the end.
 
 mod agenda;
 mod consumers;
@@ -11,6 +11,7 @@ mod cuts;
 mod drains;
 mod judge;
 mod links;
+mod maps;
 mod nodes;
 mod people;
 mod plan;
@@ -30,6 +31,7 @@ use roomcast::{
 use self::{
     agenda::{Agenda, Happening},
     consumers::Consumers,
+    maps::Maps,
     nodes::Node,
     plan::Plan,
     record::Record,
@@ -73,6 +75,8 @@ pub struct World {
     record: Record,
     /// Those who share the rooms' messages, in histories that have them.
     consumers: Option<Consumers>,
+    /// Maps, in histories that have them.
+    maps: Option<Maps>,
     /// Where rooms stood when it was noted.
     probed: BTreeMap<usize, Position>,
     /// When something last happened that the cluster has to recover from.
@@ -111,6 +115,7 @@ impl World {
             sockets: 0,
             record: Record::default(),
             consumers: None,
+            maps: None,
             probed: BTreeMap::new(),
             disturbed: BEGINNING,
             healed: false,
@@ -127,6 +132,13 @@ impl World {
         // What is between their members and their homes is new.
         self.plan.mixed = false;
         self.plan_consumers(seed);
+        self
+    }
+
+    /// The same with maps.
+    pub fn with_maps(mut self, seed: u64) -> Self {
+        self.plan.mixed = false;
+        self.plan_maps(seed);
         self
     }
 
@@ -200,6 +212,7 @@ impl World {
             Happening::Stop { node, generation, left } => self.stop(node, generation, left)?,
             Happening::Probe => self.probe()?,
             Happening::Consumer(act) => self.consumer_acts(act)?,
+            Happening::Map(act) => self.map_acts(&act)?,
             trouble => self.go_wrong(trouble)?,
         }
         Ok(())

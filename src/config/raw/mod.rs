@@ -91,7 +91,7 @@ pub use self::{
         TransformError,
     },
     client::{Client, PersonalChannel, SubscriptionToken, Token},
-    rooms::{Channel, Channels, Namespace, Queue},
+    rooms::{Channel, Channels, Map, Namespace, Queue},
     transports::{Emulation, OneWay, OneWaySocket, Streamed, WebSocket},
 };
 

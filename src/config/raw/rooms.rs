@@ -127,6 +127,59 @@ section! {
         sub_refresh_proxy_name: String = DEFAULT_PROXY.to_owned(),
         /// Groups of consumers that share the messages of a room. Needs history.
         queue: Queue = Queue::default(),
+        /// What rooms are: `stream`s of publications; `map`s, which keep the latest value of each key; or maps of the
+        /// connections (`map_clients`) or users (`map_users`) that are in other rooms.
+        subscription_type: String = "stream".to_owned(),
+        /// What is so for maps.
+        map: Map = Map::default(),
+        /// Begins the names of the maps in which the connections that are in a room are kept, followed by the name of the
+        /// room; of a namespace whose type is `map_clients`, like `"clients:"`. Empty: they are kept in none.
+        map_clients_presence_channel_prefix: String = String::new(),
+        /// The same for users; of a namespace whose type is `map_users`.
+        map_users_presence_channel_prefix: String = String::new(),
+        /// How often a client is asked to publish at most (the SDK sends the latest value then). 0: as it likes.
+        client_publish_debounce_interval: Span = seconds(0),
+    }
+}
+
+section! {
+    /// What is so for maps.
+    Map {
+        /// What a subscriber can do after it was away: load all entries again (`ephemeral`), or get the changes that it missed
+        /// (`recoverable`, and `persistent`, where entries don't expire).
+        mode: String = String::new(),
+        /// How long an entry stays that is not put again. Needed, but for `persistent`.
+        key_ttl: Span = seconds(0),
+        /// How many changes a subscriber may have missed that goes on from where it was. 0: 100.
+        stream_size: usize = 0,
+        /// How long an empty map is remembered that nobody uses. 0: what `history_meta_ttl` says.
+        meta_ttl: Span = seconds(0),
+        /// Entries come by their scores, the highest first, and not by their keys.
+        ordered: bool = false,
+        /// The most entries of one map.
+        max_keys: usize = 100_000,
+        /// The entry whose key is a client's id is removed when the client leaves the room.
+        remove_client_on_unsubscribe: bool = false,
+        /// The key that clients write to: their own `client_id` or `user_id`. Empty: any that they name.
+        client_key: String = String::new(),
+        /// Clients may put values.
+        allow_publish_for_client: bool = false,
+        /// Subscribers may.
+        allow_publish_for_subscriber: bool = false,
+        /// Anonymous clients may too, where clients or subscribers may.
+        allow_publish_for_anonymous: bool = false,
+        /// Clients may remove values.
+        allow_remove_for_client: bool = false,
+        /// Subscribers may.
+        allow_remove_for_subscriber: bool = false,
+        /// Anonymous clients may too, where clients or subscribers may.
+        allow_remove_for_anonymous: bool = false,
+        /// Entries in a page, where a client does not say. 0: 100.
+        default_page_size: usize = 0,
+        /// The least that it may ask for. 0: 100.
+        min_page_size: usize = 0,
+        /// The most. 0: 1,000.
+        max_page_size: usize = 0,
     }
 }
 

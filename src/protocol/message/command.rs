@@ -167,10 +167,22 @@ pub struct SubscribeRequest {
     /// Bit 2: answer 112 instead of `recovered: false`.
     #[prost(int64, tag = "14")]
     pub flag: i64,
-    /// 0: stream. Other kinds are not served.
+    /// 0: stream; 1: map; 2: map of connections; 3: map of users. Other kinds are not served.
     #[prost(int32, tag = "15")]
     #[serde(rename = "type")]
     pub kind: i32,
+    /// Of a map: 2 loads a page of entries, 1 and 0 go on from a position.
+    #[prost(int32, tag = "16")]
+    pub phase: i32,
+    /// Of a map: what came with the page before.
+    #[prost(string, tag = "17")]
+    pub cursor: String,
+    /// Of a map: the most entries in a page; 0: as many as usual.
+    #[prost(int32, tag = "18")]
+    pub limit: i32,
+    /// Of an ordered map: the lowest score first.
+    #[prost(bool, tag = "19")]
+    pub asc: bool,
 }
 
 /// Which publications are wanted: a tree of tests.
@@ -217,10 +229,16 @@ pub struct PublishRequest {
     #[prost(bytes = "bytes", tag = "2")]
     #[serde(deserialize_with = "json::raw_or_null_from_json")]
     pub data: Bytes,
-    /// 0: regular. Other kinds are not served.
+    /// 0: for a stream; 1: for a map. Other kinds are not served.
     #[prost(int32, tag = "3")]
     #[serde(rename = "type")]
     pub kind: i32,
+    /// Of a map: the key that has this value from now on.
+    #[prost(string, tag = "4")]
+    pub key: String,
+    /// Of a map: the key is to have no value any more.
+    #[prost(bool, tag = "5")]
+    pub removed: bool,
 }
 
 /// Which part of the past to read.

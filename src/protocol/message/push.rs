@@ -204,6 +204,18 @@ pub struct Publication {
     #[prost(bool, tag = "8")]
     #[serde(skip_serializing_if = "json::is_default")]
     pub delta: bool,
+    /// In a map: the key that has this value.
+    #[prost(string, tag = "11")]
+    #[serde(skip_serializing_if = "json::is_default")]
+    pub key: String,
+    /// In a map: the key has no value any more.
+    #[prost(bool, tag = "12")]
+    #[serde(skip_serializing_if = "json::is_default")]
+    pub removed: bool,
+    /// In an ordered map: where it stands.
+    #[prost(sint64, tag = "13")]
+    #[serde(skip_serializing_if = "json::is_default")]
+    pub score: i64,
 }
 
 /// The server ended the subscription.

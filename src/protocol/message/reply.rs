@@ -186,6 +186,26 @@ pub struct SubscribeResult {
     #[prost(bool, tag = "13")]
     #[serde(skip_serializing_if = "json::is_default")]
     pub delta: bool,
+    /// 0: stream; 1: map.
+    #[prost(int32, tag = "15")]
+    #[serde(rename = "type", skip_serializing_if = "json::is_default")]
+    pub kind: i32,
+    /// Of a map: 2 if this is a page of its entries, 0 if the client is in.
+    #[prost(int32, tag = "16")]
+    #[serde(skip_serializing_if = "json::is_default")]
+    pub phase: i32,
+    /// Of a map: asks for the next page.
+    #[prost(string, tag = "17")]
+    #[serde(skip_serializing_if = "json::is_default")]
+    pub cursor: String,
+    /// Of a map: entries.
+    #[prost(message, repeated, tag = "18")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub state: Vec<Publication>,
+    /// Milliseconds in which the client is to publish no more than once.
+    #[prost(uint32, tag = "19")]
+    #[serde(skip_serializing_if = "json::is_default")]
+    pub publish_debounce: u32,
 }
 
 /// Who is in the room, by connection id.

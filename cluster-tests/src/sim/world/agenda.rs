@@ -10,7 +10,7 @@ use roomcast::{
     room::types::SocketRef,
 };
 
-use super::consumers::Act;
+use super::{consumers::Act, maps};
 use crate::sim::network::Frame;
 
 /// Something that will happen. A node is meant by its index, one run of it by its generation too.
@@ -99,6 +99,8 @@ pub(super) enum Happening {
     Probe,
     /// A consumer does something.
     Consumer(Act),
+    /// Something about maps.
+    Map(maps::Act),
     /// All trouble is over.
     Heal,
 }

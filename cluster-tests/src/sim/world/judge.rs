@@ -110,6 +110,7 @@ impl World {
         self.judge_seen_by_application()?;
         self.judge_presence(&clients)?;
         self.judge_consumers()?;
+        self.judge_maps()?;
         pace
     }
 

@@ -21,7 +21,7 @@ use roomcast::{
     runtime::time::Time,
 };
 
-use super::{Happening, TICK, World, consumers::Consumers, judge::MOST_OUTPUTS};
+use super::{Happening, TICK, World, consumers::Consumers, judge::MOST_OUTPUTS, maps};
 use crate::sim::{Faults, client::Place, disk::Disk, mutants::Mutant};
 
 /// A node, whether it runs or not.
@@ -100,11 +100,12 @@ fn namespaces(log: LogKind, queue: Option<QueueOptions>) -> Namespaces {
         force_positioning: true,
         ..Default::default()
     };
+    let maps = Arc::new(maps::options(&keeps));
     let keeps = match queue {
         Some(queue) => keeps.with_queue(queue),
         None => keeps,
     };
-    Namespaces { default: Arc::new(keeps), named: BTreeMap::new() }
+    Namespaces { default: Arc::new(keeps), named: [(maps::NAMESPACE.into(), maps)].into() }
 }
 
 /// What an input is, in words.
@@ -236,6 +237,7 @@ impl World {
         }
         self.give_up_on(index);
         self.consumers_lose(index);
+        self.maps_lose(index);
         self.disturbed = self.now;
         self.everyone_looks();
         Ok(())
@@ -325,7 +327,7 @@ impl World {
     }
 
     fn perform(&mut self, node: usize, out: Out) -> Result<(), String> {
-        if self.consumer_hears(node, &out)? {
+        if self.map_hears(node, &out)? || self.consumer_hears(node, &out)? {
             return Ok(());
         }
         match out {
