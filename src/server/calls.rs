@@ -1,4 +1,5 @@
-//! The calls of the server API, as they are read from JSON ([`super::calls_json`]). Pure.
+//! The calls of the server API, whichever way they come: as JSON ([`super::calls_json`]) or by gRPC
+//! ([`super::grpc`]). Pure.
 //!
 //! A [`Call`] is well formed; whether it can be done is for [`super::execution`] to say, and what it comes to is a
 //! [`super::results::Done`].

@@ -7,7 +7,8 @@
 //! streams its response, whose client sends through [`emulation`]; [`cors`] and [`body`] serve those, and
 //! [`tls`] has the certificate. [`api`] is the server API by HTTP ([`calls_json`]: how its bodies are read, pure);
 //! what it asks is one of the [`calls`] (pure), [`execution`] does it ([`rooms`]: in rooms; [`queues`]: in their
-//! groups; [`control`]: to connections) and says what it came to ([`results`], pure). [`key`] is its key (pure),
+//! groups; [`control`]: to connections) and says what it came to ([`results`], pure). [`grpc`] serves the same
+//! calls on a port of its own. [`key`] is the key of callers (pure),
 //! [`status`] health and metrics, [`demo`] the demo's page, [`feed`] who is in the cluster, live, for pages like it, [`leaving`] whether the node is to leave.
 
 pub mod admission;
@@ -21,6 +22,7 @@ pub mod demo;
 pub mod emulation;
 pub mod execution;
 pub mod feed;
+pub mod grpc;
 pub mod http;
 pub mod introduction;
 pub mod key;
