@@ -1,5 +1,6 @@
 //! SHELL. The only wiring: starts a node's parts in order, and stops them in reverse.
 
+mod grpc;
 mod reload;
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
@@ -8,6 +9,7 @@ use actix::prelude::*;
 use actix_rt::task::JoinHandle;
 use actix_server::ServerHandle;
 use anyhow::Context as _;
+use grpc::{BoundPorts, Ports};
 use reload::LiveParts;
 pub use reload::Source;
 use tokio::sync::{mpsc, watch};
@@ -67,12 +69,14 @@ type ClusterSockets = (tokio::net::UdpSocket, tokio::net::TcpListener);
 /// Sockets that are bound, so that their addresses are known before they are announced.
 struct Bound {
     clients: Listener,
+    grpc: BoundPorts,
     cluster: Option<ClusterSockets>,
 }
 
 async fn bind(config: &Config) -> anyhow::Result<Bound> {
     let clients = Listener::bind(config.listen)
         .with_context(|| format!("can't listen for clients on {}", config.listen))?;
+    let grpc = BoundPorts::bind(config)?;
     let cluster = match &config.cluster {
         None => None,
         Some(cluster) => {
@@ -85,7 +89,7 @@ async fn bind(config: &Config) -> anyhow::Result<Bound> {
             Some((gossip, mesh))
         }
     };
-    Ok(Bound { clients, cluster })
+    Ok(Bound { clients, grpc, cluster })
 }
 
 /// Runs a node until it is asked to stop.
@@ -139,12 +143,15 @@ struct Node {
     hubs: mpsc::UnboundedReceiver<Addr<Hub>>,
     server: ServerHandle,
     serving: JoinHandle<std::io::Result<()>>,
+    grpc: Ports,
 }
 
 impl Node {
     /// Binds before anything is announced, and joins the cluster before clients are served.
     async fn start(config: Arc<Config>) -> anyhow::Result<Self> {
-        let certificate = config.tls.as_ref().map(Certificate::read).transpose()?;
+        let certificate = config.tls.as_ref().map(|it| Certificate::read("http_server.tls", it));
+        let certificate = certificate.transpose()?;
+        let grpc_certificates = grpc::Certificates::read(&config)?;
         let bound = bind(&config).await?;
         let http = bound.clients.address()?;
         let me = node_info(&config, &bound, http)?;
@@ -169,10 +176,11 @@ impl Node {
         if let Some(certificate) = &certificate {
             actix_rt::spawn(certificate.clone().watch());
         }
+        grpc_certificates.watch();
         let (hubs_started, hubs) = mpsc::unbounded_channel();
         let (sessions, keys) = session_settings(&config, id.to_string())?;
         let leaving = Arc::new(Leaving::default());
-        let live = LiveParts::new(&config, sessions, certificate.clone());
+        let live = LiveParts::new(&config, sessions, certificate.clone(), grpc_certificates);
         let parts = Parts {
             config: config.clone(),
             sessions: live.sessions.clone(),
@@ -197,6 +205,7 @@ impl Node {
             .clients
             .listen()
             .with_context(|| format!("can't listen for clients on {http}"))?;
+        let grpc = Ports::serve(&config, bound.grpc, &parts, &live.grpc_certificates)?;
         let serving = http::start(clients, parts, certificate)?;
         let server = serving.handle();
         let serving = actix_rt::spawn(serving);
@@ -215,6 +224,7 @@ impl Node {
             hubs,
             server,
             serving,
+            grpc,
         })
     }
 
@@ -255,7 +265,8 @@ impl Node {
         );
         // No new connection, then no old one, and only then no thread: a worker's sockets go with it.
         self.server.pause().await;
-        disconnect_all(self.hubs, &self.metrics, over, deadline).await;
+        let clients = disconnect_all(self.hubs, &self.metrics, over, deadline);
+        tokio::join!(self.grpc.stop(deadline), clients);
         if let Some(webhooks) = self.webhooks {
             webhooks.finish(deadline).await;
         }

@@ -105,6 +105,16 @@ pub fn go_api() -> PathBuf {
     target_dir().join("go-api")
 }
 
+/// The calls of the API by gRPC in Go, which the run script builds there, too.
+pub fn go_grpc() -> PathBuf {
+    target_dir().join("go-grpc-api")
+}
+
+/// A description of gRPC services that comes with Centrifugo's code, where there is a Go toolchain to get it.
+pub fn centrifugo_proto(file: &str) -> PathBuf {
+    target_dir().join("go-grpc").join(file)
+}
+
 /// The example of a consumer in Go, which the run script builds there, too.
 pub fn go_example() -> PathBuf {
     target_dir().join("go-exactly-once")

@@ -41,6 +41,8 @@ const COMPRESSION: &str =
     "it has no effect: messages to clients that only listen are not compressed";
 const PREFIX: &str = "take it out: paths are always those of Centrifugo's defaults. A proxy in front can change them";
 const OWN_WRITE: &str = "take it out: it is client.write_timeout here, for every transport";
+const NO_CLIENT_CERTIFICATES: &str =
+    "take it out: certificates of clients are not checked. A proxy in front can";
 const UNI_CODES: &str = "take it out: clients that only listen get the protocol's own codes";
 
 /// A key without the indexes in it, when it does no harm, and what to do if it does. Of namespaces and of what is
@@ -73,7 +75,15 @@ const KEYS: &[(&str, Harmless, &str)] = &[
     ("usage_stats", Always, ""),
     ("graphite", Off, "take it out: let a collector read /metrics"),
     ("opentelemetry", Off, "take it out: let a collector read /metrics"),
-    ("grpc_api", Off, "take it out: the server API is HTTP; see docs/server-api.md"),
+    (
+        "grpc_api.reflection",
+        Off,
+        "take it out: give the tools that ask for it the file proto/api.proto",
+    ),
+    ("grpc_api.tls.client_ca_pem", EMPTY, NO_CLIENT_CERTIFICATES),
+    ("grpc_api.tls.server_ca_pem", Always, ""),
+    ("grpc_api.tls.server_name", Always, ""),
+    ("grpc_api.tls.insecure_skip_verify", Always, ""),
     (
         "uni_grpc",
         Off,
@@ -108,11 +118,7 @@ const KEYS: &[(&str, Harmless, &str)] = &[
         At(&["false"]),
         "take it out: there is HTTP/1.1; proxies in front can speak HTTP/2 with clients",
     ),
-    (
-        "http_server.tls.client_ca_pem",
-        EMPTY,
-        "take it out: certificates of clients are not checked. A proxy in front can",
-    ),
+    ("http_server.tls.client_ca_pem", EMPTY, NO_CLIENT_CERTIFICATES),
     ("http_server.tls.server_ca_pem", Always, ""),
     ("http_server.tls.server_name", Always, ""),
     ("http_server.tls.insecure_skip_verify", Always, ""),

@@ -191,6 +191,15 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ("graphite", "graphite.enabled"),
     ("opentelemetry", "opentelemetry.enabled"),
     ("grpc_api", "grpc_api.enabled"),
+    ("grpc_api_address", "grpc_api.address"),
+    ("grpc_api_port", "grpc_api.port"),
+    ("grpc_api_key", "grpc_api.key"),
+    ("grpc_api_error_mode", "grpc_api.error_mode"),
+    ("grpc_api_reflection", "grpc_api.reflection"),
+    ("grpc_api_max_receive_message_size", "grpc_api.max_receive_message_size"),
+    ("grpc_api_tls", "grpc_api.tls.enabled"),
+    ("grpc_api_tls_cert", "grpc_api.tls.cert_pem"),
+    ("grpc_api_tls_key", "grpc_api.tls.key_pem"),
     ("uni_grpc", "uni_grpc.enabled"),
     ("prometheus_handler_prefix", "prometheus.handler_prefix"),
     ("health_handler_prefix", "health.handler_prefix"),
@@ -209,14 +218,13 @@ pub(super) fn key(v5: &str) -> Option<&'static str> {
 
 /// What v5 has and v6 has elsewhere, or not at all, by how its keys begin; and the section of v6 that says why it is
 /// dropped.
-const DROPPED: [(&str, &str); 14] = [
+const DROPPED: [(&str, &str); 13] = [
     ("redis_", "engine"),
     ("nats_", "broker"),
     ("tarantool_", "engine"),
     ("global_presence", "presence_manager"),
     ("global_redis", "presence_manager"),
     ("admin_", "admin"),
-    ("grpc_api_", "grpc_api"),
     ("uni_grpc_", "uni_grpc"),
     ("graphite_", "graphite"),
     ("opentelemetry_", "opentelemetry"),

@@ -40,6 +40,17 @@ impl fmt::Display for Listen {
     }
 }
 
+/// Where the options of a section say to listen.
+pub(super) fn listen(section: &str, address: &str, port: u16) -> Result<Listen, Invalid> {
+    if address.is_empty() {
+        return Ok(Listen::All { port });
+    }
+    let ip: IpAddr = address.parse().map_err(|_| {
+        Invalid::new(format!("{section}.address"), format!("{address:?} is no IP address"))
+    })?;
+    Ok(Listen::On(SocketAddr::new(ip, port)))
+}
+
 impl raw::HttpServer {
     pub(super) fn proxies(&self) -> Result<Vec<IpNet>, Invalid> {
         let network = |it: &String| {
@@ -54,12 +65,6 @@ impl raw::HttpServer {
     }
 
     pub(super) fn listen(&self) -> Result<Listen, Invalid> {
-        if self.address.is_empty() {
-            return Ok(Listen::All { port: self.port });
-        }
-        let ip: IpAddr = self.address.parse().map_err(|_| {
-            Invalid::new("http_server.address", format!("{:?} is no IP address", self.address))
-        })?;
-        Ok(Listen::On(SocketAddr::new(ip, self.port)))
+        listen("http_server", &self.address, self.port)
     }
 }

@@ -35,6 +35,15 @@ pub(super) fn convert(theirs: Value) -> Migrated {
             ));
         }
     }
+    let grpc = |key: &str| typed.pointer(&format!("/grpc_api/{key}"));
+    if grpc("enabled") == Some(&true.into()) && grpc("key").is_none_or(|key| key == "") {
+        set(&mut typed, "grpc_api.insecure", true.into());
+        said.push(
+            "grpc_api.insecure = true is added, since there anyone may call by gRPC where there is no key; set \
+             grpc_api.key instead, and let callers give it"
+                .to_owned(),
+        );
+    }
     Migrated { typed, said }
 }
 
@@ -122,8 +131,13 @@ fn rename(typed: &mut Value) {
     if let Some(level) = typed.pointer_mut("/log/level").filter(|it| **it == "none") {
         *level = "off".into();
     }
-    for key in ["cert_pem", "key_pem"] {
-        let value = typed.pointer_mut(&format!("/http_server/tls/{key}"));
+    for key in [
+        "http_server/tls/cert_pem",
+        "http_server/tls/key_pem",
+        "grpc_api/tls/cert_pem",
+        "grpc_api/tls/key_pem",
+    ] {
+        let value = typed.pointer_mut(&format!("/{key}"));
         if let Some((value, pem)) = value.and_then(|it| pem_in_base64(it).map(|pem| (it, pem))) {
             *value = pem.into();
         }

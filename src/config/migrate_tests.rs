@@ -168,3 +168,21 @@ fn certificates_in_base64_become_pem() {
     let (typed, _) = converted(theirs);
     assert_eq!(typed["http_server"]["tls"]["cert_pem"], pem);
 }
+
+#[test]
+fn who_may_call_by_grpc_stays_as_it_was() {
+    let (typed, said) =
+        converted(json!({"grpc_api": true, "grpc_api_port": 10001, "grpc_api_tls_cert": "a.pem"}));
+    let expected =
+        json!({"enabled": true, "port": 10001, "insecure": true, "tls": {"cert_pem": "a.pem"}});
+    assert_eq!(typed["grpc_api"], expected);
+    assert!(said.iter().any(|it| it.starts_with("grpc_api.insecure = true is added")), "{said:?}");
+    let (typed, said) = converted(json!({
+        "grpc_api": {"enabled": true, "key": "k", "error_mode": "transport", "reflection": true},
+    }));
+    assert_eq!(typed["grpc_api"], json!({"enabled": true, "key": "k", "error_mode": "transport"}));
+    assert!(said.iter().any(|it| it.contains("proto/api.proto")), "{said:?}");
+    let (typed, said) = converted(json!({"grpc_api": {"enabled": false}}));
+    assert_eq!(typed["grpc_api"], json!({"enabled": false}));
+    assert!(!said.iter().any(|it| it.contains("insecure")), "{said:?}");
+}

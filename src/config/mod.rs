@@ -10,6 +10,7 @@ mod environment;
 mod foreign;
 mod former;
 mod former_proxies;
+pub mod grpc;
 mod http_server;
 pub mod load;
 mod maps;
@@ -28,6 +29,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use backends::Register;
 pub use cluster::Cluster;
+use grpc::GrpcApi;
 pub use http_server::Listen;
 use ipnet::IpNet;
 use problems::nearest;
@@ -108,6 +110,10 @@ pub struct Config {
     pub api_key: Option<String>,
     /// Take API calls without a key.
     pub api_insecure: bool,
+    /// The server API by gRPC, if it is served.
+    pub grpc_api: Option<GrpcApi>,
+    /// Its key; none: every call is refused unless it is insecure.
+    pub grpc_api_key: Option<String>,
     /// The cluster; none: the node takes part in none.
     pub cluster: Option<Cluster>,
     /// How rooms are kept on disk, where they are.
@@ -174,6 +180,8 @@ impl Config {
             webhooks: parts.webhooks,
             api_key: Some(raw.http_api.key).filter(|key| !key.is_empty()),
             api_insecure: raw.http_api.insecure,
+            grpc_api: parts.grpc_api,
+            grpc_api_key: Some(raw.grpc_api.key).filter(|key| !key.is_empty()),
             tokens,
             subscription_tokens,
             client: raw.client,
@@ -201,6 +209,7 @@ struct Parts {
     namespaces: Namespaces,
     backends: (Vec<Backend>, Proxies),
     disk: DiskOptions,
+    grpc_api: Option<GrpcApi>,
 }
 
 impl Parts {
@@ -209,12 +218,13 @@ impl Parts {
         // All is checked before the first problem counts.
         let listen = problems.take(raw.http_server.listen());
         let trusted_proxies = problems.take(raw.http_server.proxies());
-        let tls = problems.take(raw.http_server.tls.check());
+        let tls = problems.take(raw.http_server.tls.check("http_server.tls"));
         let tokens = problems.take(raw.client.tokens());
         let rooms = problems.take(raw.room_settings());
         let cluster = problems.take(raw.cluster.check());
         let webhooks = problems.take(raw.webhooks.check());
         let disk = problems.take(raw.disk.check());
+        let grpc_api = problems.take(raw.grpc_api.check());
         let mut register = Register::new(raw, problems);
         let namespaces = namespaces::check(raw, &mut register, problems);
         let backends = problems.take(register.proxies());
@@ -229,6 +239,7 @@ impl Parts {
             namespaces,
             backends: backends?,
             disk: disk?,
+            grpc_api: grpc_api?,
         })
     }
 }
@@ -255,7 +266,11 @@ impl Config {
              is anyone; name the proxies"
                 .to_owned()
         });
-        doubled.map(warning).chain(anyone).collect()
+        let keyless =
+            self.grpc_api.as_ref().filter(|it| !it.insecure && self.grpc_api_key.is_none());
+        let keyless =
+            keyless.map(|_| "grpc_api.key is empty: every call by gRPC is refused".to_owned());
+        doubled.map(warning).chain(anyone).chain(keyless).collect()
     }
 }
 
@@ -385,12 +400,12 @@ fn check_name(key: &str, name: &str) -> Result<(), Invalid> {
 }
 
 impl raw::Tls {
-    fn check(&self) -> Result<Option<Self>, Invalid> {
+    fn check(&self, section: &str) -> Result<Option<Self>, Invalid> {
         let options = [("cert_pem", &self.cert_pem), ("key_pem", &self.key_pem)];
         match options.iter().find(|(_, value)| value.is_empty()) {
             Some((option, _)) if self.enabled => {
                 let problem = "needed for TLS: a file of PEM, or PEM itself";
-                Err(Invalid::new(format!("http_server.tls.{option}"), problem))
+                Err(Invalid::new(format!("{section}.{option}"), problem))
             }
             _ => Ok(self.enabled.then(|| self.clone())),
         }

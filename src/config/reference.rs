@@ -58,6 +58,8 @@ const SECTIONS: &[(&str, Docs)] = &[
     ("rpc.without_namespace", raw::RpcOptions::DOCS),
     ("webhooks", raw::Webhooks::DOCS),
     ("http_api", raw::HttpApi::DOCS),
+    ("grpc_api", raw::GrpcApi::DOCS),
+    ("grpc_api.tls", raw::Tls::DOCS),
     ("cluster", raw::Cluster::DOCS),
     ("disk", raw::Disk::DOCS),
     ("log", raw::Log::DOCS),

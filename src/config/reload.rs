@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{Config, Invalid, Problems, raw::Raw, typed::join};
 
 /// Options that can be taken over. Those of tokens are of subscription tokens, too.
-const LIVE: [&str; 19] = [
+const LIVE: [&str; 22] = [
     "log.level",
     "client.allowed_origins",
     "client.token.hmac_secret_key",
@@ -25,6 +25,9 @@ const LIVE: [&str; 19] = [
     "client.token.user_id_claim",
     "client.token.insecure_skip_signature_verify",
     "http_api.key",
+    "grpc_api.key",
+    "grpc_api.tls.cert_pem",
+    "grpc_api.tls.key_pem",
     "http_server.tls.cert_pem",
     "http_server.tls.key_pem",
     "cluster.secret",

@@ -10,7 +10,7 @@ impl Raw {
     /// is valid.
     pub(super) fn tidy_secrets(&mut self, problems: &mut Problems) {
         let cluster = &mut self.cluster;
-        let own = [&mut self.http_api.key, &mut cluster.secret];
+        let own = [&mut self.http_api.key, &mut self.grpc_api.key, &mut cluster.secret];
         for secret in own.into_iter().chain(&mut cluster.other_secrets) {
             secret.truncate(secret.trim_end_matches(BREAKS).len());
         }

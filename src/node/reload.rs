@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Node;
+use super::{Node, grpc::Certificates};
 use crate::{
     config::{Config, Problems, reload::Reloaded},
     mesh::dialer::Reseal,
@@ -31,6 +31,7 @@ pub(super) struct LiveParts {
     pub sessions: Live<SessionSettings>,
     pub access: Live<Access>,
     pub certificate: Option<Arc<Certificate>>,
+    pub grpc_certificates: Certificates,
 }
 
 impl LiveParts {
@@ -38,8 +39,10 @@ impl LiveParts {
         config: &Config,
         sessions: SessionSettings,
         certificate: Option<Arc<Certificate>>,
+        grpc_certificates: Certificates,
     ) -> Self {
-        Self { sessions: Live::new(sessions), access: Live::new(Access::from(config)), certificate }
+        let (sessions, access) = (Live::new(sessions), Live::new(Access::from(config)));
+        Self { sessions, access, certificate, grpc_certificates }
     }
 }
 
@@ -73,6 +76,7 @@ impl Node {
         if let (Some(certificate), Some(options)) = (&self.live.certificate, &config.tls) {
             certificate.look(options);
         }
+        self.live.grpc_certificates.look(&config);
         if let (Some(joined), Some(cluster)) = (&self.membership, &config.cluster) {
             joined.sealing.dialer.do_send(Reseal(cluster.secrets.keys("mesh")));
             let _ = joined.sealing.gossip.send(cluster.secrets.keys("gossip"));

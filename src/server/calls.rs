@@ -1,15 +1,14 @@
-//! The calls of the server API, as they are read from the bodies of requests: one to a body, several in a batch, or
-//! one to a line. Pure.
+//! The calls of the server API, whichever way they come: as JSON ([`super::calls_json`]) or by gRPC
+//! ([`super::grpc`]). Pure.
 //!
-//! In: a method and JSON, or a whole body. Out: a [`Call`] that is well formed; whether it can be done is for
-//! [`super::rooms`] and [`super::control`] to say. What is not well formed is refused before anything of its body is
-//! done.
+//! A [`Call`] is well formed; whether it can be done is for [`super::execution`] to say, and what it comes to is a
+//! [`super::results::Done`].
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use base64::Engine as _;
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::map_calls::{MapPublish, MapReadState, MapReadStream, MapRemove};
@@ -18,7 +17,6 @@ use crate::{
     protocol::{
         codes::{Disconnect, ErrorCode},
         message::{Error, StreamPosition},
-        nulls,
     },
     queue::{call as queue, tag},
     room::{
@@ -30,9 +28,7 @@ use crate::{
 /// The longest idempotency key and version epoch, in bytes.
 pub(super) const MAX_KEY: usize = 256;
 /// The most calls of one batch.
-const BATCH_LIMIT: usize = 1_000;
-/// The most commands of one body that has one to a line.
-const LINES_LIMIT: usize = 10_000;
+pub const BATCH_LIMIT: usize = 1_000;
 
 /// Something that a backend asks for.
 #[derive(Debug)]
@@ -87,67 +83,6 @@ pub enum Call {
     Rpc,
 }
 
-/// Why there is no call.
-#[derive(Debug, PartialEq)]
-pub enum Unread {
-    /// There is no such method.
-    Method,
-    /// The body is not what the method takes.
-    Body(Error),
-}
-
-impl From<Unread> for Error {
-    fn from(unread: Unread) -> Self {
-        match unread {
-            Unread::Method => ErrorCode::MethodNotFound.into(),
-            Unread::Body(error) => error,
-        }
-    }
-}
-
-/// Reads the body of a method that is called alone.
-///
-/// # Errors
-/// If there is no such method, or it takes something else.
-pub fn read(method: &str, body: &[u8]) -> Result<Call, Unread> {
-    Ok(match method {
-        "publish" => Call::Publish(fields(body)?),
-        "broadcast" => Call::Broadcast(fields(body)?),
-        "subscribe" => Call::Subscribe(fields(body)?, fields(body)?),
-        "unsubscribe" => Call::Unsubscribe(fields(body)?, fields(body)?),
-        "disconnect" => Call::Disconnect(fields(body)?, fields(body)?),
-        "refresh" => Call::Refresh(fields(body)?, fields(body)?),
-        "presence" => Call::Query(Query::Presence, fields(body)?),
-        "presence_stats" => Call::Query(Query::PresenceStats, fields(body)?),
-        "history" => Call::History(fields(body)?),
-        "history_remove" => Call::Query(Query::RemoveHistory, fields(body)?),
-        "info" => fields::<Nothing>(body).map(|_| Call::Info)?,
-        "channels" => Call::Channels(fields(body)?),
-        "drain" => fields::<Nothing>(body).map(|_| Call::Drain)?,
-        "queue_pull" => Call::Pull(fields(body)?, fields(body)?),
-        "queue_ack" => Call::Judge(queue::Word::Ack, fields(body)?),
-        "queue_nack" => Call::Judge(queue::Word::Nack, fields(body)?),
-        "queue_reject" => Call::Judge(queue::Word::Reject, fields(body)?),
-        "queue_extend" => Call::Judge(queue::Word::Extend, fields(body)?),
-        "queue_info" => Call::QueueInfo(fields(body)?),
-        "queue_seek" => Call::Seek(fields(body)?, fields(body)?),
-        "queue_purge" => Call::Purge(fields(body)?),
-        "queue_remove" => Call::RemoveQueue(fields(body)?),
-        "map_publish" => Call::MapPublish(fields(body)?),
-        "map_remove" => Call::MapRemove(fields(body)?),
-        "map_read_state" => Call::MapReadState(fields(body)?),
-        "map_read_stream" => Call::MapReadStream(fields(body)?),
-        "map_stats" => Call::MapStats(fields(body)?),
-        "map_clear" => Call::MapClear(fields(body)?),
-        "rpc" => fields::<Nothing>(body).map(|_| Call::Rpc)?,
-        _ => return Err(Unread::Method),
-    })
-}
-
-fn fields<T: DeserializeOwned>(body: &[u8]) -> Result<T, Unread> {
-    nulls::from_slice(body).map_err(|error| Unread::Body(bad_request(error)))
-}
-
 /// An error that says what is wrong with a request.
 pub fn bad_request(why: impl std::fmt::Display) -> Error {
     let mut error = Error::from(ErrorCode::BadRequest);
@@ -155,10 +90,10 @@ pub fn bad_request(why: impl std::fmt::Display) -> Error {
     error
 }
 
-/// What is said in base64, or else as JSON.
-fn bytes(key: &str, json: Option<Box<RawValue>>, base64: &str) -> Result<Bytes, Error> {
+/// What is said in base64, or else as it is.
+fn bytes(key: &str, plain: Bytes, base64: &str) -> Result<Bytes, Error> {
     if base64.is_empty() {
-        return Ok(json.map_or_else(Bytes::new, raw));
+        return Ok(plain);
     }
     base64::engine::general_purpose::STANDARD
         .decode(base64)
@@ -170,12 +105,7 @@ fn bytes(key: &str, json: Option<Box<RawValue>>, base64: &str) -> Result<Bytes, 
 ///
 /// # Errors
 /// If it has more, or is said in base64 that is none.
-pub fn payload(
-    key: &str,
-    json: Option<Box<RawValue>>,
-    base64: &str,
-    most: usize,
-) -> Result<Bytes, Error> {
+pub fn payload(key: &str, json: Bytes, base64: &str, most: usize) -> Result<Bytes, Error> {
     let data = bytes(key, json, base64)?;
     if data.len() <= most {
         return Ok(data);
@@ -192,18 +122,14 @@ fn raw(json: Box<RawValue>) -> Bytes {
     String::from(Box::<str>::from(json)).into()
 }
 
-/// A request that says nothing.
-#[derive(Deserialize)]
-struct Nothing {}
+/// A payload in JSON, which may be `null`.
+pub(super) fn any<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
+    Box::<RawValue>::deserialize(from).map(raw)
+}
 
-/// A payload, which may be any JSON, and so `null` as well.
-#[derive(Debug, Default)]
-pub struct Payload(pub(super) Option<Box<RawValue>>);
-
-impl<'de> Deserialize<'de> for Payload {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        Box::<RawValue>::deserialize(from).map(|it| Self(Some(it)))
-    }
+/// A payload in JSON, of which `null` is none.
+fn some<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
+    Option::<Box<RawValue>>::deserialize(from).map(|it| it.map_or_else(Bytes::new, raw))
 }
 
 /// A message for rooms.
@@ -214,20 +140,29 @@ pub struct Publish {
     pub channel: String,
     /// The rooms, where there are several.
     pub channels: Vec<String>,
-    data: Payload,
-    b64data: String,
-    skip_history: bool,
-    tags: Tags,
-    idempotency_key: String,
-    delta: bool,
-    version: u64,
-    version_epoch: String,
+    /// The message,
+    #[serde(deserialize_with = "any")]
+    pub data: Bytes,
+    /// or the same in base64, which goes first.
+    pub b64data: String,
+    /// It is not to be kept.
+    pub skip_history: bool,
+    /// What else is said of it.
+    pub tags: Tags,
+    /// A repeat with the same key publishes nothing; empty: there is none.
+    pub idempotency_key: String,
+    /// Subscribers that can may get only what differs from the message before.
+    pub delta: bool,
+    /// What is not newer than what the room has is not published; 0: it has none.
+    pub version: u64,
+    /// Versions are compared with those of the same epoch.
+    pub version_epoch: String,
     /// Groups give it no earlier than after this time,
-    delay: Option<queue::Length>,
+    pub delay: Option<queue::Length>,
     /// or than at this one, in Unix time,
-    publish_at: Option<f64>,
+    pub publish_at: Option<f64>,
     /// and no later than after this.
-    ttl: Option<queue::Length>,
+    pub ttl: Option<queue::Length>,
 }
 
 impl Publish {
@@ -237,7 +172,7 @@ impl Publish {
     /// # Errors
     /// If it is too large, or its payload is said in base64 that is none.
     pub fn publication(self, outbox: usize, now: f64) -> Result<NewPublication, Error> {
-        let data = payload("b64data", self.data.0, &self.b64data, outbox / 2)?;
+        let data = payload("b64data", self.data, &self.b64data, outbox / 2)?;
         let key = self.idempotency_key;
         for (name, value) in [("idempotency_key", &key), ("version_epoch", &self.version_epoch)] {
             if value.len() > MAX_KEY {
@@ -305,9 +240,12 @@ pub struct Channels {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Target {
-    user: Option<String>,
-    client: String,
-    session: String,
+    /// The user; none: whoever is named below.
+    pub user: Option<String>,
+    /// The id of a connection; empty: any.
+    pub client: String,
+    /// The session of a connection; empty: any.
+    pub session: String,
 }
 
 impl Target {
@@ -332,14 +270,23 @@ impl Target {
 pub struct Subscribe {
     /// The room.
     pub channel: String,
-    expire_at: i64,
-    info: Option<Box<RawValue>>,
-    b64info: String,
-    data: Option<Box<RawValue>>,
-    b64data: String,
-    recover_since: Option<StreamPosition>,
+    /// When the subscription ends, in seconds of Unix time; 0: it does not.
+    pub expire_at: i64,
+    /// What others may know of the client in the room,
+    #[serde(deserialize_with = "some")]
+    pub info: Bytes,
+    /// or the same in base64, which goes first.
+    pub b64info: String,
+    /// What the application says to the client,
+    #[serde(deserialize_with = "some")]
+    pub data: Bytes,
+    /// or the same in base64, which goes first.
+    pub b64data: String,
+    /// Where the client stopped, if it is to get what it missed.
+    pub recover_since: Option<StreamPosition>,
+    /// Where the subscription differs from the room's options.
     #[serde(rename = "override")]
-    overrides: Option<Overrides>,
+    pub overrides: Option<Overrides>,
 }
 
 impl Subscribe {
@@ -364,15 +311,20 @@ impl Subscribe {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Disconnection {
-    whitelist: Vec<String>,
-    disconnect: Option<Reason>,
+    /// The ids of connections that stay.
+    pub whitelist: Vec<String>,
+    /// What clients are told.
+    pub disconnect: Option<Reason>,
 }
 
+/// What clients are told whose connections are closed.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Reason {
-    code: u32,
-    reason: String,
+pub struct Reason {
+    /// A code from 3000 to 4999; 0: the usual one.
+    pub code: u32,
+    /// The same in words.
+    pub reason: String,
 }
 
 /// The longest reason: that of a close frame and its code are 125 bytes.
@@ -402,9 +354,13 @@ impl Disconnection {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Refresh {
-    expired: bool,
-    expire_at: i64,
-    info: Option<Box<RawValue>>,
+    /// They end now.
+    pub expired: bool,
+    /// When they end, in seconds of Unix time; 0: they don't.
+    pub expire_at: i64,
+    /// What others may know of the user from now on; empty: as before.
+    #[serde(deserialize_with = "some")]
+    pub info: Bytes,
 }
 
 impl Refresh {
@@ -413,99 +369,7 @@ impl Refresh {
         Action::Refresh {
             expired: self.expired,
             expires_at: (self.expire_at > 0).then_some(self.expire_at),
-            info: self.info.map(raw),
+            info: (!self.info.is_empty()).then_some(self.info),
         }
     }
 }
-
-/// Several calls in one body.
-#[derive(Debug)]
-pub struct Batch {
-    /// Each with its method, or why there is none.
-    pub calls: Vec<Result<(String, Call), Error>>,
-    /// All at once, not one after the other.
-    pub parallel: bool,
-}
-
-/// Reads a batch.
-///
-/// # Errors
-/// If it is none, or what one of its methods is given is not what it takes.
-pub fn batch(body: &[u8]) -> Result<Batch, Error> {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Typed {
-        commands: Vec<BTreeMap<String, Payload>>,
-        parallel: bool,
-    }
-    let typed: Typed = nulls::from_slice(body).map_err(bad_request)?;
-    if typed.commands.len() > BATCH_LIMIT {
-        return Err(bad_request(format!("commands must be no more than {BATCH_LIMIT}")));
-    }
-    let calls = typed.commands.into_iter().map(one_of_batch).collect::<Result<_, _>>()?;
-    Ok(Batch { calls, parallel: typed.parallel })
-}
-
-/// A command of a batch: an object whose one key is the method. The outer error is for the whole batch.
-fn one_of_batch(
-    command: BTreeMap<String, Payload>,
-) -> Result<Result<(String, Call), Error>, Error> {
-    let given = command.into_iter().filter_map(|(method, Payload(request))| {
-        Some((method, request.filter(|it| it.get() != "null")?))
-    });
-    let given: Vec<(String, Box<RawValue>)> = given.collect();
-    let [(method, request)] = given.as_slice() else {
-        return Ok(Err(bad_request("a command is an object with one key, the method")));
-    };
-    match read(method, request.get().as_bytes()) {
-        Ok(call) => Ok(Ok((method.clone(), call))),
-        Err(Unread::Method) if method == "batch" => Ok(Err(bad_request("no batch in a batch"))),
-        Err(Unread::Method) => Ok(Err(Unread::Method.into())),
-        Err(Unread::Body(error)) => Err(error),
-    }
-}
-
-/// A command of a body that has one to a line.
-#[derive(Debug)]
-pub struct Line {
-    /// The caller's number for it; its reply has the same.
-    pub id: u32,
-    /// What is called, or why it can't be.
-    pub call: Result<Call, Error>,
-}
-
-/// Reads the commands of a body that has one to a line, or otherwise one after the other.
-///
-/// # Errors
-/// If one of them is no command. Whether its method takes what it is given, is its own affair.
-pub fn lines(body: &[u8]) -> Result<Vec<Line>, Error> {
-    #[derive(Deserialize)]
-    struct Command {
-        #[serde(default)]
-        id: u32,
-        method: String,
-        #[serde(default)]
-        params: Option<Box<RawValue>>,
-    }
-    let mut lines = Vec::new();
-    let commands = serde_json::Deserializer::from_slice(body).into_iter::<Box<RawValue>>();
-    for (index, command) in commands.enumerate() {
-        if index == LINES_LIMIT {
-            return Err(bad_request(format!("no more than {LINES_LIMIT} commands at once")));
-        }
-        let command = command.and_then(|it| nulls::from_slice::<Command>(it.get().as_bytes()));
-        let Command { id, method, params } =
-            command.map_err(|error| bad_request(format!("command {}: {error}", index + 1)))?;
-        let params = params.as_ref().map_or("{}", |it| it.get());
-        let call = read(&method.to_ascii_lowercase(), params.as_bytes()).map_err(Error::from);
-        lines.push(Line { id, call });
-    }
-    if lines.is_empty() {
-        return Err(bad_request(r#"no command: {"method": …, "params": {…}}, one to a line"#));
-    }
-    Ok(lines)
-}
-
-#[cfg(test)]
-#[path = "calls_tests.rs"]
-mod tests;

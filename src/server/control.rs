@@ -1,29 +1,20 @@
 //! SHELL. The methods of the server API that do something to the connections of a user, on whichever nodes
 //! they are.
 
-use serde::Serialize;
-
 use super::{
-    api::{Called, check_channel, names, survey, written},
     calls::{Disconnection, Refresh, Room, Subscribe, Target},
+    execution::{check_channel, survey},
     parts::Parts,
+    results::{Called, Controlled, Done, names},
 };
 use crate::{
     protocol::codes::ErrorCode,
     room::{control::Action, types::Survey},
 };
 
-/// What is done, or on which nodes it could not be.
-#[derive(Serialize)]
-struct Done {
-    /// The nodes that did not answer: a connection there may not have been reached.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    missing: Vec<String>,
-}
-
 async fn everywhere(parts: &Parts, target: Target, action: Action) -> Called {
     let findings = survey(parts, Survey::Control(target.control(action)?)).await?;
-    written(&Done { missing: names(&findings.missing) })
+    Ok(Done::Controlled(Controlled { missing: names(&findings.missing) }))
 }
 
 pub(super) async fn subscribe(parts: &Parts, target: Target, call: Subscribe) -> Called {

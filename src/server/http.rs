@@ -92,7 +92,7 @@ pub fn start(
             fn_service(meet.clone()).and_then(service!(worker(), connected))
         })?,
         Some(certificate) => {
-            let tls = certificate.config()?;
+            let tls = certificate.config(b"http/1.1")?;
             server.listen("clients", listener, move || {
                 let connected = move |io: &TlsStream<TcpStream>| prepare(io.get_ref().0, stall);
                 let tls = Tls::new(tls.clone());

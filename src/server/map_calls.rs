@@ -1,8 +1,9 @@
 //! What is asked of maps by the server API: JSON → requests.
 
+use bytes::Bytes;
 use serde::Deserialize;
 
-use super::calls::{Payload, bad_request, payload};
+use super::calls::{bad_request, payload};
 use crate::{
     map::request::{KeyMode, MAX_KEY, Page, is_key},
     protocol::message::Error,
@@ -21,7 +22,8 @@ pub struct MapPublish {
     /// The map.
     pub channel: String,
     key: String,
-    data: Payload,
+    #[serde(deserialize_with = "super::calls::any")]
+    data: Bytes,
     b64data: String,
     tags: Tags,
     idempotency_key: String,
@@ -95,7 +97,7 @@ impl MapPublish {
     /// # Errors
     /// If the value is too large, or something else is not as it should be.
     pub fn request(self, most: usize) -> Result<MapRequest, Error> {
-        let data = payload("b64data", self.data.0, &self.b64data, most)?;
+        let data = payload("b64data", self.data, &self.b64data, most)?;
         let mode = match self.key_mode.as_str() {
             "" => KeyMode::Replace,
             "if_new" => KeyMode::IfNew,

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::Serialize;
 
 use super::{
-    api::{Called, check_channel, written},
     calls::{Room, bad_request},
+    execution::check_channel,
     map_calls::{MapPublish, MapReadState, MapReadStream, MapRemove},
     parts::Parts,
+    results::{Called, Changed, Done, Entries, MapStats},
     rooms::{answer_of, failed},
 };
 use crate::{
@@ -19,36 +19,6 @@ use crate::{
         types::{Answer, Keyed, MapAnswer, MapRequest, Position, Publication, Request},
     },
 };
-
-/// What became of a put or a removal.
-#[derive(Serialize)]
-struct Changed {
-    offset: u64,
-    epoch: String,
-    #[serde(skip_serializing_if = "is_false")]
-    suppressed: bool,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    suppress_reason: &'static str,
-}
-
-/// Entries or changes.
-#[derive(Serialize)]
-struct Entries {
-    entries: Vec<message::Publication>,
-    offset: u64,
-    epoch: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    cursor: String,
-}
-
-#[derive(Serialize)]
-struct Stats {
-    num_keys: u32,
-}
-
-fn is_false(value: &bool) -> bool {
-    !value
-}
 
 /// Gives a key a value.
 pub(super) async fn publish(parts: &Parts, call: MapPublish) -> Called {
@@ -89,7 +59,7 @@ pub(super) async fn read_state(parts: &Parts, call: MapReadState) -> Called {
         // What has changed since comes with the changes.
         entries.retain(|(_, it)| it.offset <= call.revision_offset);
     }
-    written(&told(entries, position, cursor.into()))
+    Ok(told(entries, position, cursor.into()))
 }
 
 /// Reads changes.
@@ -105,7 +75,7 @@ pub(super) async fn stats(parts: &Parts, call: Room) -> Called {
 /// Takes all values away.
 pub(super) async fn clear(parts: &Parts, call: Room) -> Called {
     asked(parts, &call.channel, MapRequest::Clear).await?;
-    written(&message::Empty {})
+    Ok(Done::nothing())
 }
 
 /// The options of a channel that is a map.
@@ -134,23 +104,23 @@ async fn asked(
 }
 
 async fn ask(parts: &Parts, channel: &str, request: MapRequest) -> Called {
-    let changed = |position: Position, suppress_reason: &'static str| Changed {
-        offset: position.offset,
-        epoch: position.epoch.to_string(),
-        suppressed: !suppress_reason.is_empty(),
-        suppress_reason,
-    };
-    match asked(parts, channel, request).await? {
-        MapAnswer::Changed(position) => written(&changed(position, "")),
-        MapAnswer::Suppressed(why, position) => written(&changed(position, why.name())),
-        MapAnswer::Entries { entries, position, cursor } => {
-            written(&told(entries, position, cursor.into()))
-        }
-        MapAnswer::Count(num_keys) => written(&Stats { num_keys }),
-    }
+    Ok(match asked(parts, channel, request).await? {
+        MapAnswer::Changed(position) => changed(position, ""),
+        MapAnswer::Suppressed(why, position) => changed(position, why.name()),
+        MapAnswer::Entries { entries, position, cursor } => told(entries, position, cursor.into()),
+        MapAnswer::Count(num_keys) => Done::Stats(MapStats { num_keys }),
+    })
 }
 
-fn told(entries: Vec<(Keyed, Arc<Publication>)>, position: Position, cursor: String) -> Entries {
+fn position(it: Position) -> message::StreamPosition {
+    message::StreamPosition { offset: it.offset, epoch: it.epoch.to_string() }
+}
+
+fn changed(here: Position, suppressed: &'static str) -> Done {
+    Done::Changed(Changed { position: position(here), suppressed })
+}
+
+fn told(entries: Vec<(Keyed, Arc<Publication>)>, here: Position, cursor: String) -> Done {
     let told = |(keyed, it): (Keyed, Arc<Publication>)| message::Publication {
         // A removal has none.
         data: if keyed.removed { Bytes::from_static(b"null") } else { it.data.clone() },
@@ -161,6 +131,6 @@ fn told(entries: Vec<(Keyed, Arc<Publication>)>, position: Position, cursor: Str
         score: keyed.score,
         ..message::Publication::default()
     };
-    let (offset, epoch) = (position.offset, position.epoch.to_string());
-    Entries { entries: entries.into_iter().map(told).collect(), offset, epoch, cursor }
+    let entries = entries.into_iter().map(told).collect();
+    Done::Entries(Entries { entries, position: position(here), cursor })
 }

@@ -5,18 +5,24 @@
 //! ([`origin`] from where; pure);
 //! then [`upgrade`] turns a WebSocket request into a socket actor, and [`streams`] another request into one that
 //! streams its response, whose client sends through [`emulation`]; [`cors`] and [`body`] serve those, and
-//! [`tls`] has the certificate. [`api`] is the server API ([`calls`]: what is asked, pure; [`rooms`]: what it does in rooms; [`queues`]: in their groups; [`control`]: what
-//! it does to connections) and [`key`] its key (pure), [`status`] health and metrics, [`demo`] the demo's page, [`feed`] who is in the cluster, live, for pages like it, [`leaving`] whether the node is to leave.
+//! [`tls`] has the certificate. [`api`] is the server API by HTTP ([`calls_json`]: how its bodies are read, pure);
+//! what it asks is one of the [`calls`] (pure), [`execution`] does it ([`rooms`]: in rooms; [`queues`]: in their
+//! groups; [`control`]: to connections) and says what it came to ([`results`], pure). [`grpc`] serves the same
+//! calls on a port of its own. [`key`] is the key of callers (pure),
+//! [`status`] health and metrics, [`demo`] the demo's page, [`feed`] who is in the cluster, live, for pages like it, [`leaving`] whether the node is to leave.
 
 pub mod admission;
 pub mod api;
 pub mod body;
 pub mod calls;
+pub mod calls_json;
 pub mod control;
 pub mod cors;
 pub mod demo;
 pub mod emulation;
+pub mod execution;
 pub mod feed;
+pub mod grpc;
 pub mod http;
 pub mod introduction;
 pub mod key;
@@ -28,6 +34,7 @@ pub mod origin;
 pub mod parts;
 pub mod peers;
 pub mod queues;
+pub mod results;
 pub mod rooms;
 pub mod status;
 pub mod streams;

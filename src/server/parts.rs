@@ -45,6 +45,8 @@ use crate::{
 pub struct Access {
     /// Key of the server API; none: every call is refused unless the API is insecure.
     pub api_key: Option<String>,
+    /// The same of the server API by gRPC.
+    pub grpc_api_key: Option<String>,
     /// Origins of pages.
     pub allowed_origins: Vec<String>,
 }
@@ -52,7 +54,8 @@ pub struct Access {
 impl From<&Config> for Access {
     fn from(config: &Config) -> Self {
         let allowed_origins = config.client.allowed_origins.clone();
-        Self { api_key: config.api_key.clone(), allowed_origins }
+        let (api_key, grpc_api_key) = (config.api_key.clone(), config.grpc_api_key.clone());
+        Self { api_key, grpc_api_key, allowed_origins }
     }
 }
 

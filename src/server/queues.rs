@@ -6,9 +6,10 @@ use std::time::Instant;
 use serde_json::value::RawValue;
 
 use super::{
-    api::{Called, check_channel},
     calls::bad_request,
+    execution::check_channel,
     parts::Parts,
+    results::{Called, Done},
     rooms::{answer_of, failed},
 };
 use crate::{
@@ -70,7 +71,7 @@ async fn tell(parts: &Parts, channel: &str, group: &str, request: GroupRequest) 
 
 fn json(answer: &GroupAnswer) -> Called {
     let json = String::from_utf8(reply::group(answer).to_vec()).unwrap_or_default();
-    RawValue::from_string(json).map_err(|_| ErrorCode::Internal.into())
+    RawValue::from_string(json).map(Done::Group).map_err(|_| ErrorCode::Internal.into())
 }
 
 /// Asks a group, which the namespace has to allow.

@@ -1,13 +1,13 @@
 //! SHELL. The methods of the server API that publish into rooms and read them.
 
 use futures_util::{StreamExt as _, stream};
-use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::{
-    api::{Called, Outcome, check_channel, written},
     calls::{History, Publish, Room, bad_request},
+    execution::check_channel,
     parts::Parts,
+    results::{Called, Done, Outcome, Responses},
 };
 use crate::{
     protocol::{codes::ErrorCode, message},
@@ -64,9 +64,13 @@ pub(super) async fn broadcast(parts: &Parts, mut call: Publish) -> Called {
         return Err(bad_request(format!("channels must name 1 to {BROADCAST_LIMIT} rooms")));
     }
     let most = under_way(publication.data.len());
-    let answers = rooms.iter().map(|it| publish_to(parts, it, publication.clone()));
+    let publication = &publication;
+    // By value: of a reference the compiler can't tell that this may go to another thread.
+    let answers = rooms
+        .into_iter()
+        .map(|room| async move { publish_to(parts, &room, publication.clone()).await });
     let responses = paced(answers, most).await.into_iter().map(Outcome::from).collect();
-    written(&Responses { responses })
+    Ok(Done::Broadcast(Responses { responses }))
 }
 
 /// How many publications of `bytes` bytes each may be under way.
@@ -78,11 +82,6 @@ fn under_way(bytes: usize) -> usize {
 /// done. What comes of them is in their order, too.
 async fn paced<F: Future>(things: impl Iterator<Item = F>, most: usize) -> Vec<F::Output> {
     stream::iter(things).buffered(most).collect().await
-}
-
-#[derive(Serialize)]
-struct Responses {
-    responses: Vec<Outcome>,
 }
 
 /// Asks something of a room that takes no more than its name.
@@ -137,14 +136,14 @@ fn result(answer: Answer) -> Called {
     if let Answer::Published(position) = answer {
         let position = position
             .map(|it| message::StreamPosition { offset: it.offset, epoch: it.epoch.to_string() });
-        return position.map_or_else(|| written(&message::Empty {}), |it| written(&it));
+        return Ok(position.map_or_else(Done::nothing, Done::Published));
     }
     let reply = reply::answer(0, answer, usize::MAX);
     match (reply.error, reply.body) {
         (Some(error), _) => Err(error),
-        (_, Some(message::ReplyBody::Presence(result))) => written(&result),
-        (_, Some(message::ReplyBody::PresenceStats(result))) => written(&result),
-        (_, Some(message::ReplyBody::History(result))) => written(&result),
+        (_, Some(message::ReplyBody::Presence(result))) => Ok(Done::Presence(result)),
+        (_, Some(message::ReplyBody::PresenceStats(result))) => Ok(Done::PresenceStats(result)),
+        (_, Some(message::ReplyBody::History(result))) => Ok(Done::History(result)),
         (_, _) => Err(ErrorCode::Internal.into()),
     }
 }

@@ -3,7 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
 use serde_json::{Map, Value, json};
 
-use super::{api, parts::Parts};
+use super::{execution, parts::Parts};
 use crate::{cluster::node::NodeId, room::types::Survey};
 
 /// `/health` and `/metrics`.
@@ -38,7 +38,7 @@ async fn health(parts: web::Data<Parts>, request: HttpRequest) -> HttpResponse {
 /// back: a green light from a node whose messages don't arrive would be worse than none.
 async fn look_around(parts: &Parts, report: &mut Map<String, Value>) -> bool {
     report.insert("node".into(), parts.config.name.clone().into());
-    let Ok(findings) = api::survey(parts, Survey::Info).await else {
+    let Ok(findings) = execution::survey(parts, Survey::Info).await else {
         report.insert("problem".into(), "the rooms of this node do not answer".into());
         return false;
     };

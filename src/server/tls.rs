@@ -1,4 +1,4 @@
-//! SHELL. The certificate of the clients' port: read at the start, and again whenever its files change, since
+//! SHELL. The certificate of a port: read at the start, and again whenever its files change, since
 //! certificates are renewed while nodes run.
 
 use std::{
@@ -26,6 +26,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// The certificate in use; clients that are connected keep the one that they were shown.
 #[derive(Debug)]
 pub struct Certificate {
+    /// What the options are called that name it.
+    section: &'static str,
     options: RwLock<raw::Tls>,
     /// The files are to be looked at now.
     asked: Notify,
@@ -41,28 +43,28 @@ struct Pair {
 }
 
 impl Certificate {
-    /// Reads the certificate.
+    /// Reads the certificate that the options of this section name.
     ///
     /// # Errors
     /// If it can't be read, or is none.
-    pub fn read(options: &raw::Tls) -> anyhow::Result<Arc<Self>> {
+    pub fn read(section: &'static str, options: &raw::Tls) -> anyhow::Result<Arc<Self>> {
         let provider = ring::default_provider();
-        let current = load(&pair(options)?, &provider)?;
+        let current = pair(options).and_then(|it| load(&it, &provider)).context(section)?;
         let current = RwLock::new(Arc::new(current));
         let (options, asked) = (RwLock::new(options.clone()), Notify::new());
-        Ok(Arc::new(Self { options, asked, provider, current }))
+        Ok(Arc::new(Self { section, options, asked, provider, current }))
     }
 
-    /// The settings of connections.
+    /// The settings of connections that speak this protocol.
     ///
     /// # Errors
     /// If there are no protocol versions in common with the library.
-    pub fn config(self: &Arc<Self>) -> Result<ServerConfig, rustls::Error> {
+    pub fn config(self: &Arc<Self>, protocol: &[u8]) -> Result<ServerConfig, rustls::Error> {
         let mut config = ServerConfig::builder_with_provider(Arc::new(self.provider.clone()))
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_cert_resolver(self.clone());
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         Ok(config)
     }
 
@@ -92,6 +94,7 @@ impl Certificate {
                         let error = format!("{error:#}");
                         tracing::error!(
                             error,
+                            section = self.section,
                             "there is no new TLS certificate; the old one stays"
                         );
                     }
@@ -104,12 +107,13 @@ impl Certificate {
             match load(&now, &self.provider) {
                 Ok(key) => {
                     *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
-                    tracing::info!("a new TLS certificate is in use");
+                    tracing::info!(section = self.section, "a new TLS certificate is in use");
                 }
                 Err(error) => {
                     let error = format!("{error:#}");
                     tracing::error!(
                         error,
+                        section = self.section,
                         "the new TLS certificate is of no use; the old one stays"
                     );
                 }
@@ -126,8 +130,8 @@ impl ResolvesServerCert for Certificate {
 }
 
 fn pair(options: &raw::Tls) -> anyhow::Result<Pair> {
-    let chain = pem(&options.cert_pem).context("http_server.tls.cert_pem")?;
-    let key = pem(&options.key_pem).context("http_server.tls.key_pem")?;
+    let chain = pem(&options.cert_pem).context("cert_pem")?;
+    let key = pem(&options.key_pem).context("key_pem")?;
     Ok(Pair { chain, key })
 }
 
@@ -142,7 +146,7 @@ fn pem(option: &str) -> anyhow::Result<Vec<u8>> {
 fn load(pair: &Pair, provider: &CryptoProvider) -> anyhow::Result<CertifiedKey> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pair.chain).collect();
     let chain = chain.context("the certificate is not PEM")?;
-    anyhow::ensure!(!chain.is_empty(), "there is no certificate in http_server.tls.cert_pem");
+    anyhow::ensure!(!chain.is_empty(), "there is no certificate in cert_pem");
     let key = PrivateKeyDer::from_pem_slice(&pair.key).context("the key is not PEM")?;
     let key = CertifiedKey::from_der(chain, key, provider)
         .context("the key is not one that can be used, or not that of the certificate")?;

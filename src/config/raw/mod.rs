@@ -128,6 +128,8 @@ section! {
         webhooks: Webhooks = Webhooks::default(),
         /// The server API.
         http_api: HttpApi = HttpApi::default(),
+        /// The server API by gRPC, on a port of its own.
+        grpc_api: GrpcApi = GrpcApi::default(),
         /// The other nodes.
         cluster: Cluster = Cluster::default(),
         /// Rooms that are kept on disk.
@@ -217,6 +219,29 @@ section! {
         key: String = String::new(),
         /// Take calls without a key. For development only.
         insecure: bool = false,
+    }
+}
+
+section! {
+    /// The server API by gRPC, on a port of its own.
+    GrpcApi {
+        /// Serve it.
+        enabled: bool = false,
+        /// IP address to listen on. Empty: all, of IPv6 and IPv4.
+        address: String = String::new(),
+        /// Port to listen on; 0: any free one.
+        port: u16 = 10000,
+        /// The key that callers must send, as metadata `authorization: apikey KEY`. Empty: every call is refused.
+        key: String = String::new(),
+        /// Take calls without a key. For development only.
+        insecure: bool = false,
+        /// `transport`: errors are statuses of gRPC. Empty: they are in the answers, but for callers with the metadata
+        /// `x-centrifugo-error-mode: transport`.
+        error_mode: String = String::new(),
+        /// The largest request, in bytes; a larger one is answered with RESOURCE_EXHAUSTED. 0: 4 MiB.
+        max_receive_message_size: usize = 4 << 20,
+        /// TLS on that port.
+        tls: Tls = Tls::default(),
     }
 }
 
