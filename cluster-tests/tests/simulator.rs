@@ -208,8 +208,11 @@ const DISK_SEEDS: u64 = 1_000;
 
 /// Whether a history shows that a core is broken, which the real one comes through.
 fn shows(mutant: Mutant, seed: u64, faults: Faults) -> bool {
-    if mutant.is_of_queues() {
-        let play = |mutant| sim::play_with_consumers(seed, faults, mutant).0;
+    if mutant.is_of_queues() || mutant.is_of_maps() {
+        let play = |broken| match mutant.is_of_maps() {
+            true => sim::play_with_maps(seed, faults, broken).0,
+            false => sim::play_with_consumers(seed, faults, broken).0,
+        };
         return play(Some(mutant)).is_err() && play(None).is_ok();
     }
     sim::run_with(seed, faults, Some(mutant)).is_err() && sim::run(seed, faults).is_ok()

@@ -52,9 +52,9 @@ pub(super) fn check(
         problems.add(Invalid::new(format!("{key}.{option}"), problem));
     }
     let (map, meta_ttl) = (&channel.map, channel.map.meta_ttl.0);
+    let meta_ttl = if meta_ttl.is_zero() { rooms.history_meta_ttl } else { meta_ttl };
     let options = map.options(kind, &format!("{key}.map"), problems);
     let audience = |client, subscriber, anonymous| Audience { client, subscriber, anonymous };
-    let meta_ttl = if meta_ttl.is_zero() { rooms.history_meta_ttl } else { meta_ttl };
     RoomOptions {
         map_publish: audience(
             map.allow_publish_for_client,
@@ -68,7 +68,7 @@ pub(super) fn check(
         ),
         ..rooms
     }
-    .with_map(options, meta_ttl)
+    .with_map(MapOptions { meta_ttl, ..options })
 }
 
 /// Connections and users are kept in maps of theirs.
@@ -164,6 +164,7 @@ impl Map {
             default_page_size: or(self.default_page_size, usual.default_page_size),
             min_page_size: least,
             max_page_size: most,
+            ..usual
         }
     }
 }

@@ -51,6 +51,8 @@ pub struct MapOptions {
     pub stream_size: usize,
     /// Entries come by their scores, the highest first, and not by their keys.
     pub ordered: bool,
+    /// How long an empty map is remembered that nobody uses.
+    pub meta_ttl: Duration,
     /// The most entries of one map.
     pub max_keys: usize,
     /// Which key a client writes to.
@@ -73,6 +75,7 @@ impl Default for MapOptions {
             key_ttl: None,
             stream_size: 100,
             ordered: false,
+            meta_ttl: Duration::from_secs(3_600),
             max_keys: 100_000,
             client_key: ClientKey::default(),
             remove_client_on_unsubscribe: false,

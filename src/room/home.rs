@@ -1,7 +1,10 @@
 //! What a room's home does: give every publication its place, send it to who listens, answer for it once the
 //! successors have it. Who listens is in [`super::listeners`], who is there in [`super::attendance`].
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use litemap::LiteMap;
 
@@ -24,7 +27,7 @@ use crate::{
 };
 
 /// How often a home looks whether nodes that have not attached are still to come.
-const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(200);
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// What only the home knows of a room.
 #[derive(Debug)]
@@ -84,6 +87,11 @@ impl Home {
     /// The group whose room it is.
     pub(super) fn group(&self) -> Option<&GroupHome> {
         self.derived.as_deref()?.group.as_deref()
+    }
+
+    /// How long the map that it is is remembered if nobody uses it, unless it has entries.
+    pub(super) fn empty_map_ttl(&self) -> Option<Duration> {
+        self.derived.as_deref()?.map.as_ref()?.empty_ttl()
     }
 
     /// Whether any node has attached.

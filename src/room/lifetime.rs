@@ -48,7 +48,9 @@ impl Room {
             Role::Home(home) if !self.is_idle_home(home) => return None,
             // A group that was removed.
             Role::Home(home) if home.group().is_some_and(|it| it.floor().is_none()) => UNUSED,
-            Role::Home(_) if said => self.options.history_meta_ttl,
+            Role::Home(home) if said => {
+                home.empty_map_ttl().unwrap_or(self.options.history_meta_ttl)
+            }
             Role::Guest if self.owed && self.holds_something() => {
                 self.options.history_meta_ttl.max(UNUSED)
             }

@@ -10,7 +10,7 @@
 //!
 //! In: requests, and time. Out: changes, and answers, which are given once all that they tell of is acknowledged.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     node::Node,
@@ -61,6 +61,11 @@ impl MapHome {
     /// When something is due.
     pub(super) fn next_due(&self) -> Option<Time> {
         self.state.next_expiry()
+    }
+
+    /// How long it is remembered if nobody uses it, unless it has entries.
+    pub(super) fn empty_ttl(&self) -> Option<Duration> {
+        self.state.is_empty().then_some(self.options.meta_ttl)
     }
 
     /// The change at this offset happens.

@@ -244,9 +244,9 @@ impl RoomOptions {
         Self { queue: Some(Arc::new(Queue { options, rooms })), ..self }
     }
 
-    /// The same rooms, as maps. An empty map that nobody uses is forgotten after `meta_ttl`.
-    pub fn with_map(self, options: MapOptions, meta_ttl: Duration) -> Self {
-        let history_meta_ttl = options.key_ttl.map_or(FOR_EVER, |ttl| ttl.max(meta_ttl));
+    /// The same rooms, as maps.
+    pub fn with_map(self, options: MapOptions) -> Self {
+        let history_meta_ttl = options.key_ttl.map_or(FOR_EVER, |ttl| ttl.max(options.meta_ttl));
         Self {
             history_size: MOST_MAP_CHANGES,
             history_ttl: FOR_EVER,

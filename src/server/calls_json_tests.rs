@@ -1,8 +1,10 @@
 //! How calls are read: what stands for what, and what is refused.
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::room::{control::Action, types::NewPublication};
 
 fn call(method: &str, body: Value) -> Call {
     read(method, body.to_string().as_bytes()).unwrap_or_else(|it| panic!("{method} {body}: {it:?}"))

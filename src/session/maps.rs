@@ -188,8 +188,13 @@ impl Session {
             self.rare_mut().maps.push(loading);
             return Ok(Some(asked));
         }
-        let since = Since { epoch: request.epoch.clone(), offset: request.offset };
-        let entering = Entering { is_recoverable: map.is_recoverable(), ..Entering::default() };
+        let is_recoverable = map.is_recoverable();
+        // Else the client was not told where it is.
+        let since = match loading.position.filter(|_| !is_recoverable) {
+            Some(it) => Since { epoch: it.epoch.to_string(), offset: it.offset },
+            None => Since { epoch: request.epoch.clone(), offset: request.offset },
+        };
+        let entering = Entering { is_recoverable, ..Entering::default() };
         let Loading { grant, delivery, .. } = loading;
         Ok(Some(self.enter_map(id, &request.channel, options, &grant, delivery, since, entering)))
     }

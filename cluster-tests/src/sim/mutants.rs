@@ -8,10 +8,13 @@ use std::sync::Arc;
 
 use roomcast::{
     cluster::{placement, slots::Term},
+    map,
     queue::change::Change,
     room::{
         messages::{Item, Message, Refused, RoomMessage, SlotMessage},
-        persisted::{change_from_bytes, change_to_bytes},
+        persisted::{
+            change_from_bytes, change_to_bytes, map_change_from_bytes, map_change_to_bytes,
+        },
         registry::Out,
         stream::Entry,
         types::{Event, Publication, Recovery},
@@ -63,11 +66,13 @@ pub enum Mutant {
     NobodyWaitedFor,
     /// Successors of a group are not told what is settled.
     ForgottenAcks,
+    /// Successors of a map are told that nothing before a change is needed.
+    RaisedFloors,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::NoSuccessors,
         Self::BoastfulSuccessors,
         Self::EpochsNeverEnd,
@@ -89,6 +94,7 @@ impl Mutant {
         Self::ForgottenTerms,
         Self::NobodyWaitedFor,
         Self::ForgottenAcks,
+        Self::RaisedFloors,
     ];
 
     /// What a core that is broken this way does instead of `out`. `count` numbers the outputs.
@@ -137,6 +143,7 @@ impl Mutant {
         match (self, &mut message) {
             (Self::BoastfulSuccessors, RoomMessage::Has(offset)) => *offset += 1_000,
             (Self::ForgottenAcks, RoomMessage::Deliver { entry, .. }) => Self::forget_ack(entry),
+            (Self::RaisedFloors, RoomMessage::Deliver { entry, .. }) => Self::raise_floor(entry),
             (Self::ForgottenForwards, RoomMessage::Deliver { entry, .. }) => entry.forward = None,
             (Self::ForgottenKeys, RoomMessage::Deliver { entry, .. }) => entry.key = None,
             (Self::ForgottenForwards | Self::ForgottenKeys, RoomMessage::Page(page)) => {
@@ -187,6 +194,21 @@ impl Mutant {
     /// Whether it shows only where there are consumers.
     pub fn is_of_queues(self) -> bool {
         self == Self::ForgottenAcks
+    }
+
+    /// Whether it shows only where there are maps.
+    pub fn is_of_maps(self) -> bool {
+        self == Self::RaisedFloors
+    }
+
+    /// What a successor is told of a change in a map, instead of the truth.
+    fn raise_floor(entry: &mut Entry) {
+        let publication = &entry.publication;
+        if let Some(change) = map_change_from_bytes(&publication.data) {
+            let change = map::change::Change { floor: publication.offset, ..change };
+            let data = map_change_to_bytes(&change);
+            entry.publication = Arc::new(Publication { data, ..Publication::clone(publication) });
+        }
     }
 
     /// What a successor is told of a change in a group, instead of the truth.

@@ -103,11 +103,12 @@ pub(super) fn options(rooms: &RoomOptions) -> RoomOptions {
         mode: Mode::Persistent,
         stream_size: STREAM,
         max_keys: 1_000,
+        meta_ttl: Duration::from_secs(36_000),
         ..MapOptions::default()
     };
     let rooms =
         RoomOptions { presence: false, join_leave: false, webhooks: false, ..rooms.clone() };
-    rooms.with_map(options, Duration::from_secs(36_000))
+    rooms.with_map(options)
 }
 
 fn name(map: usize) -> RoomName {
