@@ -62,6 +62,9 @@ pub struct GroupHome {
     source: RoomName,
     /// Those who wait for messages, and how many bytes each may get, by the numbers of their pulls.
     pulls: BTreeMap<u64, (Whom, usize)>,
+    /// Where its room says that it has begun, as long as that is not copied. Until then it gives nothing: the next home
+    /// would not know of it, begin elsewhere, and give messages under other names.
+    begun: Option<u64>,
     /// What is asked that needs the other room, until when, and who asks.
     asked: VecDeque<(GroupRequest, Time, Whom)>,
     /// Messages that memory did not have, as the log has read them.
@@ -169,7 +172,9 @@ impl GroupHome {
         let unreadable = self.unreadable;
         let messages = Messages { room: source, stream, read: &read, unreadable, top, now };
         let (mut effects, mut out) = (Vec::new(), Vec::new());
-        let mut waits = !self.go_on_with(&messages, source, &mut effects);
+        let ready = self.go_on_with(&messages, source, &mut effects);
+        let begins = |it: &Effect| matches!(it, Effect::Change(Change::Begun { .. }));
+        let mut waits = !ready || self.begun.is_some() || effects.iter().any(begins);
         while !waits && let Some((request, until, whom)) = self.asked.pop_front() {
             if let GroupRequest::Pull { most, wait, by, bytes } = request {
                 let id = node.next_id();
@@ -460,6 +465,7 @@ impl Room {
             group,
             source: name::room(&self.name).into(),
             pulls: BTreeMap::new(),
+            begun: None,
             asked: VecDeque::new(),
             read: BTreeMap::new(),
             search: None,
@@ -551,7 +557,11 @@ impl Room {
         let (mut pushes, mut offset) = (BTreeMap::<NodeId, Vec<_>>::new(), 0);
         for out in all {
             match out {
-                GroupOut::Change(change) => offset = self.keep_change(&change, None, node),
+                GroupOut::Change(change) => {
+                    offset = self.keep_change(&change, None, node);
+                    let side = self.group_mut().filter(|_| matches!(change, Change::Begun { .. }));
+                    side.into_iter().for_each(|it| it.begun = Some(offset));
+                }
                 GroupOut::Push(client, message) => {
                     let at = self.present.as_ref().and_then(|it| it.node_of(client));
                     if let Some(at) = at {
@@ -628,6 +638,16 @@ impl Room {
         {
             stream.doubt(false);
             self.log_head(node);
+        }
+    }
+
+    /// The group may give messages once all that have to have copies know that it has begun.
+    pub(super) fn note_begun(&mut self, node: &mut Node) {
+        let (kept, needed) = (self.kept(), node.acks_needed());
+        let Role::Home(home) = &mut self.role else { return };
+        let Some(group) = &mut home.group else { return };
+        if group.begun.take_if(|at| *at <= home.replication.acked(kept, needed)).is_some() {
+            node.groups.wake(&self.name);
         }
     }
 
