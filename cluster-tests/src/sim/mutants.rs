@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use roomcast::{
     cluster::{placement, slots::Term},
-    queue::change::Change,
+    queue::{change::Change, name, tag},
     room::{
         messages::{Item, Message, Refused, RoomMessage, SlotMessage},
         persisted::{change_from_bytes, change_to_bytes},
         registry::Out,
         stream::Entry,
-        types::{Event, Publication, Recovery},
+        types::{ClientInfo, Event, InRoom, Publication, Recovery, RoomName},
     },
 };
 
@@ -63,11 +63,19 @@ pub enum Mutant {
     NobodyWaitedFor,
     /// Successors of a group are not told what is settled.
     ForgottenAcks,
+    /// Successors of a group are not told that it has begun.
+    ForgottenBeginnings,
+    /// What a consumer has had for too long is given again at the second time only, as by a timer that is late.
+    LateRedeliveries,
+    /// The home of a group does not hear that a consumer's connection has ended.
+    NothingFreed,
+    /// The home of a group takes consumers on other nodes for insatiable.
+    IgnoredPrefetch,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 25] = [
         Self::NoSuccessors,
         Self::BoastfulSuccessors,
         Self::EpochsNeverEnd,
@@ -89,6 +97,10 @@ impl Mutant {
         Self::ForgottenTerms,
         Self::NobodyWaitedFor,
         Self::ForgottenAcks,
+        Self::ForgottenBeginnings,
+        Self::LateRedeliveries,
+        Self::NothingFreed,
+        Self::IgnoredPrefetch,
     ];
 
     /// What a core that is broken this way does instead of `out`. `count` numbers the outputs.
@@ -116,8 +128,14 @@ impl Mutant {
                 }
                 vec![Out::Subscribed { socket, id, room, flags, delivery, result }]
             }
+            Out::Push { ref publication, .. }
+                if self == Self::LateRedeliveries
+                    && publication.tags.get(tag::ATTEMPT).is_some_and(|it| it == "2") =>
+            {
+                vec![]
+            }
             Out::Send { to, message: Message::Room(room, message) } => self
-                .spoil_message(message, count)
+                .spoil_message(&room, message, count)
                 .into_iter()
                 .map(|message| Out::Send {
                     to: to.clone(),
@@ -133,10 +151,26 @@ impl Mutant {
         }
     }
 
-    fn spoil_message(self, mut message: RoomMessage, count: u64) -> Vec<RoomMessage> {
+    fn spoil_message(
+        self,
+        room: &RoomName,
+        mut message: RoomMessage,
+        count: u64,
+    ) -> Vec<RoomMessage> {
+        let of_group = name::group(room).is_some();
         match (self, &mut message) {
+            (Self::NothingFreed, RoomMessage::Leave(_)) if of_group => return Vec::new(),
+            (Self::IgnoredPrefetch, RoomMessage::Join(client)) if of_group => {
+                Self::want_everything(client);
+            }
+            (Self::IgnoredPrefetch, RoomMessage::Clients { clients, .. }) if of_group => {
+                clients.iter_mut().for_each(Self::want_everything);
+            }
             (Self::BoastfulSuccessors, RoomMessage::Has(offset)) => *offset += 1_000,
-            (Self::ForgottenAcks, RoomMessage::Deliver { entry, .. }) => Self::forget_ack(entry),
+            (
+                Self::ForgottenAcks | Self::ForgottenBeginnings,
+                RoomMessage::Deliver { entry, .. },
+            ) => self.forget_change(entry),
             (Self::ForgottenForwards, RoomMessage::Deliver { entry, .. }) => entry.forward = None,
             (Self::ForgottenKeys, RoomMessage::Deliver { entry, .. }) => entry.key = None,
             (Self::ForgottenForwards | Self::ForgottenKeys, RoomMessage::Page(page)) => {
@@ -186,13 +220,43 @@ impl Mutant {
 
     /// Whether it shows only where there are consumers.
     pub fn is_of_queues(self) -> bool {
-        self == Self::ForgottenAcks
+        matches!(
+            self,
+            Self::ForgottenAcks
+                | Self::ForgottenBeginnings
+                | Self::LateRedeliveries
+                | Self::NothingFreed
+                | Self::IgnoredPrefetch
+        )
+    }
+
+    /// What has to be said of a history in which it shows, among other things.
+    pub fn symptom(self) -> &'static str {
+        match self {
+            Self::ForgottenBeginnings => "was given as",
+            Self::LateRedeliveries => "is not given again",
+            Self::NothingFreed => "is gone since",
+            Self::IgnoredPrefetch => "wants",
+            _ => "",
+        }
+    }
+
+    /// What the home of a group is told of a consumer, instead of the truth.
+    fn want_everything(client: &mut Arc<ClientInfo>) {
+        let info = b"1000".to_vec().into();
+        let in_room = Some(Box::new(InRoom { info, ..InRoom::default() }));
+        *client = Arc::new(ClientInfo { in_room, ..ClientInfo::clone(client) });
     }
 
     /// What a successor is told of a change in a group, instead of the truth.
-    fn forget_ack(entry: &mut Entry) {
+    fn forget_change(self, entry: &mut Entry) {
         let change = change_from_bytes(&entry.publication.data);
-        if let Some(Change::Settled(_)) = change {
+        let forgets = match change {
+            Some(Change::Settled(_)) => self == Self::ForgottenAcks,
+            Some(Change::Begun { .. }) => self == Self::ForgottenBeginnings,
+            _ => false,
+        };
+        if forgets {
             let data = change_to_bytes(&Change::Settled(Vec::new()));
             entry.publication =
                 Arc::new(Publication { data, ..Publication::clone(&entry.publication) });
