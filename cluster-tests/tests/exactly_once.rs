@@ -1,10 +1,14 @@
 //! Exactly once, where it can be had: payments that are published with keys, and consumers that store each one's name
 //! with its effect. Whoever is killed and whatever is cut meanwhile, each payment is booked once.
 //!
-//! The consumers are the examples of `examples/exactly-once`, all of one group and on one database.
+//! The consumers are the examples of `examples/exactly-once`, all of one group on one database. Two tests have six of them
+//! for some 40 seconds each; the third has twenty, in two groups, through as many faults as `EXACTLY_ONCE_FAULTS` says: 14
+//! in an ordinary run, and 60 are what an hour brings with one in each minute, in some four minutes. `EXACTLY_ONCE_SEED`
+//! repeats the choices of a run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::env;
+use std::fmt;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -13,7 +17,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cluster_tests::node::{bound, spawn_bound};
 use cluster_tests::process::send;
@@ -30,6 +34,10 @@ insecure = true
 [http_api]
 key = "test"
 [[channel.namespaces]]
+name = "dead"
+history_size = 1000
+history_ttl = "300s"
+[[channel.namespaces]]
 name = "jobs"
 history_size = 100000
 history_ttl = "300s"
@@ -38,11 +46,13 @@ groups = ["bank"]
 ack_wait = "5s"
 "#;
 
-/// What the examples consume.
+/// What the examples consume, unless they are told otherwise.
 const ROOM: &str = "jobs:pay";
+/// A room whose messages of one account are to be booked in order.
+const KEYED: &str = "keyed:pay";
 const GROUP: &str = "bank";
 const ACCOUNTS: u64 = 7;
-/// Of those who publish.
+/// Of those who publish into a room.
 const PUBLISHERS: u64 = 2;
 /// Between two payments of one publisher.
 const PACE: Duration = Duration::from_millis(5);
@@ -59,12 +69,25 @@ const MANY: usize = 500;
 /// SIGTERM.
 const LEAVE: i32 = 15;
 
-/// What the test knows the seed by.
+/// What the test knows the seed by, and the number of faults.
 const SEED: &str = "EXACTLY_ONCE_SEED";
+const HOW_MANY: &str = "EXACTLY_ONCE_FAULTS";
+/// How many there are in an ordinary run: each kind at least once.
+const FEW: usize = 14;
+/// Consumers of each of the two rooms that have many.
+const CROWD: usize = 10;
+/// Between two payments of one publisher, where there are many consumers.
+const SLOWLY: Duration = Duration::from_millis(20);
+/// Between two of many faults, and how long a node is away then, in milliseconds.
+const RECOVERY: Range<u64> = 400..2_200;
+const AWAY: Range<u64> = 100..1_500;
+
+fn given(variable: &str) -> Option<u64> {
+    env::var(variable).ok().map(|it| it.parse().expect("a number"))
+}
 
 fn seed() -> u64 {
-    let given = env::var(SEED).ok().map(|it| it.parse().expect("a seed is a number"));
-    given.unwrap_or_else(|| fastrand::u64(..))
+    given(SEED).unwrap_or_else(|| fastrand::u64(..))
 }
 
 fn some_time(random: &mut fastrand::Rng, range: &Range<u64>) -> Duration {
@@ -97,7 +120,15 @@ impl Language {
 /// One of the examples while it runs.
 struct Consumer {
     language: Language,
+    /// Which queue it is of.
+    queue: usize,
     child: Child,
+}
+
+/// A room that is shared out.
+struct Queue {
+    room: &'static str,
+    folder: Folder,
 }
 
 /// Where the consumers keep what they have done, and what they complain of. It goes when this is dropped.
@@ -172,28 +203,33 @@ impl Relays {
 struct Consumers {
     all: Vec<Consumer>,
     relays: Arc<Relays>,
-    folder: Arc<Folder>,
+    queues: Arc<[Queue]>,
     killed: usize,
     cut: usize,
 }
 
 impl Consumers {
-    fn start(languages: &[Language], relays: Arc<Relays>, folder: Arc<Folder>) -> Self {
-        let mut consumers = Self { all: Vec::new(), relays, folder, killed: 0, cut: 0 };
-        for language in languages {
-            let child = consumers.launch(*language);
-            consumers.all.push(Consumer { language: *language, child });
+    /// One in each of these languages, of each queue.
+    fn start(languages: &[Language], relays: Arc<Relays>, queues: Arc<[Queue]>) -> Self {
+        let mut consumers = Self { all: Vec::new(), relays, queues, killed: 0, cut: 0 };
+        for queue in 0..consumers.queues.len() {
+            for language in languages.iter().copied() {
+                let child = consumers.launch(language, queue);
+                consumers.all.push(Consumer { language, queue, child });
+            }
         }
         consumers
     }
 
-    fn launch(&self, language: Language) -> Child {
+    fn launch(&self, language: Language, queue: usize) -> Child {
+        let Queue { room, folder } = &self.queues[queue];
         let complaints =
-            File::options().create(true).append(true).open(self.folder.0.join("complaints"));
+            File::options().create(true).append(true).open(folder.0.join("complaints"));
         let mut command = language.command();
         command
             .arg(format!("ws://{}/connection/websocket", self.relays.consume.address))
-            .arg(self.folder.database())
+            .arg(folder.database())
+            .args((*room != ROOM).then_some(room))
             .stdin(Stdio::null())
             .stderr(complaints.expect("a file can be written"));
         spawn_bound(command).unwrap_or_else(|why| panic!("{language:?} does not start: {why}"))
@@ -205,7 +241,7 @@ impl Consumers {
             hold(some_time(random, &FAULTS));
             let silence = some_time(random, &SILENCE);
             match random.u8(..4) {
-                0 | 1 => self.kill(random.usize(..self.all.len()))?,
+                0 | 1 => self.kill_any(random)?,
                 2 => self.cut += self.relays.cut_consumers(silence),
                 _ => self.cut += self.relays.cut_publishers(silence),
             }
@@ -213,21 +249,25 @@ impl Consumers {
         Ok(())
     }
 
+    fn kill_any(&mut self, random: &mut fastrand::Rng) -> Result<(), String> {
+        self.kill(random.usize(..self.all.len()))
+    }
+
     fn kill(&mut self, index: usize) -> Result<(), String> {
-        let Consumer { language, child } = &mut self.all[index];
-        let language = *language;
+        let Consumer { language, queue, child } = &mut self.all[index];
+        let (language, queue) = (*language, *queue);
         // None ends but by us.
         let ended = child.try_wait().map_err(|e| e.to_string())?;
         ensure(ended.is_none(), || format!("{language:?} has ended: {ended:?}"))?;
         child.kill().and_then(|()| child.wait()).map_err(|e| e.to_string())?;
         self.killed += 1;
-        self.all[index].child = self.launch(language);
+        self.all[index].child = self.launch(language, queue);
         Ok(())
     }
 
     /// Asks all to leave, which they do at once and without an error.
     fn leave(&mut self) -> Result<(), String> {
-        for Consumer { language, child } in &mut self.all {
+        for Consumer { language, child, .. } in &mut self.all {
             send(child.id(), LEAVE)?;
             let status: ExitStatus = until(REACTION, || match child.try_wait() {
                 Ok(Some(status)) => Ok(status),
@@ -262,17 +302,19 @@ struct Payment {
 struct Paid {
     /// By account: how much, and how many payments.
     accounts: BTreeMap<String, (u64, u64)>,
-    offsets: BTreeSet<u64>,
+    /// Whose payment is at each offset.
+    offsets: BTreeMap<u64, String>,
     /// How often one was sent again.
     again: usize,
 }
 
 impl Paid {
     fn add(&mut self, Payment { account, amount, offset, tries }: Payment) {
-        let (balance, payments) = self.accounts.entry(account).or_default();
+        let (balance, payments) = self.accounts.entry(account.clone()).or_default();
         (*balance, *payments) = (*balance + amount, *payments + 1);
         self.again += tries - 1;
-        assert!(self.offsets.insert(offset), "two payments are at offset {offset}");
+        let other = self.offsets.insert(offset, account);
+        assert_eq!(other, None, "two payments are at offset {offset}");
     }
 
     fn count(&self) -> usize {
@@ -281,7 +323,13 @@ impl Paid {
 }
 
 /// Publishes payments until it is told to stop, each again and again until it is acknowledged.
-fn pay(publisher: u64, relay: SocketAddr, stop: &AtomicBool) -> Vec<Payment> {
+fn pay(
+    publisher: u64,
+    room: &str,
+    pace: Duration,
+    relay: SocketAddr,
+    stop: &AtomicBool,
+) -> Vec<Payment> {
     let mut api = None;
     let mut paid = Vec::new();
     for number in 0.. {
@@ -291,8 +339,9 @@ fn pay(publisher: u64, relay: SocketAddr, stop: &AtomicBool) -> Vec<Payment> {
         let account = format!("account-{}", number % ACCOUNTS);
         let amount = 1 + number * PUBLISHERS + publisher;
         let body = json!({
-            "channel": ROOM,
+            "channel": room,
             "data": {"account": account, "amount": amount},
+            "tags": {"account": account},
             "idempotency_key": format!("payment {publisher} {number}"),
         });
         let mut tries = 0;
@@ -302,7 +351,7 @@ fn pay(publisher: u64, relay: SocketAddr, stop: &AtomicBool) -> Vec<Payment> {
         });
         let offset = offset.expect("it is acknowledged in the end");
         paid.push(Payment { account, amount, offset, tries });
-        hold(PACE);
+        hold(pace);
     }
     paid
 }
@@ -330,38 +379,64 @@ fn kill_nodes(world: &mut World, relays: &Relays, random: &mut fastrand::Rng) {
         random.shuffle(&mut order);
         for node in order {
             hold(some_time(random, &BETWEEN));
-            world.check(&format!("node {node} is killed"), |world| {
-                world.cluster.node_mut(node).kill();
-                lead_to_all(relays, world);
-                Ok(())
-            });
-            hold(some_time(random, &BETWEEN));
-            world.check("it comes back", |world| {
-                world.cluster.restart(node)?;
-                lead_to_all(relays, world);
-                world.cluster.converged()
-            });
+            kill_node(world, relays, node, some_time(random, &BETWEEN));
         }
     }
+}
+
+/// Kills a node, and starts it again when it has been away for some time.
+fn kill_node(world: &mut World, relays: &Relays, node: usize, away: Duration) {
+    world.check(&format!("node {node} is killed"), |world| {
+        world.cluster.node_mut(node).kill();
+        lead_to_all(relays, world);
+        Ok(())
+    });
+    hold(away);
+    come_back(world, relays, node);
+}
+
+fn come_back(world: &mut World, relays: &Relays, node: usize) {
+    world.check("it comes back", |world| {
+        world.cluster.restart(node)?;
+        lead_to_all(relays, world);
+        world.cluster.converged()
+    });
+}
+
+/// Asks a node to leave, which hands over what it has, and starts it again.
+fn drain_node(world: &mut World, relays: &Relays, node: usize) {
+    world.check(&format!("node {node} drains, and ends"), |world| {
+        let others = (0..3).filter(|it| *it != node);
+        let others: Vec<_> = others.map(|it| world.cluster.node(it).http).collect();
+        relays.lead_to(&others);
+        world.cluster.node(node).terminate();
+        let status = world.cluster.node_mut(node).exit_status(REACTION)?;
+        ensure(status.success(), || format!("it ends with {status}"))
+    });
+    come_back(world, relays, node);
 }
 
 /// Kills all nodes at once, and starts them again.
 fn kill_all_nodes(world: &mut World, relays: &Relays, random: &mut fastrand::Rng) {
     for _ in 0..ROUNDS {
         hold(some_time(random, &BETWEEN) * 2);
-        world.check("all nodes are killed, and come back", |world| {
-            (0..3).for_each(|node| world.cluster.node_mut(node).kill());
-            world.cluster.restart_all()?;
-            lead_to_all(relays, world);
-            world.cluster.converged()
-        });
+        kill_every_node(world, relays);
     }
     hold(some_time(random, &BETWEEN));
 }
 
+fn kill_every_node(world: &mut World, relays: &Relays) {
+    world.check("all nodes are killed, and come back", |world| {
+        (0..3).for_each(|node| world.cluster.node_mut(node).kill());
+        world.cluster.restart_all()?;
+        lead_to_all(relays, world);
+        world.cluster.converged()
+    });
+}
+
 /// Whether the group has nothing left to do.
-fn all_settled(world: &World, count: usize, consumers: usize) -> Result<(), String> {
-    let body = json!({"channel": ROOM, "group": GROUP});
+fn all_settled(world: &World, room: &str, count: usize, consumers: usize) -> Result<(), String> {
+    let body = json!({"channel": room, "group": GROUP});
     let facts = world.cluster.api(0, "queue_info", &body)?;
     let done = facts["settled"] == facts["top"] && facts["top"] == count;
     let rest = facts["leased"] == 0 && facts["parked"] == 0;
@@ -384,6 +459,20 @@ fn each_once(paid: &Paid, folder: &Folder) -> Result<(), String> {
     ensure(done[0][0] == paid.count(), || format!("{} of {}", done[0][0], paid.count()))
 }
 
+/// Whether the payments of each account were booked in their order.
+fn in_order(paid: &Paid, folder: &Folder) -> Result<(), String> {
+    let mut last = BTreeMap::new();
+    for row in folder.ask("select message from done order by rowid")? {
+        let message = row[0].as_str().unwrap_or_default();
+        let offset: Option<u64> = message.rsplit('-').next().and_then(|it| it.parse().ok());
+        let of = offset.and_then(|it| Some((it, paid.offsets.get(&it)?)));
+        let (offset, account) = of.ok_or_else(|| format!("{message:?} was never published"))?;
+        let before = last.insert(account, offset).unwrap_or(0);
+        ensure(before < offset, || format!("{account}: {offset} was booked after {before}"))?;
+    }
+    Ok(())
+}
+
 /// How often a message came again that was done.
 fn repeats(folder: &Folder) -> Result<u64, String> {
     let sum = folder.ask("select coalesce(sum(repeats), 0) from done")?;
@@ -401,8 +490,7 @@ fn languages() -> Vec<Language> {
     if !missing.is_empty() {
         skip(&format!("not installed, so the others do it: the examples of {missing:?}"));
     }
-    // Two of each.
-    there.repeat(2)
+    there
 }
 
 /// Threads that look at it stop when this is dropped: with the scenario, if that fails.
@@ -415,55 +503,198 @@ impl Drop for Running {
     }
 }
 
+/// Payments that are published and booked, while something goes wrong.
+struct Run {
+    world: World,
+    relays: Arc<Relays>,
+    queues: Arc<[Queue]>,
+    /// By their queues.
+    publishers: Vec<(usize, thread::JoinHandle<Vec<Payment>>)>,
+    running: Running,
+    random: fastrand::Rng,
+}
+
+impl Run {
+    /// Three nodes, a consumer in each of these languages of each room, and their publishers.
+    fn start(
+        config: &str,
+        rooms: &[&'static str],
+        languages: &[Language],
+        pace: Duration,
+    ) -> (Self, Consumers) {
+        let seed = seed();
+        println!("{SEED}={seed}");
+        let queues = rooms.iter().map(|room| Queue { room, folder: Folder::new() });
+        let queues: Arc<[Queue]> = queues.collect();
+        let world = World::with(3, config);
+        let nodes: Vec<_> = (0..3).map(|it| world.cluster.node(it).http).collect();
+        let relays = Arc::new(Relays::start(&nodes).expect("ports are free"));
+        let consumers = Consumers::start(languages, relays.clone(), queues.clone());
+        let running = Running::default();
+        let mut publishers = Vec::new();
+        for (queue, room) in rooms.iter().copied().enumerate() {
+            for number in 0..PUBLISHERS {
+                let (address, stop) = (relays.publish.address, running.0.clone());
+                let paying = thread::spawn(move || pay(number, room, pace, address, &stop));
+                publishers.push((queue, paying));
+            }
+        }
+        let random = fastrand::Rng::with_seed(seed);
+        (Self { world, relays, queues, publishers, running, random }, consumers)
+    }
+
+    /// No more is published; what was is booked, each payment once. What was published into each room.
+    fn finish(self, mut consumers: Consumers) -> Vec<Paid> {
+        let Self { mut world, queues, publishers, running, .. } = self;
+        drop(running);
+        let mut paid: Vec<Paid> = queues.iter().map(|_| Paid::default()).collect();
+        for (queue, paying) in publishers {
+            let payments = paying.join().expect("all are acknowledged");
+            payments.into_iter().for_each(|it| paid[queue].add(it));
+        }
+        let each = consumers.all.len() / queues.len();
+        for (Queue { room, .. }, paid) in queues.iter().zip(&paid) {
+            let what = format!("all in {room} are settled, and all consumers there");
+            world.eventually(&what, REACTION * 4, |world| {
+                all_settled(world, room, paid.count(), each)
+            });
+        }
+        world.check("consumers leave when they are asked to", |_| consumers.leave());
+        println!("{} consumers killed, {} connections cut", consumers.killed, consumers.cut);
+        for (Queue { room, folder }, paid) in queues.iter().zip(&paid) {
+            let (count, again) = (paid.count(), paid.again);
+            let repeats = repeats(folder).expect("the database can be read");
+            println!("{room}: {count} payments, {again} sent again, {repeats} messages met again");
+            print!("{}", folder.complaints());
+            let once = format!("each payment of {room} is booked once");
+            world.check(&once, |_| each_once(paid, folder));
+            // Or nothing of this was tried.
+            assert!(count > MANY && again > 0 && repeats > 0, "in {room}");
+        }
+        assert!(consumers.killed > 0 && consumers.cut > 0);
+        world.check("there are no dead letters", |world| no_dead_letters(world));
+        paid
+    }
+}
+
+fn no_dead_letters(world: &World) -> Result<(), String> {
+    let dead = world.cluster.api(0, "history", &json!({"channel": "dead:letters", "limit": 10}))?;
+    let none = dead["publications"].as_array().is_none_or(Vec::is_empty);
+    ensure(none, || dead.to_string())
+}
+
 /// Payments are published and booked while `faults` goes on, and consumers and connections have faults of their own.
 fn booked_once_through(config: &str, faults: impl FnOnce(&mut World, &Relays, &mut fastrand::Rng)) {
-    let seed = seed();
-    println!("{SEED}={seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
-    let folder = Arc::new(Folder::new());
-    let languages = languages();
-    let mut world = World::with(3, config);
-    let nodes: Vec<_> = (0..3).map(|it| world.cluster.node(it).http).collect();
-    let relays = Arc::new(Relays::start(&nodes).expect("ports are free"));
-    let mut consumers = Consumers::start(&languages, relays.clone(), folder.clone());
-    let running = Running::default();
-    let publishers: Vec<_> = (0..PUBLISHERS)
-        .map(|number| {
-            let (address, stop) = (relays.publish.address, running.0.clone());
-            thread::spawn(move || pay(number, address, &stop))
-        })
-        .collect();
-    let (stop, mut own) = (running.0.clone(), random.fork());
+    // Two of each.
+    let (mut run, mut consumers) = Run::start(config, &[ROOM], &languages().repeat(2), PACE);
+    let (stop, mut own) = (run.running.0.clone(), run.random.fork());
     let disturbing = thread::spawn(move || {
         let outcome = consumers.disturb(&mut own, &stop);
         (consumers, outcome)
     });
-    faults(&mut world, &relays, &mut random);
-    drop(running);
-    let (mut consumers, undisturbed) = disturbing.join().expect("faults do not panic");
-    world.check("no consumer has ended by itself", |_| {
-        undisturbed.map_err(|why| format!("{why}\n{}", folder.complaints()))
+    faults(&mut run.world, &run.relays, &mut run.random);
+    run.running.0.store(true, Ordering::Relaxed);
+    let (consumers, undisturbed) = disturbing.join().expect("faults do not panic");
+    let complaints = run.queues[0].folder.complaints();
+    run.world.check("no consumer has ended by itself", |_| {
+        undisturbed.map_err(|why| format!("{why}\n{complaints}"))
     });
-    let mut paid = Paid::default();
-    let payments = publishers.into_iter().map(|it| it.join().expect("all are acknowledged"));
-    payments.flatten().for_each(|it| paid.add(it));
-    world.eventually("all are settled, and all consumers there", REACTION * 2, |world| {
-        all_settled(world, paid.count(), languages.len())
-    });
-    world.check("consumers leave when they are asked to", |_| consumers.leave());
-    let repeats = repeats(&folder).expect("the database can be read");
-    println!(
-        "{} payments, {} sent again; {} consumers killed, {} connections cut, {repeats} messages met again",
-        paid.count(),
-        paid.again,
-        consumers.killed,
-        consumers.cut
-    );
-    print!("{}", folder.complaints());
-    world.check("each payment is booked once", |_| each_once(&paid, &folder));
-    // Or nothing of this was tried.
-    assert!(paid.count() > MANY && paid.again > 0 && repeats > 0);
-    assert!(consumers.killed > 0 && consumers.cut > 0);
+    run.finish(consumers);
+}
+
+/// One of many faults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    ConsumersKilled,
+    ConsumersCut,
+    PublishersCut,
+    /// The node that has given the most messages lately: a home of one of the rooms.
+    HomeKilled,
+    NodeKilled,
+    NodeDrained,
+    EveryNodeKilled,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+impl Fault {
+    /// Each as often as it is in it.
+    const ALL: [Self; 12] = [
+        Self::ConsumersKilled,
+        Self::ConsumersKilled,
+        Self::ConsumersKilled,
+        Self::ConsumersCut,
+        Self::ConsumersCut,
+        Self::PublishersCut,
+        Self::HomeKilled,
+        Self::HomeKilled,
+        Self::NodeKilled,
+        Self::NodeDrained,
+        Self::NodeDrained,
+        Self::EveryNodeKilled,
+    ];
+
+    /// So many, in any order, in which all kinds are there soon.
+    fn some(count: usize, random: &mut fastrand::Rng) -> Vec<Self> {
+        let mut faults = Vec::new();
+        while faults.len() < count {
+            let mut round = Self::ALL;
+            random.shuffle(&mut round);
+            faults.extend(round);
+        }
+        faults.truncate(count);
+        faults
+    }
+
+    fn happen(self, run: &mut Run, consumers: &mut Consumers) -> Result<(), String> {
+        let Run { world, relays, random, .. } = run;
+        let (any, silence) = (random.usize(..3), some_time(random, &SILENCE));
+        match self {
+            Self::ConsumersKilled => {
+                (0..random.usize(1..4)).try_for_each(|_| consumers.kill_any(random))?;
+            }
+            Self::ConsumersCut => consumers.cut += relays.cut_consumers(silence),
+            Self::PublishersCut => consumers.cut += relays.cut_publishers(silence),
+            Self::HomeKilled => {
+                let home = busiest(world)?;
+                kill_node(world, relays, home, some_time(random, &AWAY));
+            }
+            Self::NodeKilled => kill_node(world, relays, any, some_time(random, &AWAY)),
+            Self::NodeDrained => drain_node(world, relays, any),
+            Self::EveryNodeKilled => kill_every_node(world, relays),
+        }
+        Ok(())
+    }
+}
+
+/// The node that gives the most messages now: only homes do.
+fn busiest(world: &World) -> Result<usize, String> {
+    let given = || -> Result<Vec<f64>, String> {
+        let metric = "roomcast_queue_messages_total";
+        (0..3).map(|node| world.cluster.metric(node, metric)).collect()
+    };
+    let before = given()?;
+    until(REACTION, || {
+        let more = given()?.into_iter().zip(&before).map(|(now, before)| now - before);
+        let most = more.enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
+        let busy = most.filter(|(_, more)| *more >= 20.0);
+        busy.map(|(node, _)| node).ok_or_else(|| "no node gives any messages".to_owned())
+    })
+}
+
+/// Two rooms on disk, one of them shared by keys. Nothing is given so often that it would be a dead letter.
+fn two_rooms() -> String {
+    let letters = "max_deliveries = 200\ndead_letter = \"dead:letters\"";
+    let disk = CONFIG.replace("name = \"jobs\"", "name = \"jobs\"\nlog = \"disk\"");
+    let at = disk.rfind("[[channel").expect("a namespace");
+    let jobs = format!("{}{letters}\n", &disk[at..]);
+    let keyed =
+        jobs.replace("\"jobs\"", "\"keyed\"") + "mode = \"key_shared\"\nkey = \"account\"\n";
+    format!("{}{jobs}{keyed}", &disk[..at])
 }
 
 #[test]
@@ -475,4 +706,27 @@ fn each_payment_is_booked_once_whoever_is_killed() {
 fn each_payment_is_booked_once_though_all_nodes_are_killed_that_have_it_on_disk() {
     let on_disk = CONFIG.replace("name = \"jobs\"", "name = \"jobs\"\nlog = \"disk\"");
     booked_once_through(&on_disk, kill_all_nodes);
+}
+
+#[test]
+fn twenty_consumers_book_each_payment_once_through_an_hour_of_faults_in_minutes() {
+    let count = given(HOW_MANY).map_or(FEW, |it| it as usize);
+    let crowd: Vec<Language> = languages().into_iter().cycle().take(CROWD).collect();
+    let (mut run, mut consumers) = Run::start(&two_rooms(), &[ROOM, KEYED], &crowd, SLOWLY);
+    let began = Instant::now();
+    let faults = Fault::some(count, &mut run.random);
+    for (number, fault) in faults.iter().enumerate() {
+        let result = fault.happen(&mut run, &mut consumers);
+        let complaints = || run.queues.iter().map(|it| it.folder.complaints()).collect::<String>();
+        let result = result.map_err(|why| format!("{why}\n{}", complaints()));
+        run.world.check(&format!("{}. fault: {fault}", number + 1), |_| result);
+        hold(some_time(&mut run.random, &RECOVERY));
+    }
+    let mut kinds = BTreeMap::<Fault, usize>::new();
+    faults.iter().for_each(|it| *kinds.entry(*it).or_default() += 1);
+    println!("{count} faults in {:?}: {kinds:?}", began.elapsed());
+    let (queues, keyed) = (run.queues.clone(), 1);
+    let paid = run.finish(consumers);
+    println!("all was settled {:?} after the first", began.elapsed());
+    in_order(&paid[keyed], &queues[keyed].folder).expect("in order of each account");
 }

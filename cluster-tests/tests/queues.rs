@@ -628,3 +628,58 @@ fn a_consumer_that_pulls_gets_what_it_asks_for_on_any_node() {
     let elsewhere = call(&mut world, "js", "pull", json!({"channel": "other"}));
     assert_eq!(elsewhere.expect_err("it is not there").code, 103);
 }
+
+/// Messages in memory of a room on disk: so many, and no more.
+const RING: usize = 1_000;
+
+#[test]
+fn a_group_begins_and_goes_back_by_age_with_what_only_the_disk_has() {
+    let mut world = World::with(2, &on_disk());
+    let publish = |world: &World, count: usize| {
+        let mut api = caller(world, 0);
+        let one = |number: usize| json!({"publish": {"channel": "jobs", "data": number}});
+        for from in (0..count).step_by(250) {
+            let commands: Vec<Value> = (from..count.min(from + 250)).map(one).collect();
+            api.0.answer("batch", &json!({ "commands": commands })).expect("published");
+        }
+    };
+    publish(&world, RING);
+    let older = Instant::now();
+    hold(Duration::from_secs(2));
+    let younger = Instant::now();
+    publish(&world, RING * 2);
+    // Half of the time in which nothing was published is older than that, and half younger.
+    let age = || (older.elapsed() + younger.elapsed()).as_secs_f64() / 2.0;
+    let first = |world: &World, node: usize, group: &str| -> u64 {
+        let body = json!({"channel": "jobs", "group": group, "limit": 1, "wait": 5});
+        let pulled = world.cluster.api(node, "queue_pull", &body).expect("pulled");
+        offset(&pulled["messages"][0]["tags"]["roomcast-message"])
+    };
+    let seek = |world: &mut World, node: usize, group: &str, age: f64| {
+        let body = json!({"channel": "jobs", "group": group, "age": age});
+        world.api(node, "queue_seek", body);
+    };
+    let second = RING as u64 + 1;
+    for (node, group) in [(0, "a"), (1, "b")] {
+        seek(&mut world, node, group, age());
+        assert_eq!(first(&world, node, group), second, "{group}");
+    }
+    // One that has got on is taken back.
+    world.api(0, "queue_purge", json!({"channel": "jobs", "group": "a"}));
+    seek(&mut world, 1, "a", age());
+    assert_eq!(first(&world, 0, "a"), second);
+    // Each node is killed, so that another home looks for it in what it has on its disk.
+    for node in [0, 1] {
+        world.play([Kill { node }, Converge]);
+        seek(&mut world, 1 - node, "a", age());
+        assert_eq!(first(&world, 1 - node, "a"), second);
+        world.play([Restart { node }, Converge]);
+    }
+    // What was published before the nodes were there has its age all the same.
+    (0..2).for_each(|node| world.cluster.node_mut(node).kill());
+    world.check("all nodes start again", |world| world.cluster.restart_all());
+    seek(&mut world, 0, "new", age());
+    assert_eq!(first(&world, 1, "new"), second);
+    seek(&mut world, 0, "new", 3_600.0);
+    assert_eq!(first(&world, 1, "new"), 1);
+}

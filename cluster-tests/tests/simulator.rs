@@ -213,7 +213,8 @@ fn shows(mutant: Mutant, seed: u64, faults: Faults) -> bool {
             true => sim::play_with_maps(seed, faults, broken).0,
             false => sim::play_with_consumers(seed, faults, broken).0,
         };
-        return play(Some(mutant)).is_err() && play(None).is_ok();
+        let broken = play(Some(mutant)).err();
+        return broken.is_some_and(|it| it.contains(mutant.symptom())) && play(None).is_ok();
     }
     sim::run_with(seed, faults, Some(mutant)).is_err() && sim::run(seed, faults).is_ok()
 }

@@ -1,8 +1,8 @@
-// A consumer whose effects take place once: it books the payments of the room "jobs:pay" on accounts in SQLite.
+// A consumer whose effects take place once: it books the payments of a room, "jobs:pay", on accounts in SQLite.
 //
 //	go run . ws://127.0.0.1:8000/connection/websocket bank.db
 //
-// Any number of them may run at a time, in any language, on one database.
+// Any number of them may run at a time, in any language, on one database. Another room may follow; it needs another database.
 package main
 
 import (
@@ -22,8 +22,6 @@ import (
 )
 
 const (
-	channel = "jobs:pay"
-
 	// "immediate": a transaction that will write waits for its turn when it begins.
 	// "full": what is acknowledged must outlive a power cut.
 	options = "?_txlock=immediate&_pragma=busy_timeout(10000)&_pragma=journal_mode(wal)&_pragma=synchronous(full)"
@@ -78,6 +76,7 @@ func take(db *sql.DB, message string, data []byte) error {
 type consumer struct {
 	db      *sql.DB
 	client  *centrifuge.Client
+	channel string
 	stopped context.Context
 	answers sync.WaitGroup
 }
@@ -102,7 +101,7 @@ func (c *consumer) settle(method string, tags map[string]string, delay string) {
 		Channel    string   `json:"channel"`
 		Deliveries []string `json:"deliveries"`
 		Delay      string   `json:"delay,omitempty"`
-	}{channel, []string{tags["roomcast-delivery"]}, delay})
+	}{c.channel, []string{tags["roomcast-delivery"]}, delay})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -114,7 +113,7 @@ func (c *consumer) settle(method string, tags map[string]string, delay string) {
 	})
 }
 
-func run(url, file string) error {
+func run(url, file, channel string) error {
 	db, err := sql.Open("sqlite", file+options)
 	if err != nil {
 		return err
@@ -134,7 +133,7 @@ func run(url, file string) error {
 	if err != nil {
 		return err
 	}
-	c := &consumer{db: db, client: client, stopped: stopped}
+	c := &consumer{db: db, client: client, channel: channel, stopped: stopped}
 	jobs.OnPublication(c.publication)
 
 	// The SDK connects again by itself. What is final is for whoever has started this process.
@@ -158,10 +157,11 @@ func run(url, file string) error {
 }
 
 func main() {
-	if len(os.Args) != 3 {
-		log.Fatal("usage: go run . URL DATABASE")
+	args := append(os.Args[1:], "jobs:pay")
+	if len(args) != 3 && len(args) != 4 {
+		log.Fatal("usage: go run . URL DATABASE [ROOM]")
 	}
-	if err := run(os.Args[1], os.Args[2]); err != nil {
+	if err := run(args[0], args[1], args[2]); err != nil {
 		log.Fatal(err)
 	}
 }

@@ -1,19 +1,18 @@
-// A consumer whose effects take place once: it books the payments of the room "jobs:pay" on accounts in SQLite.
+// A consumer whose effects take place once: it books the payments of a room, "jobs:pay", on accounts in SQLite.
 //
 //   npm install
 //   node consumer.mjs ws://127.0.0.1:8000/connection/websocket bank.db
 //
-// Any number of them may run at a time, in any language, on one database.
+// Any number of them may run at a time, in any language, on one database. Another room may follow; it needs another database.
 import Database from 'better-sqlite3';
 import { Centrifuge } from 'centrifuge';
 import WebSocket from 'ws';
 
-const [url, file] = process.argv.slice(2);
+const [url, file, channel = 'jobs:pay'] = process.argv.slice(2);
 if (!file) {
-  console.error('usage: node consumer.mjs URL DATABASE');
+  console.error('usage: node consumer.mjs URL DATABASE [ROOM]');
   process.exit(2);
 }
-const channel = 'jobs:pay';
 
 const db = new Database(file, { timeout: 10_000 });
 db.pragma('journal_mode = wal');

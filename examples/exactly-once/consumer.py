@@ -1,9 +1,9 @@
-"""A consumer whose effects take place once: it books the payments of the room "jobs:pay" on accounts in SQLite.
+"""A consumer whose effects take place once: it books the payments of a room, "jobs:pay", on accounts in SQLite.
 
     pip install -r requirements.txt
     python consumer.py ws://127.0.0.1:8000/connection/websocket bank.db
 
-Any number of them may run at a time, in any language, on one database.
+Any number of them may run at a time, in any language, on one database. Another room may follow; it needs another database.
 """
 
 import asyncio
@@ -54,8 +54,8 @@ def take(db, message, payment):
 
 
 class Jobs(SubscriptionEventHandler):
-    def __init__(self, client, db, ended):
-        self.client, self.db, self.ended = client, db, ended
+    def __init__(self, client, channel, db, ended):
+        self.client, self.channel, self.db, self.ended = client, channel, db, ended
         self.answers = set()
 
     async def on_publication(self, ctx):
@@ -73,7 +73,7 @@ class Jobs(SubscriptionEventHandler):
 
     def settle(self, method, tags, **more):
         # In a task of its own: the SDK reads nothing more until a handler is done.
-        data = {"channel": CHANNEL, "deliveries": [tags["roomcast-delivery"]], **more}
+        data = {"channel": self.channel, "deliveries": [tags["roomcast-delivery"]], **more}
         answer = asyncio.create_task(self.say(method, data))
         self.answers.add(answer)
         answer.add_done_callback(self.answers.discard)
@@ -104,7 +104,7 @@ def end(ended, why):
         ended.set_result(why)
 
 
-async def main(url, file):
+async def main(url, file, channel=CHANNEL):
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -112,9 +112,9 @@ async def main(url, file):
     with closing(open_database(file)) as db:
         connection = Connection(ended)
         client = connection.client = Client(url, events=connection, max_reconnect_delay=2)
-        jobs = Jobs(client, db, ended)
+        jobs = Jobs(client, channel, db, ended)
         data = {"group": "bank", "prefetch": 16}
-        subscription = client.new_subscription(CHANNEL, events=jobs, data=data, max_resubscribe_delay=2)
+        subscription = client.new_subscription(channel, events=jobs, data=data, max_resubscribe_delay=2)
         await subscription.subscribe()
         await client.connect()
         why = await ended
@@ -124,6 +124,6 @@ async def main(url, file):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python consumer.py URL DATABASE")
+    if len(sys.argv) not in (3, 4):
+        sys.exit("usage: python consumer.py URL DATABASE [ROOM]")
     sys.exit(asyncio.run(main(*sys.argv[1:])))

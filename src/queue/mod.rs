@@ -28,4 +28,5 @@ pub mod name;
 pub mod options;
 pub mod rights;
 pub mod settled;
+pub mod since;
 pub mod tag;

@@ -21,23 +21,25 @@ use std::{
 };
 
 use super::{
+    group_messages::{Messages, PlaceSearch, Read},
+    groups::GroupRead,
     messages::RoomMessage,
     node::{Node, Out},
     persisted::{change_from_bytes, change_to_bytes},
     queries::MAX_PUBLICATIONS,
     replication::Whom,
     room::{Role, Room},
-    stream::{Entry, ForwardId, Repeat, Stream},
+    stream::{Entry, ForwardId, Repeat},
     types::{
         Answer, ClientId, ClientInfo, Epoch, Failure, GroupAnswer, GroupRequest, NewPublication,
         Position, Publication, RoomName,
     },
 };
 use crate::{
-    cluster::node::{NodeId, stable_hash},
+    cluster::node::NodeId,
     queue::{
         change::{Change, Reason},
-        group::{Effect, Facts, Group, Lent, Look, Source},
+        group::{Effect, Facts, Group, Lent},
         name,
         options::Start,
         tag,
@@ -45,6 +47,8 @@ use crate::{
     runtime::time::Time,
 };
 
+/// The most messages that are read from the log at a time.
+const GROUP_PAGE: usize = 256;
 /// Bytes of messages that are pushed to a node at a time, about.
 const PUSH: usize = 1 << 20;
 /// When what could not be read from the log is read again.
@@ -58,15 +62,38 @@ pub struct GroupHome {
     source: RoomName,
     /// Those who wait for messages, and how many bytes each may get, by the numbers of their pulls.
     pulls: BTreeMap<u64, (Whom, usize)>,
+    /// Where its room says that it has begun, as long as that is not copied. Until then it gives nothing: the next home
+    /// would not know of it, begin elsewhere, and give messages under other names.
+    begun: Option<u64>,
     /// What is asked that needs the other room, until when, and who asks.
     asked: VecDeque<(GroupRequest, Time, Whom)>,
     /// Messages that memory did not have, as the log has read them.
-    read: BTreeMap<u64, (Time, Arc<Publication>)>,
-    reading: bool,
+    read: Read,
+    /// Where it is to begin or to go on, while that is looked for in the log. Until then it gives nothing.
+    search: Option<PlaceSearch>,
+    /// The log reads something: for that search, or messages to give.
+    reading: Option<Reading>,
     /// The log could not read: when to ask it again.
     read_at: Option<Time>,
     /// A message that can't be read any more.
     unreadable: Option<u64>,
+}
+
+/// What the log reads for a group, from which offset on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// Messages to give.
+    Messages(u64),
+    /// When one was published.
+    Time(u64),
+}
+
+impl Reading {
+    fn offset(self) -> u64 {
+        match self {
+            Self::Messages(offset) | Self::Time(offset) => offset,
+        }
+    }
 }
 
 /// What comes of a look at a group.
@@ -75,74 +102,8 @@ pub(super) enum GroupOut {
     Push(ClientId, Arc<Publication>),
     Answer(Whom, Answer),
     Bury(u64, NewPublication),
-    Read(u64),
-}
-
-/// The messages that a group shares.
-struct Messages<'a> {
-    room: &'a Room,
-    stream: &'a Stream,
-    /// What was read of them from the log.
-    read: &'a BTreeMap<u64, (Time, Arc<Publication>)>,
-    unreadable: Option<u64>,
-    top: u64,
-    now: Time,
-}
-
-impl Messages<'_> {
-    fn get(&self, offset: u64) -> Option<(Duration, Arc<Publication>)> {
-        self.stream.history.get(offset, self.now).or_else(|| {
-            let (at, publication) = self.read.get(&offset)?;
-            Some((self.now.since(*at), publication.clone()))
-        })
-    }
-
-    /// The first that is kept, in memory or on disk.
-    fn first(&self) -> u64 {
-        let (first, top) = (self.stream.history.first(), self.stream.history.top());
-        let logged = self.stream.logged.as_deref();
-        logged.map_or(first, |it| it.first(top, &self.room.options).min(first))
-    }
-
-    /// Up to where everything is settled of a group that starts there.
-    fn floor(&self, start: Start) -> u64 {
-        let before = self.first().saturating_sub(1);
-        match start {
-            Start::First => before,
-            Start::Last => self.top,
-            Start::After(offset) => offset.clamp(before.min(self.top), self.top),
-            Start::Since(age) => {
-                let (first, top) = (self.stream.history.first(), self.stream.history.top());
-                let older = (first..=top).take_while(|offset| {
-                    self.stream.history.get(*offset, self.now).is_none_or(|(it, _)| it > age)
-                });
-                older.last().unwrap_or(before).min(self.top)
-            }
-        }
-    }
-}
-
-/// A number of milliseconds in a tag.
-fn millis(publication: &Publication, tag: &str) -> Option<Duration> {
-    publication.tags.get(tag)?.parse().ok().map(Duration::from_millis)
-}
-
-impl Source for Messages<'_> {
-    fn top(&self) -> u64 {
-        self.top
-    }
-
-    fn look(&self, offset: u64) -> Look {
-        let Some((age, publication)) = self.get(offset) else {
-            let readable = offset >= self.first() && self.unreadable != Some(offset);
-            return if readable { Look::Absent } else { Look::Gone };
-        };
-        let wait = millis(&publication, tag::DELAY).unwrap_or_default();
-        let over = millis(&publication, tag::TTL).is_some_and(|ttl| age >= ttl);
-        let key = self.room.options.queue_key().and_then(|it| publication.tags.get(it));
-        let key = key.map_or(0, |value| stable_hash(&[value.as_bytes()]).max(1));
-        Look::Here { wait: wait.saturating_sub(age), over, key }
-    }
+    /// Have the log read from this offset on, so many.
+    Read(u64, usize),
 }
 
 impl GroupHome {
@@ -175,19 +136,23 @@ impl GroupHome {
             .chain(self.asked.into_iter().map(|(_, _, whom)| whom))
     }
 
-    /// The log has read messages; none: it could not.
-    pub(super) fn has_read(
-        &mut self,
-        read: Option<Vec<(Time, Arc<Publication>)>>,
-        unreadable: Option<u64>,
-        now: Time,
-    ) {
-        self.reading = false;
-        self.unreadable = unreadable.or(self.unreadable);
-        match read {
-            None => self.read_at = Some(now + READ_AGAIN),
-            Some(read) => {
-                self.read = read.into_iter().map(|(at, it)| (it.offset, (at, it))).collect();
+    /// The log has read something, or could not.
+    pub(super) fn has_read(&mut self, read: GroupRead, now: Time) {
+        let GroupRead { from, messages, unreadable, .. } = read;
+        // What was asked for by one who was home before is of no use.
+        let Some(reading) = self.reading.take_if(|it| it.offset() == from) else { return };
+        let Some(messages) = messages else {
+            self.read_at = Some(now + READ_AGAIN);
+            return;
+        };
+        match reading {
+            Reading::Messages(_) => {
+                self.unreadable = unreadable.or(self.unreadable);
+                self.read = messages.into_iter().map(|(at, it)| (it.offset, (at, it))).collect();
+            }
+            Reading::Time(_) => {
+                let search = self.search.as_mut().filter(|it| it.wants() == Some(from));
+                search.into_iter().for_each(|it| it.has_read(&messages));
             }
         }
     }
@@ -207,35 +172,67 @@ impl GroupHome {
         let unreadable = self.unreadable;
         let messages = Messages { room: source, stream, read: &read, unreadable, top, now };
         let (mut effects, mut out) = (Vec::new(), Vec::new());
-        self.go_on_with(&messages, source, &mut effects);
-        while let Some((request, _, whom)) = self.asked.pop_front() {
+        let ready = self.go_on_with(&messages, source, &mut effects);
+        let begins = |it: &Effect| matches!(it, Effect::Change(Change::Begun { .. }));
+        let mut waits = !ready || self.begun.is_some() || effects.iter().any(begins);
+        while !waits && let Some((request, until, whom)) = self.asked.pop_front() {
+            if let GroupRequest::Pull { most, wait, by, bytes } = request {
+                let id = node.next_id();
+                self.pulls.insert(id, (whom, MAX_PUBLICATIONS.min(bytes as usize)));
+                let until = until.min(now + wait);
+                self.group.pull(id, by.map(|it| it.0), most as usize, until);
+                continue;
+            }
             let answer = self.do_asked(&request, &messages, &mut effects);
             out.extend(self.performed(std::mem::take(&mut effects), name, &messages));
-            out.push(GroupOut::Answer(whom, Answer::Group(answer)));
+            match answer {
+                Some(answer) => out.push(GroupOut::Answer(whom, Answer::Group(answer))),
+                None => {
+                    self.asked.push_front((request, until, whom));
+                    waits = true;
+                }
+            }
         }
-        self.group.settle(&messages, now, &mut effects);
+        match waits {
+            true => self.group.hold(now, &mut effects),
+            false => {
+                // Whoever asked for it waits no more.
+                self.search = None;
+                self.group.settle(&messages, now, &mut effects);
+            }
+        }
         out.extend(self.performed(effects, name, &messages));
+        out.extend(self.read_for_search());
         node.groups.count(self.group.take_counts());
         self.read = read;
         out
     }
 
-    /// Begins, or goes on with what the room's stream is now.
-    fn go_on_with(&mut self, messages: &Messages<'_>, source: &Room, out: &mut Vec<Effect>) {
+    /// Begins, or goes on with what the room's stream is now. Returns whether it has: else it is being looked for where.
+    fn go_on_with(
+        &mut self,
+        messages: &Messages<'_>,
+        source: &Room,
+        out: &mut Vec<Effect>,
+    ) -> bool {
         let (line, now) = (messages.stream.line(), messages.now);
         let current = line.epoch.0;
         let start = source.options.queue.as_ref().map_or(Start::First, |it| it.options.start);
         match self.group.run() {
             // Nor does one begin again that was removed, until someone wants it.
             None if !self.is_wanted() => {}
-            None => self.group.start(current, messages.floor(start), now, out),
+            None => match self.place(start, messages) {
+                Some(floor) => self.group.start(current, floor, now, out),
+                None => return false,
+            },
             Some((_, epoch)) => {
                 let taken = self.group.taken();
                 let offset = taken.min(line.top);
                 let known = line.covers(Position { epoch: Epoch(epoch), offset });
                 if !known {
                     // The room has begun anew, with other messages at these offsets.
-                    self.group.start(current, messages.floor(Start::First), now, out);
+                    let floor = messages.first().saturating_sub(1);
+                    self.group.start(current, floor, now, out);
                 } else if taken > line.top {
                     // What was taken last was never acknowledged, and others may come to its place.
                     let floor = self.group.floor().unwrap_or_default().min(line.top);
@@ -245,40 +242,64 @@ impl GroupHome {
                 }
             }
         }
+        true
+    }
+
+    /// Up to where everything is settled of a group that starts there; none: that is being looked for.
+    fn place(&mut self, start: Start, messages: &Messages<'_>) -> Option<u64> {
+        let search = self.search.take().filter(|it| start == Start::Since(it.age));
+        let place = match search {
+            Some(search) => messages.go_on(search),
+            None => messages.floor(start),
+        };
+        place.map_err(|search| self.search = Some(search)).ok()
+    }
+
+    /// Has the log read what a search wants to see next.
+    fn read_for_search(&mut self) -> Option<GroupOut> {
+        let idle = self.reading.is_none() && self.read_at.is_none();
+        let wanted = self.search.as_ref().filter(|_| idle)?.wants()?;
+        self.reading = Some(Reading::Time(wanted));
+        Some(GroupOut::Read(wanted, 1))
     }
 
     /// Whether someone consumes, or is about to.
     fn is_wanted(&self) -> bool {
         let begins = |(request, ..): &(GroupRequest, Time, Whom)| {
-            matches!(request, GroupRequest::Seek(_) | GroupRequest::Purge)
+            matches!(
+                request,
+                GroupRequest::Seek(_) | GroupRequest::Purge | GroupRequest::Pull { .. }
+            )
         };
         self.group.consumers().next().is_some()
             || !self.pulls.is_empty()
             || self.asked.iter().any(begins)
     }
 
+    /// Does what is asked. Returns the answer; none: it waits for where to go on.
     fn do_asked(
         &mut self,
         request: &GroupRequest,
         messages: &Messages<'_>,
         out: &mut Vec<Effect>,
-    ) -> GroupAnswer {
+    ) -> Option<GroupAnswer> {
         let (epoch, now) = (messages.stream.position().epoch.0, messages.now);
         match request {
             GroupRequest::Facts => {
                 let facts = self.group.facts(messages.top);
                 let oldest = (facts.floor < facts.top).then(|| messages.get(facts.floor + 1));
                 let oldest = oldest.flatten().map(|(age, _)| age);
-                return GroupAnswer::Facts(Facts { oldest, ..facts }.into());
+                return Some(GroupAnswer::Facts(Facts { oldest, ..facts }.into()));
             }
             GroupRequest::Seek(start) => {
-                self.group.move_to(messages.floor(*start), epoch, now, out);
+                let floor = self.place(*start, messages)?;
+                self.group.move_to(floor, epoch, now, out);
             }
             GroupRequest::Purge => self.group.move_to(messages.top, epoch, now, out),
             GroupRequest::Remove => self.group.remove(now, out),
             GroupRequest::Judge { .. } | GroupRequest::Pull { .. } => {}
         }
-        GroupAnswer::Done
+        Some(GroupAnswer::Done)
     }
 
     /// What of it is for others.
@@ -307,10 +328,10 @@ impl GroupHome {
                     let letter = self.letter(offset, attempts, reason, name, messages);
                     out.extend(letter.map(|it| GroupOut::Bury(offset, it)));
                 }
-                Effect::Read(_) if self.reading || self.read_at.is_some() => {}
+                Effect::Read(_) if self.reading.is_some() || self.read_at.is_some() => {}
                 Effect::Read(offset) => {
-                    self.reading = true;
-                    out.push(GroupOut::Read(offset));
+                    self.reading = Some(Reading::Messages(offset));
+                    out.push(GroupOut::Read(offset, GROUP_PAGE));
                 }
             }
         }
@@ -444,9 +465,11 @@ impl Room {
             group,
             source: name::room(&self.name).into(),
             pulls: BTreeMap::new(),
+            begun: None,
             asked: VecDeque::new(),
             read: BTreeMap::new(),
-            reading: false,
+            search: None,
+            reading: None,
             read_at: None,
             unreadable: None,
         };
@@ -486,8 +509,7 @@ impl Room {
     ) {
         let until = node.now + node.settings.publish_timeout / 4 * 3;
         let repeat = self.stream().map_or(Repeat::No, |it| it.find(None, Some(forward)));
-        let (id, name) = (node.next_id(), self.name.clone());
-        let now = node.now;
+        let (now, name) = (node.now, self.name.clone());
         let Some(side) = self.group_mut() else {
             let failed = Answer::Failed(Failure::NoHistory);
             return self.answer_when_acked(0, failed, whom, node);
@@ -511,12 +533,8 @@ impl Room {
                 let judged = Answer::Group(GroupAnswer::Judged(holds));
                 self.answer_when_acked(offset, judged, whom, node);
             }
-            GroupRequest::Pull { most, wait, by, bytes } => {
-                side.pulls.insert(id, (whom, MAX_PUBLICATIONS.min(*bytes as usize)));
-                let by = by.map(|it| it.0);
-                side.group.pull(id, by, *most as usize, until.min(now + *wait));
-            }
-            GroupRequest::Facts
+            GroupRequest::Pull { .. }
+            | GroupRequest::Facts
             | GroupRequest::Seek(_)
             | GroupRequest::Purge
             | GroupRequest::Remove => side.asked.push_back((request.clone(), until, whom)),
@@ -539,7 +557,11 @@ impl Room {
         let (mut pushes, mut offset) = (BTreeMap::<NodeId, Vec<_>>::new(), 0);
         for out in all {
             match out {
-                GroupOut::Change(change) => offset = self.keep_change(&change, None, node),
+                GroupOut::Change(change) => {
+                    offset = self.keep_change(&change, None, node);
+                    let side = self.group_mut().filter(|_| matches!(change, Change::Begun { .. }));
+                    side.into_iter().for_each(|it| it.begun = Some(offset));
+                }
                 GroupOut::Push(client, message) => {
                     let at = self.present.as_ref().and_then(|it| it.node_of(client));
                     if let Some(at) = at {
@@ -560,7 +582,7 @@ impl Room {
                         node.groups.bury(id, &self.name, offset, to.as_ref().into(), letter);
                     }
                 }
-                GroupOut::Read(offset) => node.groups.read(&self.name, offset),
+                GroupOut::Read(offset, count) => node.groups.read(&self.name, offset, count),
             }
         }
         for (at, messages) in pushes {
@@ -616,6 +638,16 @@ impl Room {
         {
             stream.doubt(false);
             self.log_head(node);
+        }
+    }
+
+    /// The group may give messages once all that have to have copies know that it has begun.
+    pub(super) fn note_begun(&mut self, node: &mut Node) {
+        let (kept, needed) = (self.kept(), node.acks_needed());
+        let Role::Home(home) = &mut self.role else { return };
+        let Some(group) = &mut home.group else { return };
+        if group.begun.take_if(|at| *at <= home.replication.acked(kept, needed)).is_some() {
+            node.groups.wake(&self.name);
         }
     }
 

@@ -24,6 +24,8 @@ const LOOKS: usize = 64;
 pub struct GroupRead {
     /// The group's room.
     pub group: RoomName,
+    /// From which offset on they were to be read.
+    pub from: u64,
     /// The messages, each with when it was published; none: they can't be read now.
     pub messages: Option<Vec<(Time, Arc<Publication>)>>,
     /// One that can't be read any more.
@@ -39,8 +41,8 @@ pub struct Groups {
     due: BTreeSet<RoomName>,
     /// By the room whose messages they share: those that are to be looked at once it is open here.
     waiting: BTreeMap<RoomName, BTreeSet<RoomName>>,
-    /// Messages to be read: for which group, from which offset on.
-    to_read: Vec<(RoomName, u64)>,
+    /// Messages to be read: for which group, from which offset on, how many.
+    to_read: Vec<(RoomName, u64, usize)>,
     /// What was read.
     pub(super) has_read: Vec<GroupRead>,
     /// Dead letters that are to be put into their rooms.
@@ -147,9 +149,9 @@ impl Groups {
         }
     }
 
-    /// Messages are to be read for a group, from this offset on.
-    pub(super) fn read(&mut self, group: &RoomName, offset: u64) {
-        self.to_read.push((group.clone(), offset));
+    /// So many messages are to be read for a group, from this offset on.
+    pub(super) fn read(&mut self, group: &RoomName, offset: u64, count: usize) {
+        self.to_read.push((group.clone(), offset, count));
     }
 
     /// A dead letter is to be put into its room.
@@ -249,9 +251,9 @@ impl State {
 
     /// Has messages read that groups need, and puts dead letters into their rooms.
     fn ask_for_groups(&mut self) {
-        for (group, offset) in std::mem::take(&mut self.node.groups.to_read) {
+        for (group, offset, count) in std::mem::take(&mut self.node.groups.to_read) {
             let source: RoomName = name::room(&group).into();
-            self.with_room(&source, |room, node| room.read_for_group(group, offset, node));
+            self.with_room(&source, |room, node| room.read_for_group(group, offset, count, node));
         }
         for (id, to, letter) in std::mem::take(&mut self.node.groups.to_bury) {
             let request = Request::Publish(letter, ReplyTo::Burial(id));
@@ -262,11 +264,11 @@ impl State {
     /// What was read for groups.
     fn take_reads(&mut self) {
         for read in std::mem::take(&mut self.node.groups.has_read) {
-            let GroupRead { group, messages, unreadable } = read;
+            let group = read.group.clone();
             self.with_room(&group, |room, node| {
                 let now = node.now;
                 if let Some(side) = room.group_mut() {
-                    side.has_read(messages, unreadable, now);
+                    side.has_read(read, now);
                     node.groups.wake(&room.name);
                 }
             });

@@ -164,6 +164,11 @@ impl History {
         self.kept.get(index).map(|kept| (now.since(kept.at), kept.publication.clone()))
     }
 
+    /// Offset of the first publication kept that this node did not have before `since`, or of the one to come.
+    pub fn first_since(&self, since: Time) -> u64 {
+        self.first() + self.kept.partition_point(|kept| kept.at < since) as u64
+    }
+
     fn drop_oldest(&mut self) -> isize {
         let freed = self.kept.pop_front().map_or(0, |kept| kept.publication.weight() as isize);
         if self.kept.is_empty() {
@@ -211,6 +216,15 @@ mod tests {
         assert_eq!(offsets(history.page(Some(99), false, 1)), Vec::<u64>::new());
         assert_eq!(offsets(history.page(Some(u64::MAX), false, 1)), Vec::<u64>::new());
         assert_eq!(offsets(history.page(Some(1), false, 2)), [6, 7]);
+    }
+
+    #[test]
+    fn what_is_kept_since_some_moment_is_found() {
+        let history = filled(10, 5);
+        for (since, first) in [(0, 6), (60, 6), (61, 7), (100, 10), (101, 11)] {
+            assert_eq!(history.first_since(Time::from_millis(since)), first, "{since}");
+        }
+        assert_eq!(History::at(4).first_since(Time::from_millis(9)), 5);
     }
 
     #[test]

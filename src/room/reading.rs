@@ -22,9 +22,7 @@ use super::{
 };
 use crate::{log, runtime::time::Time};
 
-/// The most messages that are read for a group at a time.
-const GROUP_PAGE: usize = 256;
-/// The most bytes of them, unless one is larger.
+/// The most bytes of messages that are read for a group at a time, unless one is larger.
 const GROUP_BYTES: usize = 1 << 20;
 
 /// Something that is read for someone.
@@ -47,8 +45,8 @@ pub(super) enum Reader {
     Asked(Whom),
     /// A subscriber of this node, which recovers.
     Subscriber(Box<Subscribe>),
-    /// A group that shares the room's messages: its room.
-    Group(RoomName),
+    /// A group that shares the room's messages: its room, and from which offset on.
+    Group(RoomName, u64),
 }
 
 /// What is read.
@@ -99,14 +97,20 @@ impl Room {
         None
     }
 
-    /// Has the log read messages for a group, from this offset on.
-    pub(super) fn read_for_group(&mut self, group: RoomName, offset: u64, node: &mut Node) {
+    /// Has the log read so many messages for a group, from this offset on.
+    pub(super) fn read_for_group(
+        &mut self,
+        group: RoomName,
+        offset: u64,
+        count: usize,
+        node: &mut Node,
+    ) {
         let (id, until) = (node.next_id(), node.now + node.settings.publish_timeout);
-        let Role::Home(home) = &mut self.role else { return give_group(group, None, node) };
+        let Role::Home(home) = &mut self.role else { return give_group(group, offset, None, node) };
         let since = Some(offset.saturating_sub(1));
-        let query = log::Query { since, reverse: false, count: GROUP_PAGE, bytes: GROUP_BYTES };
+        let query = log::Query { since, reverse: false, count, bytes: GROUP_BYTES };
         node.log(&self.name, LogRequest::Read(id, query));
-        let (who, what, read) = (Reader::Group(group), Wanted::Some, Vec::new());
+        let (who, what, read) = (Reader::Group(group, offset), Wanted::Some, Vec::new());
         home.readings.get_or_insert_default().push(Reading { id, until, who, what, read });
     }
 
@@ -177,11 +181,11 @@ impl Room {
         let Some(index) = readings.iter().position(|it| it.id == id) else { return };
         let mut reading = readings.swap_remove(index);
         home.readings.take_if(|it| it.is_empty());
-        if let Reader::Group(group) = reading.who {
+        if let Reader::Group(group, from) = reading.who {
             if let Some(page) = &page {
                 self.note_first(page.first);
             }
-            return give_group(group, page, node);
+            return give_group(group, from, page, node);
         }
         let Some(page) = page else {
             return self.give_read(reading.who, Answer::Failed(Failure::Unavailable), node);
@@ -252,7 +256,7 @@ impl Room {
                 node.answer((peer, id), &self.name, answer, false);
             }
             Reader::Subscriber(subscribe) => self.admit_reader(*subscribe, answer, node),
-            Reader::Group(group) => give_group(group, None, node),
+            Reader::Group(group, from) => give_group(group, from, None, node),
         }
     }
 
@@ -297,7 +301,7 @@ impl Room {
                 Reader::Asked(whom) => asked.push(whom),
                 Reader::Subscriber(subscribe) => self.waiting.push_back((*subscribe, until)),
                 // It reads anew where it is home next.
-                Reader::Group(_) => {}
+                Reader::Group(..) => {}
             }
         }
         asked
@@ -305,11 +309,11 @@ impl Room {
 }
 
 /// What was read for a group, or could not be.
-fn give_group(group: RoomName, page: Option<LogPage>, node: &mut Node) {
+fn give_group(group: RoomName, from: u64, page: Option<LogPage>, node: &mut Node) {
     let unreadable = page.as_ref().and_then(|it| it.damaged);
     let messages = page
         .map(|page| page.entries.into_iter().map(|(at, entry)| (at, entry.publication)).collect());
-    node.groups.has_read.push(GroupRead { group, messages, unreadable });
+    node.groups.has_read.push(GroupRead { group, from, messages, unreadable });
 }
 
 impl Reading {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use roomcast::{
     cluster::{placement, slots::Term},
     map,
-    queue::change::Change,
+    queue::{change::Change, name, tag},
     room::{
         messages::{Item, Message, Refused, RoomMessage, SlotMessage},
         persisted::{
@@ -17,7 +17,7 @@ use roomcast::{
         },
         registry::Out,
         stream::Entry,
-        types::{Event, Publication, Recovery},
+        types::{ClientInfo, Event, InRoom, Publication, Recovery, RoomName},
     },
 };
 
@@ -66,13 +66,21 @@ pub enum Mutant {
     NobodyWaitedFor,
     /// Successors of a group are not told what is settled.
     ForgottenAcks,
+    /// Successors of a group are not told that it has begun.
+    ForgottenBeginnings,
+    /// What a consumer has had for too long is given again at the second time only, as by a timer that is late.
+    LateRedeliveries,
+    /// The home of a group does not hear that a consumer's connection has ended.
+    NothingFreed,
+    /// The home of a group takes consumers on other nodes for insatiable.
+    IgnoredPrefetch,
     /// Successors of a map are told that nothing before a change is needed.
     RaisedFloors,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 26] = [
         Self::NoSuccessors,
         Self::BoastfulSuccessors,
         Self::EpochsNeverEnd,
@@ -94,6 +102,10 @@ impl Mutant {
         Self::ForgottenTerms,
         Self::NobodyWaitedFor,
         Self::ForgottenAcks,
+        Self::ForgottenBeginnings,
+        Self::LateRedeliveries,
+        Self::NothingFreed,
+        Self::IgnoredPrefetch,
         Self::RaisedFloors,
     ];
 
@@ -122,8 +134,14 @@ impl Mutant {
                 }
                 vec![Out::Subscribed { socket, id, room, flags, delivery, result }]
             }
+            Out::Push { ref publication, .. }
+                if self == Self::LateRedeliveries
+                    && publication.tags.get(tag::ATTEMPT).is_some_and(|it| it == "2") =>
+            {
+                vec![]
+            }
             Out::Send { to, message: Message::Room(room, message) } => self
-                .spoil_message(message, count)
+                .spoil_message(&room, message, count)
                 .into_iter()
                 .map(|message| Out::Send {
                     to: to.clone(),
@@ -139,11 +157,27 @@ impl Mutant {
         }
     }
 
-    fn spoil_message(self, mut message: RoomMessage, count: u64) -> Vec<RoomMessage> {
+    fn spoil_message(
+        self,
+        room: &RoomName,
+        mut message: RoomMessage,
+        count: u64,
+    ) -> Vec<RoomMessage> {
+        let of_group = name::group(room).is_some();
         match (self, &mut message) {
+            (Self::NothingFreed, RoomMessage::Leave(_)) if of_group => return Vec::new(),
+            (Self::IgnoredPrefetch, RoomMessage::Join(client)) if of_group => {
+                Self::want_everything(client);
+            }
+            (Self::IgnoredPrefetch, RoomMessage::Clients { clients, .. }) if of_group => {
+                clients.iter_mut().for_each(Self::want_everything);
+            }
             (Self::BoastfulSuccessors, RoomMessage::Has(offset)) => *offset += 1_000,
-            (Self::ForgottenAcks, RoomMessage::Deliver { entry, .. }) => Self::forget_ack(entry),
             (Self::RaisedFloors, RoomMessage::Deliver { entry, .. }) => Self::raise_floor(entry),
+            (
+                Self::ForgottenAcks | Self::ForgottenBeginnings,
+                RoomMessage::Deliver { entry, .. },
+            ) => self.forget_change(entry),
             (Self::ForgottenForwards, RoomMessage::Deliver { entry, .. }) => entry.forward = None,
             (Self::ForgottenKeys, RoomMessage::Deliver { entry, .. }) => entry.key = None,
             (Self::ForgottenForwards | Self::ForgottenKeys, RoomMessage::Page(page)) => {
@@ -193,7 +227,32 @@ impl Mutant {
 
     /// Whether it shows only where there are consumers.
     pub fn is_of_queues(self) -> bool {
-        self == Self::ForgottenAcks
+        matches!(
+            self,
+            Self::ForgottenAcks
+                | Self::ForgottenBeginnings
+                | Self::LateRedeliveries
+                | Self::NothingFreed
+                | Self::IgnoredPrefetch
+        )
+    }
+
+    /// What has to be said of a history in which it shows, among other things.
+    pub fn symptom(self) -> &'static str {
+        match self {
+            Self::ForgottenBeginnings => "was given as",
+            Self::LateRedeliveries => "is not given again",
+            Self::NothingFreed => "is gone since",
+            Self::IgnoredPrefetch => "wants",
+            _ => "",
+        }
+    }
+
+    /// What the home of a group is told of a consumer, instead of the truth.
+    fn want_everything(client: &mut Arc<ClientInfo>) {
+        let info = b"1000".to_vec().into();
+        let in_room = Some(Box::new(InRoom { info, ..InRoom::default() }));
+        *client = Arc::new(ClientInfo { in_room, ..ClientInfo::clone(client) });
     }
 
     /// Whether it shows only where there are maps.
@@ -212,9 +271,14 @@ impl Mutant {
     }
 
     /// What a successor is told of a change in a group, instead of the truth.
-    fn forget_ack(entry: &mut Entry) {
+    fn forget_change(self, entry: &mut Entry) {
         let change = change_from_bytes(&entry.publication.data);
-        if let Some(Change::Settled(_)) = change {
+        let forgets = match change {
+            Some(Change::Settled(_)) => self == Self::ForgottenAcks,
+            Some(Change::Begun { .. }) => self == Self::ForgottenBeginnings,
+            _ => false,
+        };
+        if forgets {
             let data = change_to_bytes(&Change::Settled(Vec::new()));
             entry.publication =
                 Arc::new(Publication { data, ..Publication::clone(&entry.publication) });

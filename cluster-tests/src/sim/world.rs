@@ -3,13 +3,15 @@
 //! `plan` is what a history of each kind consists of, `agenda` what is to happen. `nodes` is how nodes
 //! start and end and what their cores say, `views` what they know of each other, `links` how they reach
 //! each other, `drains` how they leave. `trouble` and `cuts` are what goes wrong, `people` and
-//! `publishers` who uses the cluster, `consumers` who shares its rooms' messages in some histories, `maps` who has maps in some. `record` is what was promised, and `judge` the judgement at the end.
+//! `publishers` who uses the cluster, `consumers` who shares its rooms' messages in some histories, and `leases` what
+//! they have of them, `maps` who has maps in some. `record` is what was promised, and `judge` the judgement at the end.
 
 mod agenda;
 mod consumers;
 mod cuts;
 mod drains;
 mod judge;
+mod leases;
 mod links;
 mod maps;
 mod nodes;
@@ -81,8 +83,9 @@ pub struct World {
     probed: BTreeMap<usize, Position>,
     /// When something last happened that the cluster has to recover from.
     disturbed: u64,
-    /// Whether all trouble is over.
+    /// Whether all trouble is over, and since when.
     healed: bool,
+    healed_since: Option<u64>,
     /// Whether the story tells of every message between nodes.
     traced: bool,
     /// What happened, for people.
@@ -119,6 +122,7 @@ impl World {
             probed: BTreeMap::new(),
             disturbed: BEGINNING,
             healed: false,
+            healed_since: None,
             traced: std::env::var_os("SIMULATOR_TRACE").is_some(),
             story: Vec::new(),
             rng,

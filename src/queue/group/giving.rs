@@ -44,6 +44,13 @@ impl Group {
         }
     }
 
+    /// The same but that nothing is given, since it is not known yet where the group goes on.
+    pub fn hold(&mut self, now: Time, out: &mut Vec<Effect>) {
+        self.more = false;
+        self.take_back(now, out);
+        self.answer_pulls(now, out);
+    }
+
     fn take_back(&mut self, now: Time, out: &mut Vec<Effect>) {
         while let Some((at, offset)) = self.later.first().copied().filter(|(at, _)| *at <= now) {
             self.later.remove(&(at, offset));

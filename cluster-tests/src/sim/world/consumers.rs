@@ -1,4 +1,5 @@
-//! Consumers of the rooms' groups: what they are given, what they say of it, and what must be true in the end.
+//! Consumers of the rooms' groups: what they are given, what they say of it, and what must be true in the end. What must
+//! become of it in time is in [`super::leases`].
 //!
 //! They have a source of randomness of their own, so that a history without them is the one it always was.
 
@@ -13,7 +14,7 @@ use roomcast::{
     queue::{
         group::{Facts, Verdict},
         name,
-        options::{Mode, QueueOptions, WhenFull},
+        options::{Mode, QueueOptions, Start, WhenFull},
         tag::{self, Delivery},
     },
     room::{
@@ -25,11 +26,14 @@ use roomcast::{
     },
 };
 
-use super::{Happening, World, publishers::label};
+use super::{Happening, World, leases::Leases, publishers::label};
 use crate::sim::client::said;
 
 /// How long a consumer has a message.
-const ACK_WAIT: Duration = Duration::from_secs(3);
+pub(super) const ACK_WAIT: Duration = Duration::from_secs(3);
+/// How long consumers are as careless in the end as before, in milliseconds: so long that what they have then has to be
+/// given again when the cluster has come to rest.
+const CARELESS: u64 = 6_000;
 /// How long slow consumers may take in the end, in milliseconds.
 const PATIENCE: u64 = 120_000;
 /// The group that every room has, and another that some have.
@@ -37,21 +41,25 @@ const GROUPS: [&str; 2] = ["one", "other"];
 
 /// Someone who consumes.
 #[derive(Debug)]
-struct Consumer {
+pub(super) struct Consumer {
     /// The room of its group.
-    group: RoomName,
-    id: ClientId,
+    pub(super) group: RoomName,
+    pub(super) id: ClientId,
     socket: SocketRef,
     /// The node that it is connected to, while it is.
-    node: Option<usize>,
-    prefetch: u32,
+    pub(super) node: Option<usize>,
+    /// Whether it was let in there.
+    pub(super) entered: bool,
+    pub(super) prefetch: u32,
 }
 
 /// What was said of a message and not answered yet.
 #[derive(Debug, Clone)]
-struct Said {
-    group: RoomName,
-    text: String,
+pub(super) struct Said {
+    pub(super) group: RoomName,
+    /// Who said it.
+    pub(super) by: ClientId,
+    pub(super) text: String,
     /// The term and the number of the delivery.
     delivery: (u64, u64),
     acks: bool,
@@ -61,16 +69,22 @@ struct Said {
 #[derive(Debug, Default)]
 pub(super) struct Consumers {
     rng: Rng,
-    all: Vec<Consumer>,
-    said: BTreeMap<u32, Said>,
+    pub(super) all: Vec<Consumer>,
+    pub(super) said: BTreeMap<u32, Said>,
     /// Of each group, the messages whose acknowledgement was confirmed, each with the delivery that it was of.
     acked: BTreeMap<RoomName, BTreeMap<String, (u64, u64)>>,
     /// Those of which nobody can say whether they hold.
     unsure: BTreeSet<(RoomName, String)>,
     /// How messages are divided.
-    mode: Mode,
+    pub(super) mode: Mode,
+    /// Where groups begin: with the first message, in one way or another.
+    start: Start,
+    /// What they have.
+    pub(super) leases: Leases,
     /// Of each group and key, the messages that were given, and the last of them.
     given: BTreeMap<(RoomName, u64), (BTreeSet<u64>, u64)>,
+    /// By group, under which names messages were given.
+    names: BTreeMap<(RoomName, String), String>,
 }
 
 /// The tag by which messages are divided.
@@ -86,7 +100,26 @@ impl Consumers {
             mode: self.mode.clone(),
             ack_wait: ACK_WAIT,
             when_full: WhenFull::DropOldest,
+            start: self.start,
             ..QueueOptions::default()
+        }
+    }
+
+    /// Whether someone has acknowledged this, or may have.
+    pub(super) fn is_spoken_of(&self, group: &RoomName, text: &str) -> bool {
+        let said = |it: &Said| it.acks && it.group == *group && it.text == text;
+        self.acked.get(group).is_some_and(|it| it.contains_key(text))
+            || self.unsure.contains(&(group.clone(), text.to_owned()))
+            || self.said.values().any(said)
+    }
+
+    /// A message has the same name whenever it is given.
+    fn note_name(&mut self, group: &RoomName, text: &str, name: &str) -> Result<(), String> {
+        let known = self.names.entry((group.clone(), text.to_owned()));
+        let known = known.or_insert_with(|| name.to_owned());
+        match known == name {
+            true => Ok(()),
+            false => Err(format!("{text} of {group:?} was given as {known}, and is as {name} now")),
         }
     }
 
@@ -112,6 +145,8 @@ pub(super) enum Act {
     Go(usize, SocketRef),
     /// It says something of a delivery.
     Say(usize, SocketRef, Delivery, String),
+    /// It is seen whether all have in time what they are to have.
+    Look,
 }
 
 impl World {
@@ -126,12 +161,17 @@ impl World {
                     let group = name::of_group(room, group).into();
                     let socket = SocketRef { worker: 0, slot: 0, generation: 0 };
                     let (id, prefetch) = (ClientId(0), rng.u32(1..6));
-                    all.push(Consumer { group, id, socket, node: None, prefetch });
+                    let (node, entered) = (None, false);
+                    all.push(Consumer { group, id, socket, node, entered, prefetch });
                 }
             }
         }
+        // An age that all messages have, which those on disk have to be asked for.
+        let by_age = seed % 4 < 2;
+        let start = if by_age { Start::Since(Duration::from_secs(3_600)) } else { Start::First };
+        let latest = if by_age && self.plan.trouble > 20_000 { 15_000 } else { 3_000 };
         for index in 0..all.len() {
-            let at = self.plan.opening + rng.u64(1..3_000);
+            let at = self.plan.opening + rng.u64(1..latest);
             self.later(at, Happening::Consumer(Act::Come(index)));
         }
         let mode = match seed % 3 {
@@ -139,7 +179,8 @@ impl World {
             1 => Mode::KeyShared(KEY.into()),
             _ => Mode::Exclusive,
         };
-        self.consumers = Some(Consumers { rng, all, mode, ..Consumers::default() });
+        self.consumers = Some(Consumers { rng, all, mode, start, ..Consumers::default() });
+        self.look_at_leases_later();
     }
 
     /// The tags of a publication.
@@ -159,6 +200,7 @@ impl World {
             Act::Say(index, socket, delivery, text) if self.is_on(index, socket) => {
                 self.consumer_says(index, delivery, text)
             }
+            Act::Look => self.look_at_leases(),
             Act::Go(..) | Act::Say(..) => Ok(()),
         }
     }
@@ -189,7 +231,7 @@ impl World {
         let (id, slot) = (ClientId(u128::from(self.sockets)), self.sockets);
         let socket = SocketRef { worker: 0, slot, generation: 0 };
         let Some(it) = self.consumer(index).filter(|it| it.node.is_none()) else { return Ok(()) };
-        (it.id, it.socket, it.node) = (id, socket, Some(node));
+        (it.id, it.socket, it.node, it.entered) = (id, socket, Some(node), false);
         let (group, prefetch) = (it.group.clone(), it.prefetch);
         let info = prefetch.to_string().into_bytes().into();
         let in_room = Some(Box::new(InRoom { info, ..InRoom::default() }));
@@ -220,6 +262,7 @@ impl World {
         let Some(node) = it.node.take() else { return Ok(()) };
         let (group, socket, client) = (it.group.clone(), it.socket, it.id);
         self.tell(|| format!("consumer {index} of {group:?} goes"));
+        self.leases_end_of(client);
         let back = self.chance(1..3_000);
         self.later(back, Happening::Consumer(Act::Come(index)));
         let request = Request::Unsubscribe { socket, client, reply: ReplyTo::Nobody };
@@ -232,9 +275,11 @@ impl World {
         let lost: Vec<usize> =
             all.filter(|(_, it)| it.node == Some(node)).map(|(index, _)| index).collect();
         for index in lost {
-            if let Some(it) = self.consumer(index) {
+            let client = self.consumer(index).map(|it| {
                 it.node = None;
-            }
+                it.id
+            });
+            client.into_iter().for_each(|it| self.leases_end_of(it));
             let back = self.chance(1..1_500);
             self.later(back, Happening::Consumer(Act::Come(index)));
         }
@@ -246,7 +291,8 @@ impl World {
         delivery: Delivery,
         text: String,
     ) -> Result<(), String> {
-        let lazy = if self.healed { 0 } else { self.chance(0..10) };
+        let careful = self.healed_since.is_some_and(|since| self.now - since > CARELESS);
+        let lazy = if careful { 0 } else { self.chance(0..10) };
         let verdict = match lazy {
             9 => return Ok(()),
             8 => Verdict::Nack(Some(Duration::from_millis(self.chance(0..1_500)))),
@@ -258,7 +304,9 @@ impl World {
         let it = &mut consumers.all[index];
         let Some(node) = it.node else { return Ok(()) };
         let (group, number_of) = (it.group.clone(), (delivery.term, delivery.serial));
-        let said = Said { group, text, delivery: number_of, acks: verdict == Verdict::Ack };
+        let (by, acks) = (it.id, verdict == Verdict::Ack);
+        consumers.leases.spoken_of(&group, &text);
+        let said = Said { group, by, text, delivery: number_of, acks };
         let (group, socket) = (it.group.clone(), it.socket);
         let request = GroupRequest::Judge { verdict, deliveries: vec![delivery], by: Some(it.id) };
         self.tell(|| {
@@ -276,6 +324,9 @@ impl World {
         match out {
             Out::Subscribed { socket, result, .. } => {
                 let Some(index) = self.consumer_of(node, *socket) else { return Ok(false) };
+                if let (Ok(_), Some(it)) = (result, self.consumer(index)) {
+                    it.entered = true;
+                }
                 if result.is_err() {
                     self.tell(|| format!("consumer {index} is not let in: {result:?}"));
                     if let Some(it) = self.consumer(index) {
@@ -292,11 +343,12 @@ impl World {
             Out::Answer { to: ReplyTo::Command { id, .. }, answer } => {
                 let Some(consumers) = &mut self.consumers else { return Ok(false) };
                 let Some(said) = consumers.said.remove(id) else { return Ok(false) };
-                let Said { group, text, delivery, acks } = said;
+                let Said { group, text, delivery, acks, .. } = said;
                 match answer {
                     Answer::Group(GroupAnswer::Judged(holds)) if acks && *holds == [true] => {
                         let acked = consumers.acked.entry(group.clone()).or_default();
                         acked.insert(text.clone(), delivery);
+                        consumers.leases.spoken_of(&group, &text);
                         self.tell(|| format!("{text} is settled for {group:?}"));
                     }
                     // It may hold all the same.
@@ -334,8 +386,11 @@ impl World {
         }
         if strict {
             consumers.note_order(room, &text, delivery.offset)?;
+            let name = publication.tags.get(tag::MESSAGE).map_or("", String::as_str);
+            consumers.note_name(room, &text, name)?;
         }
         self.tell(|| format!("consumer {index} of {room:?} gets {text} ({delivery})"));
+        self.leased(index, &text, delivery)?;
         self.later(wait, Happening::Consumer(Act::Say(index, socket, delivery, text)));
         Ok(())
     }
@@ -378,6 +433,7 @@ impl World {
         let end = self.now + PATIENCE;
         loop {
             let facts = self.ask_group(group)?;
+            judge_prefetch(group, &facts)?;
             let open = facts.leased + facts.parked + facts.waiting;
             if facts.floor >= facts.top && open == 0 {
                 return Ok(());
@@ -396,5 +452,15 @@ impl World {
             Answer::Group(GroupAnswer::Facts(facts)) => Ok(*facts),
             other => Err(format!("{group:?} can't be asked in the end: {other:?}")),
         }
+    }
+}
+
+/// No consumer has more than it may, nor have all together.
+fn judge_prefetch(group: &RoomName, facts: &Facts) -> Result<(), String> {
+    let most: u64 = facts.consumers.iter().map(|it| u64::from(it.prefetch)).sum();
+    let one = facts.consumers.iter().find(|it| it.leased > it.prefetch);
+    match one.is_some() || facts.leased > most {
+        true => Err(format!("consumers of {group:?} have more than they may: {facts:?}")),
+        false => Ok(()),
     }
 }

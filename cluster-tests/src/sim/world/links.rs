@@ -43,6 +43,7 @@ impl World {
             (Dialled::Up { replaced }, Some(second)) => {
                 let version = self.version_of(first).min(self.version_of(second));
                 self.network.agree((a, b), version);
+                self.shake_consumers();
                 self.input(first, In::LinkUp(b, version))?;
                 if replaced {
                     self.input(second, In::LinkDown(a))?;
@@ -80,6 +81,7 @@ impl World {
         if self.network.close(node, peer)
             && let Some(index) = self.index(node)
         {
+            self.shake_consumers();
             self.input(index, In::LinkDown(peer))?;
             self.redial(node, peer);
         }

@@ -239,6 +239,7 @@ impl World {
         self.consumers_lose(index);
         self.maps_lose(index);
         self.disturbed = self.now;
+        self.shake_consumers();
         self.everyone_looks();
         Ok(())
     }

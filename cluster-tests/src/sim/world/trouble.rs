@@ -116,6 +116,7 @@ impl World {
             Happening::Heal => {
                 self.mend()?;
                 self.healed = true;
+                self.healed_since = Some(self.now);
             }
             _ => {}
         }

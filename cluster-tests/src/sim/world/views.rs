@@ -113,6 +113,7 @@ impl World {
     fn ready(&mut self, index: usize) {
         self.nodes[index].phase = Phase::Ready;
         self.disturbed = self.now;
+        self.shake_consumers();
         let name = self.nodes[index].name.clone();
         self.tell(|| format!("{name} is ready"));
         self.everyone_looks();
