@@ -37,6 +37,8 @@
 //!   does not reach back far enough ([room::logged], [log]). **Segment**: one of its files.
 //! - **Group**: consumers that share a room's messages, each message once. It lives in a room of its own beside that
 //!   one ([queue], [room::group]): its members are the consumers, its publications what changes in the group.
+//! - **Shared poll**: a room whose clients track keys, which the node asks a backend for, once for all of them
+//!   ([shared_poll]).
 //! - **View**: the nodes that are here, as one node sees it.
 //! - **Link**: the TCP connection between two nodes. **Hub**: the fan-out of one worker thread.
 //!
@@ -67,12 +69,12 @@
 //! files that say `SHELL` in their first line are the rest, and thin: they translate, call `handle`, and
 //! perform the outputs. `tests/layering.rs` keeps them apart. Pure code knows: [protocol], [queue], [room] (but its
 //! actor, its [disk](room::disk) and [room::users]), [cluster] (but membership, gossip, seeds and sight), [mesh::wire], [mesh::noise] and [mesh::life],
-//! [session::state] and what it needs, [access] (but [access::jwks] and [access::connection_counter]), [backend] (but its client), [webhooks] (but
+//! [session::state] and what it needs, [access] (but [access::jwks] and [access::connection_counter]), [backend] (but its client), [shared_poll] (but its actor), [webhooks] (but
 //! its sender), [log] (but its disk and writer), [runtime::time], [runtime::reclaim], [runtime::longest],
 //! [runtime::limiter], [config] (but its load).
 //!
 //! A module uses only those of lower layers, from the lowest up: [metrics], [runtime], [log], [protocol], [cluster],
-//! [queue], [room], [backend], [webhooks], [config], [session], [hub], [mesh], [server], [node]. What a lower one has for a
+//! [queue], [room], [backend], [shared_poll], [webhooks], [config], [session], [hub], [mesh], [server], [node]. What a lower one has for a
 //! higher one is a message, a trait or a function that the lower one defines.
 //!
 //! [placement]: cluster::placement
@@ -93,4 +95,5 @@ pub mod room;
 pub mod runtime;
 pub mod server;
 pub mod session;
+pub mod shared_poll;
 pub mod webhooks;

@@ -55,6 +55,7 @@ use crate::{
         tls::Certificate,
     },
     session::emulated::EmulatedSessions,
+    shared_poll::{actor::SharedPolls, state::PollSettings},
     webhooks::sender::Webhooks,
 };
 
@@ -173,12 +174,15 @@ impl Node {
         let (sessions, keys) = session_settings(&config, id.to_string())?;
         let leaving = Arc::new(Leaving::default());
         let live = LiveParts::new(&config, sessions, certificate.clone());
+        let backends = BackendClients::new(config.backends.clone(), metrics.clone())?;
+        let polls = start_polls(&config, &backends, &metrics)?;
         let parts = Parts {
             config: config.clone(),
             sessions: live.sessions.clone(),
             access: live.access.clone(),
             keys,
-            backends: BackendClients::new(config.backends.clone(), metrics.clone())?,
+            backends,
+            polls,
             webhooks: webhooks.clone(),
             registry: registry.clone(),
             metrics: metrics.clone(),
@@ -417,6 +421,27 @@ fn open_log(
         );
     }
     Ok(Some(opened))
+}
+
+/// Starts what polls for clients, if any room's keys are polled.
+fn start_polls(
+    config: &Config,
+    backends: &Arc<BackendClients>,
+    metrics: &Metrics,
+) -> anyhow::Result<Option<Addr<SharedPolls>>> {
+    let polls = &config.shared_polls;
+    if polls.namespaces.is_empty() {
+        return Ok(None);
+    }
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed)?;
+    let settings = PollSettings {
+        namespaces: polls.namespaces.clone(),
+        concurrency: polls.concurrency,
+        item_limit: config.client.queue_max_size / 2,
+        seed: u64::from_be_bytes(seed),
+    };
+    Ok(Some(SharedPolls::start_on_thread(settings, backends.clone(), metrics.clone())))
 }
 
 /// What the parts of the cluster need of the rest.

@@ -30,7 +30,7 @@ use Harmless::{Always, At, Noted, Off};
 const EMPTY: Harmless = At(&[""]);
 const NO_GRPC: &str =
     "backends are asked by HTTP: give `endpoint` an http:// or https:// URL, and take this out";
-const NO_MAPS: &str = "there are only subscriptions of the type \"stream\": take it out, and use history with recovery mode \"cache\" for the latest state of a room";
+const NO_MAPS: &str = "there are no subscriptions of the type \"map\": take it out, and use history with recovery mode \"cache\" for the latest state of a room, or the type \"shared_poll\"";
 const NO_STORE: &str = "take it out: there is nothing to connect to. Nodes keep rooms in memory, and find each other; see [cluster] for more than one";
 const ONE_PORT: &str = "take it out: all is on http_server.port. Let the proxy in front pass on only /connection and /emulation from outside";
 const SYMBOLS: &str = "take it out: the symbols in names of rooms are always `$`, `:`, `#` and `,`";
@@ -82,7 +82,6 @@ const KEYS: &[(&str, Harmless, &str)] = &[
         Off,
         "take it out: clients use WebSockets, with sse and http_stream where they can't",
     ),
-    ("shared_poll", Off, NO_MAPS),
     ("pid_file", EMPTY, "take it out: whatever starts the node knows its process id"),
     ("enable_unreleased_features", Noted, "it has no effect"),
     ("node.info_metrics_aggregate_interval", Noted, "it has no effect: `info` tells what is now"),
@@ -214,11 +213,13 @@ const KEYS: &[(&str, Harmless, &str)] = &[
     ),
     ("channel.proxy.map_publish", Off, NO_MAPS),
     ("channel.proxy.map_remove", Off, NO_MAPS),
-    ("channel.proxy.shared_poll_refresh", Off, NO_MAPS),
-    ("channel.namespaces.subscription_type", At(&["", "stream"]), NO_MAPS),
-    // They count only for other types of subscriptions, which are refused above.
+    // It counts only for other types of subscriptions, which are refused.
     ("channel.namespaces.map", Always, ""),
-    ("channel.namespaces.shared_poll", Always, ""),
+    (
+        "channel.namespaces.shared_poll.publish_enabled",
+        At(&["false"]),
+        "take it out: the data of keys comes from the backend. What is published goes to rooms of other namespaces",
+    ),
     ("channel.namespaces.map_clients_presence_channel_prefix", EMPTY, NO_MAPS),
     ("channel.namespaces.map_users_presence_channel_prefix", EMPTY, NO_MAPS),
     (
@@ -357,8 +358,9 @@ mod tests {
             ("websocket.read_buffer_size", json!(512), "noted"),
             ("uni_websocket.compression", json!(true), "noted"),
             ("uni_websocket.compression", json!(false), "fine"),
-            ("channel.namespaces[3].subscription_type", json!("map"), "refused"),
-            ("channel.without_namespace.subscription_type", json!("stream"), "fine"),
+            ("channel.namespaces[3].shared_poll.publish_enabled", json!(true), "refused"),
+            ("channel.without_namespace.shared_poll.publish_enabled", json!(false), "fine"),
+            ("channel.namespaces[3].map", json!({"mode": "persistent"}), "fine"),
             ("client.proxy.connect.grpc", json!({"tls": {"enabled": false}}), "fine"),
             ("proxies[0].grpc", json!({"tls": {"enabled": true}}), "refused"),
         ] {

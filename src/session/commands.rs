@@ -146,6 +146,7 @@ impl Session {
         out: &mut Vec<Out>,
     ) -> Outcome {
         let options = self.options(&request.channel, env)?;
+        env.has_publications(&request.channel)?;
         if !options.data_format.accepts(&request.data) {
             return Err(ErrorCode::BadRequest.into());
         }
@@ -175,6 +176,7 @@ impl Session {
         env: Env<'_>,
     ) -> Result<(RoomName, Request), Refusal> {
         let options = self.options(&request.channel, env)?;
+        env.has_publications(&request.channel)?;
         self.permitted(options.permissions.presence, &request.channel, env)?;
         if !options.presence {
             return Err(ErrorCode::NotAvailable.into());
@@ -189,6 +191,7 @@ impl Session {
         env: Env<'_>,
     ) -> Result<(RoomName, Request), Refusal> {
         let options = self.options(&request.channel, env)?;
+        env.has_publications(&request.channel)?;
         self.permitted(options.permissions.history, &request.channel, env)?;
         if !options.keeps_history() {
             return Err(ErrorCode::NotAvailable.into());

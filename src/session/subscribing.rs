@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     commands::{Outcome, Refusal},
     consuming::{self, Consumes},
-    filter, reply,
+    filter, polling, reply,
     settings::Env,
     state::{Call, Out, Session},
     subscription::{Initiator, More, Pending, Subscription},
@@ -19,7 +19,9 @@ use crate::{
     protocol::{
         codec::Format,
         codes::{Disconnect, ErrorCode},
-        message::{ReplyBody, Request as ClientRequest, SubscribeRequest, SubscribeResult},
+        message::{
+            ReplyBody, Request as ClientRequest, SHARED_POLL, SubscribeRequest, SubscribeResult,
+        },
     },
     queue::{name, rights::Rights},
     room::{
@@ -115,13 +117,11 @@ impl Session {
         if self.subscriptions.len() + self.rooms_asked_for() >= env.settings.channel_limit {
             return Err(ErrorCode::LimitExceeded.into());
         }
-        if request.kind != 0 {
-            return Err(ErrorCode::NotAvailable.into());
-        }
+        polling::check_kind(&request, env)?;
         let delivery = delivery_option(&request, options)?;
         match self.grant(&request, options, retried, env)? {
             Decided::Granted(grant) => {
-                Ok(Some(self.enter_as_asked(id, request, delivery, &grant, env)?))
+                Ok(self.enter_as_asked(id, request, delivery, &grant, env, out)?)
             }
             Decided::Ask(call) => {
                 self.call(id, ClientRequest::Subscribe(request), call, out);
@@ -137,6 +137,7 @@ impl Session {
         request: SubscribeRequest,
         grant: &Grant,
         env: Env<'_>,
+        out: &mut Vec<Out>,
     ) -> Outcome {
         let options = self.options(&request.channel, env)?;
         if self.is_asked_for(&request.channel) {
@@ -149,7 +150,7 @@ impl Session {
             return Err(ErrorCode::Expired.into());
         }
         let delivery = delivery_option(&request, options)?;
-        Ok(Some(self.enter_as_asked(id, request, delivery, grant, env)?))
+        Ok(self.enter_as_asked(id, request, delivery, grant, env, out)?)
     }
 
     fn enter_as_asked(
@@ -159,7 +160,12 @@ impl Session {
         delivery: Option<DeliveryOption>,
         grant: &Grant,
         env: Env<'_>,
-    ) -> Result<(RoomName, Request), ErrorCode> {
+        out: &mut Vec<Out>,
+    ) -> Result<Option<(RoomName, Request)>, ErrorCode> {
+        if request.kind == SHARED_POLL {
+            self.enter_polled(id, &request, grant, out);
+            return Ok(None);
+        }
         let options = self.options(&request.channel, env)?;
         let may = |audience: Audience| {
             env.settings.insecure || audience.includes(self.info.user.is_empty(), true)
@@ -182,7 +188,7 @@ impl Session {
             delivery: delivery.filter(|_| consumes.is_none()),
             consumes,
         };
-        Ok(self.enter(&request.channel, options, grant, wanted, Initiator::Client(id)))
+        Ok(Some(self.enter(&request.channel, options, grant, wanted, Initiator::Client(id))))
     }
 
     /// What the client may do with the room's groups.
@@ -275,7 +281,8 @@ impl Session {
         env: Env<'_>,
         out: &mut Vec<Out>,
     ) {
-        let options = match self.options(room, env) {
+        let options = env.has_publications(room).and_then(|()| self.options(room, env));
+        let options = match options {
             Ok(options) => options,
             Err(error) => return self.not_entered(room, initiator, error, env, out),
         };
@@ -360,6 +367,7 @@ impl Session {
             server_side: !matches!(initiator, Initiator::Client(_)),
             info: info.clone(),
             rights: wanted.consumes.map(|it| it.rights).unwrap_or_default(),
+            polled: false,
         };
         // Most clients are in very few rooms.
         if self.subscriptions.is_empty() {

@@ -33,6 +33,8 @@ pub(super) struct More {
     pub(super) info: Option<Arc<ClientInfo>>,
     /// What it may do with the group that it consumes of.
     pub(super) rights: Rights,
+    /// Its client tracks keys.
+    pub(super) polled: bool,
 }
 
 impl More {
@@ -42,6 +44,7 @@ impl More {
             && !self.server_side
             && self.info.is_none()
             && self.rights == Rights::default()
+            && !self.polled
     }
 }
 
@@ -100,6 +103,11 @@ impl Subscription {
 
     pub(super) fn is_server_side(&self) -> bool {
         self.more.as_ref().is_some_and(|it| it.server_side)
+    }
+
+    /// Whether its client tracks keys.
+    pub(super) fn is_polled(&self) -> bool {
+        self.more.as_ref().is_some_and(|it| it.polled)
     }
 
     pub(super) fn take_pending(&mut self) -> Option<Pending> {

@@ -43,6 +43,9 @@ section! {
 section! {
     /// The options of the rooms of one namespace.
     Channel {
+        /// What clients subscribe to: `stream`, the publications of a room, or `shared_poll`, keys that they track and
+        /// the node asks a backend for; see `shared_poll`. Such rooms have nothing else.
+        subscription_type: String = "stream".to_owned(),
         /// Keep who is in the room.
         presence: bool = false,
         /// Tell subscribers who joins and leaves: those that ask for it and may ask for presence.
@@ -127,6 +130,45 @@ section! {
         sub_refresh_proxy_name: String = DEFAULT_PROXY.to_owned(),
         /// Groups of consumers that share the messages of a room. Needs history.
         queue: Queue = Queue::default(),
+        /// How keys are polled, with `subscription_type = "shared_poll"`.
+        shared_poll: ChannelPoll = ChannelPoll::default(),
+    }
+}
+
+section! {
+    /// How the keys of a namespace's rooms are polled.
+    ChannelPoll {
+        /// Who is asked: one of `proxies`, or `default`: `channel.proxy.shared_poll_refresh`.
+        proxy_name: String = DEFAULT_PROXY.to_owned(),
+        /// What says that a key's data is new: `versionless`, the data itself, or `versioned`, the version that the backend
+        /// gives it. Then it is told which version is known, and may leave out what is no newer.
+        mode: String = "versionless".to_owned(),
+        /// How often all keys of a room that clients track are asked for.
+        refresh_interval: Span = seconds(10),
+        /// The most keys of one request. The requests of a room are spread over the interval.
+        refresh_batch_size: usize = 1_000,
+        /// The most keys that a client may track in a room.
+        max_keys_per_connection: usize = 5_000,
+        /// The most keys of a room that the clients of a node may track together.
+        max_keys_per_channel: usize = 100_000,
+        /// How long a room is remembered that nobody of a node's clients is in any more.
+        channel_shutdown_delay: Span = seconds(1),
+        /// How long a key stays tracked after the signature by which it may be has expired.
+        track_expired_extra_delay: Span = seconds(25),
+    }
+}
+
+section! {
+    /// Keys that clients track and nodes ask backends for.
+    SharedPoll {
+        /// The secret that the application signs with which keys a client may track.
+        hmac_secret_key: String = String::new(),
+        /// The secret before it, accepted as well while it is being changed.
+        hmac_previous_secret_key: String = String::new(),
+        /// What that has signed after this is not accepted, in seconds of Unix time. 0: all is, as long as it is here.
+        hmac_previous_secret_key_valid_until: i64 = 0,
+        /// The most requests for keys that a node has under way, to all backends together. 0: 64.
+        concurrency_limit: usize = 64,
     }
 }
 

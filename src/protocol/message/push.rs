@@ -204,6 +204,18 @@ pub struct Publication {
     #[prost(bool, tag = "8")]
     #[serde(skip_serializing_if = "json::is_default")]
     pub delta: bool,
+    /// The key that it is about, where keys are tracked.
+    #[prost(string, tag = "11")]
+    #[serde(skip_serializing_if = "json::is_default")]
+    pub key: String,
+    /// The key is gone.
+    #[prost(bool, tag = "12")]
+    #[serde(skip_serializing_if = "json::is_default")]
+    pub removed: bool,
+    /// The version of the key's data.
+    #[prost(uint64, tag = "16")]
+    #[serde(skip_serializing_if = "json::is_default")]
+    pub version: u64,
 }
 
 /// The server ended the subscription.

@@ -186,6 +186,10 @@ pub struct SubscribeResult {
     #[prost(bool, tag = "13")]
     #[serde(skip_serializing_if = "json::is_default")]
     pub delta: bool,
+    /// The kind of the subscription; see [`SubscribeRequest`](super::SubscribeRequest).
+    #[prost(int32, tag = "15")]
+    #[serde(rename = "type", skip_serializing_if = "json::is_default")]
+    pub kind: i32,
 }
 
 /// Who is in the room, by connection id.
