@@ -37,7 +37,7 @@
 //!   does not reach back far enough ([room::logged], [log]). **Segment**: one of its files.
 //! - **Group**: consumers that share a room's messages, each message once. It lives in a room of its own beside that
 //!   one ([queue], [room::group]): its members are the consumers, its publications what changes in the group.
-//! - **Shared poll**: a room whose clients track keys, which the node asks a backend for, once for all of them
+//! - **Shared poll**: a room whose clients track keys, which one node asks a backend for, once for all of them
 //!   ([shared_poll]).
 //! - **View**: the nodes that are here, as one node sees it.
 //! - **Link**: the TCP connection between two nodes. **Hub**: the fan-out of one worker thread.

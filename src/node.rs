@@ -1,5 +1,6 @@
 //! SHELL. The only wiring: starts a node's parts in order, and stops them in reverse.
 
+mod polls;
 mod reload;
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
@@ -55,7 +56,7 @@ use crate::{
         tls::Certificate,
     },
     session::emulated::EmulatedSessions,
-    shared_poll::{actor::SharedPolls, state::PollSettings},
+    shared_poll::actor::SharedPolls,
     webhooks::sender::Webhooks,
 };
 
@@ -158,11 +159,14 @@ impl Node {
         let (registry, companions) = start_registry(&config, &me, &metrics, (&users, &webhooks))?;
         let (views, view) = watch::channel(View::new([me.clone()]));
         metrics.cluster_nodes.set(1);
+        let backends = BackendClients::new(config.backends.clone(), metrics.clone())?;
+        let polls = polls::start(&config, id, &backends, &metrics, view.clone())?;
         let starting = Starting {
             config: &config,
             me: &me,
             metrics: &metrics,
             registry: &registry,
+            polls: &polls,
             companions,
             views,
         };
@@ -174,8 +178,6 @@ impl Node {
         let (sessions, keys) = session_settings(&config, id.to_string())?;
         let leaving = Arc::new(Leaving::default());
         let live = LiveParts::new(&config, sessions, certificate.clone());
-        let backends = BackendClients::new(config.backends.clone(), metrics.clone())?;
-        let polls = start_polls(&config, &backends, &metrics)?;
         let parts = Parts {
             config: config.clone(),
             sessions: live.sessions.clone(),
@@ -423,33 +425,13 @@ fn open_log(
     Ok(Some(opened))
 }
 
-/// Starts what polls for clients, if any room's keys are polled.
-fn start_polls(
-    config: &Config,
-    backends: &Arc<BackendClients>,
-    metrics: &Metrics,
-) -> anyhow::Result<Option<Addr<SharedPolls>>> {
-    let polls = &config.shared_polls;
-    if polls.namespaces.is_empty() {
-        return Ok(None);
-    }
-    let mut seed = [0; 8];
-    getrandom::fill(&mut seed)?;
-    let settings = PollSettings {
-        namespaces: polls.namespaces.clone(),
-        concurrency: polls.concurrency,
-        item_limit: config.client.queue_max_size / 2,
-        seed: u64::from_be_bytes(seed),
-    };
-    Ok(Some(SharedPolls::start_on_thread(settings, backends.clone(), metrics.clone())))
-}
-
 /// What the parts of the cluster need of the rest.
 struct Starting<'a> {
     config: &'a Config,
     me: &'a NodeInfo,
     metrics: &'a Metrics,
     registry: &'a Addr<RoomRegistry>,
+    polls: &'a Option<Addr<SharedPolls>>,
     /// The nodes that this one was with last, if it has rooms on disk.
     companions: BTreeSet<String>,
     views: watch::Sender<View>,
@@ -499,6 +481,7 @@ impl Starting<'_> {
             metrics: self.metrics.clone(),
             registry: self.registry.clone(),
             emulated: emulated.clone(),
+            polls: self.polls.clone(),
         });
         let reach = dialer.reach();
         let dialer = dialer.start();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use cluster_tests::backend::{Act, Asked, Backend};
 use cluster_tests::cluster::Cluster;
+use cluster_tests::http;
 use cluster_tests::sdk::{Clients, Format, Sdk};
 use cluster_tests::wait::{ensure, hold, until};
 use cluster_tests::world::REACTION;
@@ -364,4 +365,58 @@ fn a_backend_that_hangs_or_fails_is_asked_less_and_holds_up_no_one() -> Result<(
     })?;
     world.table.set("a", 2, json!(2));
     world.expect("ann", &[("a", json!(1)), ("a", json!(2))])
+}
+
+/// How often each node has asked the backend for keys.
+fn polls(cluster: &Cluster, node: usize) -> Result<f64, String> {
+    let text = http::get(cluster.node(node).http, "/metrics")?.body;
+    let line = |it: &&str| {
+        it.starts_with("roomcast_backend_calls_total") && it.contains("shared_poll_refresh")
+    };
+    let value = |it: &str| it.rsplit(' ').next().and_then(|it| it.parse::<f64>().ok());
+    Ok(text.lines().filter(line).filter_map(value).sum())
+}
+
+#[test]
+fn one_node_of_three_asks_for_all_and_another_goes_on_when_it_is_killed() -> Result<(), String> {
+    let (mut world, room) = (world(3)?, "versioned:a");
+    world.table.set("k", 1, json!(1));
+    let names = ["ann", "bob", "cy"];
+    for (node, name) in names.iter().enumerate() {
+        world.poll(name, if node == 1 { Format::Protobuf } else { Format::Json }, node, room)?;
+        world.track(name, room, &["k"])?;
+        world.expect(name, &[("k", json!(1))])?;
+    }
+    let (before, first) = (
+        (0..3).map(|it| polls(&world.cluster, it)).collect::<Result<Vec<_>, _>>()?,
+        world.asked(room, 0).len(),
+    );
+    hold(20 * INTERVAL);
+    let asked = world.asked(room, 0).len() - first;
+    ensure((15..=22).contains(&asked), || format!("asked {asked} times in 20 intervals"))?;
+    let mut busy = Vec::new();
+    for (node, before) in before.iter().enumerate() {
+        if polls(&world.cluster, node)? > *before {
+            busy.push(node);
+        }
+    }
+    let [poller] = busy[..] else { return Err(format!("nodes {busy:?} ask")) };
+    world.table.set("k", 2, json!(2));
+    for name in names {
+        world.expect(name, &[("k", json!(1)), ("k", json!(2))])?;
+    }
+    world.cluster.node_mut(poller).kill();
+    world.table.set("k", 3, json!(3));
+    let others: Vec<&str> =
+        names.iter().enumerate().filter(|(node, _)| *node != poller).map(|(_, it)| *it).collect();
+    for name in others {
+        world.expect(name, &[("k", json!(1)), ("k", json!(2)), ("k", json!(3))])?;
+    }
+    // Once they have noticed, one of them asks for both.
+    until(REACTION, || {
+        let first = world.asked(room, 0).len();
+        hold(10 * INTERVAL);
+        let asked = world.asked(room, 0).len() - first;
+        ensure((7..=11).contains(&asked), || format!("asked {asked} times in 10 intervals"))
+    })
 }

@@ -24,7 +24,7 @@ pub struct Versions {
 pub const FIRST: MeshVersion = 8;
 
 /// Those of this build.
-pub const OURS: Versions = Versions { oldest: 8, newest: 9 };
+pub const OURS: Versions = Versions { oldest: 9, newest: 10 };
 
 /// Since then large answers come in parts.
 pub const PARTS: MeshVersion = 9;
@@ -37,6 +37,9 @@ pub const REJOINS: MeshVersion = 9;
 
 /// Since then there are groups of consumers.
 pub const GROUPS: MeshVersion = 9;
+
+/// Since then one node polls keys for all.
+pub const POLLS: MeshVersion = 10;
 
 impl Versions {
     /// The newest version that both speak; none if there is none.

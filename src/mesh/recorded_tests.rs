@@ -37,6 +37,7 @@ use crate::{
         },
     },
     session::id::SessionId,
+    shared_poll::peers::{PeerItem, PollMessage},
 };
 
 const NODE: NodeId = NodeId(0x0102_0304_0506_0708);
@@ -44,8 +45,8 @@ const TERM: Term = Term { count: 300, node: NODE };
 
 fn recorded(version: MeshVersion) -> &'static str {
     match version {
-        8 => include_str!("recorded/8.txt"),
         9 => include_str!("recorded/9.txt"),
+        10 => include_str!("recorded/10.txt"),
         _ => panic!("there are no recorded frames of version {version}"),
     }
 }
@@ -331,7 +332,23 @@ fn frames() -> Vec<(String, Frame)> {
     say("finding", "channels", Message::Finding(3, channels()));
     say("finding", "part", Message::FindingPart(3, channels()));
     say("finding", "controlled", Message::Finding(3, Finding::Controlled));
+    let polls = about_polls().into_iter();
+    frames.extend(polls.map(|(name, it)| (format!("polls: {name}"), Frame::Polls(it))));
     frames
+}
+
+fn about_polls() -> Vec<(&'static str, PollMessage)> {
+    let (room, run) = (Arc::<str>::from("room"), 7);
+    let data = Bytes::from_static(b"[1]");
+    let item = PeerItem { key: "key".into(), data, version: 300, removed: true };
+    let keys = vec!["key".into()];
+    vec![
+        ("ready", PollMessage::Ready),
+        ("track", PollMessage::Track { room: room.clone(), run, keys: vec![("key".into(), 300)] }),
+        ("untrack", PollMessage::Untrack { room: room.clone(), run, keys }),
+        ("not mine", PollMessage::NotMine { room: room.clone(), run }),
+        ("items", PollMessage::Items { room, run, epoch: "e".into(), items: vec![item] }),
+    ]
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

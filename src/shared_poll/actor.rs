@@ -8,16 +8,25 @@ use std::{
 };
 
 use actix::prelude::*;
+use bytes::Bytes;
 use rustc_hash::FxHashMap;
+use tokio::sync::watch;
 
-use super::state::{In, KeyUpdate, Out, PollSettings, Reply, Request, State};
+use super::{
+    peers::PollMessage,
+    state::{In, KeyUpdate, Out, PollSettings, Reply, Request, State},
+};
 use crate::{
     backend::{
         client::BackendClients,
         poll::{PollAnswer, PollRequest},
     },
+    cluster::{node::NodeId, view::View},
     metrics::Metrics,
-    room::types::{RoomName, SocketRef},
+    room::{
+        actor::ToLink,
+        types::{Failure, RoomName, SocketRef},
+    },
     runtime::{
         clock,
         time::Time,
@@ -34,10 +43,15 @@ pub struct SharedPolls {
     backends: Arc<BackendClients>,
     metrics: Metrics,
     hubs: FxHashMap<u16, Recipient<FromPolls>>,
+    links: FxHashMap<NodeId, Recipient<ToLink>>,
+    encode: EncodePoll,
     address: Option<Addr<Self>>,
     /// When something was said of data that is too large.
     complained: Option<Instant>,
 }
+
+/// Makes a frame of what is said to another node, or says why it can't be sent.
+pub type EncodePoll = fn(PollMessage) -> Result<Bytes, Failure>;
 
 impl SharedPolls {
     /// Starts it on a thread of its own: what many clients track takes time that no socket should wait for.
@@ -45,12 +59,15 @@ impl SharedPolls {
         settings: PollSettings,
         backends: Arc<BackendClients>,
         metrics: Metrics,
+        encode: EncodePoll,
     ) -> Addr<Self> {
         let polls = Self {
             state: State::new(settings),
             backends,
             metrics,
             hubs: FxHashMap::default(),
+            links: FxHashMap::default(),
+            encode,
             address: None,
             complained: None,
         };
@@ -72,6 +89,14 @@ impl SharedPolls {
                 self.to_hub(socket.worker, FromPolls::Reply { socket, room, id, reply });
             }
             Out::Ask(call, request) => self.ask(call, request),
+            Out::Send(node, message) => match (self.encode)(message) {
+                Ok(frame) => {
+                    if let Some(link) = self.links.get(&node) {
+                        link.do_send(ToLink::Frame(frame));
+                    }
+                }
+                Err(_) => tracing::error!(%node, "what is new about a key is too large for a link"),
+            },
             Out::Push { room, update, to } => {
                 self.metrics.shared_poll_updates.inc();
                 let update = Arc::new(update);
@@ -202,6 +227,64 @@ impl Handler<PollCommand> for SharedPolls {
 
     fn handle(&mut self, PollCommand(room, request): PollCommand, _: &mut Self::Context) {
         self.handle(In::Request(room, request));
+    }
+}
+
+/// What a link to a node that knows shared polls has for them.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub enum FromPollLink {
+    /// It is up.
+    Up(NodeId, Recipient<ToLink>),
+    /// It is down.
+    Down(NodeId, Recipient<ToLink>),
+    /// The other node says something.
+    Peer(NodeId, PollMessage),
+}
+
+impl Handler<FromPollLink> for SharedPolls {
+    type Result = ();
+
+    fn handle(&mut self, message: FromPollLink, _: &mut Self::Context) {
+        match message {
+            FromPollLink::Up(node, link) => {
+                // A second link replaces the first: whatever was under way on that is lost.
+                if self.links.insert(node, link).is_some() {
+                    self.handle(In::LinkDown(node));
+                }
+                self.handle(In::LinkUp(node));
+            }
+            FromPollLink::Down(node, link) => {
+                if self.links.get(&node).is_some_and(|known| *known == link) {
+                    self.links.remove(&node);
+                    self.handle(In::LinkDown(node));
+                }
+            }
+            FromPollLink::Peer(node, message) => self.handle(In::Peer(node, message)),
+        }
+    }
+}
+
+/// The cluster is this now.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct See(View);
+
+impl Handler<See> for SharedPolls {
+    type Result = ();
+
+    fn handle(&mut self, See(view): See, _: &mut Self::Context) {
+        self.handle(In::View(view));
+    }
+}
+
+/// Tells the polls who is in the cluster, for as long as anyone knows.
+pub async fn watch(polls: Addr<SharedPolls>, mut view: watch::Receiver<View>) {
+    loop {
+        polls.do_send(See(view.borrow_and_update().clone()));
+        if view.changed().await.is_err() {
+            return;
+        }
     }
 }
 

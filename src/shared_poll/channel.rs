@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     backend::poll::{PollAnswer, PolledItem},
+    cluster::node::NodeId,
     protocol::codes::ErrorCode,
     room::types::SocketRef,
     runtime::time::Time,
@@ -31,51 +32,76 @@ const RETURN: Duration = Duration::from_secs(10);
 /// How often it is looked for signatures that have expired.
 const EXPIRY_GRAIN: Duration = Duration::from_secs(1);
 
-/// How one client tracks a key.
+/// Who tracks keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Who {
+    /// A client of this node.
+    Socket(SocketRef),
+    /// Another node, for its clients.
+    Node(NodeId),
+}
+
+/// Where the data of keys comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// This node asks the backend.
+    Backend,
+    /// Another node does, and knows by this number what this one tracks.
+    Node(NodeId, u64),
+}
+
+/// How one of them tracks a key.
 #[derive(Debug)]
-struct Tracker {
+pub(super) struct Tracker {
     /// The version that it has; 0: none.
-    version: u64,
+    pub(super) version: u64,
     /// When it ends.
     expires_at: Option<Time>,
 }
 
 /// A key that somebody tracks.
 #[derive(Debug, Default)]
-struct Tracked {
+pub(super) struct Tracked {
     /// The newest version that was heard of; 0: none.
-    version: u64,
+    pub(super) version: u64,
     /// Of that version's data, where that says what is new.
     hash: u64,
     /// Somebody lacks that version, so it has to be asked for although it is known.
-    wanted: bool,
-    trackers: FxHashMap<SocketRef, Tracker>,
+    pub(super) wanted: bool,
+    pub(super) trackers: FxHashMap<Who, Tracker>,
 }
 
 /// A room whose keys are polled.
 #[derive(Debug)]
 pub(super) struct Channel {
-    options: Arc<PollOptions>,
+    pub(super) options: Arc<PollOptions>,
     /// What clients compare when they come back: if it is another, their versions mean nothing.
-    epoch: String,
+    pub(super) epoch: String,
     /// The last version that was made here.
     last_version: u64,
-    members: FxHashMap<SocketRef, BTreeSet<Key>>,
-    keys: BTreeMap<Key, Tracked>,
-    schedule: Schedule,
+    pub(super) members: FxHashMap<Who, BTreeSet<Key>>,
+    /// What the nodes among them call what they track here.
+    pub(super) runs: FxHashMap<NodeId, u64>,
+    pub(super) source: Source,
+    /// Keys that the node that polls has to be told of.
+    pub(super) changed: BTreeSet<Key>,
+    /// When that node may be asked again, which did not want to be.
+    pub(super) retry_at: Option<Time>,
+    pub(super) keys: BTreeMap<Key, Tracked>,
+    pub(super) schedule: Schedule,
     /// When the first signature may expire.
     expiry: Option<Time>,
     /// When it is forgotten, while nobody is in it.
-    gone_at: Option<Time>,
+    pub(super) gone_at: Option<Time>,
 }
 
 /// What comes of an answer.
 #[derive(Debug, Default)]
 pub(super) struct News {
     /// What is new, and to whom.
-    pub(super) updates: Vec<(KeyUpdate, Vec<SocketRef>)>,
-    /// Those who have to subscribe again, since what they know of versions means nothing any more.
-    pub(super) outdated: Vec<SocketRef>,
+    pub(super) updates: Vec<(KeyUpdate, Vec<Who>)>,
+    /// Those whose versions mean nothing any more.
+    pub(super) outdated: Vec<Who>,
     /// The largest item that no client could take, in bytes.
     pub(super) too_large: Option<(Box<str>, usize)>,
 }
@@ -89,6 +115,10 @@ impl Channel {
             options,
             last_version: 0,
             members: FxHashMap::default(),
+            runs: FxHashMap::default(),
+            source: Source::Backend,
+            changed: BTreeSet::new(),
+            retry_at: None,
             keys: BTreeMap::new(),
             expiry: None,
             gone_at: None,
@@ -108,16 +138,35 @@ impl Channel {
     /// A client comes. Returns the epoch of its versions.
     pub(super) fn enter(&mut self, socket: SocketRef) -> &str {
         self.gone_at = None;
-        self.members.entry(socket).or_default();
+        self.members.entry(Who::Socket(socket)).or_default();
         &self.epoch
     }
 
-    /// A client goes, and tracks nothing any more.
-    pub(super) fn leave(&mut self, socket: SocketRef, now: Time) {
-        for key in self.members.remove(&socket).unwrap_or_default() {
-            self.drop_tracker(&key, socket);
+    /// Somebody goes, and tracks nothing any more.
+    pub(super) fn leave(&mut self, who: Who, now: Time) {
+        if let Who::Node(node) = who {
+            self.runs.remove(&node);
+        }
+        for key in self.members.remove(&who).unwrap_or_default() {
+            self.drop_tracker(&key, who);
         }
         self.note_empty(now);
+    }
+
+    /// A key has to be asked for at once.
+    fn hurry(&mut self, key: Key) {
+        match self.source {
+            Source::Backend => self.schedule.hurry(key),
+            Source::Node(..) => {
+                self.changed.insert(key);
+            }
+        }
+    }
+
+    pub(super) fn start(&mut self, now: Time) {
+        if self.source == Source::Backend {
+            self.schedule.start(now);
+        }
     }
 
     fn note_empty(&mut self, now: Time) {
@@ -143,7 +192,8 @@ impl Channel {
             .filter(|it| !untracked.contains(&*it.key))
             .map(|it| (it.key.clone(), it))
             .collect();
-        let mine = self.members.get(&socket).ok_or(ErrorCode::PermissionDenied)?;
+        let who = Who::Socket(socket);
+        let mine = self.members.get(&who).ok_or(ErrorCode::PermissionDenied)?;
         let new = items.keys().filter(|it| !mine.contains(&***it)).count();
         let freed = untracked.iter().filter(|it| mine.contains(**it)).count();
         if mine.len() + new - freed > self.options.max_keys_per_connection {
@@ -153,69 +203,84 @@ impl Channel {
         if self.keys.len() + unknown > self.options.max_keys_per_channel {
             return Err(ErrorCode::LimitExceeded);
         }
-        self.untrack(socket, untrack);
+        self.untrack(who, untrack);
         for (_, item) in items {
-            self.track_one(socket, item);
+            self.track_one(who, item);
         }
-        self.schedule.start(now);
+        self.start(now);
         Ok(())
     }
 
-    fn track_one(&mut self, socket: SocketRef, item: Track) {
-        let Some(mine) = self.members.get_mut(&socket) else { return };
+    pub(super) fn track_one(&mut self, who: Who, item: Track) {
+        let Some(mine) = self.members.get_mut(&who) else { return };
         let known = self.keys.get_key_value(&*item.key).map(|(key, _)| key.clone());
         let is_new = known.is_none();
         let key = known.unwrap_or_else(|| Key::from(&*item.key));
         mine.insert(key.clone());
         let tracked = self.keys.entry(key.clone()).or_default();
         let tracker = Tracker { version: item.version, expires_at: item.expires_at };
-        tracked.trackers.insert(socket, tracker);
+        tracked.trackers.insert(who, tracker);
         self.expiry = [self.expiry, item.expires_at].into_iter().flatten().min();
         let lacks = tracked.version > item.version;
-        if is_new && item.version == 0 || lacks && !tracked.wanted {
-            self.schedule.hurry(key);
-        }
+        let waits = is_new && item.version == 0 || lacks && !tracked.wanted;
         tracked.wanted |= lacks;
+        // Another node has to know what the least is that anyone has here.
+        let unknown = tracked.version == 0 && self.source != Source::Backend;
+        if waits || unknown {
+            self.hurry(key);
+        }
     }
 
-    /// A client does not track these keys any more.
-    pub(super) fn untrack(&mut self, socket: SocketRef, keys: &[Box<str>]) {
+    /// Somebody does not track these keys any more.
+    pub(super) fn untrack(&mut self, who: Who, keys: &[Box<str>]) {
         for key in keys {
-            if self.members.get_mut(&socket).is_some_and(|it| it.remove(&**key)) {
-                self.drop_tracker(key, socket);
+            if self.members.get_mut(&who).is_some_and(|it| it.remove(&**key)) {
+                self.drop_tracker(key, who);
             }
         }
     }
 
-    fn drop_tracker(&mut self, key: &str, socket: SocketRef) {
+    fn drop_tracker(&mut self, key: &str, who: Who) {
         let Some(tracked) = self.keys.get_mut(key) else { return };
-        tracked.trackers.remove(&socket);
-        if tracked.trackers.is_empty() {
-            self.keys.remove(key);
-            self.schedule.forget(key);
+        tracked.trackers.remove(&who);
+        if tracked.trackers.is_empty()
+            && let Some((key, _)) = self.keys.remove_entry(key)
+        {
+            self.forget(key);
+        }
+    }
+
+    /// Nobody tracks a key any more.
+    fn forget(&mut self, key: Key) {
+        match self.source {
+            Source::Backend => self.schedule.forget(&key),
+            Source::Node(..) => {
+                self.changed.insert(key);
+            }
         }
     }
 
     /// Ends what signatures no longer allow. Nobody is told: clients bring new signatures in time, or know.
     pub(super) fn expire(&mut self, now: Time) {
+        self.retry_at.take_if(|at| *at <= now);
         if self.expiry.is_none_or(|at| at > now) {
             return;
         }
         let (mut over, mut next) = (Vec::new(), None::<Time>);
         for (key, tracked) in &self.keys {
-            for (socket, tracker) in &tracked.trackers {
+            for (who, tracker) in &tracked.trackers {
                 match tracker.expires_at {
-                    Some(at) if at <= now => over.push((key.clone(), *socket)),
+                    Some(at) if at <= now => over.push((key.clone(), *who)),
                     Some(at) => next = Some(next.map_or(at, |next| next.min(at))),
                     None => {}
                 }
             }
         }
-        for (key, socket) in over {
-            if let Some(mine) = self.members.get_mut(&socket) {
+        for (key, who) in over {
+            if let Some(mine) = self.members.get_mut(&who) {
                 mine.remove(&key);
             }
-            self.drop_tracker(&key, socket);
+            self.drop_tracker(&key, who);
         }
         self.expiry = next.map(|at| at.max(now + EXPIRY_GRAIN));
     }
@@ -238,7 +303,7 @@ impl Channel {
 
     /// When there is something else to be done.
     pub(super) fn due(&self) -> Option<Time> {
-        [self.expiry, self.gone_at].into_iter().flatten().min()
+        [self.expiry, self.gone_at, self.retry_at].into_iter().flatten().min()
     }
 
     /// Whether nobody has been in it for long enough.
@@ -255,8 +320,12 @@ impl Channel {
         now: Time,
     ) -> News {
         self.schedule.done(reason, answer.is_some(), now);
+        answer.map(|it| self.hear(it, item_limit, now)).unwrap_or_default()
+    }
+
+    /// What a backend says, be it to another node.
+    pub(super) fn hear(&mut self, answer: PollAnswer, item_limit: usize, now: Time) -> News {
         let mut news = News::default();
-        let Some(answer) = answer else { return news };
         if self.options.mode == Mode::Versioned && answer.epoch != self.epoch {
             news.outdated = self.begin_epoch(answer.epoch, now);
         }
@@ -271,33 +340,45 @@ impl Channel {
         news
     }
 
-    /// The versions from now on can't be compared with those from before. Returns who has to subscribe again.
-    fn begin_epoch(&mut self, epoch: String, now: Time) -> Vec<SocketRef> {
+    /// The versions from now on can't be compared with those from before. Returns who has to be told: clients have to
+    /// subscribe again, nodes go on to track their keys, and have nothing of them.
+    fn begin_epoch(&mut self, epoch: String, now: Time) -> Vec<Who> {
         self.epoch = epoch;
-        for key in std::mem::take(&mut self.keys).into_keys() {
-            self.schedule.forget(&key);
+        let is_node = |who: &Who| matches!(who, Who::Node(_));
+        for (key, mut tracked) in std::mem::take(&mut self.keys) {
+            tracked.trackers.retain(|who, _| is_node(who));
+            if tracked.trackers.is_empty() {
+                self.forget(key);
+                continue;
+            }
+            (tracked.version, tracked.wanted) = (0, false);
+            tracked.trackers.values_mut().for_each(|it| it.version = 0);
+            self.keys.insert(key, tracked);
         }
-        let members = std::mem::take(&mut self.members).into_keys().collect();
-        // Until then they are to be back, and told the epoch that is known by now.
-        self.gone_at = Some(now + self.options.shutdown_delay.max(RETURN));
+        let members = self.members.keys().copied().collect();
+        self.members.retain(|who, _| is_node(who));
+        if self.members.is_empty() {
+            // Until then clients are to be back, and told the epoch that is known by now.
+            self.gone_at = Some(now + self.options.shutdown_delay.max(RETURN));
+        }
         members
     }
 
     /// What a backend says of a key. Returns what is new in it, and to whom.
-    fn take(&mut self, item: PolledItem) -> Option<(KeyUpdate, Vec<SocketRef>)> {
+    fn take(&mut self, item: PolledItem) -> Option<(KeyUpdate, Vec<Who>)> {
         let (key, _) = self.keys.get_key_value(&*item.key)?;
         let key = key.clone();
         if item.removed {
             let tracked = self.keys.remove(&key)?;
-            self.schedule.forget(&key);
-            let sockets: Vec<SocketRef> = tracked.trackers.into_keys().collect();
-            for socket in &sockets {
-                if let Some(mine) = self.members.get_mut(socket) {
+            self.forget(key.clone());
+            let trackers: Vec<Who> = tracked.trackers.into_keys().collect();
+            for who in &trackers {
+                if let Some(mine) = self.members.get_mut(who) {
                     mine.remove(&key);
                 }
             }
             let update = KeyUpdate { key, version: 0, data: Bytes::new(), removed: true };
-            return Some((update, sockets));
+            return Some((update, trackers));
         }
         let tracked = self.keys.get_mut(&key)?;
         match self.options.mode {
@@ -315,13 +396,13 @@ impl Channel {
         tracked.wanted = false;
         let version = tracked.version;
         let lack = tracked.trackers.iter_mut().filter(|(_, it)| it.version < version);
-        let mut sockets = Vec::new();
-        for (socket, tracker) in lack {
+        let mut trackers = Vec::new();
+        for (who, tracker) in lack {
             tracker.version = version;
-            sockets.push(*socket);
+            trackers.push(*who);
         }
         let update = KeyUpdate { key, version, data: item.data, removed: false };
-        (!sockets.is_empty()).then_some((update, sockets))
+        (!trackers.is_empty()).then_some((update, trackers))
     }
 }
 

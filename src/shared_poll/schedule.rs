@@ -77,6 +77,18 @@ impl Schedule {
         }
     }
 
+    /// Nothing was asked for lately: all keys are, at once.
+    pub(super) fn start_now(&mut self, now: Time) {
+        if self.round.is_none() {
+            self.next_round = Some(now);
+        }
+    }
+
+    /// Nothing is asked for any more.
+    pub(super) fn stop(&mut self) {
+        *self = Self::new(self.interval, self.batch_size);
+    }
+
     /// Somebody waits for a key.
     pub(super) fn hurry(&mut self, key: Key) {
         self.urgent.insert(key);

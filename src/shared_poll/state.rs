@@ -14,12 +14,14 @@ use rustc_hash::FxHashMap;
 use siphasher::sip::SipHasher13;
 
 use super::{
-    channel::{Channel, News},
+    channel::{Channel, Source, Who},
     options::PolledNamespaces,
+    peers::{Peers, PollMessage},
     schedule::Reason,
 };
 use crate::{
     backend::poll::{PollAnswer, PollRequest},
+    cluster::{node::NodeId, view::View},
     protocol::codes::ErrorCode,
     room::types::{RoomName, SocketRef},
     runtime::time::Time,
@@ -32,6 +34,14 @@ pub enum In {
     Request(RoomName, Request),
     /// What was asked under this number is answered, or it is not.
     Answered(u64, Option<PollAnswer>),
+    /// There is a link to another node that knows shared polls.
+    LinkUp(NodeId),
+    /// There is none any more.
+    LinkDown(NodeId),
+    /// Another node says something.
+    Peer(NodeId, PollMessage),
+    /// The cluster is this now.
+    View(View),
     /// Time has passed.
     Tick,
 }
@@ -130,6 +140,8 @@ pub enum Out {
     },
     /// Ask the backend; the answer is [`In::Answered`] with the same number.
     Ask(u64, PollRequest),
+    /// Say this to another node.
+    Send(NodeId, PollMessage),
     /// Give these clients what is new about a key.
     Push {
         /// The room.
@@ -168,10 +180,12 @@ pub struct PollSettings {
     pub item_limit: usize,
     /// Makes the epochs of this process different from those of any other.
     pub seed: u64,
+    /// This node; none: it is in no cluster.
+    pub me: Option<NodeId>,
 }
 
-struct Room {
-    channel: Channel,
+pub(super) struct Room {
+    pub(super) channel: Channel,
     /// Tells it from one of the same name that was forgotten.
     number: u64,
     /// It is among those that wait.
@@ -188,21 +202,26 @@ struct Call {
 
 /// All rooms whose keys are polled.
 pub struct State {
-    settings: PollSettings,
-    rooms: BTreeMap<RoomName, Room>,
+    pub(super) settings: PollSettings,
+    pub(super) rooms: BTreeMap<RoomName, Room>,
     timers: BTreeSet<(Time, RoomName)>,
     calls: FxHashMap<u64, Call>,
     /// Rooms that have something to ask, in turn.
     waiting: VecDeque<RoomName>,
     last_call: u64,
     last_room: u64,
+    pub(super) last_run: u64,
     keys: usize,
+    pub(super) peers: Peers,
+    /// Rooms of which another node may have to be told something.
+    pub(super) told: BTreeSet<RoomName>,
 }
 
 impl State {
     /// Nobody is in any room.
     pub fn new(settings: PollSettings) -> Self {
         Self {
+            peers: Peers::new(settings.me),
             settings,
             rooms: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -210,7 +229,9 @@ impl State {
             waiting: VecDeque::new(),
             last_call: 0,
             last_room: 0,
+            last_run: 0,
             keys: 0,
+            told: BTreeSet::new(),
         }
     }
 
@@ -230,26 +251,40 @@ impl State {
         match input {
             In::Request(room, request) => self.request(&room, request, now, &mut out),
             In::Answered(call, answer) => self.answered(call, answer, now, &mut out),
-            In::Tick => {
-                while self.due().is_some_and(|at| at <= now)
-                    && let Some((_, room)) = self.timers.pop_first()
-                {
-                    if let Some(it) = self.rooms.get_mut(&room) {
-                        it.timer = None;
-                    }
-                    self.with(&room, now, |channel| channel.expire(now));
+            In::LinkUp(node) => {
+                out.push(Out::Send(node, PollMessage::Ready));
+            }
+            In::LinkDown(node) => self.link_down(node, now, &mut out),
+            In::Peer(node, message) => self.peer(node, message, now, &mut out),
+            In::View(view) => {
+                if self.peers.see(&view) {
+                    self.turn_all(now, &mut out);
                 }
             }
+            In::Tick => self.tick(now, &mut out),
         }
         self.ask(now, &mut out);
+        self.tell(&mut out);
         out
+    }
+
+    fn tick(&mut self, now: Time, out: &mut Vec<Out>) {
+        while self.due().is_some_and(|at| at <= now)
+            && let Some((_, room)) = self.timers.pop_first()
+        {
+            if let Some(it) = self.rooms.get_mut(&room) {
+                it.timer = None;
+            }
+            self.turn(&room, now, out);
+            self.with(&room, now, |channel| channel.expire(now));
+        }
     }
 
     fn request(&mut self, room: &RoomName, request: Request, now: Time, out: &mut Vec<Out>) {
         let answer = |socket, id, reply| Out::Reply { socket, room: room.clone(), id, reply };
         match request {
             Request::Enter { socket, id } => {
-                self.open(room);
+                self.open(room, now, out);
                 let epoch = self.with(room, now, |it| it.enter(socket).to_owned());
                 let reply = Reply::Entered(epoch.ok_or(ErrorCode::NotAvailable));
                 // The name that all clients share from here on.
@@ -257,7 +292,7 @@ impl State {
                 out.push(Out::Reply { socket, room: known.clone(), id, reply });
             }
             Request::Leave { socket, id } => {
-                self.with(room, now, |it| it.leave(socket, now));
+                self.with(room, now, |it| it.leave(Who::Socket(socket), now));
                 out.extend(id.map(|id| answer(socket, id, Reply::Left)));
             }
             Request::Track { socket, id, items, untrack, expires_at } => {
@@ -267,14 +302,14 @@ impl State {
                 out.push(answer(socket, id, reply));
             }
             Request::Untrack { socket, id, keys } => {
-                self.with(room, now, |it| it.untrack(socket, &keys));
+                self.with(room, now, |it| it.untrack(Who::Socket(socket), &keys));
                 out.push(answer(socket, id, Reply::Untracked));
             }
         }
     }
 
     /// Begins to know a room, if its keys are polled at all.
-    fn open(&mut self, room: &RoomName) {
+    pub(super) fn open(&mut self, room: &RoomName, now: Time, out: &mut Vec<Out>) {
         if self.rooms.contains_key(room) {
             return;
         }
@@ -283,6 +318,7 @@ impl State {
         let number = self.last_room;
         let channel = Channel::new(options, epoch(self.settings.seed, number));
         self.rooms.insert(room.clone(), Room { channel, number, waits: false, timer: None });
+        self.turn(room, now, out);
     }
 
     fn answered(&mut self, call: u64, answer: Option<PollAnswer>, now: Time, out: &mut Vec<Out>) {
@@ -292,17 +328,11 @@ impl State {
         }
         let limit = self.settings.item_limit;
         let news = self.with(&room, now, |it| it.answered(reason, answer, limit, now));
-        let News { updates, outdated, too_large } = news.unwrap_or_default();
-        if !outdated.is_empty() {
-            out.push(Out::Outdated { room: room.clone(), sockets: outdated });
-        }
-        out.extend(too_large.map(|(key, size)| Out::TooLarge { room: room.clone(), key, size }));
-        let push = |(update, to)| Out::Push { room: room.clone(), update, to };
-        out.extend(updates.into_iter().map(push));
+        self.pass_on(&room, news.unwrap_or_default(), out);
     }
 
     /// Does something with a room that is known, and notes what is to be done with it next.
-    fn with<T>(
+    pub(super) fn with<T>(
         &mut self,
         name: &RoomName,
         now: Time,
@@ -311,6 +341,9 @@ impl State {
         let room = self.rooms.get_mut(name)?;
         let before = room.channel.keys();
         let done = act(&mut room.channel);
+        if room.channel.source() != Source::Backend {
+            self.told.insert(name.clone());
+        }
         self.keys = (self.keys + room.channel.keys()).saturating_sub(before);
         self.settle(name, now);
         Some(done)

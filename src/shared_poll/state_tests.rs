@@ -50,6 +50,7 @@ impl Node {
             concurrency,
             item_limit: 100,
             seed: 7,
+            me: None,
         };
         Self { state: State::new(settings), now: 0, asked: VecDeque::new() }
     }
