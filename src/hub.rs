@@ -30,6 +30,7 @@ use crate::{
         state::In,
         timers::Timers,
     },
+    shared_poll::{actor::FromPolls, state::KeyUpdate},
 };
 
 /// How precisely the sockets' timers fire, and how often some sockets are disconnected as the node stops.
@@ -201,6 +202,21 @@ impl Hub {
             socket.do_send(ToSocket::Frame(socket.encoding().message(&push)));
             self.metrics.deliveries.inc();
         }
+    }
+
+    /// What is new about a key, for those who track it.
+    fn key_update(&self, room: &RoomName, update: &KeyUpdate, sockets: &[SocketRef]) {
+        let mut frames: [Option<Bytes>; Encoding::COUNT] = Default::default();
+        let mut delivered = 0;
+        for socket in sockets.iter().filter_map(|it| self.socket(*it)) {
+            let encoding = socket.encoding();
+            let frame = frames[encoding.index()].get_or_insert_with(|| {
+                encoding.message(&reply::key_update(room, update, encoding.format()))
+            });
+            socket.do_send(ToSocket::Frame(frame.clone()));
+            delivered += 1;
+        }
+        self.metrics.deliveries.inc_by(delivered);
     }
 
     /// Those who watch their position are out of the room at once, so that nothing reaches them after
@@ -393,6 +409,24 @@ impl Handler<ToHub> for Hub {
             | Out::Log { .. }
             | Out::Control(_)
             | Out::Notify(_) => {}
+        }
+    }
+}
+
+impl Handler<FromPolls> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, message: FromPolls, _: &mut Self::Context) {
+        match message {
+            FromPolls::Reply { socket, room, id, reply } => {
+                self.tell(socket, In::Polled { room, id, reply });
+            }
+            FromPolls::Push { room, update, sockets } => self.key_update(&room, &update, &sockets),
+            FromPolls::Outdated { room, sockets } => {
+                for socket in sockets {
+                    self.tell(socket, In::InsufficientState(room.clone()));
+                }
+            }
         }
     }
 }

@@ -39,6 +39,8 @@
 //!   one ([queue], [room::group]): its members are the consumers, its publications what changes in the group.
 //! - **Map**: a room that keeps the latest value of each key ([map], [room::map]): its publications say what changes, and its
 //!   stream reaches back as far as the oldest entry.
+//! - **Shared poll**: a room whose clients track keys, which one node asks a backend for, once for all of them
+//!   ([shared_poll]).
 //! - **View**: the nodes that are here, as one node sees it.
 //! - **Link**: the TCP connection between two nodes. **Hub**: the fan-out of one worker thread.
 //!
@@ -69,12 +71,12 @@
 //! files that say `SHELL` in their first line are the rest, and thin: they translate, call `handle`, and
 //! perform the outputs. `tests/layering.rs` keeps them apart. Pure code knows: [protocol], [queue], [map], [room] (but its
 //! actor, its [disk](room::disk) and [room::users]), [cluster] (but membership, gossip, seeds and sight), [mesh::wire], [mesh::noise] and [mesh::life],
-//! [session::state] and what it needs, [access] (but [access::jwks] and [access::connection_counter]), [backend] (but its client), [webhooks] (but
+//! [session::state] and what it needs, [access] (but [access::jwks] and [access::connection_counter]), [backend] (but its client), [shared_poll] (but its actor), [webhooks] (but
 //! its sender), [log] (but its disk and writer), [runtime::time], [runtime::reclaim], [runtime::longest],
 //! [runtime::limiter], [config] (but its load).
 //!
 //! A module uses only those of lower layers, from the lowest up: [metrics], [runtime], [log], [protocol], [cluster],
-//! [queue], [map], [room], [backend], [webhooks], [config], [session], [hub], [mesh], [server], [node]. What a lower one has for a
+//! [queue], [map], [room], [backend], [shared_poll], [webhooks], [config], [session], [hub], [mesh], [server], [node]. What a lower one has for a
 //! higher one is a message, a trait or a function that the lower one defines.
 //!
 //! [placement]: cluster::placement
@@ -96,4 +98,5 @@ pub mod room;
 pub mod runtime;
 pub mod server;
 pub mod session;
+pub mod shared_poll;
 pub mod webhooks;

@@ -70,6 +70,12 @@ metrics! {
     protocol_violations: IntCounter = "protocol_violations_total", "Connections closed for a frame that broke RFC 6455 or a size limit.";
     /// Questions to backends.
     backend_calls: IntCounterVec = "backend_calls_total", "Questions to backends, by what became of them.", ["backend", "kind", "outcome"];
+    /// Rooms whose keys are polled.
+    shared_poll_rooms: IntGauge = "shared_poll_rooms", "Rooms of this node's clients whose keys are polled.";
+    /// Keys that are polled.
+    shared_poll_keys: IntGauge = "shared_poll_keys", "Keys that this node's clients track; one that several track counts once.";
+    /// What was new about keys.
+    shared_poll_updates: IntCounter = "shared_poll_updates_total", "What backends had to say of keys that was new to some of this node's clients.";
     /// Events delivered.
     webhook_events: IntCounterVec = "webhook_events_total", "Events for the application: delivered, or dropped since too many waited.", ["outcome"];
     /// Posts of events.

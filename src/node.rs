@@ -1,6 +1,7 @@
 //! SHELL. The only wiring: starts a node's parts in order, and stops them in reverse.
 
 mod grpc;
+mod polls;
 mod reload;
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
@@ -57,6 +58,7 @@ use crate::{
         tls::Certificate,
     },
     session::emulated::EmulatedSessions,
+    shared_poll::actor::SharedPolls,
     webhooks::sender::Webhooks,
 };
 
@@ -164,11 +166,14 @@ impl Node {
         let (registry, companions) = start_registry(&config, &me, &metrics, (&users, &webhooks))?;
         let (views, view) = watch::channel(View::new([me.clone()]));
         metrics.cluster_nodes.set(1);
+        let backends = BackendClients::new(config.backends.clone(), metrics.clone())?;
+        let polls = polls::start(&config, id, &backends, &metrics, view.clone())?;
         let starting = Starting {
             config: &config,
             me: &me,
             metrics: &metrics,
             registry: &registry,
+            polls: &polls,
             companions,
             views,
         };
@@ -186,7 +191,8 @@ impl Node {
             sessions: live.sessions.clone(),
             access: live.access.clone(),
             keys,
-            backends: BackendClients::new(config.backends.clone(), metrics.clone())?,
+            backends,
+            polls,
             webhooks: webhooks.clone(),
             registry: registry.clone(),
             metrics: metrics.clone(),
@@ -436,6 +442,7 @@ struct Starting<'a> {
     me: &'a NodeInfo,
     metrics: &'a Metrics,
     registry: &'a Addr<RoomRegistry>,
+    polls: &'a Option<Addr<SharedPolls>>,
     /// The nodes that this one was with last, if it has rooms on disk.
     companions: BTreeSet<String>,
     views: watch::Sender<View>,
@@ -485,6 +492,7 @@ impl Starting<'_> {
             metrics: self.metrics.clone(),
             registry: self.registry.clone(),
             emulated: emulated.clone(),
+            polls: self.polls.clone(),
         });
         let reach = dialer.reach();
         let dialer = dialer.start();

@@ -21,6 +21,7 @@ use roomcast::{
         settings::{Env, SessionSettings},
         state::{CallFailed, In, Out, Session},
     },
+    shared_poll::state as polls,
 };
 use serde_json::json;
 
@@ -56,6 +57,7 @@ struct Talk {
     congested: bool,
     now: Time,
     waiting: Vec<(RoomName, Request)>,
+    polls: Vec<(RoomName, polls::Request)>,
     replies: usize,
 }
 
@@ -70,6 +72,7 @@ impl Talk {
             congested: how & 2 != 0,
             now: Time::from_millis(1000),
             waiting: Vec::new(),
+            polls: Vec::new(),
             replies: 0,
         }
     }
@@ -115,6 +118,10 @@ impl Talk {
                     assert!(room.len() <= self.settings.channel_max_length);
                     self.waiting.push((room, request));
                 }
+                Out::Poll(room, request) => {
+                    assert!(room.len() <= self.settings.channel_max_length);
+                    self.polls.push((room, request));
+                }
                 Out::Call(number, _) => calls.push(number),
                 Out::WakeAt(_) | Out::Close(_) | Out::Authenticated(_) => {}
             }
@@ -124,7 +131,8 @@ impl Talk {
             self.handle(In::Called(number, Err(CallFailed)));
         }
         let most = self.settings.in_flight_limit + self.settings.channel_limit + 64;
-        assert!(self.waiting.len() <= most, "{} requests in flight", self.waiting.len());
+        let waiting = self.waiting.len() + self.polls.len();
+        assert!(waiting <= most, "{waiting} requests in flight");
     }
 
     /// What rooms would answer, whether or not anyone still waits for it.
@@ -152,6 +160,24 @@ impl Talk {
                 _ => continue,
             };
             self.handle(input);
+            self.go_on();
+        }
+        self.answer_polls();
+    }
+
+    /// What the node's shared polls would.
+    fn answer_polls(&mut self) {
+        while let Some((room, request)) = self.polls.pop() {
+            let (id, reply) = match request {
+                polls::Request::Enter { id, .. } => (id, polls::Reply::Entered(Ok("e".into()))),
+                polls::Request::Leave { id: Some(id), .. } => (id, polls::Reply::Left),
+                polls::Request::Leave { id: None, .. } => continue,
+                polls::Request::Track { id, expires_at, .. } => {
+                    (id, polls::Reply::Tracked(Ok(expires_at)))
+                }
+                polls::Request::Untrack { id, .. } => (id, polls::Reply::Untracked),
+            };
+            self.handle(In::Polled { room, id, reply });
             self.go_on();
         }
     }
@@ -194,9 +220,17 @@ fn settings(insecure: bool) -> SessionSettings {
     });
     let mut named = room.clone();
     named["name"] = "named".into();
+    let polled = json!({
+        "name": "poll",
+        "subscription_type": "shared_poll",
+        "allow_subscribe_for_client": true,
+        "allow_subscribe_for_anonymous": true,
+    });
     let options = vec![
         ("channel.without_namespace", room),
-        ("channel.namespaces", json!([named])),
+        ("channel.namespaces", json!([named, polled])),
+        ("channel.proxy.shared_poll_refresh.endpoint", json!("http://127.0.0.1:1")),
+        ("shared_poll.hmac_secret_key", json!("secret")),
         ("channel.max_length", json!(40)),
         ("client.insecure", json!(insecure)),
         ("client.allow_anonymous_connect_without_token", json!(true)),

@@ -14,7 +14,7 @@ use std::{
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use reqwest::{
-    StatusCode,
+    RequestBuilder, StatusCode,
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 use tokio::sync::Semaphore;
@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 use super::{
     breaker::Breaker,
     options::Backend,
+    poll::{self, PollAnswer, PollRequest},
     request::{BackendRequest, OperationKind, TransportInfo},
     response::{self, BackendResponse, InvalidResponse},
 };
@@ -30,8 +31,10 @@ use crate::{
     runtime::{clock, http_client},
 };
 
-/// The largest answer.
+/// The largest answer, in bytes.
 const ANSWER_LIMIT: usize = 1 << 20;
+/// The largest that brings the data of many keys.
+const POLL_LIMIT: usize = 16 << 20;
 /// So many calls for each that may be under way may wait.
 const WAITING: usize = 16;
 /// How long a connection is kept for the next call: shorter than servers keep theirs, so that they don't
@@ -49,8 +52,8 @@ enum Failed {
     Busy,
     #[error("it has not answered in time")]
     Timeout,
-    #[error("its answer has more than {ANSWER_LIMIT} bytes")]
-    TooLarge,
+    #[error("its answer has more than {0} bytes")]
+    TooLarge(usize),
     #[error("{0:#}")]
     Http(#[from] anyhow::Error),
     #[error("its answer can't be used: {0}")]
@@ -63,7 +66,7 @@ impl Failed {
             Self::GivenUp => "given_up",
             Self::Busy => "busy",
             Self::Timeout => "timeout",
-            Self::TooLarge => "too_large",
+            Self::TooLarge(_) => "too_large",
             Self::Http(_) => "connection",
             Self::InvalidResponse(_) => "unusable",
         }
@@ -136,6 +139,23 @@ impl BackendClients {
         let client = self.clients.get(usize::from(request.to.0))?;
         let kind = request.operation.kind();
         let asked = client.ask(&self.http, &request, transport).await;
+        self.noted(client, kind, asked)
+    }
+
+    /// Asks about keys. None if there is no answer; why is logged.
+    pub async fn poll(&self, request: &PollRequest) -> Option<PollAnswer> {
+        let client = self.clients.get(usize::from(request.to.0))?;
+        let asked = client.poll(&self.http, request).await;
+        self.noted(client, OperationKind::SharedPollRefresh, asked)
+    }
+
+    /// Counts what has become of a call, and says why there is no answer.
+    fn noted<T>(
+        &self,
+        client: &BackendClient,
+        kind: OperationKind,
+        asked: Result<T, Failed>,
+    ) -> Option<T> {
         let outcome = asked.as_ref().map_or_else(Failed::name, |_| "answered");
         let name = client.backend.name.as_str();
         self.metrics.backend_calls.with_label_values(&[name, kind.name(), outcome]).inc();
@@ -165,6 +185,31 @@ impl BackendClient {
         request: &BackendRequest,
         transport: TransportInfo,
     ) -> Result<BackendResponse, Failed> {
+        let body = request.body(&self.backend, transport).map_err(anyhow::Error::from)?;
+        let post = http.post(&self.backend.endpoint).headers(self.headers(request)).body(body);
+        let (status, body) = self.exchange(post, ANSWER_LIMIT).await?;
+        let kind = request.operation.kind();
+        Ok(response::read(kind, &self.backend, status.as_u16(), &body)?)
+    }
+
+    async fn poll(
+        &self,
+        http: &reqwest::Client,
+        request: &PollRequest,
+    ) -> Result<PollAnswer, Failed> {
+        let body = request.body().map_err(anyhow::Error::from)?;
+        let headers = with_content_type(self.static_headers.clone());
+        let post = http.post(&self.backend.endpoint).headers(headers).body(body);
+        let (status, body) = self.exchange(post, POLL_LIMIT).await?;
+        Ok(poll::read(status.as_u16(), &body)?)
+    }
+
+    /// Posts once there is a place for it. An answer may have so many bytes.
+    async fn exchange(
+        &self,
+        post: RequestBuilder,
+        limit: usize,
+    ) -> Result<(StatusCode, Vec<u8>), Failed> {
         let timeout = self.backend.timeout;
         let deadline = tokio::time::Instant::now() + timeout;
         let waiting = Waiting::new(&self.waiting, self.backend.concurrency * WAITING)?;
@@ -175,12 +220,10 @@ impl BackendClient {
         if !self.state().breaker.admits(clock::now(), timeout) {
             return Err(Failed::GivenUp);
         }
-        match tokio::time::timeout_at(deadline, self.call(http, request, transport)).await {
+        match tokio::time::timeout_at(deadline, Self::call(post, limit)).await {
             Ok(called) => {
                 self.state().breaker.answered();
-                let (status, body) = called?;
-                let kind = request.operation.kind();
-                Ok(response::read(kind, &self.backend, status.as_u16(), &body)?)
+                called
             }
             Err(_) => {
                 if self.state().breaker.unanswered(clock::now()) {
@@ -191,15 +234,8 @@ impl BackendClient {
         }
     }
 
-    async fn call(
-        &self,
-        http: &reqwest::Client,
-        request: &BackendRequest,
-        transport: TransportInfo,
-    ) -> Result<(StatusCode, Vec<u8>), Failed> {
-        let body = request.body(&self.backend, transport).map_err(anyhow::Error::from)?;
-        let post = http.post(&self.backend.endpoint).headers(self.headers(request));
-        let response = post.body(body).send().await.map_err(anyhow::Error::from)?;
+    async fn call(post: RequestBuilder, limit: usize) -> Result<(StatusCode, Vec<u8>), Failed> {
+        let response = post.send().await.map_err(anyhow::Error::from)?;
         let status = response.status();
         let (mut chunks, mut body) = (response.bytes_stream(), Vec::new());
         // Of an answer that is of no use anyway, nothing is read.
@@ -207,8 +243,8 @@ impl BackendClient {
             && let Some(chunk) = chunks.next().await
         {
             body.extend_from_slice(&chunk.map_err(anyhow::Error::from)?);
-            if body.len() > ANSWER_LIMIT {
-                return Err(Failed::TooLarge);
+            if body.len() > limit {
+                return Err(Failed::TooLarge(limit));
             }
         }
         Ok((status, body))
@@ -231,8 +267,7 @@ impl BackendClient {
             headers.remove(name);
         }
         headers.extend(client);
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers
+        with_content_type(headers)
     }
 
     /// One line a second is enough to know.
@@ -248,4 +283,9 @@ impl BackendClient {
         let (backend, kind) = (self.backend.name.as_str(), kind.name());
         tracing::warn!(backend, kind, %error, missed, "a backend could not be asked");
     }
+}
+
+fn with_content_type(mut headers: HeaderMap) -> HeaderMap {
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers
 }

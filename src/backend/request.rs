@@ -85,6 +85,8 @@ pub enum OperationKind {
     SubRefresh,
     /// See [`Operation::Rpc`].
     Rpc,
+    /// See [`PollRequest`](super::poll::PollRequest).
+    SharedPollRefresh,
 }
 
 impl OperationKind {
@@ -97,6 +99,7 @@ impl OperationKind {
             Self::Publish => "publish",
             Self::SubRefresh => "sub_refresh",
             Self::Rpc => "rpc",
+            Self::SharedPollRefresh => "shared_poll_refresh",
         }
     }
 }

@@ -94,6 +94,9 @@ pub enum InvalidResponse {
     /// A code that clients can't be told.
     #[error("{0} is no code of a disconnect (3000 to 4999)")]
     DisconnectCode(u32),
+    /// The application can't say, where there is no client to be told.
+    #[error("it says that it can't: {0}")]
+    Refused(String),
 }
 
 #[derive(Deserialize)]
@@ -163,7 +166,12 @@ struct Done {
 }
 
 fn raw(json: Option<Box<RawValue>>) -> Bytes {
-    json.map_or_else(Bytes::new, |it| String::from(Box::<str>::from(it)).into_bytes().into())
+    json.map_or_else(Bytes::new, bytes)
+}
+
+/// JSON as it was written.
+pub(super) fn bytes(json: Box<RawValue>) -> Bytes {
+    String::from(Box::<str>::from(json)).into_bytes().into()
 }
 
 /// What is there in base64, or else as JSON.
@@ -289,12 +297,33 @@ pub fn read(
             }
             Err(refused) => refused,
         },
+        // Has no client, and so no answer for one.
+        OperationKind::SharedPollRefresh => return Err(InvalidResponse::Empty),
         OperationKind::Rpc => match decided::<Done>(body)? {
             Ok(None) => BackendResponse::Rpc(Bytes::new()),
             Ok(Some(it)) => BackendResponse::Rpc(payload("b64data", it.data, it.b64data)?),
             Err(refused) => refused,
         },
     })
+}
+
+/// The result where no client waits for it, so that nothing but that is an answer.
+///
+/// # Errors
+/// If it can't be told, or the application has refused.
+pub(super) fn answered<T: DeserializeOwned>(
+    status: u16,
+    body: &[u8],
+) -> Result<Option<T>, InvalidResponse> {
+    if status != 200 {
+        return Err(InvalidResponse::Status(status));
+    }
+    let answer: Answer<T> = nulls::from_slice(body)?;
+    match (answer.error, answer.disconnect) {
+        (None, None) => Ok(answer.result),
+        (Some(it), _) => Err(InvalidResponse::Refused(format!("{} ({})", it.message, it.code))),
+        (None, Some(it)) => Err(InvalidResponse::Refused(it.reason)),
+    }
 }
 
 /// Who says nothing about the end of something lets it end.

@@ -29,6 +29,9 @@ pub const OURS: Versions = Versions { oldest: 9, newest: 10 };
 /// Since then there are maps.
 pub const MAPS: MeshVersion = 10;
 
+/// Since then one node polls keys for all.
+pub const POLLS: MeshVersion = 10;
+
 impl Versions {
     /// The newest version that both speak; none if there is none.
     pub fn agree(self, other: Self) -> Option<MeshVersion> {

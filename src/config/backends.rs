@@ -134,6 +134,19 @@ impl<'a> Register<'a> {
         })
     }
 
+    /// Who is asked for the keys of rooms, by this name in the option `key`.
+    ///
+    /// # Errors
+    /// If it is not there, or something is wrong with it.
+    pub(super) fn shared_poll(&mut self, key: &str, name: &str) -> Result<BackendId, Invalid> {
+        let raw = self.raw;
+        self.named(
+            key,
+            name,
+            ("channel.proxy.shared_poll_refresh", &raw.channel.proxy.shared_poll_refresh),
+        )
+    }
+
     fn methods(&mut self) -> Result<Methods, Invalid> {
         let rpc = &self.raw.rpc;
         let mut one = |key: &str, enabled: bool, name: &str| {

@@ -32,7 +32,6 @@ const NO_GRPC: &str =
     "backends are asked by HTTP: give `endpoint` an http:// or https:// URL, and take this out";
 const NO_MAP_PROXY: &str =
     "take it out: no backend is asked about maps. Let the application put values by the server API";
-const NO_MAPS: &str = "there are only subscriptions of the type \"stream\": take it out, and use history with recovery mode \"cache\" for the latest state of a room";
 const NO_STORE: &str = "take it out: there is nothing to connect to. Nodes keep rooms in memory, and find each other; see [cluster] for more than one";
 const ONE_PORT: &str = "take it out: all is on http_server.port. Let the proxy in front pass on only /connection and /emulation from outside";
 const SYMBOLS: &str = "take it out: the symbols in names of rooms are always `$`, `:`, `#` and `,`";
@@ -94,7 +93,6 @@ const KEYS: &[(&str, Harmless, &str)] = &[
         Off,
         "take it out: clients use WebSockets, with sse and http_stream where they can't",
     ),
-    ("shared_poll", Off, NO_MAPS),
     ("pid_file", EMPTY, "take it out: whatever starts the node knows its process id"),
     ("enable_unreleased_features", Noted, "it has no effect"),
     ("node.info_metrics_aggregate_interval", Noted, "it has no effect: `info` tells what is now"),
@@ -222,7 +220,6 @@ const KEYS: &[(&str, Harmless, &str)] = &[
     ),
     ("channel.proxy.map_publish", Off, NO_MAP_PROXY),
     ("channel.proxy.map_remove", Off, NO_MAP_PROXY),
-    ("channel.proxy.shared_poll_refresh", Off, NO_MAPS),
     (
         "channel.namespaces.map.stream_ttl",
         Noted,
@@ -238,7 +235,11 @@ const KEYS: &[(&str, Harmless, &str)] = &[
     ("channel.namespaces.map.publish_proxy_name", Always, ""),
     ("channel.namespaces.map.remove_proxy_enabled", At(&["false"]), NO_MAP_PROXY),
     ("channel.namespaces.map.remove_proxy_name", Always, ""),
-    ("channel.namespaces.shared_poll", Always, ""),
+    (
+        "channel.namespaces.shared_poll.publish_enabled",
+        At(&["false"]),
+        "take it out: the data of keys comes from the backend. What is published goes to rooms of other namespaces",
+    ),
     (
         "channel.namespaces.subscribe_stream_proxy_enabled",
         At(&["false"]),
@@ -377,6 +378,8 @@ mod tests {
             ("uni_websocket.compression", json!(false), "fine"),
             ("channel.namespaces[3].map.publish_proxy_enabled", json!(true), "refused"),
             ("channel.namespaces[3].map.stream_ttl", json!("1m"), "noted"),
+            ("channel.namespaces[3].shared_poll.publish_enabled", json!(true), "refused"),
+            ("channel.without_namespace.shared_poll.publish_enabled", json!(false), "fine"),
             ("client.proxy.connect.grpc", json!({"tls": {"enabled": false}}), "fine"),
             ("proxies[0].grpc", json!({"tls": {"enabled": true}}), "refused"),
         ] {

@@ -12,12 +12,12 @@ use crate::{
 };
 
 /// What rooms may be.
-const TYPES: [&str; 4] = ["stream", "map", "map_clients", "map_users"];
+const TYPES: [&str; 5] = ["stream", "map", "map_clients", "map_users", "shared_poll"];
 
 impl Channel {
     /// Whether the rooms are maps.
     pub(super) fn is_map(&self) -> bool {
-        TYPES[1..].contains(&self.subscription_type.as_str())
+        ["map", "map_clients", "map_users"].contains(&self.subscription_type.as_str())
     }
 }
 
@@ -36,7 +36,8 @@ pub(super) fn check(
         ..rooms
     };
     let kind = match channel.subscription_type.as_str() {
-        "" | "stream" => return rooms,
+        // What is polled is looked at elsewhere.
+        "" | "stream" | "shared_poll" => return rooms,
         "map" => Kind::Map,
         "map_clients" => Kind::Clients,
         "map_users" => Kind::Users,

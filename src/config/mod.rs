@@ -21,6 +21,7 @@ pub mod raw;
 pub mod reference;
 pub mod reload;
 mod secrets;
+mod shared_poll;
 pub mod tokens;
 mod typed;
 mod webhooks;
@@ -43,6 +44,7 @@ use crate::{
     backend::options::{Backend, Proxies},
     protocol::deflate::Deflate,
     room::{disk::DiskOptions, options::Namespaces, registry::RoomSettings},
+    shared_poll::options::SharedPollOptions,
     webhooks::sender::WebhookOptions,
 };
 
@@ -100,6 +102,8 @@ pub struct Config {
     pub backends: Vec<Backend>,
     /// Which is asked about what, beside rooms.
     pub proxies: Proxies,
+    /// Rooms whose keys are polled.
+    pub shared_polls: SharedPollOptions,
     /// The longest room name, in bytes.
     pub channel_max_length: usize,
     /// Settings of the room registry.
@@ -175,6 +179,7 @@ impl Config {
             namespaces: Arc::new(parts.namespaces),
             backends,
             proxies,
+            shared_polls: parts.shared_polls,
             channel_max_length: raw.channel.max_length,
             rooms: parts.rooms,
             webhooks: parts.webhooks,
@@ -208,6 +213,7 @@ struct Parts {
     webhooks: Option<WebhookOptions>,
     namespaces: Namespaces,
     backends: (Vec<Backend>, Proxies),
+    shared_polls: SharedPollOptions,
     disk: DiskOptions,
     grpc_api: Option<GrpcApi>,
 }
@@ -227,6 +233,7 @@ impl Parts {
         let grpc_api = problems.take(raw.grpc_api.check());
         let mut register = Register::new(raw, problems);
         let namespaces = namespaces::check(raw, &mut register, problems);
+        let shared_polls = shared_poll::check(raw, &mut register, problems);
         let backends = problems.take(register.proxies());
         Some(Self {
             listen: listen?,
@@ -238,6 +245,7 @@ impl Parts {
             webhooks: webhooks?,
             namespaces,
             backends: backends?,
+            shared_polls,
             disk: disk?,
             grpc_api: grpc_api?,
         })

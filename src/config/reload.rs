@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{Config, Invalid, Problems, raw::Raw, typed::join};
 
 /// Options that can be taken over. Those of tokens are of subscription tokens, too.
-const LIVE: [&str; 22] = [
+const LIVE: [&str; 25] = [
     "log.level",
     "client.allowed_origins",
     "client.token.hmac_secret_key",
@@ -33,6 +33,9 @@ const LIVE: [&str; 22] = [
     "cluster.secret",
     "cluster.other_secrets",
     "channel.namespaces",
+    "shared_poll.hmac_secret_key",
+    "shared_poll.hmac_previous_secret_key",
+    "shared_poll.hmac_previous_secret_key_valid_until",
 ];
 
 /// Options of namespaces that only sessions look at: they count for what clients ask from then on; who consumes
@@ -162,6 +165,7 @@ fn is_map(path: &str) -> bool {
 fn asks_backends(namespace: &Value) -> bool {
     let kinds = ["subscribe", "publish", "sub_refresh"];
     kinds.iter().any(|it| namespace[format!("{it}_proxy_enabled")] == true)
+        || namespace["subscription_type"] == "shared_poll"
 }
 
 /// Whether there is a log on disk is too.

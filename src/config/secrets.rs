@@ -19,6 +19,10 @@ impl Raw {
         let of_token = [&token.hmac_secret_key, &token.hmac_previous_secret_key];
         let of_other = [&other.hmac_secret_key, &other.hmac_previous_secret_key];
         let mut shared = vec![("webhooks.secret".to_owned(), &self.webhooks.secret)];
+        let polls = &self.shared_poll;
+        let of_polls = [&polls.hmac_secret_key, &polls.hmac_previous_secret_key];
+        let named = keys.iter().zip(of_polls);
+        shared.extend(named.map(|(key, it)| (format!("shared_poll.{key}"), it)));
         for (section, secrets) in [("token", of_token), ("subscription_token", of_other)] {
             let named = keys.iter().zip(secrets);
             shared.extend(named.map(|(key, it)| (format!("client.{section}.{key}"), it)));

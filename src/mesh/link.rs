@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     cluster::{
-        mesh_version::{MeshVersion, OURS, Versions},
+        mesh_version::{MeshVersion, OURS, POLLS, Versions},
         node::{NodeId, NodeInfo},
         secret::SealingKeys,
     },
@@ -39,6 +39,7 @@ use crate::{
     room::actor::{CatchUp, FromLink, RoomRegistry, ToLink},
     runtime::clock,
     session::emulated::EmulatedSessions,
+    shared_poll::actor::{FromPollLink, SharedPolls},
 };
 
 /// How often a link that has nothing to say says that it is there. A timer of the link's thread sees to it, so
@@ -76,6 +77,8 @@ pub struct LinkSettings {
     pub registry: Addr<RoomRegistry>,
     /// The sessions that commands may be for.
     pub emulated: Arc<EmulatedSessions>,
+    /// What polls for the node's clients, if any room's keys are polled.
+    pub polls: Option<Addr<SharedPolls>>,
 }
 
 /// Why there is no link.
@@ -312,6 +315,13 @@ impl Link {
         self.outgoing.more.notify_one();
     }
 
+    /// Of an older node, which knows nothing of them, polls hear nothing.
+    fn tell_polls(&self, message: FromPollLink) {
+        if let Some(polls) = self.settings.polls.as_ref().filter(|_| self.version >= POLLS) {
+            polls.do_send(message);
+        }
+    }
+
     fn give_up(&mut self, ctx: &mut Context<Self>) {
         if self.life.borrow_mut().is_over(clock::now()) {
             self.reason = "silent";
@@ -349,6 +359,7 @@ impl Actor for Link {
             self.version,
             ctx.address().recipient(),
         ));
+        self.tell_polls(FromPollLink::Up(id, ctx.address().recipient()));
         let metrics = self.settings.metrics.clone();
         let reading = receive(reader, id, self.settings.clone(), self.life.clone());
         let writing = send(write, sealer, self.outgoing.clone(), metrics);
@@ -372,6 +383,7 @@ impl Actor for Link {
         self.settings
             .registry
             .do_send(FromLink::LinkDown(self.peer.id(), ctx.address().recipient()));
+        self.tell_polls(FromPollLink::Down(self.peer.id(), ctx.address().recipient()));
         self.dialer.do_send(Ended(self.peer.id()));
     }
 }
@@ -407,6 +419,11 @@ async fn receive(
                 }
                 Frame::Rooms(message) => {
                     settings.registry.do_send(FromLink::Peer(peer, message));
+                }
+                Frame::Polls(message) => {
+                    if let Some(polls) = &settings.polls {
+                        polls.do_send(FromPollLink::Peer(peer, message));
+                    }
                 }
                 // Once is enough.
                 Frame::Hello(_) => {}

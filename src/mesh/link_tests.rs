@@ -88,6 +88,7 @@ impl End {
             metrics,
             registry,
             emulated: Arc::default(),
+            polls: None,
         };
         Self { rooms, settings }
     }

@@ -38,6 +38,7 @@ use crate::{
         },
     },
     session::id::SessionId,
+    shared_poll::peers::{PeerItem, PollMessage},
 };
 
 const NODE: NodeId = NodeId(0x0102_0304_0506_0708);
@@ -393,7 +394,23 @@ fn frames() -> Vec<(String, Frame)> {
     say("finding", "channels", Message::Finding(3, channels()));
     say("finding", "part", Message::FindingPart(3, channels()));
     say("finding", "controlled", Message::Finding(3, Finding::Controlled));
+    let polls = about_polls().into_iter();
+    frames.extend(polls.map(|(name, it)| (format!("polls: {name}"), Frame::Polls(it))));
     frames
+}
+
+fn about_polls() -> Vec<(&'static str, PollMessage)> {
+    let (room, run) = (Arc::<str>::from("room"), 7);
+    let data = Bytes::from_static(b"[1]");
+    let item = PeerItem { key: "key".into(), data, version: 300, removed: true };
+    let keys = vec!["key".into()];
+    vec![
+        ("ready", PollMessage::Ready),
+        ("track", PollMessage::Track { room: room.clone(), run, keys: vec![("key".into(), 300)] }),
+        ("untrack", PollMessage::Untrack { room: room.clone(), run, keys }),
+        ("not mine", PollMessage::NotMine { room: room.clone(), run }),
+        ("items", PollMessage::Items { room, run, epoch: "e".into(), items: vec![item] }),
+    ]
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

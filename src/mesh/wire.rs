@@ -13,6 +13,7 @@ use crate::{
     },
     room::{messages::Message, types::Failure},
     session::id::SessionId,
+    shared_poll::peers::PollMessage,
 };
 
 /// The largest frame that a peer may send.
@@ -29,6 +30,8 @@ pub enum Frame<M = Message> {
     Rooms(M),
     /// Commands for a session of yours, that its client has brought to me.
     Emulation(SessionId, Bytes),
+    /// About keys that clients track. Since version 10.
+    Polls(PollMessage),
 }
 
 /// Who is on the other end. What later versions say behind this is not read.
@@ -51,6 +54,7 @@ impl Frame {
     pub fn since(&self) -> MeshVersion {
         match self {
             Self::Rooms(message) => message.since(),
+            Self::Polls(_) => mesh_version::POLLS,
             _ => mesh_version::FIRST,
         }
     }
@@ -88,6 +92,14 @@ pub fn encode(message: &Frame) -> Result<Bytes, Failure> {
 /// As for [`encode`].
 pub fn encode_rooms(message: &Message) -> Result<Bytes, Failure> {
     write(&Frame::Rooms(message))
+}
+
+/// One frame with a message about keys that clients track: [`Frame::Polls`].
+///
+/// # Errors
+/// As for [`encode`].
+pub fn encode_polls(message: PollMessage) -> Result<Bytes, Failure> {
+    write(&Frame::<Message>::Polls(message))
 }
 
 fn write<M: Serialize>(message: &Frame<M>) -> Result<Bytes, Failure> {

@@ -644,9 +644,10 @@ impl Room {
     /// The group may give messages once all that have to have copies know that it has begun.
     pub(super) fn note_begun(&mut self, node: &mut Node) {
         let (kept, needed) = (self.kept(), node.acks_needed());
-        let Role::Home(home) = &mut self.role else { return };
-        let Some(group) = &mut home.group else { return };
-        if group.begun.take_if(|at| *at <= home.replication.acked(kept, needed)).is_some() {
+        let Role::Home(home) = &self.role else { return };
+        let acked = home.replication.acked(kept, needed);
+        let Some(group) = self.group_mut() else { return };
+        if group.begun.take_if(|at| *at <= acked).is_some() {
             node.groups.wake(&self.name);
         }
     }

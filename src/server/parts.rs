@@ -37,6 +37,7 @@ use crate::{
     session::{
         context::Wire, driver::Shared, emulated::EmulatedSessions, settings::SessionSettings,
     },
+    shared_poll::actor::{AddPollHub, SharedPolls},
     webhooks::sender::Webhooks,
 };
 
@@ -76,6 +77,8 @@ pub struct Parts {
     pub webhooks: Option<Arc<Webhooks>>,
     /// The node's rooms.
     pub registry: Addr<RoomRegistry>,
+    /// What polls for clients, if any room's keys are polled.
+    pub polls: Option<Addr<SharedPolls>>,
     /// What is counted.
     pub metrics: Metrics,
     /// Who is connected.
@@ -146,6 +149,7 @@ pub fn session_settings(
         expired_sub_close_delay: client.expired_sub_close_delay.0,
         namespaces: config.namespaces.clone(),
         proxies: config.proxies.clone(),
+        shared_polls: config.shared_polls.clone(),
         ping_interval: client.ping_interval.0,
         pong_timeout: client.pong_timeout.0,
         stale_close_delay: client.stale_close_delay.0,
@@ -172,8 +176,14 @@ pub fn changed_settings(
         Some(own) => Arc::new(own.verifier(fetched(&settings.subscription_tokens))?),
         None => tokens.clone(),
     };
-    let namespaces = config.namespaces.clone();
-    Ok(SessionSettings { tokens, subscription_tokens, namespaces, ..settings.clone() })
+    let (namespaces, shared_polls) = (config.namespaces.clone(), config.shared_polls.clone());
+    Ok(SessionSettings {
+        tokens,
+        subscription_tokens,
+        namespaces,
+        shared_polls,
+        ..settings.clone()
+    })
 }
 
 /// What checks one kind of tokens, and who fetches the keys for it.
@@ -208,6 +218,9 @@ impl Worker {
         let worker = self.next_worker.fetch_add(1, Ordering::Relaxed);
         let hub = Hub::new(worker, parts.metrics.clone()).start();
         parts.registry.do_send(AddHub(worker, hub.clone().recipient()));
+        if let Some(polls) = &parts.polls {
+            polls.do_send(AddPollHub(worker, hub.clone().recipient()));
+        }
         // The receiver is gone only when the process ends.
         let _ = parts.hubs.send(hub.clone());
         let wire = Wire {
@@ -220,6 +233,7 @@ impl Worker {
             hub: hub.into(),
             wire: Rc::new(wire),
             registry: parts.registry.clone(),
+            polls: parts.polls.clone(),
             settings: parts.sessions.clone(),
             keys: parts.keys.clone(),
             backends: parts.backends.clone(),

@@ -111,6 +111,10 @@ async fn ask(
     request: impl FnOnce(ReplyTo) -> Request + Send + 'static,
 ) -> Called {
     check_channel(parts, channel)?;
+    // There is nothing but keys there.
+    if parts.sessions.load().shared_polls.namespaces.of(channel).is_some() {
+        return Err(ErrorCode::NotAvailable.into());
+    }
     result(answer_of(parts, channel, request).await?)
 }
 

@@ -229,7 +229,7 @@ impl Session {
             }
             (Called::Backend(BackendResponse::Refused(verdict)), _) => Err(verdict.into()),
             (Called::Backend(BackendResponse::Subscribe(grant)), ClientRequest::Subscribe(it)) => {
-                self.subscribe_granted(id, it, &grant, env)
+                self.subscribe_granted(id, it, &grant, env, out)
             }
             (Called::Backend(BackendResponse::Publish(changes)), ClientRequest::Publish(it)) => {
                 let to = ReplyTo::Command { socket: self.socket, id };

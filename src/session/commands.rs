@@ -154,6 +154,7 @@ impl Session {
         if request.kind == 1 && options.map.is_some() {
             return self.publish_to_map(request, to, env);
         }
+        env.has_publications(&request.channel)?;
         if request.kind != 0 || options.map.is_some() {
             return Err(ErrorCode::NotAvailable.into());
         }
@@ -183,6 +184,7 @@ impl Session {
         env: Env<'_>,
     ) -> Result<(RoomName, Request), Refusal> {
         let options = self.options(&request.channel, env)?;
+        env.has_publications(&request.channel)?;
         self.permitted(options.permissions.presence, &request.channel, env)?;
         if !options.presence {
             return Err(ErrorCode::NotAvailable.into());
@@ -197,6 +199,7 @@ impl Session {
         env: Env<'_>,
     ) -> Result<(RoomName, Request), Refusal> {
         let options = self.options(&request.channel, env)?;
+        env.has_publications(&request.channel)?;
         self.permitted(options.permissions.history, &request.channel, env)?;
         if !options.keeps_history() || options.map.is_some() {
             return Err(ErrorCode::NotAvailable.into());

@@ -31,6 +31,7 @@ use crate::{
         users::Users,
     },
     runtime::{clock, live::Live, time::Time},
+    shared_poll::actor::{PollCommand, SharedPolls},
     webhooks::{event::WebhookEvent, sender::Webhooks},
 };
 
@@ -40,6 +41,8 @@ pub struct Shared {
     pub hub: HubAddress,
     /// The node's rooms.
     pub registry: Addr<RoomRegistry>,
+    /// What polls for clients, if any room's keys are polled.
+    pub polls: Option<Addr<SharedPolls>>,
     /// Settings of sessions.
     pub settings: Live<SessionSettings>,
     /// Fetches the keys of tokens.
@@ -169,10 +172,15 @@ impl Driver {
     fn perform(&mut self, output: Out, transport: &mut impl Transport) {
         match output {
             // What it asks for is done only after it is admitted, so there is nothing to undo.
-            Out::Reply(_) | Out::Request(..) if self.barred => {}
+            Out::Reply(_) | Out::Request(..) | Out::Poll(..) if self.barred => {}
             Out::Reply(reply) => transport.push_reply(&reply),
             Out::Request(room, request) => {
                 self.shared.registry.do_send(SocketRequest(room, request))
+            }
+            Out::Poll(room, request) => {
+                if let Some(polls) = &self.shared.polls {
+                    polls.do_send(PollCommand(room, request));
+                }
             }
             Out::WakeAt(at) => self.wake_at(at),
             Out::Call(number, call) => self.call(number, call),

@@ -25,6 +25,7 @@ use crate::{
             Recovery, Since, Subscribed,
         },
     },
+    shared_poll::state::KeyUpdate,
 };
 
 /// The reply to command `id` with a result.
@@ -245,6 +246,22 @@ pub fn publication_push(
     push(channel, message::PushBody::Pub(in_form(it, form, before, format)))
 }
 
+/// The push of what is new about a key. Where there is no data any more, JSON says `null`.
+pub fn key_update(channel: &str, it: &KeyUpdate, format: Format) -> Reply {
+    let data = match format {
+        Format::Json if it.removed => Bytes::from_static(b"null"),
+        _ => it.data.clone(),
+    };
+    let publication = message::Publication {
+        data,
+        key: it.key.to_string(),
+        removed: it.removed,
+        version: it.version,
+        ..message::Publication::default()
+    };
+    push(channel, message::PushBody::Pub(publication))
+}
+
 fn as_changes(publications: &[Arc<Publication>], format: Format) -> Vec<message::Publication> {
     let before = std::iter::once(None).chain(publications.iter().map(|it| Some(&**it)));
     let both = publications.iter().zip(before);
@@ -332,10 +349,10 @@ pub fn publication(publication: &Arc<Publication>) -> message::Publication {
         info: publication.info.as_ref().map(client_info),
         offset: publication.offset,
         tags: publication.tags.clone(),
-        delta: false,
         key: keyed.key.into(),
         removed: keyed.removed,
         score: keyed.score,
+        ..message::Publication::default()
     }
 }
 

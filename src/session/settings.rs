@@ -7,6 +7,7 @@ use crate::{
     backend::options::{BackendId, Proxies},
     room::options::Namespaces,
     runtime::time::Time,
+    shared_poll::options::SharedPollOptions,
 };
 
 /// The settings of all sessions of a node.
@@ -36,6 +37,8 @@ pub struct SessionSettings {
     pub namespaces: Arc<Namespaces>,
     /// What the application's backends are asked.
     pub proxies: Proxies,
+    /// Rooms whose keys are polled.
+    pub shared_polls: SharedPollOptions,
     /// Time between the server's pings.
     pub ping_interval: Duration,
     /// Time in which a pong must come.

@@ -31,6 +31,7 @@ use crate::{
         },
     },
     runtime::time::Time,
+    shared_poll::state as polls,
 };
 
 /// The most commands that one call takes on, so that the answers can be sent before more are made.
@@ -66,6 +67,15 @@ pub enum In {
         /// The answer.
         answer: Answer,
     },
+    /// The node's shared polls answer.
+    Polled {
+        /// The room, by the node's own name for it.
+        room: RoomName,
+        /// The number of the command.
+        id: u32,
+        /// The answer.
+        reply: polls::Reply,
+    },
     /// What was asked by [`Out::Call`] under this number is done, or could not be.
     Called(u32, Result<Called, CallFailed>),
     /// The application does something to the connection.
@@ -87,6 +97,8 @@ pub enum Out {
     Reply(Reply),
     /// Ask this of a room.
     Request(RoomName, Request),
+    /// Ask this of the node's shared polls.
+    Poll(RoomName, polls::Request),
     /// Call again with [`In::Wake`] at about this time, and not at any that was asked for before.
     WakeAt(Time),
     /// Send a close frame and forget the client.
@@ -285,6 +297,7 @@ impl Session {
                 out.push(Out::Reply(reply::result(id, ReplyBody::Unsubscribe(Empty {}))));
             }
             In::Answer { id, answer } => self.answered(id, answer, env, out),
+            In::Polled { room, id, reply } => self.polls_answered(room, id, reply, env, out),
             In::Called(id, result) => self.called(id, result, env, out),
             In::Control(control) => self.control(&control, env, out),
             In::InsufficientState(room) => self.insufficient_state(&room, out),
@@ -391,8 +404,16 @@ impl Session {
         self.rare = None;
         for subscription in std::mem::take(&mut self.subscriptions) {
             out.extend(subscription.stand_ins().iter().filter_map(|it| it.removal()));
-            out.push(self.leave(subscription.room, ReplyTo::Nobody));
+            out.push(self.leave_subscription(subscription));
         }
+    }
+
+    /// Leaves a room without being told when that is done.
+    pub(super) fn leave_subscription(&self, it: Subscription) -> Out {
+        if it.is_polled() {
+            return Out::Poll(it.room, polls::Request::Leave { socket: self.socket, id: None });
+        }
+        self.leave(it.room, ReplyTo::Nobody)
     }
 
     pub(super) fn leave(&self, room: RoomName, reply: ReplyTo) -> Out {
@@ -433,6 +454,10 @@ impl Session {
 #[cfg(test)]
 #[path = "state_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "polling_tests.rs"]
+mod polling_tests;
 
 #[cfg(test)]
 #[path = "terms_tests.rs"]

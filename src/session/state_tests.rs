@@ -16,7 +16,7 @@ use crate::{
 };
 
 const SOCKET: SocketRef = SocketRef { worker: 1, slot: 2, generation: 3 };
-const WALL: i64 = 1_000_000;
+pub(super) const WALL: i64 = 1_000_000;
 /// What the outbox of these sessions can take.
 const SPACE: usize = 1_143;
 
@@ -54,6 +54,7 @@ pub(super) fn settings() -> SessionSettings {
         expired_sub_close_delay: Duration::from_secs(25),
         namespaces: Arc::new(namespaces),
         proxies: Proxies::default(),
+        shared_polls: Default::default(),
         ping_interval: Duration::from_secs(25),
         pong_timeout: Duration::from_secs(8),
         stale_close_delay: Duration::from_secs(10),

@@ -7,7 +7,7 @@ use super::{
     consuming::{self, Consumes},
     filter,
     maps::{self, Entering},
-    reply,
+    polling, reply,
     settings::Env,
     state::{Call, Out, Session},
     subscription::{Initiator, More, Pending, Subscription},
@@ -21,7 +21,9 @@ use crate::{
     protocol::{
         codec::Format,
         codes::{Disconnect, ErrorCode},
-        message::{ReplyBody, Request as ClientRequest, SubscribeRequest, SubscribeResult},
+        message::{
+            ReplyBody, Request as ClientRequest, SHARED_POLL, SubscribeRequest, SubscribeResult,
+        },
     },
     queue::{name, rights::Rights},
     room::{
@@ -115,16 +117,16 @@ impl Session {
         if self.is_asked_for(&request.channel) {
             return Err(ErrorCode::AlreadySubscribed.into());
         }
-        if request.kind != maps::kind(options) {
-            return Err(match options.map {
-                Some(_) => ErrorCode::BadRequest.into(),
-                None => ErrorCode::NotAvailable.into(),
-            });
-        }
-        if options.map.is_some()
-            && let Some(asked) = self.load_more(id, &request, env, out)?
-        {
-            return Ok(Some(asked));
+        match &options.map {
+            None => polling::check_kind(&request, env)?,
+            Some(_) if request.kind != maps::kind(options) => {
+                return Err(ErrorCode::BadRequest.into());
+            }
+            Some(_) => {
+                if let Some(asked) = self.load_more(id, &request, env, out)? {
+                    return Ok(Some(asked));
+                }
+            }
         }
         let rooms = self.subscriptions.len() + self.rooms_asked_for() + self.maps_loading();
         if rooms >= env.settings.channel_limit {
@@ -133,7 +135,7 @@ impl Session {
         let delivery = delivery_option(&request, options)?;
         match self.grant(&request, options, retried, env)? {
             Decided::Granted(grant) => {
-                Ok(Some(self.enter_as_asked(id, request, delivery, &grant, env)?))
+                Ok(self.enter_as_asked(id, request, delivery, &grant, env, out)?)
             }
             Decided::Ask(call) => {
                 self.call(id, ClientRequest::Subscribe(request), call, out);
@@ -149,6 +151,7 @@ impl Session {
         request: SubscribeRequest,
         grant: &Grant,
         env: Env<'_>,
+        out: &mut Vec<Out>,
     ) -> Outcome {
         let options = self.options(&request.channel, env)?;
         if self.is_asked_for(&request.channel) {
@@ -161,7 +164,7 @@ impl Session {
             return Err(ErrorCode::Expired.into());
         }
         let delivery = delivery_option(&request, options)?;
-        Ok(Some(self.enter_as_asked(id, request, delivery, grant, env)?))
+        Ok(self.enter_as_asked(id, request, delivery, grant, env, out)?)
     }
 
     fn enter_as_asked(
@@ -171,10 +174,15 @@ impl Session {
         delivery: Option<DeliveryOption>,
         grant: &Grant,
         env: Env<'_>,
-    ) -> Result<(RoomName, Request), ErrorCode> {
+        out: &mut Vec<Out>,
+    ) -> Result<Option<(RoomName, Request)>, ErrorCode> {
+        if request.kind == SHARED_POLL {
+            self.enter_polled(id, &request, grant, out);
+            return Ok(None);
+        }
         let options = self.options(&request.channel, env)?;
         if options.map.is_some() {
-            return self.begin_with_map(id, &request, delivery, grant, env);
+            return self.begin_with_map(id, &request, delivery, grant, env).map(Some);
         }
         let may = |audience: Audience| {
             env.settings.insecure || audience.includes(self.info.user.is_empty(), true)
@@ -198,7 +206,7 @@ impl Session {
             consumes,
             map: None,
         };
-        Ok(self.enter(&request.channel, options, grant, wanted, Initiator::Client(id)))
+        Ok(Some(self.enter(&request.channel, options, grant, wanted, Initiator::Client(id))))
     }
 
     /// What the client may do with the room's groups.
@@ -291,7 +299,8 @@ impl Session {
         env: Env<'_>,
         out: &mut Vec<Out>,
     ) {
-        let options = match self.options(room, env) {
+        let options = env.has_publications(room).and_then(|()| self.options(room, env));
+        let options = match options {
             Ok(options) if options.map.is_none() => options,
             // Whoever is put into a room can't load its entries.
             Ok(_) => {
@@ -383,6 +392,7 @@ impl Session {
             info: info.clone(),
             rights: wanted.consumes.map(|it| it.rights).unwrap_or_default(),
             stand_ins: Vec::new(),
+            polled: false,
         };
         // Most clients are in very few rooms.
         if self.subscriptions.is_empty() {

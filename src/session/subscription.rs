@@ -36,6 +36,8 @@ pub(super) struct More {
     pub(super) rights: Rights,
     /// What stands for the client in maps.
     pub(super) stand_ins: Vec<StandIn>,
+    /// Its client tracks keys.
+    pub(super) polled: bool,
 }
 
 impl More {
@@ -46,6 +48,7 @@ impl More {
             && self.info.is_none()
             && self.rights == Rights::default()
             && self.stand_ins.is_empty()
+            && !self.polled
     }
 }
 
@@ -111,6 +114,11 @@ impl Subscription {
 
     pub(super) fn is_server_side(&self) -> bool {
         self.more.as_ref().is_some_and(|it| it.server_side)
+    }
+
+    /// Whether its client tracks keys.
+    pub(super) fn is_polled(&self) -> bool {
+        self.more.as_ref().is_some_and(|it| it.polled)
     }
 
     pub(super) fn take_pending(&mut self) -> Option<Pending> {

@@ -19,6 +19,7 @@ use crate::{
     },
     queue::name,
     room::types::{ReplyTo, Request, RoomName},
+    shared_poll::state as polls,
 };
 
 impl Session {
@@ -48,6 +49,11 @@ impl Session {
             out.push(Out::Reply(reply::failure(id, ErrorCode::Internal)));
         }
         out.extend(subscription.stand_ins().iter().filter_map(|it| it.removal()));
+        if subscription.is_polled() {
+            let leave = polls::Request::Leave { socket: self.socket, id: Some(id) };
+            self.ask_polls(subscription.room, leave, out);
+            return Ok(None);
+        }
         Ok(Some((subscription.room, self.unsubscribe_request(to))))
     }
 
@@ -78,7 +84,7 @@ impl Session {
     fn end_subscription(&self, it: Subscription, why: Unsubscribed, out: &mut Vec<Out>) {
         let push = reply::unsubscribe(&it.room, why);
         out.extend(it.stand_ins().iter().filter_map(|it| it.removal()));
-        out.push(self.leave(it.room, ReplyTo::Nobody));
+        out.push(self.leave_subscription(it));
         out.push(Out::Reply(push));
     }
 
@@ -105,6 +111,9 @@ impl Session {
         env: Env<'_>,
         out: &mut Vec<Out>,
     ) -> Outcome {
+        if let Some(outcome) = self.keys(id, &request, env, out) {
+            return outcome;
+        }
         let room = request.channel.as_str();
         match self.subscription(room) {
             // Where a backend decides, it is asked without the client's help.

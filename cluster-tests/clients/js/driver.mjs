@@ -1,5 +1,6 @@
 // Many clients of the official JavaScript SDK in one process, driven by JSON
 // lines (see lines.mjs). Data is JSON text on the wire in both formats.
+import { createHash, createHmac } from 'node:crypto';
 import { Centrifuge as JsonClient } from 'centrifuge';
 import { Centrifuge as ProtobufClient } from 'centrifuge/build/protobuf';
 import { HttpRoute } from './http.mjs';
@@ -121,6 +122,14 @@ class Entries {
   }
 }
 
+/** What allows an anonymous client to track `keys`, in this order, for `ttl` seconds. */
+function signature(secret, room, keys, ttl) {
+  const now = Math.floor(Date.now() / 1000);
+  const hash = createHash('sha256').update(keys.join('\0')).digest('hex');
+  const text = [now, now + ttl, '', room, hash].join('\0');
+  return `${now}:${now + ttl}:${createHmac('sha256', secret).update(text).digest('hex')}`;
+}
+
 /** Resolves on `good`, rejects with code and reason on `bad`. */
 function settled(emitter, good, bad) {
   return new Promise((resolve, reject) => {
@@ -234,6 +243,38 @@ const commands = {
   async rpc(request) {
     const c = clientOf(request);
     return { data: c.decode((await c.sdk.rpc(request.method, c.encode(request.data))).data) };
+  },
+  /** Subscribes to keys of the room, which `secret` signs; the first time for `ttl` seconds. */
+  async poll(request) {
+    const c = clientOf(request);
+    const { room, secret, ttl = 3600 } = request;
+    let next = ttl;
+    const sub = c.sdk.newSharedPollSubscription(room, {
+      minResubscribeDelay: 50,
+      getSignature: async ({ keys }) => {
+        c.tell('signature_asked', { room, keys });
+        const signed = { keys, signature: signature(secret, room, keys, next) };
+        next = 3600;
+        return signed;
+      },
+    });
+    for (const name of ['subscribed', 'subscribing', 'unsubscribed']) {
+      sub.on(name, (it) => c.tell(name, { room, code: it.code, reason: it.reason }));
+    }
+    sub.on('error', (it) => c.tell('error', { room, type: it.type, ...it.error }));
+    sub.on('update', ({ key, version, data, removed }) => {
+      const known = removed ? null : c.decode(data);
+      c.tell('update', { room, key, version: Number(version ?? 0), data: known, removed: !!removed });
+    });
+    const done = settled(sub, 'subscribed', 'unsubscribed');
+    sub.subscribe();
+    await done;
+  },
+  async track(request) {
+    clientOf(request).sdk.getSubscription(request.room).track(request.keys);
+  },
+  async untrack(request) {
+    clientOf(request).sdk.getSubscription(request.room).untrack(request.keys);
   },
   /** Consumes a group of the room: acknowledges each message, and says what came of that. */
   async consume(request) {

@@ -91,7 +91,7 @@ pub use self::{
         TransformError,
     },
     client::{Client, PersonalChannel, SubscriptionToken, Token},
-    rooms::{Channel, Channels, Map, Namespace, Queue},
+    rooms::{Channel, ChannelPoll, Channels, Map, Namespace, Queue, SharedPoll},
     transports::{Emulation, OneWay, OneWaySocket, Streamed, WebSocket},
 };
 
@@ -122,6 +122,8 @@ section! {
         channel: Channels = Channels::default(),
         /// Calls of clients to the application.
         rpc: Rpc = Rpc::default(),
+        /// Keys that clients track and nodes ask backends for.
+        shared_poll: SharedPoll = SharedPoll::default(),
         /// Backends that namespaces name, beside those of `channel.proxy` and `rpc.proxy`.
         proxies: Vec<NamedProxy> = Vec::new(),
         /// What is told to the application.

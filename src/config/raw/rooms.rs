@@ -43,6 +43,10 @@ section! {
 section! {
     /// The options of the rooms of one namespace.
     Channel {
+        /// What rooms are: `stream`s of publications; `map`s, which keep the latest value of each key; maps of the
+        /// connections (`map_clients`) or users (`map_users`) that are in other rooms; or `shared_poll`: clients track keys, which a
+        /// backend is asked for.
+        subscription_type: String = "stream".to_owned(),
         /// Keep who is in the room.
         presence: bool = false,
         /// Tell subscribers who joins and leaves: those that ask for it and may ask for presence.
@@ -127,9 +131,6 @@ section! {
         sub_refresh_proxy_name: String = DEFAULT_PROXY.to_owned(),
         /// Groups of consumers that share the messages of a room. Needs history.
         queue: Queue = Queue::default(),
-        /// What rooms are: `stream`s of publications; `map`s, which keep the latest value of each key; or maps of the
-        /// connections (`map_clients`) or users (`map_users`) that are in other rooms.
-        subscription_type: String = "stream".to_owned(),
         /// What is so for maps.
         map: Map = Map::default(),
         /// Begins the names of the maps in which the connections that are in a room are kept, followed by the name of the
@@ -139,6 +140,8 @@ section! {
         map_users_presence_channel_prefix: String = String::new(),
         /// How often a client is asked to publish at most (the SDK sends the latest value then). 0: as it likes.
         client_publish_debounce_interval: Span = seconds(0),
+        /// How keys are polled, with `subscription_type = "shared_poll"`.
+        shared_poll: ChannelPoll = ChannelPoll::default(),
     }
 }
 
@@ -180,6 +183,43 @@ section! {
         min_page_size: usize = 0,
         /// The most. 0: 1,000.
         max_page_size: usize = 0,
+    }
+}
+
+section! {
+    /// How the keys of a namespace's rooms are polled.
+    ChannelPoll {
+        /// Who is asked: one of `proxies`, or `default`: `channel.proxy.shared_poll_refresh`.
+        proxy_name: String = DEFAULT_PROXY.to_owned(),
+        /// What says that a key's data is new: `versionless`, the data itself, or `versioned`, the version that the backend
+        /// gives it. Then it is told which version is known, and may leave out what is no newer.
+        mode: String = "versionless".to_owned(),
+        /// How often all keys of a room that clients track are asked for.
+        refresh_interval: Span = seconds(10),
+        /// The most keys of one request. The requests of a room are spread over the interval.
+        refresh_batch_size: usize = 1_000,
+        /// The most keys that a client may track in a room.
+        max_keys_per_connection: usize = 5_000,
+        /// The most keys of a room that the clients of a node may track together.
+        max_keys_per_channel: usize = 100_000,
+        /// How long a room is remembered that nobody of a node's clients is in any more.
+        channel_shutdown_delay: Span = seconds(1),
+        /// How long a key stays tracked after the signature by which it may be has expired.
+        track_expired_extra_delay: Span = seconds(25),
+    }
+}
+
+section! {
+    /// Keys that clients track and nodes ask backends for.
+    SharedPoll {
+        /// The secret that the application signs with which keys a client may track.
+        hmac_secret_key: String = String::new(),
+        /// The secret before it, accepted as well while it is being changed.
+        hmac_previous_secret_key: String = String::new(),
+        /// What that has signed after this is not accepted, in seconds of Unix time. 0: all is, as long as it is here.
+        hmac_previous_secret_key_valid_until: i64 = 0,
+        /// The most requests for keys that a node has under way, to all backends together. 0: 64.
+        concurrency_limit: usize = 64,
     }
 }
 

@@ -167,7 +167,7 @@ pub struct SubscribeRequest {
     /// Bit 2: answer 112 instead of `recovered: false`.
     #[prost(int64, tag = "14")]
     pub flag: i64,
-    /// 0: stream; 1: map; 2: map of connections; 3: map of users. Other kinds are not served.
+    /// 0: stream; 1: map; 2: map of connections; 3: map of users; [`SHARED_POLL`]. Other kinds are not served.
     #[prost(int32, tag = "15")]
     #[serde(rename = "type")]
     pub kind: i32,
@@ -184,6 +184,9 @@ pub struct SubscribeRequest {
     #[prost(bool, tag = "19")]
     pub asc: bool,
 }
+
+/// The kind of a subscription whose client tracks keys, which the server polls.
+pub const SHARED_POLL: i32 = 4;
 
 /// Which publications are wanted: a tree of tests.
 #[derive(Clone, PartialEq, prost::Message, Deserialize)]
@@ -301,6 +304,45 @@ pub struct SubRefreshRequest {
     /// JSON web token.
     #[prost(string, tag = "2")]
     pub token: String,
+    /// 0: a new token; [`TRACK`]; [`UNTRACK`].
+    #[prost(int32, tag = "3")]
+    #[serde(rename = "type")]
+    pub kind: i32,
+    /// The keys to be tracked.
+    #[prost(message, repeated, tag = "4")]
+    pub track: Vec<TrackBatch>,
+    /// The keys not to be tracked any more.
+    #[prost(string, repeated, tag = "5")]
+    pub untrack: Vec<String>,
+}
+
+/// The kind of a subscription's refresh that tracks keys.
+pub const TRACK: i32 = 1;
+/// The kind that tracks some no more.
+pub const UNTRACK: i32 = 2;
+
+/// Keys that the application has allowed a client to track together.
+#[derive(Clone, PartialEq, prost::Message, Deserialize)]
+#[serde(default)]
+pub struct TrackBatch {
+    /// By which it has.
+    #[prost(string, tag = "1")]
+    pub signature: String,
+    /// The keys, in the order in which they are signed.
+    #[prost(message, repeated, tag = "2")]
+    pub items: Vec<KeyedItem>,
+}
+
+/// A key to be tracked.
+#[derive(Clone, PartialEq, prost::Message, Deserialize)]
+#[serde(default)]
+pub struct KeyedItem {
+    /// The key.
+    #[prost(string, tag = "1")]
+    pub key: String,
+    /// The version that the client has; 0: none.
+    #[prost(uint64, tag = "2")]
+    pub version: u64,
 }
 
 /// Commands for a session, brought by a request of their own.

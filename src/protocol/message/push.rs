@@ -204,11 +204,11 @@ pub struct Publication {
     #[prost(bool, tag = "8")]
     #[serde(skip_serializing_if = "json::is_default")]
     pub delta: bool,
-    /// In a map: the key that has this value.
+    /// The key of a map that has this value, or that is tracked.
     #[prost(string, tag = "11")]
     #[serde(skip_serializing_if = "json::is_default")]
     pub key: String,
-    /// In a map: the key has no value any more.
+    /// The key has no value any more.
     #[prost(bool, tag = "12")]
     #[serde(skip_serializing_if = "json::is_default")]
     pub removed: bool,
@@ -216,6 +216,10 @@ pub struct Publication {
     #[prost(sint64, tag = "13")]
     #[serde(skip_serializing_if = "json::is_default")]
     pub score: i64,
+    /// The version of the key's data.
+    #[prost(uint64, tag = "16")]
+    #[serde(skip_serializing_if = "json::is_default")]
+    pub version: u64,
 }
 
 /// The server ended the subscription.

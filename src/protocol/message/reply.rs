@@ -186,7 +186,7 @@ pub struct SubscribeResult {
     #[prost(bool, tag = "13")]
     #[serde(skip_serializing_if = "json::is_default")]
     pub delta: bool,
-    /// 0: stream; 1: map.
+    /// The kind of the subscription; see [`SubscribeRequest`](super::SubscribeRequest). Of every map it is 1.
     #[prost(int32, tag = "15")]
     #[serde(rename = "type", skip_serializing_if = "json::is_default")]
     pub kind: i32,
