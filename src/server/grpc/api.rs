@@ -1,6 +1,6 @@
 //! SHELL. The server API by gRPC: who may call, and what is called. It is done like a call by HTTP.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use hyper::body::Incoming;
 use prost::Message as _;
@@ -33,6 +33,9 @@ use crate::{
 
 /// How many calls are done at the same time, whose requests are in memory. More wait, each on its connection.
 const CALLS: usize = 512;
+
+/// How long one may take, from the first of its request to its answer.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What callers are told whose key is missing or wrong.
 const WITHOUT_KEY: &str =
@@ -77,9 +80,13 @@ impl Serve for ApiService {
         }
         // It is never closed.
         let _call = self.calls.clone().acquire_owned().await;
-        let Ok(mut response) = self.methods.call(request).await;
-        refuse_as_others_do(response.headers_mut());
-        response
+        match tokio::time::timeout(TIMEOUT, self.methods.call(request)).await {
+            Ok(Ok(mut response)) => {
+                refuse_as_others_do(response.headers_mut());
+                response
+            }
+            Err(_) => Status::deadline_exceeded("it took more than two minutes").into_http(),
+        }
     }
 }
 

@@ -13,7 +13,11 @@ use std::{
 };
 
 use actix_rt::Arbiter;
-use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper::{
+    body::{Body, Frame, Incoming, SizeHint},
+    server::conn::http2,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -23,7 +27,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 use tokio_rustls::TlsAcceptor;
-use tonic::{body::Body, codegen::http};
+use tonic::codegen::http;
 
 /// How many connections there may be. More are closed at once.
 const CONNECTIONS: usize = 1_024;
@@ -43,6 +47,8 @@ const PREFACE: usize = 24;
 /// How often an idle connection is looked after, and how long its client may take to answer.
 const PING: Duration = Duration::from_secs(25);
 const PONG: Duration = Duration::from_secs(10);
+/// How long a client without requests under way may take to hear that the node leaves.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How long to wait when no connection can be taken: mostly, there are too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -52,7 +58,7 @@ pub trait Serve: Clone + Send + Sync + 'static {
     fn serve(
         self,
         request: http::Request<Incoming>,
-    ) -> impl Future<Output = http::Response<Body>> + Send;
+    ) -> impl Future<Output = http::Response<tonic::body::Body>> + Send;
 }
 
 /// A port that is served, on a thread of its own.
@@ -159,9 +165,11 @@ async fn requests<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     service: impl Serve,
     mut stops: watch::Receiver<bool>,
 ) {
+    let held = Arc::new(());
+    let under_way = Arc::downgrade(&held);
     let answer = service_fn(move |request| {
-        let answer = service.clone().serve(request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        let (answer, held) = (service.clone().serve(request), held.clone());
+        async move { Ok::<_, Infallible>(answer.await.map(|body| Held { body, _held: held })) }
     });
     let served = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -182,7 +190,14 @@ async fn requests<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         Some(ended) => ended,
         None => {
             served.as_mut().graceful_shutdown();
-            served.await
+            loop {
+                match tokio::time::timeout(FAREWELL, served.as_mut()).await {
+                    Ok(ended) => break ended,
+                    // The client does not say that it has heard of the end, and asks for nothing.
+                    Err(_) if under_way.strong_count() <= 1 => break Ok(()),
+                    Err(_) => {}
+                }
+            }
         }
     };
     if let Err(error) = ended {
@@ -193,6 +208,32 @@ async fn requests<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
 async fn stopped(stops: &mut watch::Receiver<bool>) {
     // Whoever could say so is gone with the node.
     let _ = stops.wait_for(|stops| *stops).await;
+}
+
+/// The body of an answer, which shows as long as it is there that a request is under way.
+struct Held<B> {
+    body: B,
+    _held: Arc<()>,
+}
+
+impl<B: Body + Unpin> Body for Held<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// A connection that breaks if what it begins with does not come in time. Nothing else looks after it before that.
