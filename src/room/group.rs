@@ -62,9 +62,6 @@ pub struct GroupHome {
     source: RoomName,
     /// Those who wait for messages, and how many bytes each may get, by the numbers of their pulls.
     pulls: BTreeMap<u64, (Whom, usize)>,
-    /// Where its room says that it has begun, as long as that is not copied. Until then it gives nothing: the next home
-    /// would not know of it, begin elsewhere, and give messages under other names.
-    begun: Option<u64>,
     /// What is asked that needs the other room, until when, and who asks.
     asked: VecDeque<(GroupRequest, Time, Whom)>,
     /// Messages that memory did not have, as the log has read them.
@@ -172,9 +169,7 @@ impl GroupHome {
         let unreadable = self.unreadable;
         let messages = Messages { room: source, stream, read: &read, unreadable, top, now };
         let (mut effects, mut out) = (Vec::new(), Vec::new());
-        let ready = self.go_on_with(&messages, source, &mut effects);
-        let begins = |it: &Effect| matches!(it, Effect::Change(Change::Begun { .. }));
-        let mut waits = !ready || self.begun.is_some() || effects.iter().any(begins);
+        let mut waits = !self.go_on_with(&messages, source, &mut effects);
         while !waits && let Some((request, until, whom)) = self.asked.pop_front() {
             if let GroupRequest::Pull { most, wait, by, bytes } = request {
                 let id = node.next_id();
@@ -465,7 +460,6 @@ impl Room {
             group,
             source: name::room(&self.name).into(),
             pulls: BTreeMap::new(),
-            begun: None,
             asked: VecDeque::new(),
             read: BTreeMap::new(),
             search: None,
@@ -557,11 +551,7 @@ impl Room {
         let (mut pushes, mut offset) = (BTreeMap::<NodeId, Vec<_>>::new(), 0);
         for out in all {
             match out {
-                GroupOut::Change(change) => {
-                    offset = self.keep_change(&change, None, node);
-                    let side = self.group_mut().filter(|_| matches!(change, Change::Begun { .. }));
-                    side.into_iter().for_each(|it| it.begun = Some(offset));
-                }
+                GroupOut::Change(change) => offset = self.keep_change(&change, None, node),
                 GroupOut::Push(client, message) => {
                     let at = self.present.as_ref().and_then(|it| it.node_of(client));
                     if let Some(at) = at {
@@ -638,17 +628,6 @@ impl Room {
         {
             stream.doubt(false);
             self.log_head(node);
-        }
-    }
-
-    /// The group may give messages once all that have to have copies know that it has begun.
-    pub(super) fn note_begun(&mut self, node: &mut Node) {
-        let (kept, needed) = (self.kept(), node.acks_needed());
-        let Role::Home(home) = &self.role else { return };
-        let acked = home.replication.acked(kept, needed);
-        let Some(group) = self.group_mut() else { return };
-        if group.begun.take_if(|at| *at <= acked).is_some() {
-            node.groups.wake(&self.name);
         }
     }
 

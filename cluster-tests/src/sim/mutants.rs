@@ -66,8 +66,6 @@ pub enum Mutant {
     NobodyWaitedFor,
     /// Successors of a group are not told what is settled.
     ForgottenAcks,
-    /// Successors of a group are not told that it has begun.
-    ForgottenBeginnings,
     /// What a consumer has had for too long is given again at the second time only, as by a timer that is late.
     LateRedeliveries,
     /// The home of a group does not hear that a consumer's connection has ended.
@@ -80,7 +78,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 25] = [
         Self::NoSuccessors,
         Self::BoastfulSuccessors,
         Self::EpochsNeverEnd,
@@ -102,7 +100,6 @@ impl Mutant {
         Self::ForgottenTerms,
         Self::NobodyWaitedFor,
         Self::ForgottenAcks,
-        Self::ForgottenBeginnings,
         Self::LateRedeliveries,
         Self::NothingFreed,
         Self::IgnoredPrefetch,
@@ -174,10 +171,7 @@ impl Mutant {
             }
             (Self::BoastfulSuccessors, RoomMessage::Has(offset)) => *offset += 1_000,
             (Self::RaisedFloors, RoomMessage::Deliver { entry, .. }) => Self::raise_floor(entry),
-            (
-                Self::ForgottenAcks | Self::ForgottenBeginnings,
-                RoomMessage::Deliver { entry, .. },
-            ) => self.forget_change(entry),
+            (Self::ForgottenAcks, RoomMessage::Deliver { entry, .. }) => Self::forget_ack(entry),
             (Self::ForgottenForwards, RoomMessage::Deliver { entry, .. }) => entry.forward = None,
             (Self::ForgottenKeys, RoomMessage::Deliver { entry, .. }) => entry.key = None,
             (Self::ForgottenForwards | Self::ForgottenKeys, RoomMessage::Page(page)) => {
@@ -230,7 +224,6 @@ impl Mutant {
         matches!(
             self,
             Self::ForgottenAcks
-                | Self::ForgottenBeginnings
                 | Self::LateRedeliveries
                 | Self::NothingFreed
                 | Self::IgnoredPrefetch
@@ -240,7 +233,6 @@ impl Mutant {
     /// What has to be said of a history in which it shows, among other things.
     pub fn symptom(self) -> &'static str {
         match self {
-            Self::ForgottenBeginnings => "was given as",
             Self::LateRedeliveries => "is not given again",
             Self::NothingFreed => "is gone since",
             Self::IgnoredPrefetch => "wants",
@@ -271,14 +263,9 @@ impl Mutant {
     }
 
     /// What a successor is told of a change in a group, instead of the truth.
-    fn forget_change(self, entry: &mut Entry) {
+    fn forget_ack(entry: &mut Entry) {
         let change = change_from_bytes(&entry.publication.data);
-        let forgets = match change {
-            Some(Change::Settled(_)) => self == Self::ForgottenAcks,
-            Some(Change::Begun { .. }) => self == Self::ForgottenBeginnings,
-            _ => false,
-        };
-        if forgets {
+        if let Some(Change::Settled(_)) = change {
             let data = change_to_bytes(&Change::Settled(Vec::new()));
             entry.publication =
                 Arc::new(Publication { data, ..Publication::clone(&entry.publication) });

@@ -83,8 +83,6 @@ pub(super) struct Consumers {
     pub(super) leases: Leases,
     /// Of each group and key, the messages that were given, and the last of them.
     given: BTreeMap<(RoomName, u64), (BTreeSet<u64>, u64)>,
-    /// By group, under which names messages were given.
-    names: BTreeMap<(RoomName, String), String>,
 }
 
 /// The tag by which messages are divided.
@@ -111,16 +109,6 @@ impl Consumers {
         self.acked.get(group).is_some_and(|it| it.contains_key(text))
             || self.unsure.contains(&(group.clone(), text.to_owned()))
             || self.said.values().any(said)
-    }
-
-    /// A message has the same name whenever it is given.
-    fn note_name(&mut self, group: &RoomName, text: &str, name: &str) -> Result<(), String> {
-        let known = self.names.entry((group.clone(), text.to_owned()));
-        let known = known.or_insert_with(|| name.to_owned());
-        match known == name {
-            true => Ok(()),
-            false => Err(format!("{text} of {group:?} was given as {known}, and is as {name} now")),
-        }
     }
 
     /// Those with one key are given in their order.
@@ -386,8 +374,6 @@ impl World {
         }
         if strict {
             consumers.note_order(room, &text, delivery.offset)?;
-            let name = publication.tags.get(tag::MESSAGE).map_or("", String::as_str);
-            consumers.note_name(room, &text, name)?;
         }
         self.tell(|| format!("consumer {index} of {room:?} gets {text} ({delivery})"));
         self.leased(index, &text, delivery)?;
