@@ -53,6 +53,8 @@ pub enum What {
 pub struct Change {
     /// What was published before this offset is not needed any more.
     pub floor: u64,
+    /// Where the value before it is written, that subscribers may get it as a change of; 0: nowhere.
+    pub before: u64,
     /// What happens.
     pub what: What,
 }

@@ -176,7 +176,7 @@ fn map_requests() -> impl Iterator<Item = (&'static str, MapRequest)> {
 }
 
 fn map_answers() -> impl Iterator<Item = (&'static str, MapAnswer)> {
-    let keyed = Keyed { key: "k".into(), removed: true, score: -3 };
+    let keyed = Keyed { key: "k".into(), removed: true, score: -3, before: None };
     let entries = MapAnswer::Entries {
         entries: vec![(keyed, publication())],
         position: position(),

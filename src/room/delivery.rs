@@ -60,9 +60,7 @@ pub struct DeliveryOptions {
     deltas: usize,
     /// What those who want deltas got last.
     last: Option<Arc<Publication>>,
-    /// The same for each key of a map. Whoever is in the room of a map has the last value of every key.
-    last_of: HashMap<Box<str>, Arc<Publication>>,
-    /// The publication at hand is one of a key.
+    /// The publication at hand is one of a key of a map: whoever is there has the value before it.
     is_keyed: bool,
 }
 
@@ -126,9 +124,7 @@ impl DeliveryOptions {
             }
             Some(Kept::Delta(_)) => {
                 self.deltas -= 1;
-                if self.deltas == 0 {
-                    (self.last, self.last_of) = (None, HashMap::new());
-                }
+                self.last.take_if(|_| self.deltas == 0);
             }
             None => {}
         }
@@ -145,10 +141,7 @@ impl DeliveryOptions {
         let next = (self.deltas > 0).then(|| publication.clone());
         let before = match &publication.keyed {
             None => std::mem::replace(&mut self.last, next),
-            Some(keyed) => match next.filter(|_| !keyed.removed) {
-                Some(next) => self.last_of.insert(keyed.key.clone(), next),
-                None => self.last_of.remove(&keyed.key).filter(|_| false),
-            },
+            Some(keyed) => keyed.before.clone(),
         };
         before.filter(|_| publication.delta)
     }
@@ -213,26 +206,19 @@ mod tests {
     }
 
     #[test]
-    fn each_key_of_a_map_has_deltas_of_its_own() {
-        let of = |key: &str, removed| {
-            let keyed = Some(Box::new(Keyed { key: key.into(), removed, score: 0 }));
+    fn whoever_is_in_a_map_has_the_value_before() {
+        let of = |before: Option<Arc<Publication>>| {
+            let keyed = Some(Box::new(Keyed { key: "a".into(), before, ..Keyed::default() }));
             Arc::new(Publication { delta: true, keyed, ..Publication::default() })
         };
         let mut options = DeliveryOptions::default();
         options.enter(1, &DeliveryOption::Delta);
-        let mut offer = |slots: &[u32], key, removed| {
-            if !slots.contains(&1) {
-                options.enter(2, &DeliveryOption::Delta);
-            }
-            let base = options.offer(&of(key, removed)).is_some();
-            slots.iter().map(|slot| options.form(*slot, base)).collect::<Vec<_>>()
+        let mut offer = |before| {
+            let base = options.offer(&of(before)).is_some();
+            options.form(1, base)
         };
-        assert_eq!(offer(&[1], "a", false), [Some(Form::Base)]);
-        assert_eq!(offer(&[1], "b", false), [Some(Form::Base)]);
-        assert_eq!(offer(&[1], "a", false), [Some(Form::Delta)]);
-        assert_eq!(offer(&[2], "a", false), [Some(Form::Delta)], "it has come with all values");
-        assert_eq!(offer(&[1], "a", true), [Some(Form::Base)]);
-        assert_eq!(offer(&[1], "a", false), [Some(Form::Base)]);
+        assert_eq!(offer(Some(Arc::default())), Some(Form::Delta), "also as it has just come");
+        assert_eq!(offer(None), Some(Form::Base), "it had no value");
     }
 
     #[test]

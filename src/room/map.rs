@@ -12,6 +12,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
+
 use super::{
     node::Node,
     persisted::{map_change_from_bytes, map_change_to_bytes},
@@ -104,11 +106,18 @@ impl MapHome {
 }
 
 /// A publication of a map's room as members get it; none if it is not for them.
-pub fn as_member_sees(publication: &Publication, options: &MapOptions) -> Option<Arc<Publication>> {
+fn as_member_sees(
+    publication: &Publication,
+    options: &MapOptions,
+    before: impl FnOnce(u64) -> Option<Arc<Publication>>,
+) -> Option<Arc<Publication>> {
     let change = map_change_from_bytes(&publication.data)?;
     let (keyed, data) = match change.what {
-        What::Put(put) => (Keyed { key: put.key, removed: false, score: put.score }, put.value),
-        What::Removed(key) => (Keyed { key, removed: true, score: 0 }, Default::default()),
+        What::Put(put) => {
+            let before = before(change.before).filter(|_| publication.delta);
+            (Keyed { key: put.key, removed: false, score: put.score, before }, put.value)
+        }
+        What::Removed(key) => (Keyed { key, removed: true, ..Keyed::default() }, Bytes::new()),
         What::Again(..) | What::Cleared => return None,
     };
     // Who loads everything again has no use for positions.
@@ -245,7 +254,11 @@ impl Room {
         node: &mut Node,
     ) {
         let Some(map) = self.map() else { return };
-        let change = Change { floor: map.floor, what };
+        let before = match &what {
+            What::Put(put) if new.delta => map.state.get(&put.key).map_or(0, |it| it.record),
+            _ => 0,
+        };
+        let change = Change { floor: map.floor, before, what };
         let offset = self.top() + 1;
         let key = new.idempotency_key.clone();
         let publication = Publication { data: map_change_to_bytes(&change), ..new.at(offset) };
@@ -346,7 +359,7 @@ impl Room {
             let Some((_, record)) = self.record(entry.record, node) else { continue };
             let change = map_change_from_bytes(&record.data).map(|it| it.what);
             let (Some(What::Put(put)) | Some(What::Again(_, _, put))) = change else { continue };
-            let keyed = Keyed { key: put.key, removed: false, score: put.score };
+            let keyed = Keyed { key: put.key, score: put.score, ..Keyed::default() };
             let Publication { info, tags, delta, .. } = Publication::clone(&record);
             let (offset, data) = (entry.offset, put.value);
             let publication = Publication { offset, data, info, tags, delta, keyed: None };
@@ -367,7 +380,7 @@ impl Room {
         let recoverable = MapOptions { mode: Mode::Recoverable, ..(*map.options).clone() };
         let (mut entries, mut bytes, all) = (Vec::new(), 0, stream.history.len());
         for it in stream.page(since.map(|it| it.offset), reverse, all) {
-            let Some(it) = as_member_sees(&it, &recoverable) else { continue };
+            let Some(it) = as_member_sees(&it, &recoverable, |_| None) else { continue };
             bytes += it.weight();
             if entries.len() >= limit || bytes > MOST_BYTES as usize && !entries.is_empty() {
                 break;
@@ -379,11 +392,24 @@ impl Room {
         Answer::Map(MapAnswer::Entries { entries, position, cursor })
     }
 
+    /// The value that is written at this offset, if memory has it.
+    fn value_at(&self, offset: u64) -> Option<Arc<Publication>> {
+        let history = &self.stream()?.history;
+        let index = offset.checked_sub(1).filter(|it| it + 1 >= history.first())?;
+        let record = history.page(Some(index), false, 1).pop()?;
+        match map_change_from_bytes(&record.data)?.what {
+            What::Put(put) | What::Again(_, _, put) => {
+                Some(Arc::new(Publication { data: put.value, ..Publication::default() }))
+            }
+            What::Removed(_) | What::Cleared => None,
+        }
+    }
+
     /// An event as the members of the room see it; none if it is not for them.
     pub(super) fn as_members_see(&self, event: Event) -> Option<Event> {
         match (event, &self.options.map) {
             (Event::Publication(it), Some(options)) => {
-                as_member_sees(&it, options).map(Event::Publication)
+                as_member_sees(&it, options, |at| self.value_at(at)).map(Event::Publication)
             }
             (event, _) => Some(event),
         }
@@ -395,7 +421,7 @@ impl Room {
             (&mut subscribed.recovery, &self.options.map)
         {
             let all = std::mem::take(missed);
-            *missed = all.iter().filter_map(|it| as_member_sees(it, options)).collect();
+            *missed = all.iter().filter_map(|it| as_member_sees(it, options, |_| None)).collect();
         }
         subscribed
     }

@@ -199,7 +199,7 @@ mod tests {
             What::Again(7, std::time::Duration::from_millis(5), put),
             What::Cleared,
         ] {
-            let change = Change { floor: 70_000, what };
+            let change = Change { floor: 70_000, before: 9, what };
             let bytes = map_change_to_bytes(&change);
             assert_eq!(map_change_from_bytes(&bytes), Some(change));
             assert_eq!(map_floor(&bytes), Some(70_000));
@@ -209,8 +209,8 @@ mod tests {
             (None, None, None)
         );
         let put = Put { key: "k".into(), value: "v".into(), ..Put::default() };
-        let bytes = map_change_to_bytes(&Change { floor: 1, what: What::Put(put) });
-        assert_eq!(&bytes[..], [1, 1, 0, 1, b'k', 1, b'v', 0, 0, 0], "as it is on disks");
+        let bytes = map_change_to_bytes(&Change { floor: 1, before: 0, what: What::Put(put) });
+        assert_eq!(&bytes[..], [1, 1, 0, 0, 1, b'k', 1, b'v', 0, 0, 0], "as it is on disks");
     }
 
     #[test]

@@ -164,6 +164,9 @@ pub struct Keyed {
     pub removed: bool,
     /// Where it stands in an ordered map.
     pub score: i64,
+    /// The value before it, where subscribers may get it as a change of that. Known on each node by itself.
+    #[serde(skip)]
+    pub before: Option<Arc<Publication>>,
 }
 
 impl Publication {
