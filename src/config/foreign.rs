@@ -83,11 +83,10 @@ const KEYS: &[(&str, Harmless, &str)] = &[
     ("grpc_api.tls.server_ca_pem", Always, ""),
     ("grpc_api.tls.server_name", Always, ""),
     ("grpc_api.tls.insecure_skip_verify", Always, ""),
-    (
-        "uni_grpc",
-        Off,
-        "take it out: clients that only listen can use uni_websocket, uni_sse or uni_http_stream",
-    ),
+    ("uni_grpc.tls.client_ca_pem", EMPTY, NO_CLIENT_CERTIFICATES),
+    ("uni_grpc.tls.server_ca_pem", Always, ""),
+    ("uni_grpc.tls.server_name", Always, ""),
+    ("uni_grpc.tls.insecure_skip_verify", Always, ""),
     (
         "webtransport",
         Off,

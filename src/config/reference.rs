@@ -41,6 +41,8 @@ const SECTIONS: &[(&str, Docs)] = &[
     ("uni_websocket", raw::OneWaySocket::DOCS),
     ("uni_sse", raw::OneWay::DOCS),
     ("uni_http_stream", raw::OneWay::DOCS),
+    ("uni_grpc", raw::UniGrpc::DOCS),
+    ("uni_grpc.tls", raw::Tls::DOCS),
     ("channel", raw::Channels::DOCS),
     ("channel.proxy", raw::ChannelProxies::DOCS),
     ("channel.proxy.subscribe", raw::Proxy::DOCS),

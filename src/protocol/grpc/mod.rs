@@ -5,4 +5,5 @@
 #[expect(missing_docs, reason = "generated; what there is to say is in proto/api.proto")]
 #[allow(clippy::all, unused_qualifications, reason = "generated")]
 pub mod api;
+pub mod framing;
 pub mod status;
