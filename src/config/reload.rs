@@ -160,7 +160,7 @@ impl Merged {
 
 /// Its keys are whatever one likes, so it is one value.
 fn is_map(path: &str) -> bool {
-    path.ends_with(".static_headers")
+    path.ends_with(".static_headers") || path.ends_with(".static_metadata")
 }
 
 /// Which backends there are is settled when the node starts.

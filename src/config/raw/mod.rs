@@ -86,9 +86,9 @@ mod transports;
 
 pub use self::{
     backends::{
-        ChannelProxies, ClientProxies, ConnectProxy, DEFAULT_PROXY, NamedProxy, Proxy, ProxyHttp,
-        RefreshProxy, Rpc, RpcNamespace, RpcOptions, StatusTransform, TransformDisconnect,
-        TransformError,
+        ChannelProxies, ClientProxies, ConnectProxy, DEFAULT_PROXY, NamedProxy, Proxy, ProxyGrpc,
+        ProxyHttp, ProxyTls, RefreshProxy, Rpc, RpcNamespace, RpcOptions, StatusTransform,
+        TransformDisconnect, TransformError,
     },
     client::{Client, PersonalChannel, SubscriptionToken, Token},
     rooms::{Channel, ChannelPoll, Channels, Map, Namespace, Queue, SharedPoll},
