@@ -174,7 +174,7 @@ impl Hub {
         let Some(push) = reply::event(room, event) else { return };
         let only_listeners = matches!(event, Event::Join(_) | Event::Leave(_));
         let mut offer = Offer::new(room, event, self.delivery_options.get_mut(room));
-        let mut frames: [Option<Bytes>; Form::COUNT * Encoding::COUNT] = Default::default();
+        let mut frames = [const { None::<Bytes> }; Form::COUNT * Encoding::COUNT];
         let mut delivered = 0;
         for member in members.iter().filter(|it| it.flags.join_leave || !only_listeners) {
             let Some(form) = offer.as_mut().map_or(Some(Form::Plain), |it| it.form(member.slot))

@@ -202,6 +202,7 @@ impl Node {
             hubs: hubs_started,
             leaving: leaving.clone(),
             view: view.clone(),
+            workers: Arc::default(),
             reach: reach(membership.as_ref().map(|it| &it.sight)),
         };
         if let Some(webhooks) = &webhooks {

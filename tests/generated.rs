@@ -5,8 +5,10 @@
 use std::{env, fs, path::Path};
 
 /// The files in `proto/`, and where what is made of each is kept.
-const FILES: [(&str, &str, &str); 1] =
-    [("api.proto", "centrifugal.centrifugo.api.rs", "src/protocol/grpc/api.rs")];
+const FILES: [(&str, &str, &str); 2] = [
+    ("api.proto", "centrifugal.centrifugo.api.rs", "src/protocol/grpc/api.rs"),
+    ("proxy.proto", "centrifugal.centrifugo.proxy.rs", "src/protocol/grpc/proxy.rs"),
+];
 
 #[test]
 fn the_generated_code_is_that_of_the_proto_files() {
@@ -21,6 +23,7 @@ fn the_generated_code_is_that_of_the_proto_files() {
             .bytes(".")
             .btree_map(".")
             .build_client(false)
+            .build_server(source == "api.proto")
             .emit_rerun_if_changed(false)
             .compile_fds(files)
             .expect("code");

@@ -110,6 +110,16 @@ pub fn go_grpc() -> PathBuf {
     target_dir().join("go-grpc-api")
 }
 
+/// A client by gRPC in Go that only listens, which the run script builds there, too.
+pub fn go_uni_grpc() -> PathBuf {
+    target_dir().join("go-grpc-uni")
+}
+
+/// A backend by gRPC in Go, which the run script builds there, too.
+pub fn go_grpc_backend() -> PathBuf {
+    target_dir().join("go-grpc-backend")
+}
+
 /// A description of gRPC services that comes with Centrifugo's code, where there is a Go toolchain to get it.
 pub fn centrifugo_proto(file: &str) -> PathBuf {
     target_dir().join("go-grpc").join(file)

@@ -82,15 +82,18 @@ fn many_calls_at_once_as_we_describe_them() {
 }
 
 #[test]
-fn our_description_is_a_part_of_that_of_others() -> Result<(), String> {
-    let theirs = paths::centrifugo_proto("api.proto");
-    if !theirs.exists() {
-        say_skipped("the descriptions of others come with their code in Go, and there is no Go");
-        return Ok(());
+fn our_descriptions_are_a_part_of_those_of_others() -> Result<(), String> {
+    for file in ["api.proto", "unistream.proto", "proxy.proto"] {
+        let theirs = paths::centrifugo_proto(file);
+        if !theirs.exists() {
+            say_skipped("the descriptions of others come with their code in Go: there is no Go");
+            return Ok(());
+        }
+        let ours = paths::crate_dir().join("../proto").join(file);
+        let (ours, theirs) = (ours.display().to_string(), theirs.display().to_string());
+        run(python(&["same", &ours, &theirs]))?;
     }
-    let ours = paths::crate_dir().join("../proto/api.proto");
-    let (ours, theirs) = (ours.display().to_string(), theirs.display().to_string());
-    run(python(&["same", &ours, &theirs])).map(drop)
+    Ok(())
 }
 
 #[test]

@@ -12,7 +12,8 @@ use std::{
 };
 
 use anyhow::Context as _;
-use futures_util::StreamExt as _;
+use bytes::{Bytes, BytesMut};
+use hyper::body::Body as _;
 use reqwest::{
     RequestBuilder, StatusCode,
     header::{self, HeaderMap, HeaderName, HeaderValue},
@@ -21,13 +22,15 @@ use tokio::sync::Semaphore;
 
 use super::{
     breaker::Breaker,
-    options::Backend,
+    messages,
+    options::{Backend, Protocol},
     poll::{self, PollAnswer, PollRequest},
     request::{BackendRequest, OperationKind, TransportInfo},
     response::{self, BackendResponse, InvalidResponse},
 };
 use crate::{
     metrics::Metrics,
+    protocol::grpc::framing,
     runtime::{clock, http_client},
 };
 
@@ -37,6 +40,9 @@ const ANSWER_LIMIT: usize = 1 << 20;
 const POLL_LIMIT: usize = 16 << 20;
 /// So many calls for each that may be under way may wait.
 const WAITING: usize = 16;
+/// How often a connection for gRPC is looked after, and how long its backend may take to say that it is there.
+const PING: Duration = Duration::from_secs(20);
+const PONG: Duration = Duration::from_secs(5);
 /// How long a connection is kept for the next call: shorter than servers keep theirs, so that they don't
 /// close it in the moment of a call.
 const KEEP: Duration = Duration::from_secs(4);
@@ -92,6 +98,7 @@ struct ClientState {
 /// All backends of a node; worker threads share them.
 pub struct BackendClients {
     http: reqwest::Client,
+    grpc: reqwest::Client,
     clients: Vec<BackendClient>,
     metrics: Metrics,
 }
@@ -125,9 +132,15 @@ impl BackendClients {
             .pool_idle_timeout(KEEP)
             .build()
             .context("can't make an HTTP client for backends")?;
+        let grpc = http_client::builder()
+            .http2_prior_knowledge()
+            .http2_keep_alive_interval(PING)
+            .http2_keep_alive_timeout(PONG)
+            .build()
+            .context("can't make a client of gRPC for backends")?;
         let clients =
             backends.into_iter().map(BackendClient::new).collect::<anyhow::Result<_>>()?;
-        Ok(Arc::new(Self { http, clients, metrics }))
+        Ok(Arc::new(Self { http, grpc, clients, metrics }))
     }
 
     /// Asks. None if there is no answer; why is logged.
@@ -138,7 +151,10 @@ impl BackendClients {
     ) -> Option<BackendResponse> {
         let client = self.clients.get(usize::from(request.to.0))?;
         let kind = request.operation.kind();
-        let asked = client.ask(&self.http, &request, transport).await;
+        let asked = match client.backend.protocol {
+            Protocol::Http => client.ask(&self.http, &request, transport).await,
+            Protocol::Grpc => client.ask_by_grpc(&self.grpc, &request, transport).await,
+        };
         self.noted(client, kind, asked)
     }
 
@@ -186,10 +202,36 @@ impl BackendClient {
         transport: TransportInfo,
     ) -> Result<BackendResponse, Failed> {
         let body = request.body(&self.backend, transport).map_err(anyhow::Error::from)?;
-        let post = http.post(&self.backend.endpoint).headers(self.headers(request)).body(body);
-        let (status, body) = self.exchange(post, ANSWER_LIMIT).await?;
+        let headers = with_content_type(self.headers(request));
+        let post = http.post(&self.backend.endpoint).headers(headers).body(body);
+        let Answered { status, body, .. } = self.exchange(post, ANSWER_LIMIT).await?;
         let kind = request.operation.kind();
         Ok(response::read(kind, &self.backend, status.as_u16(), &body)?)
+    }
+
+    async fn ask_by_grpc(
+        &self,
+        http: &reqwest::Client,
+        request: &BackendRequest,
+        transport: TransportInfo,
+    ) -> Result<BackendResponse, Failed> {
+        let kind = request.operation.kind();
+        // A little more than there is: an answer that says that it is over would count as one.
+        let timeout = self.backend.timeout.as_millis() + 100;
+        let call = http
+            .post(format!("{}{}", self.backend.endpoint, messages::path(kind)))
+            .headers(self.headers(request))
+            .header(header::CONTENT_TYPE, "application/grpc")
+            .header(header::TE, "trailers")
+            .header("grpc-timeout", format!("{timeout}m"))
+            .body(messages::body(request, &self.backend, transport));
+        let Answered { status, end, body } = self.exchange(call, ANSWER_LIMIT).await?;
+        if status != StatusCode::OK {
+            return Err(InvalidResponse::Status(status.as_u16()).into());
+        }
+        check_status(&end)?;
+        let message = framing::only_message(body).map_err(InvalidResponse::from)?;
+        Ok(messages::read(kind, message)?)
     }
 
     async fn poll(
@@ -197,19 +239,19 @@ impl BackendClient {
         http: &reqwest::Client,
         request: &PollRequest,
     ) -> Result<PollAnswer, Failed> {
+        if self.backend.protocol == Protocol::Grpc {
+            // Keys are asked for by HTTP only.
+            return Err(InvalidResponse::Empty.into());
+        }
         let body = request.body().map_err(anyhow::Error::from)?;
         let headers = with_content_type(self.static_headers.clone());
         let post = http.post(&self.backend.endpoint).headers(headers).body(body);
-        let (status, body) = self.exchange(post, POLL_LIMIT).await?;
+        let Answered { status, body, .. } = self.exchange(post, POLL_LIMIT).await?;
         Ok(poll::read(status.as_u16(), &body)?)
     }
 
     /// Posts once there is a place for it. An answer may have so many bytes.
-    async fn exchange(
-        &self,
-        post: RequestBuilder,
-        limit: usize,
-    ) -> Result<(StatusCode, Vec<u8>), Failed> {
+    async fn exchange(&self, post: RequestBuilder, limit: usize) -> Result<Answered, Failed> {
         let timeout = self.backend.timeout;
         let deadline = tokio::time::Instant::now() + timeout;
         let waiting = Waiting::new(&self.waiting, self.backend.concurrency * WAITING)?;
@@ -234,20 +276,23 @@ impl BackendClient {
         }
     }
 
-    async fn call(post: RequestBuilder, limit: usize) -> Result<(StatusCode, Vec<u8>), Failed> {
+    async fn call(post: RequestBuilder, limit: usize) -> Result<Answered, Failed> {
         let response = post.send().await.map_err(anyhow::Error::from)?;
-        let status = response.status();
-        let (mut chunks, mut body) = (response.bytes_stream(), Vec::new());
-        // Of an answer that is of no use anyway, nothing is read.
-        while status == StatusCode::OK
-            && let Some(chunk) = chunks.next().await
-        {
-            body.extend_from_slice(&chunk.map_err(anyhow::Error::from)?);
-            if body.len() > limit {
-                return Err(Failed::TooLarge(limit));
+        let (status, mut end) = (response.status(), response.headers().clone());
+        let mut whole = BytesMut::new();
+        if status == StatusCode::OK {
+            let mut body = std::pin::pin!(reqwest::Body::from(response));
+            while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+                match frame.map_err(anyhow::Error::from)?.into_data() {
+                    Ok(chunk) if whole.len() + chunk.len() > limit => {
+                        return Err(Failed::TooLarge(limit));
+                    }
+                    Ok(chunk) => whole.extend_from_slice(&chunk),
+                    Err(frame) => end = frame.into_trailers().unwrap_or(end),
+                }
             }
         }
-        Ok((status, body))
+        Ok(Answered { status, end, body: whole.freeze() })
     }
 
     /// Those of the configuration, and over them those of the client that are wanted.
@@ -267,7 +312,7 @@ impl BackendClient {
             headers.remove(name);
         }
         headers.extend(client);
-        with_content_type(headers)
+        headers
     }
 
     /// One line a second is enough to know.
@@ -282,6 +327,27 @@ impl BackendClient {
         drop(state);
         let (backend, kind) = (self.backend.name.as_str(), kind.name());
         tracing::warn!(backend, kind, %error, missed, "a backend could not be asked");
+    }
+}
+
+/// An answer as it came; of a status other than 200 without its body.
+struct Answered {
+    status: StatusCode,
+    /// What came after the body, or else before it.
+    end: HeaderMap,
+    body: Bytes,
+}
+
+/// Whether a call by gRPC came to its end.
+fn check_status(end: &HeaderMap) -> Result<(), InvalidResponse> {
+    let of = |name: &str| end.get(name).map(|it| String::from_utf8_lossy(it.as_bytes()));
+    match of("grpc-status").as_deref() {
+        Some("0") => Ok(()),
+        Some(code) => {
+            let message = of("grpc-message").unwrap_or_default();
+            Err(InvalidResponse::Grpc(code.to_owned(), message.into_owned()))
+        }
+        None => Err(InvalidResponse::Grpc("unknown".to_owned(), "there is none".to_owned())),
     }
 }
 

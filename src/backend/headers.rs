@@ -45,7 +45,8 @@ const ADDRESS: [&str; 2] = ["x-forwarded-for", "x-real-ip"];
 
 /// Whether a header of this name (in lower case) may go along at all.
 pub fn may_go_along(name: &str) -> bool {
-    !OWN.contains(&name) && !name.starts_with("sec-websocket-")
+    let belongs = |prefix| name.starts_with(prefix);
+    !OWN.contains(&name) && !belongs("sec-websocket-") && !belongs("grpc-")
 }
 
 /// Of all headers those with a wanted name. Wanted names are in lower case.

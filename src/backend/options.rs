@@ -16,7 +16,9 @@ pub struct BackendId(pub u16);
 pub struct Backend {
     /// Where the configuration has it, for logs and metrics.
     pub name: String,
-    /// URL that is posted to.
+    /// In which protocol it is asked.
+    pub protocol: Protocol,
+    /// URL that is posted to; of one that is asked by gRPC what stands before the paths of methods.
     pub endpoint: String,
     /// How long it may take.
     pub timeout: Duration,
@@ -24,7 +26,7 @@ pub struct Backend {
     pub http_headers: Vec<String>,
     /// Names of headers that the client may say in its connect command.
     pub emulated_headers: Vec<String>,
-    /// Headers of every request.
+    /// Headers of every request, or its metadata.
     pub static_headers: BTreeMap<String, String>,
     /// What the client says goes along in base64.
     pub binary: bool,
@@ -34,6 +36,15 @@ pub struct Backend {
     pub concurrency: usize,
     /// What some HTTP statuses mean.
     pub statuses: Vec<Status>,
+}
+
+/// In which protocol a backend is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// By a POST of JSON.
+    Http,
+    /// By a call of gRPC.
+    Grpc,
 }
 
 /// What an HTTP status of a backend means.

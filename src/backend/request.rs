@@ -222,12 +222,13 @@ pub(super) mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::room::types::ClientId;
+    use crate::{backend::options::Protocol, room::types::ClientId};
 
     /// A backend of which nothing is special.
     pub fn backend() -> Backend {
         Backend {
             name: "b".into(),
+            protocol: Protocol::Http,
             endpoint: "http://b".into(),
             timeout: Duration::from_secs(1),
             http_headers: Vec::new(),

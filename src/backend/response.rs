@@ -16,7 +16,7 @@ use crate::{
         claims::Seconds,
         grant::{Credentials, Grant, Overrides},
     },
-    protocol::{codes::Disconnect, message, nulls},
+    protocol::{codes::Disconnect, grpc::framing::Unframed, message, nulls},
     queue::rights::Rights,
     room::types::{Tags, Version},
 };
@@ -82,6 +82,15 @@ pub enum InvalidResponse {
     /// Not the JSON that is expected.
     #[error("not the JSON that is expected: {0}")]
     Json(#[from] serde_json::Error),
+    /// A status of gRPC that is no answer, and what is said with it.
+    #[error("gRPC status {0}: {1}")]
+    Grpc(String, String),
+    /// Not the messages of gRPC that are expected.
+    #[error("not the message that is expected: {0}")]
+    Message(#[from] prost::DecodeError),
+    /// Not one message.
+    #[error("{0}")]
+    Framing(#[from] Unframed),
     /// A field that should be base64 is not.
     #[error("{0} is not base64")]
     Base64(&'static str),

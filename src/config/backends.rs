@@ -10,7 +10,9 @@ use super::{
 };
 use crate::backend::{
     headers,
-    options::{Backend, BackendId, Methods, Proxies, RoomBackends, RoomProxies, Status, Verdict},
+    options::{
+        Backend, BackendId, Methods, Protocol, Proxies, RoomBackends, RoomProxies, Status, Verdict,
+    },
     response,
 };
 
@@ -216,31 +218,33 @@ fn all(backends: &[Backend], names: impl Fn(&Backend) -> &Vec<String>) -> Vec<St
 impl Proxy {
     fn check(&self, name: String) -> Result<Backend, Invalid> {
         let wrong = |key: &str, problem: String| Err(Invalid::new(key, problem));
-        let url = reqwest::Url::parse(&self.endpoint);
-        if !url.is_ok_and(|it| ["http", "https"].contains(&it.scheme()) && it.has_host()) {
-            let problem = "needed, as a URL that begins with http:// or https://";
+        let Some((protocol, endpoint)) = self.place() else {
+            let problem =
+                "needed, as a URL that begins with http:// or https://, or as grpc://HOST:PORT";
             return wrong("endpoint", format!("{problem}; {:?} is none", self.endpoint));
-        }
+        };
         if self.timeout.0.is_zero() || self.timeout.0.as_secs() > MAX_TIMEOUT {
             return wrong("timeout", format!("more than nothing, and {MAX_TIMEOUT}s at most"));
         }
         if !(1..=10_000).contains(&self.concurrency) {
             return wrong("concurrency", "1 to 10000".to_owned());
         }
-        for (name, value) in &self.http.static_headers {
+        let (key, static_headers) = self.static_headers(protocol);
+        for (name, value) in &static_headers {
             let valid = HeaderName::try_from(name).is_ok() && HeaderValue::try_from(value).is_ok();
             if !valid || !headers::may_go_along(&name.to_ascii_lowercase()) {
-                return wrong("http.static_headers", format!("{name:?} can't be set"));
+                return wrong(key, format!("{name:?} can't be set"));
             }
         }
         let statuses = self.http.status_to_code_transforms.iter().map(status);
         Ok(Backend {
             name,
-            endpoint: self.endpoint.clone(),
+            protocol,
+            endpoint,
             timeout: self.timeout.0,
             http_headers: names("http_headers", &self.http_headers)?,
             emulated_headers: names("emulated_headers", &self.emulated_headers)?,
-            static_headers: self.http.static_headers.clone(),
+            static_headers,
             binary: self.binary_encoding,
             with_meta: self.include_connection_meta,
             concurrency: self.concurrency,
@@ -248,6 +252,34 @@ impl Proxy {
                 .collect::<Result<_, _>>()
                 .map_err(|problem| Invalid::new("http.status_to_code_transforms", problem))?,
         })
+    }
+}
+
+impl Proxy {
+    /// How it is asked, and where; none if the endpoint is no such thing.
+    fn place(&self) -> Option<(Protocol, String)> {
+        let url = reqwest::Url::parse(&self.endpoint).ok().filter(reqwest::Url::has_host)?;
+        match (url.scheme(), url.host_str(), url.port()) {
+            ("http" | "https", ..) => Some((Protocol::Http, self.endpoint.clone())),
+            ("grpc", Some(host), Some(port)) if ["", "/"].contains(&url.path()) => {
+                let scheme = if self.grpc.tls.enabled { "https" } else { "http" };
+                Some((Protocol::Grpc, format!("{scheme}://{host}:{port}")))
+            }
+            _ => None,
+        }
+    }
+
+    /// What goes along with every question, and which option says it.
+    fn static_headers(&self, protocol: Protocol) -> (&'static str, BTreeMap<String, String>) {
+        if protocol == Protocol::Http {
+            return ("http.static_headers", self.http.static_headers.clone());
+        }
+        let (key, value) = (&self.grpc.credentials_key, &self.grpc.credentials_value);
+        let mut metadata = self.grpc.static_metadata.clone();
+        if !key.is_empty() {
+            metadata.insert(key.clone(), value.clone());
+        }
+        ("grpc.static_metadata", metadata)
     }
 }
 
@@ -340,11 +372,33 @@ mod tests {
     }
 
     #[test]
+    fn where_one_is_asked_by_grpc_is_no_path() {
+        let backend = |more: &str| {
+            let text = format!(
+                "[client.proxy.connect]\nenabled = true\nendpoint = \"grpc://a:9000\"\n{more}"
+            );
+            config(&text).map(|it| it.backends[0].clone())
+        };
+        let plain = backend("").expect("valid");
+        assert_eq!((plain.protocol, plain.endpoint.as_str()), (Protocol::Grpc, "http://a:9000"));
+        let more = "http.static_headers = {\"x-a\" = \"1\"}
+            grpc = {static_metadata = {\"x-b\" = \"2\"}, credentials_key = \"x-c\", credentials_value = \"3\", tls = {enabled = true}}";
+        let it = backend(more).expect("valid");
+        assert_eq!(it.endpoint, "https://a:9000");
+        let metadata: Vec<_> = it.static_headers.iter().map(|(k, v)| (&**k, &**v)).collect();
+        assert_eq!(metadata, [("x-b", "2"), ("x-c", "3")]);
+        let wrong = backend("grpc.static_metadata = {\"grpc-timeout\" = \"1\"}");
+        let key = wrong.expect_err("invalid").list()[0].key.clone();
+        assert_eq!(key, "client.proxy.connect.grpc.static_metadata");
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let connect = |more: &str| format!("[client.proxy.connect]\nenabled = true\n{more}");
         let url = "endpoint = \"http://a\"\n";
         assert_eq!(key(&connect("")), "client.proxy.connect.endpoint");
         assert_eq!(key(&connect("endpoint = \"grpc://a\"")), "client.proxy.connect.endpoint");
+        assert_eq!(key(&connect("endpoint = \"grpc://a:1/x\"")), "client.proxy.connect.endpoint");
         for (more, wrong) in [
             ("timeout = \"0s\"", "timeout"),
             ("timeout = \"10s\"", "timeout"),

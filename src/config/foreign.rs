@@ -28,8 +28,7 @@ enum Harmless {
 use Harmless::{Always, At, Noted, Off};
 
 const EMPTY: Harmless = At(&[""]);
-const NO_GRPC: &str =
-    "backends are asked by HTTP: give `endpoint` an http:// or https:// URL, and take this out";
+const NO_OWN_TLS: &str = "take it out: the certificates of backends are those that the system trusts (SSL_CERT_FILE says more)";
 const NO_MAP_PROXY: &str =
     "take it out: no backend is asked about maps. Let the application put values by the server API";
 const NO_STORE: &str = "take it out: there is nothing to connect to. Nodes keep rooms in memory, and find each other; see [cluster] for more than one";
@@ -83,11 +82,10 @@ const KEYS: &[(&str, Harmless, &str)] = &[
     ("grpc_api.tls.server_ca_pem", Always, ""),
     ("grpc_api.tls.server_name", Always, ""),
     ("grpc_api.tls.insecure_skip_verify", Always, ""),
-    (
-        "uni_grpc",
-        Off,
-        "take it out: clients that only listen can use uni_websocket, uni_sse or uni_http_stream",
-    ),
+    ("uni_grpc.tls.client_ca_pem", EMPTY, NO_CLIENT_CERTIFICATES),
+    ("uni_grpc.tls.server_ca_pem", Always, ""),
+    ("uni_grpc.tls.server_name", Always, ""),
+    ("uni_grpc.tls.insecure_skip_verify", Always, ""),
     (
         "webtransport",
         Off,
@@ -247,8 +245,18 @@ const KEYS: &[(&str, Harmless, &str)] = &[
     ),
     ("channel.namespaces.subscribe_stream_proxy_name", Always, ""),
     ("channel.namespaces.subscribe_stream_proxy_bidirectional", Always, ""),
-    ("*.grpc", Off, NO_GRPC),
-    ("*.grpc_metadata", Off, NO_GRPC),
+    ("*.grpc.compression", Off, "take it out: what is asked by gRPC is not compressed"),
+    ("*.grpc.tls.cert_pem", EMPTY, NO_OWN_TLS),
+    ("*.grpc.tls.key_pem", EMPTY, NO_OWN_TLS),
+    ("*.grpc.tls.client_ca_pem", Always, ""),
+    ("*.grpc.tls.server_ca_pem", EMPTY, NO_OWN_TLS),
+    ("*.grpc.tls.server_name", EMPTY, NO_OWN_TLS),
+    ("*.grpc.tls.insecure_skip_verify", Off, NO_OWN_TLS),
+    (
+        "*.grpc_metadata",
+        Off,
+        "take it out: metadata of clients by gRPC goes along as headers do; name it in http_headers",
+    ),
     (
         "*.http.tls",
         Off,
@@ -380,8 +388,9 @@ mod tests {
             ("channel.namespaces[3].map.stream_ttl", json!("1m"), "noted"),
             ("channel.namespaces[3].shared_poll.publish_enabled", json!(true), "refused"),
             ("channel.without_namespace.shared_poll.publish_enabled", json!(false), "fine"),
-            ("client.proxy.connect.grpc", json!({"tls": {"enabled": false}}), "fine"),
-            ("proxies[0].grpc", json!({"tls": {"enabled": true}}), "refused"),
+            ("client.proxy.connect.grpc.compression", json!(false), "fine"),
+            ("proxies[0].grpc.tls.server_ca_pem", json!("ca.pem"), "refused"),
+            ("proxies[0].grpc_metadata", json!(["x-user"]), "refused"),
         ] {
             assert_eq!(worst(path, value.clone()), expected, "{path} {value}");
         }

@@ -201,6 +201,12 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ("grpc_api_tls_cert", "grpc_api.tls.cert_pem"),
     ("grpc_api_tls_key", "grpc_api.tls.key_pem"),
     ("uni_grpc", "uni_grpc.enabled"),
+    ("uni_grpc_address", "uni_grpc.address"),
+    ("uni_grpc_port", "uni_grpc.port"),
+    ("uni_grpc_max_receive_message_size", "uni_grpc.max_receive_message_size"),
+    ("uni_grpc_tls", "uni_grpc.tls.enabled"),
+    ("uni_grpc_tls_cert", "uni_grpc.tls.cert_pem"),
+    ("uni_grpc_tls_key", "uni_grpc.tls.key_pem"),
     ("prometheus_handler_prefix", "prometheus.handler_prefix"),
     ("health_handler_prefix", "health.handler_prefix"),
     ("admin_password", "admin.password"),
@@ -218,14 +224,13 @@ pub(super) fn key(v5: &str) -> Option<&'static str> {
 
 /// What v5 has and v6 has elsewhere, or not at all, by how its keys begin; and the section of v6 that says why it is
 /// dropped.
-const DROPPED: [(&str, &str); 13] = [
+const DROPPED: [(&str, &str); 12] = [
     ("redis_", "engine"),
     ("nats_", "broker"),
     ("tarantool_", "engine"),
     ("global_presence", "presence_manager"),
     ("global_redis", "presence_manager"),
     ("admin_", "admin"),
-    ("uni_grpc_", "uni_grpc"),
     ("graphite_", "graphite"),
     ("opentelemetry_", "opentelemetry"),
     ("sockjs", "webtransport"),

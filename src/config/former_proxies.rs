@@ -16,9 +16,11 @@ const PLACES: [(&str, &str); 6] = [
 ];
 
 /// What was said once for all, and its name in each backend.
-const COMMON: [(&str, &str); 6] = [
+const COMMON: [(&str, &str); 8] = [
     ("proxy_http_headers", "http_headers"),
     ("proxy_grpc_metadata", "grpc_metadata"),
+    ("proxy_grpc_credentials_key", "grpc.credentials_key"),
+    ("proxy_grpc_credentials_value", "grpc.credentials_value"),
     ("proxy_binary_encoding", "binary_encoding"),
     ("proxy_include_connection_meta", "include_connection_meta"),
     ("proxy_static_http_headers", "http.static_headers"),

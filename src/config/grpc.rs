@@ -1,13 +1,15 @@
 //! What is served by gRPC, and where. Pure.
 
 use super::{
-    BODY_LIMIT, Invalid,
+    BODY_LIMIT, Invalid, MAX_WORKERS,
     http_server::{Listen, listen},
     raw,
 };
 
 /// The largest request where none is set, in bytes.
 const MESSAGE_SIZE: usize = 4 << 20;
+/// The same of one that opens a stream.
+const CONNECT_SIZE: usize = 65536;
 
 /// The server API by gRPC. The key may be another while the node runs, and is beside this.
 #[derive(Debug, Clone)]
@@ -22,6 +24,44 @@ pub struct GrpcApi {
     pub message_size_limit: usize,
     /// TLS, if it is on.
     pub tls: Option<raw::Tls>,
+}
+
+/// Streams for clients that only listen.
+#[derive(Debug, Clone)]
+pub struct UniGrpc {
+    /// Where clients connect.
+    pub listen: Listen,
+    /// Threads that serve them.
+    pub workers: usize,
+    /// The largest request, in bytes.
+    pub message_size_limit: usize,
+    /// TLS, if it is on.
+    pub tls: Option<raw::Tls>,
+}
+
+impl raw::UniGrpc {
+    /// None if they are off. `workers` serve other clients.
+    pub(super) fn check(&self, workers: usize) -> Result<Option<UniGrpc>, Invalid> {
+        if !self.enabled {
+            return Ok(None);
+        }
+        let own = workers.min(MAX_WORKERS.saturating_sub(workers));
+        if own == 0 {
+            let problem =
+                format!("at most {} with uni_grpc, which needs some too", MAX_WORKERS - 1);
+            return Err(Invalid::new("http_server.workers", problem));
+        }
+        let size = self.max_receive_message_size;
+        Ok(Some(UniGrpc {
+            listen: listen("uni_grpc", &self.address, self.port)?,
+            workers: own,
+            message_size_limit: message_size(
+                "uni_grpc",
+                if size == 0 { CONNECT_SIZE } else { size },
+            )?,
+            tls: self.tls.check("uni_grpc.tls")?,
+        }))
+    }
 }
 
 impl raw::GrpcApi {
@@ -59,6 +99,16 @@ fn message_size(section: &str, bytes: usize) -> Result<usize, Invalid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn streams_have_workers_of_their_own() {
+        let raw = raw::UniGrpc { enabled: true, ..Default::default() };
+        let workers = |others| raw.check(others).map(|it| it.map(|it| it.workers));
+        assert_eq!(workers(2).expect("valid"), Some(2));
+        assert_eq!(workers(60).expect("valid"), Some(4));
+        assert_eq!(workers(64).expect_err("too many").key, "http_server.workers");
+        assert!(raw::UniGrpc::default().check(64).expect("off").is_none());
+    }
 
     #[test]
     fn what_is_on_is_checked() {

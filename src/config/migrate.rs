@@ -136,6 +136,8 @@ fn rename(typed: &mut Value) {
         "http_server/tls/key_pem",
         "grpc_api/tls/cert_pem",
         "grpc_api/tls/key_pem",
+        "uni_grpc/tls/cert_pem",
+        "uni_grpc/tls/key_pem",
     ] {
         let value = typed.pointer_mut(&format!("/{key}"));
         if let Some((value, pem)) = value.and_then(|it| pem_in_base64(it).map(|pem| (it, pem))) {

@@ -30,7 +30,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use backends::Register;
 pub use cluster::Cluster;
-use grpc::GrpcApi;
+use grpc::{GrpcApi, UniGrpc};
 pub use http_server::Listen;
 use ipnet::IpNet;
 use problems::nearest;
@@ -118,6 +118,8 @@ pub struct Config {
     pub grpc_api: Option<GrpcApi>,
     /// Its key; none: every call is refused unless it is insecure.
     pub grpc_api_key: Option<String>,
+    /// Streams of gRPC for clients that only listen, if they are served.
+    pub uni_grpc: Option<UniGrpc>,
     /// The cluster; none: the node takes part in none.
     pub cluster: Option<Cluster>,
     /// How rooms are kept on disk, where they are.
@@ -186,6 +188,7 @@ impl Config {
             api_key: Some(raw.http_api.key).filter(|key| !key.is_empty()),
             api_insecure: raw.http_api.insecure,
             grpc_api: parts.grpc_api,
+            uni_grpc: parts.uni_grpc,
             grpc_api_key: Some(raw.grpc_api.key).filter(|key| !key.is_empty()),
             tokens,
             subscription_tokens,
@@ -216,6 +219,7 @@ struct Parts {
     shared_polls: SharedPollOptions,
     disk: DiskOptions,
     grpc_api: Option<GrpcApi>,
+    uni_grpc: Option<UniGrpc>,
 }
 
 impl Parts {
@@ -231,6 +235,7 @@ impl Parts {
         let webhooks = problems.take(raw.webhooks.check());
         let disk = problems.take(raw.disk.check());
         let grpc_api = problems.take(raw.grpc_api.check());
+        let uni_grpc = problems.take(raw.uni_grpc.check(raw.http_server.workers));
         let mut register = Register::new(raw, problems);
         let namespaces = namespaces::check(raw, &mut register, problems);
         let shared_polls = shared_poll::check(raw, &mut register, problems);
@@ -248,6 +253,7 @@ impl Parts {
             shared_polls,
             disk: disk?,
             grpc_api: grpc_api?,
+            uni_grpc: uni_grpc?,
         })
     }
 }

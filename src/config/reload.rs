@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{Config, Invalid, Problems, raw::Raw, typed::join};
 
 /// Options that can be taken over. Those of tokens are of subscription tokens, too.
-const LIVE: [&str; 25] = [
+const LIVE: [&str; 27] = [
     "log.level",
     "client.allowed_origins",
     "client.token.hmac_secret_key",
@@ -28,6 +28,8 @@ const LIVE: [&str; 25] = [
     "grpc_api.key",
     "grpc_api.tls.cert_pem",
     "grpc_api.tls.key_pem",
+    "uni_grpc.tls.cert_pem",
+    "uni_grpc.tls.key_pem",
     "http_server.tls.cert_pem",
     "http_server.tls.key_pem",
     "cluster.secret",
@@ -158,7 +160,7 @@ impl Merged {
 
 /// Its keys are whatever one likes, so it is one value.
 fn is_map(path: &str) -> bool {
-    path.ends_with(".static_headers")
+    path.ends_with(".static_headers") || path.ends_with(".static_metadata")
 }
 
 /// Which backends there are is settled when the node starts.

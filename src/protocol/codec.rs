@@ -115,7 +115,10 @@ fn decode_json(line: &[u8]) -> Result<Command, DecodeError> {
 ///
 /// # Errors
 /// If it is anything else.
-pub fn decode_connect(payload: &[u8]) -> Result<ConnectRequest, DecodeError> {
+pub fn decode_connect(format: Format, payload: &[u8]) -> Result<ConnectRequest, DecodeError> {
+    if format == Format::Protobuf {
+        return Ok(ConnectRequest::decode(payload)?);
+    }
     match payload.trim_ascii() {
         b"" | b"null" => Ok(ConnectRequest::default()),
         request if request.starts_with(b"{") => Ok(nulls::from_slice(request)?),
@@ -217,7 +220,7 @@ mod tests {
         let decode = |it: &'static [u8]| decode(Format::Json, Bytes::from_static(it));
         assert_eq!(decode(nulls).expect("valid"), decode(plain).expect("valid"));
         assert_eq!(
-            decode_connect(br#"{"subs":null,"token":null}"#).expect("valid"),
+            decode_connect(Format::Json, br#"{"subs":null,"token":null}"#).expect("valid"),
             ConnectRequest::default()
         );
     }

@@ -3,11 +3,14 @@
 //! In: replies. Out: bytes that a socket or a response body takes as they are. What is pushed to many clients
 //! is encoded once for each encoding among them.
 
+use std::borrow::Cow;
+
 use bytes::{Bytes, BytesMut};
 
 use super::{
     codec::{self, Format},
     deflate::{self, Deflate},
+    grpc::framing,
     message::{ConnectPush, ConnectResult, Push, PushBody, Reply, ReplyBody},
     websocket::{self, Opcode},
 };
@@ -31,6 +34,8 @@ pub enum Encoding {
     OneWayStream,
     /// Server-sent events, a push in JSON each.
     OneWayEvents,
+    /// A stream of gRPC, a push in Protobuf each.
+    OneWayGrpc,
     /// [`Encoding::SocketJson`] with messages compressed.
     DeflatedJson(Deflate),
     /// [`Encoding::SocketProtobuf`] with messages compressed.
@@ -39,7 +44,7 @@ pub enum Encoding {
 
 impl Encoding {
     /// How many there are.
-    pub const COUNT: usize = 10;
+    pub const COUNT: usize = 11;
 
     /// The encoding of a WebSocket connection that goes both ways; `deflate` if it was agreed to compress messages.
     pub const fn socket(format: Format, deflate: Option<Deflate>) -> Self {
@@ -77,15 +82,17 @@ impl Encoding {
             Self::OneWayEvents => 7,
             Self::DeflatedJson(_) => 8,
             Self::DeflatedProtobuf(_) => 9,
+            Self::OneWayGrpc => 10,
         }
     }
 
     /// The format of its messages.
     pub const fn format(self) -> Format {
         match self {
-            Self::SocketProtobuf | Self::StreamProtobuf | Self::DeflatedProtobuf(_) => {
-                Format::Protobuf
-            }
+            Self::SocketProtobuf
+            | Self::StreamProtobuf
+            | Self::DeflatedProtobuf(_)
+            | Self::OneWayGrpc => Format::Protobuf,
             _ => Format::Json,
         }
     }
@@ -102,12 +109,16 @@ impl Encoding {
             Self::OneWaySocket => "uni_websocket",
             Self::OneWayStream => "uni_http_stream",
             Self::OneWayEvents => "uni_sse",
+            Self::OneWayGrpc => "uni_grpc",
         }
     }
 
     /// Whether the client only listens.
     pub const fn is_one_way(self) -> bool {
-        matches!(self, Self::OneWaySocket | Self::OneWayStream | Self::OneWayEvents)
+        matches!(
+            self,
+            Self::OneWaySocket | Self::OneWayStream | Self::OneWayEvents | Self::OneWayGrpc
+        )
     }
 
     /// What has to come before the first message: browsers take an event stream for open with its first bytes.
@@ -133,8 +144,9 @@ impl Encoding {
                 if !batch.is_empty() {
                     batch.extend_from_slice(b"\n");
                 }
-                write_push(reply, batch);
+                codec::write_json(&*push_of(reply), batch);
             }
+            Self::OneWayGrpc => framing::append(&*push_of(reply), batch),
             Self::StreamJson | Self::OneWayStream => {
                 self.write(reply, batch);
                 batch.extend_from_slice(b"\n");
@@ -148,7 +160,10 @@ impl Encoding {
     }
 
     fn write(self, reply: &Reply, to: &mut BytesMut) {
-        if self.is_one_way() { write_push(reply, to) } else { codec::write_json(reply, to) }
+        match self.is_one_way() {
+            true => codec::write_json(&*push_of(reply), to),
+            false => codec::write_json(reply, to),
+        }
     }
 
     /// The bytes for the wire: a WebSocket frame, or the messages as they are.
@@ -179,14 +194,14 @@ fn deflated(opcode: Opcode, message: &[u8], deflate: Deflate) -> Bytes {
 
 /// A client that only listens has asked for nothing, so it gets a connect's result as a push. Nothing else
 /// is answered there; a ping is an empty push.
-fn write_push(reply: &Reply, to: &mut BytesMut) {
+fn push_of(reply: &Reply) -> Cow<'_, Push> {
     match &reply.body {
-        Some(ReplyBody::Push(push)) => codec::write_json(push, to),
+        Some(ReplyBody::Push(push)) => Cow::Borrowed(push),
         Some(ReplyBody::Connect(result)) => {
             let event = Some(PushBody::Connect(result.into()));
-            codec::write_json(&Push { event, ..Default::default() }, to);
+            Cow::Owned(Push { event, ..Default::default() })
         }
-        _ => to.extend_from_slice(b"{}"),
+        _ => Cow::Owned(Push::default()),
     }
 }
 
@@ -209,6 +224,8 @@ impl From<&ConnectResult> for ConnectPush {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+
     use super::*;
     use crate::protocol::message::Publication;
 
@@ -295,6 +312,19 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_of_grpc_has_a_push_to_a_message() {
+        let mut stream = written(Encoding::OneWayGrpc);
+        for reply in replies() {
+            let mut whole = BytesMut::new();
+            framing::append(&*push_of(&reply), &mut whole);
+            let message = framing::only_message(stream.split_to(whole.len())).expect("a message");
+            assert_eq!(Push::decode(message), Ok(push_of(&reply).into_owned()));
+        }
+        assert!(stream.is_empty());
+        assert_eq!(Encoding::OneWayGrpc.message(&Reply::default()), [0; 5][..], "a ping");
+    }
+
+    #[test]
     fn indices_are_distinct_and_below_the_count() {
         let all = [
             Encoding::SocketJson,
@@ -307,6 +337,7 @@ mod tests {
             Encoding::OneWayEvents,
             Encoding::DeflatedJson(DEFLATE),
             Encoding::DeflatedProtobuf(DEFLATE),
+            Encoding::OneWayGrpc,
         ];
         assert!(all.iter().enumerate().all(|(index, it)| it.index() == index));
         assert_eq!(all.len(), Encoding::COUNT);

@@ -1,11 +1,6 @@
 //! SHELL. The HTTP service: ordinary requests go to an actix-web application, WebSocket upgrades leave it.
 
-use std::{
-    net::TcpListener,
-    rc::Rc,
-    sync::{Arc, atomic::AtomicU16},
-    time::Duration,
-};
+use std::{net::TcpListener, rc::Rc, sync::Arc, time::Duration};
 
 use actix_codec::Framed;
 use actix_http::{ConnectionType, HttpService, Request, h1};
@@ -72,7 +67,6 @@ pub fn start(
     parts: Parts,
     certificate: Option<Arc<Certificate>>,
 ) -> anyhow::Result<Server> {
-    let next_worker = Arc::new(AtomicU16::new(0));
     let server = Server::build()
         .workers(parts.config.workers)
         .max_concurrent_connections(1_000_000)
@@ -85,7 +79,7 @@ pub fn start(
         let peers = peers.clone();
         async move { peers.meet(io).await }
     };
-    let worker = move || Rc::new(Worker::new(parts.clone(), next_worker.clone()));
+    let worker = move || Rc::new(Worker::new(parts.clone()));
     let server = match certificate {
         None => server.listen("clients", listener, move || {
             let connected = move |io: &TcpStream| prepare(io, stall);

@@ -93,6 +93,8 @@ pub struct Parts {
     pub leaving: Arc<Leaving>,
     /// Who is in the cluster.
     pub view: tokio::sync::watch::Receiver<View>,
+    /// How many workers have begun to serve clients.
+    pub workers: Arc<AtomicU16>,
     /// Which of them this node can reach.
     pub reach: tokio::sync::watch::Receiver<Reach>,
 }
@@ -198,14 +200,13 @@ fn token_checks(tokens: &Tokens) -> anyhow::Result<(Arc<Verifier>, Option<Arc<Fe
 pub struct Worker {
     /// What all workers share.
     pub parts: Parts,
-    next_worker: Arc<AtomicU16>,
     shared: RefCell<Option<Rc<Shared>>>,
 }
 
 impl Worker {
     /// A worker whose first socket is yet to come.
-    pub fn new(parts: Parts, next_worker: Arc<AtomicU16>) -> Self {
-        Self { parts, next_worker, shared: RefCell::new(None) }
+    pub fn new(parts: Parts) -> Self {
+        Self { parts, shared: RefCell::new(None) }
     }
 
     /// The thread's hub and what else its sockets need.
@@ -215,7 +216,7 @@ impl Worker {
 
     fn start_hub(&self) -> Rc<Shared> {
         let parts = &self.parts;
-        let worker = self.next_worker.fetch_add(1, Ordering::Relaxed);
+        let worker = parts.workers.fetch_add(1, Ordering::Relaxed);
         let hub = Hub::new(worker, parts.metrics.clone()).start();
         parts.registry.do_send(AddHub(worker, hub.clone().recipient()));
         if let Some(polls) = &parts.polls {

@@ -130,7 +130,9 @@ async fn open(
         _ => body::read(body, limit(&worker.parts.config)).await?,
     };
     let problem = match encoding.is_one_way() {
-        true => codec::decode_connect(&first).err().map(|error| error.to_string()),
+        true => {
+            codec::decode_connect(encoding.format(), &first).err().map(|error| error.to_string())
+        }
         false => first.is_empty().then(|| "no connect command: see ?cf_connect".to_owned()),
     };
     if let Some(problem) = problem {
@@ -146,7 +148,7 @@ fn failed() -> Refusal {
 }
 
 /// Starts the actor, and gives the body that brings what it sends.
-async fn start(
+pub(super) async fn start(
     worker: &Worker,
     encoding: Encoding,
     admitted: Admitted,

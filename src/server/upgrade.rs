@@ -90,7 +90,9 @@ fn accept(worker: &Worker, request: &Request) -> Result<Accepted, Refusal> {
     let query = request.uri().query().unwrap_or_default();
     if one_way {
         let first = streams::in_query(query);
-        if let Some(Err(error)) = first.as_ref().map(|it| codec::decode_connect(it.as_bytes())) {
+        if let Some(Err(error)) =
+            first.as_ref().map(|it| codec::decode_connect(Format::Json, it.as_bytes()))
+        {
             return Err(Refusal::new(StatusCode::BAD_REQUEST, error.to_string()));
         }
         let response = response.finish().drop_body();

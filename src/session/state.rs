@@ -315,7 +315,7 @@ impl Session {
         if self.state != ConnectionState::New {
             return;
         }
-        match codec::decode_connect(payload) {
+        match codec::decode_connect(self.format, payload) {
             Ok(request) => self.connect(1, request, false, env, out),
             Err(_) => self.close(Disconnect::BadRequest, out),
         }

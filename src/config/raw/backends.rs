@@ -40,7 +40,8 @@ macro_rules! proxy_section {
             $(#[$doc])*
             $name {
                 $($first)*
-                /// URL (http or https) that questions are posted to, as JSON.
+                /// URL (http or https) that questions are posted to, as JSON; or `grpc://HOST:PORT`, where they
+                /// are asked by gRPC (proto/proxy.proto).
                 endpoint: String = String::new(),
                 /// How long an answer may take.
                 timeout: Span = seconds(1),
@@ -57,6 +58,8 @@ macro_rules! proxy_section {
                 concurrency: usize = 256,
                 /// What belongs to HTTP.
                 http: ProxyHttp = ProxyHttp::default(),
+                /// What belongs to gRPC.
+                grpc: ProxyGrpc = ProxyGrpc::default(),
             }
         }
     };
@@ -105,6 +108,7 @@ macro_rules! any_proxy {
                     include_connection_meta: it.include_connection_meta,
                     concurrency: it.concurrency,
                     http: it.http,
+                    grpc: it.grpc,
                 }
             }
         })*
@@ -121,6 +125,28 @@ section! {
         /// What HTTP statuses other than 200 mean, each as `{ status_code, to_error = { code, message, temporary } }`
         /// or `{ status_code, to_disconnect = { code, reason } }`. All others: error 100.
         status_to_code_transforms: Vec<StatusTransform> = Vec::new(),
+    }
+}
+
+section! {
+    /// What belongs to gRPC.
+    ProxyGrpc {
+        /// Metadata of every question. What goes along of the client goes over it.
+        static_metadata: BTreeMap<String, String> = BTreeMap::new(),
+        /// Name of one more piece of metadata of every question. Empty: none.
+        credentials_key: String = String::new(),
+        /// Its value.
+        credentials_value: String = String::new(),
+        /// TLS to the backend.
+        tls: ProxyTls = ProxyTls::default(),
+    }
+}
+
+section! {
+    /// TLS to a backend.
+    ProxyTls {
+        /// Ask it over TLS. Its certificate has to be one that the system trusts.
+        enabled: bool = false,
     }
 }
 

@@ -86,13 +86,13 @@ mod transports;
 
 pub use self::{
     backends::{
-        ChannelProxies, ClientProxies, ConnectProxy, DEFAULT_PROXY, NamedProxy, Proxy, ProxyHttp,
-        RefreshProxy, Rpc, RpcNamespace, RpcOptions, StatusTransform, TransformDisconnect,
-        TransformError,
+        ChannelProxies, ClientProxies, ConnectProxy, DEFAULT_PROXY, NamedProxy, Proxy, ProxyGrpc,
+        ProxyHttp, ProxyTls, RefreshProxy, Rpc, RpcNamespace, RpcOptions, StatusTransform,
+        TransformDisconnect, TransformError,
     },
     client::{Client, PersonalChannel, SubscriptionToken, Token},
     rooms::{Channel, ChannelPoll, Channels, Map, Namespace, Queue, SharedPoll},
-    transports::{Emulation, OneWay, OneWaySocket, Streamed, WebSocket},
+    transports::{Emulation, OneWay, OneWaySocket, Streamed, UniGrpc, WebSocket},
 };
 
 section! {
@@ -118,6 +118,8 @@ section! {
         uni_sse: OneWay = OneWay::default(),
         /// Streamed responses for clients that only listen.
         uni_http_stream: OneWay = OneWay::default(),
+        /// Streams of gRPC for clients that only listen, on a port of their own.
+        uni_grpc: UniGrpc = UniGrpc::default(),
         /// What rooms keep, promise and permit.
         channel: Channels = Channels::default(),
         /// Calls of clients to the application.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Tls;
+
 section! {
     /// The WebSocket transport.
     WebSocket {
@@ -42,6 +44,22 @@ section! {
         enabled: bool = false,
         /// The largest body of a request that opens a stream, in bytes; more is answered with 413.
         max_request_body_size: usize = 65536,
+    }
+}
+
+section! {
+    /// Streams of gRPC for clients that only listen, on a port of their own.
+    UniGrpc {
+        /// Serve them.
+        enabled: bool = false,
+        /// IP address to listen on. Empty: all, of IPv6 and IPv4.
+        address: String = String::new(),
+        /// Port to listen on; 0: any free one.
+        port: u16 = 11000,
+        /// The largest request that opens a stream, in bytes; a larger one is answered with RESOURCE_EXHAUSTED. 0: 64 KiB.
+        max_receive_message_size: usize = 65536,
+        /// TLS on that port.
+        tls: Tls = Tls::default(),
     }
 }
 

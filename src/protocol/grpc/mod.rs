@@ -5,4 +5,10 @@
 #[expect(missing_docs, reason = "generated; what there is to say is in proto/api.proto")]
 #[allow(clippy::all, unused_qualifications, reason = "generated")]
 pub mod api;
+pub mod framing;
+/// What backends are asked.
+#[rustfmt::skip]
+#[expect(missing_docs, reason = "generated; what there is to say is in proto/proxy.proto")]
+#[allow(clippy::all, unused_qualifications, reason = "generated")]
+pub mod proxy;
 pub mod status;

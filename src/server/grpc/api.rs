@@ -1,6 +1,6 @@
 //! SHELL. The server API by gRPC: who may call, and what is called. It is done like a call by HTTP.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::body::Incoming;
 use prost::Message as _;
@@ -73,8 +73,14 @@ impl ApiService {
 }
 
 impl Serve for ApiService {
+    type Body = Body;
+
     /// Nothing of a request is read before its caller is known: callers without the key must not fill the memory.
-    async fn serve(mut self, request: http::Request<Incoming>) -> http::Response<Body> {
+    async fn serve(
+        mut self,
+        request: http::Request<Incoming>,
+        _: SocketAddr,
+    ) -> http::Response<Body> {
         if !self.admits(request.headers()) {
             return Status::unauthenticated(WITHOUT_KEY).into_http();
         }

@@ -13,12 +13,14 @@ use std::{
 };
 
 use actix_rt::Arbiter;
+use bytes::Bytes;
 use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
+    rt::Executor,
     server::conn::http2,
     service::service_fn,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -29,8 +31,6 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tonic::codegen::http;
 
-/// How many connections there may be. More are closed at once.
-const CONNECTIONS: usize = 1_024;
 /// How many requests of one connection may be under way.
 const STREAMS: u32 = 256;
 /// How many bytes of requests a connection may send ahead of what is read of them, in all and of one.
@@ -52,20 +52,39 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// How long to wait when no connection can be taken: mostly, there are too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What answers the requests of a port.
-pub trait Serve: Clone + Send + Sync + 'static {
-    /// Answers one.
+/// What answers the requests of a port, on one of its threads.
+pub trait Serve: Clone + 'static {
+    /// The bodies of its answers.
+    type Body: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + 'static;
+
+    /// Answers a request of this client.
     fn serve(
         self,
         request: http::Request<Incoming>,
-    ) -> impl Future<Output = http::Response<tonic::body::Body>> + Send;
+        peer: SocketAddr,
+    ) -> impl Future<Output = http::Response<Self::Body>>;
 }
 
-/// A port that is served, on a thread of its own.
+/// Any error.
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How a port is served.
+#[derive(Clone)]
+pub struct Serving {
+    /// On how many threads.
+    pub threads: usize,
+    /// How many connections there may be on each. More are closed at once.
+    pub connections: usize,
+    /// TLS, if it is on.
+    pub tls: Option<TlsAcceptor>,
+}
+
+/// A port that is served, on threads of its own.
 pub struct Port {
     address: SocketAddr,
     stopping: watch::Sender<bool>,
-    stopped: oneshot::Receiver<()>,
+    /// One for each thread.
+    stopped: Vec<oneshot::Receiver<()>>,
 }
 
 impl Port {
@@ -73,22 +92,29 @@ impl Port {
     ///
     /// # Errors
     /// If the system does not say where that is.
-    pub fn serve(
+    pub fn serve<S: Serve>(
         listener: std::net::TcpListener,
-        tls: Option<TlsAcceptor>,
-        service: impl Serve,
+        serving: &Serving,
+        service: impl FnOnce() -> S + Clone + Send + 'static,
     ) -> io::Result<Self> {
-        let address = listener.local_addr()?;
-        let (stopping, stops) = watch::channel(false);
-        let (done, stopped) = oneshot::channel();
-        Arbiter::new().spawn(async move {
-            match TcpListener::from_std(listener) {
-                Ok(listener) => accept(listener, tls, service, stops).await,
-                Err(error) => tracing::error!(%error, "the port for gRPC can't be served"),
-            }
-            // Nobody need wait for it.
-            let _ = done.send(());
-        });
+        let (address, (stopping, stops)) = (listener.local_addr()?, watch::channel(false));
+        let mut stopped = Vec::new();
+        for _ in 0..serving.threads {
+            let (listener, serving) = (listener.try_clone()?, serving.clone());
+            let (service, stops) = (service.clone(), stops.clone());
+            let (done, ended) = oneshot::channel();
+            stopped.push(ended);
+            Arbiter::new().spawn_fn(move || {
+                actix_rt::spawn(async move {
+                    match TcpListener::from_std(listener) {
+                        Ok(listener) => accept(listener, &serving, service(), stops).await,
+                        Err(error) => tracing::error!(%error, "a port for gRPC can't be served"),
+                    }
+                    // Nobody need wait for it.
+                    let _ = done.send(());
+                });
+            });
+        }
         Ok(Self { address, stopping, stopped })
     }
 
@@ -100,7 +126,8 @@ impl Port {
     /// Takes nothing new, and waits for what is under way.
     pub async fn stop(self, deadline: Instant) {
         self.stopping.send_replace(true);
-        if tokio::time::timeout_at(deadline, self.stopped).await.is_err() {
+        let stopped = futures_util::future::join_all(self.stopped);
+        if tokio::time::timeout_at(deadline, stopped).await.is_err() {
             tracing::warn!("not all calls by gRPC were done in time");
         }
     }
@@ -108,11 +135,11 @@ impl Port {
 
 async fn accept(
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    serving: &Serving,
     service: impl Serve,
     mut stops: watch::Receiver<bool>,
 ) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let room = Arc::new(Semaphore::new(serving.connections));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -121,11 +148,12 @@ async fn accept(
             accepted = listener.accept() => match accepted {
                 Ok((io, peer)) => {
                     let Ok(place) = room.clone().try_acquire_owned() else {
-                        tracing::warn!(%peer, "a connection for gRPC was closed: there are {CONNECTIONS}");
+                        tracing::warn!(%peer, "a connection for gRPC was closed: there are {}", serving.connections);
                         continue;
                     };
-                    let (tls, service, stops) = (tls.clone(), service.clone(), stops.clone());
-                    connections.spawn(async move {
+                    let (tls, service) = (serving.tls.clone(), service.clone());
+                    let stops = stops.clone();
+                    connections.spawn_local(async move {
                         connection(io, peer, tls, service, stops).await;
                         drop(place);
                     });
@@ -159,7 +187,7 @@ async fn connection(
     }
 }
 
-async fn requests<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+async fn requests<T: AsyncRead + AsyncWrite + Unpin + 'static>(
     io: T,
     peer: SocketAddr,
     service: impl Serve,
@@ -168,10 +196,10 @@ async fn requests<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     let held = Arc::new(());
     let under_way = Arc::downgrade(&held);
     let answer = service_fn(move |request| {
-        let (answer, held) = (service.clone().serve(request), held.clone());
+        let (answer, held) = (service.clone().serve(request, peer), held.clone());
         async move { Ok::<_, Infallible>(answer.await.map(|body| Held { body, _held: held })) }
     });
-    let served = http2::Builder::new(TokioExecutor::new())
+    let served = http2::Builder::new(OnThread)
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
         .initial_connection_window_size(WINDOW)
@@ -202,6 +230,16 @@ async fn requests<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     };
     if let Err(error) = ended {
         tracing::debug!(%peer, %error, "a connection for gRPC broke");
+    }
+}
+
+/// What a connection has to do beside itself stays on its thread.
+#[derive(Clone, Copy)]
+struct OnThread;
+
+impl<F: Future<Output: 'static> + 'static> Executor<F> for OnThread {
+    fn execute(&self, task: F) {
+        tokio::task::spawn_local(task);
     }
 }
 
