@@ -62,9 +62,12 @@ allow_subscribe_for_anonymous = true
     )
 }
 
+/// Versions and values by keys.
+type Items = BTreeMap<String, (u64, Option<Value>)>;
+
 /// What the application knows: the version and the data of each key; no data: the key is gone.
 #[derive(Clone, Default)]
-struct Table(Arc<Mutex<(String, BTreeMap<String, (u64, Option<Value>)>)>>);
+struct Table(Arc<Mutex<(String, Items)>>);
 
 impl Table {
     fn set(&self, key: &str, version: u64, data: impl Into<Option<Value>>) {

@@ -49,6 +49,9 @@ const ENTRIES: i32 = 2;
 /// How long a client may take to load all entries.
 const LOADING: std::time::Duration = std::time::Duration::from_secs(60);
 
+/// A page of entries, where the map is, and the cursor of the next page.
+type Read = (Vec<(Keyed, Arc<Publication>)>, Position, Box<str>);
+
 /// A map of which a client loads the entries.
 #[derive(Debug)]
 pub(super) struct Loading {
@@ -314,7 +317,7 @@ impl Session {
         &mut self,
         id: u32,
         mut loading: Loading,
-        (entries, here, cursor): (Vec<(Keyed, Arc<Publication>)>, Position, Box<str>),
+        (entries, here, cursor): Read,
         env: Env<'_>,
         out: &mut Vec<Out>,
     ) -> Result<Option<SubscribeResult>, ErrorCode> {

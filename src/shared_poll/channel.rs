@@ -27,6 +27,9 @@ use crate::{
     runtime::time::Time,
 };
 
+/// A key, and the version that is known of it.
+type Known = (Box<str>, u64);
+
 /// How long at least a room is remembered whose clients have to subscribe again.
 const RETURN: Duration = Duration::from_secs(10);
 /// How often it is looked for signatures that have expired.
@@ -286,7 +289,7 @@ impl Channel {
     }
 
     /// The next batch to be asked for, and why: keys, with the version of each that need not be said again.
-    pub(super) fn next_batch(&mut self, now: Time) -> Option<(Reason, Vec<(Box<str>, u64)>)> {
+    pub(super) fn next_batch(&mut self, now: Time) -> Option<(Reason, Vec<Known>)> {
         let (reason, batch) = self.schedule.next(&self.keys, now)?;
         let versioned = self.options.mode == Mode::Versioned;
         let version = |key: &Key| {
