@@ -111,6 +111,7 @@ async fn worker() -> anyhow::Result<Rc<Shared>> {
     Ok(Rc::new(Shared {
         hub: hub.into(),
         registry,
+        polls: None,
         settings: Live::new(settings),
         keys,
         backends: BackendClients::new(Vec::new(), metrics.clone())?,
