@@ -135,7 +135,8 @@ fn all_clients_of_a_map_come_to_the_same_values_whatever_happens_to_its_home() {
             let read = entries(world, survivor, map)?;
             ensure(read == expected, || format!("{read:?} is not {expected:?}"))
         });
-        world.play([Restart { node: victim }, Converge]);
+        let client = clients[victim].0;
+        world.play([Restart { node: victim }, Converge, TurnTo { client, node: victim }]);
     }
     for (client, _) in clients {
         world.eventually("a client has all of it", REACTION, |world| {
