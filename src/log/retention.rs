@@ -40,6 +40,8 @@ pub struct Keep {
     pub age: Option<u64>,
     /// So many bytes on disk, about.
     pub bytes: Option<u64>,
+    /// All that the room has not trimmed itself, whatever the other limits say: it can't do without.
+    pub whole: bool,
 }
 
 /// What to keep of which room.
@@ -122,6 +124,9 @@ impl<F: Files> Store<F> {
         let mut trims = Vec::new();
         for (_, name, room) in &mut rooms {
             let mut keep = policy.keep(name);
+            if keep.whole {
+                continue;
+            }
             let since = keep.age.map_or(0, |age| now.saturating_sub(age)).max(self.sweep.since);
             keep.age = (since > 0).then_some(since);
             let first = self.first_kept(name, room, keep)?;

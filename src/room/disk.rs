@@ -110,6 +110,8 @@ impl Policy for ByNamespace {
                 count: Some(options.history_size as u64),
                 age: u64::try_from(options.history_ttl.as_millis()).ok(),
                 bytes: None,
+                // What follows from its publications follows from all of them.
+                whole: options.is_made_of_changes(),
             },
         }
     }

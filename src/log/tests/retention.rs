@@ -51,6 +51,31 @@ fn by_age_to_the_very_publication() {
 }
 
 #[test]
+fn what_a_room_can_not_do_without_stays_whatever_the_limits_are() {
+    struct Whole(bool);
+
+    impl Policy for Whole {
+        fn keep(&self, _: &str) -> Keep {
+            let (count, age, bytes) = (Some(1), Some(1), Some(1));
+            Keep { count, age, bytes, whole: self.0 }
+        }
+
+        fn max_bytes(&self) -> Option<u64> {
+            Some(1)
+        }
+    }
+
+    let (_, mut store) = filled();
+    for (whole, first) in [(true, 1), (false, 101)] {
+        // What is to be shed goes in the round after that in which it is found.
+        for _ in 0..2 {
+            while store.step(5_000, &Whole(whole)).expect("done") == Progress::More {}
+        }
+        assert_eq!(firsts(&mut store), [first; 4]);
+    }
+}
+
+#[test]
 fn by_bytes_of_a_room() {
     let (_, mut store) = filled();
     let policy = Keeps(Keep { bytes: Some(2_000), ..Keep::default() }, None);
