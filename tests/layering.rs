@@ -130,13 +130,14 @@ fn rooms_know_no_client_protocol() {
 }
 
 /// The library's modules from the lowest layer up: each may use only those before it.
-const LAYERS: [&str; 17] = [
+const LAYERS: [&str; 18] = [
     "metrics",
     "runtime",
     "log",
     "protocol",
     "cluster",
     "queue",
+    "map",
     "access",
     "room",
     "backend",
