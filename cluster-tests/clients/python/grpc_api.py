@@ -2,9 +2,12 @@
 calls at once; `tls ADDRESS KEY AUTHORITY` does so over TLS; `until_gone ADDRESS KEY` publishes until the node has
 left; `key ADDRESS KEY` tries a key; `same OURS THEIRS` compares two descriptions."""
 
+import faulthandler
+import os
 import pathlib
 import sys
 import tempfile
+import traceback
 
 import grpc
 from google.protobuf import descriptor_pb2
@@ -114,11 +117,24 @@ def same(ours, theirs):
     print(f"{len(ours)} fields and methods are the same")
 
 
-what, *rest = sys.argv[1:]
-if what in ("call", "until_gone", "key"):
-    globals()[what](grpc.insecure_channel(rest[0]), rest[1])
-elif what == "tls":
-    authority = pathlib.Path(rest[2]).read_bytes()
-    call(grpc.secure_channel(rest[0], grpc.ssl_channel_credentials(authority)), rest[1])
-else:
-    same(*rest)
+def main(what, *rest):
+    if what in ("call", "until_gone", "key"):
+        globals()[what](grpc.insecure_channel(rest[0]), rest[1])
+    elif what == "tls":
+        authority = pathlib.Path(rest[2]).read_bytes()
+        call(grpc.secure_channel(rest[0], grpc.ssl_channel_credentials(authority)), rest[1])
+    else:
+        same(*rest)
+
+
+# Where many calls have failed, the library's threads may keep the interpreter from its end.
+faulthandler.dump_traceback_later(120, exit=True)
+code = 0
+try:
+    main(*sys.argv[1:])
+except BaseException:
+    traceback.print_exc()
+    code = 1
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(code)
