@@ -105,6 +105,14 @@ impl MapHome {
     }
 }
 
+/// The value that a record gives a key; none if it gives none.
+fn value_of(record: &Publication) -> Option<Put> {
+    match map_change_from_bytes(&record.data)?.what {
+        What::Put(put) | What::Again(_, _, put) => Some(put),
+        What::Removed(_) | What::Cleared => None,
+    }
+}
+
 /// A publication of a map's room as members get it; none if it is not for them.
 fn as_member_sees(
     publication: &Publication,
@@ -275,11 +283,7 @@ impl Room {
         let Some(entry) = self.map().and_then(|it| it.state.get(key)) else { return };
         let (of, at) = (entry.offset, if renewed { node.now } else { entry.at });
         let Some((_, record)) = self.record(entry.record, node) else { return };
-        let (Some(What::Put(put)) | Some(What::Again(_, _, put))) =
-            map_change_from_bytes(&record.data).map(|it| it.what)
-        else {
-            return;
-        };
+        let Some(put) = value_of(&record) else { return };
         let Publication { info, tags, delta, .. } = Publication::clone(&record);
         let new = NewPublication { info, tags, delta, ..NewPublication::default() };
         self.keep_map_change(What::Again(of, node.now.since(at), put), new, None, node);
@@ -357,8 +361,7 @@ impl Room {
         let mut entries = Vec::with_capacity(found.len());
         for entry in found {
             let Some((_, record)) = self.record(entry.record, node) else { continue };
-            let change = map_change_from_bytes(&record.data).map(|it| it.what);
-            let (Some(What::Put(put)) | Some(What::Again(_, _, put))) = change else { continue };
+            let Some(put) = value_of(&record) else { continue };
             let keyed = Keyed { key: put.key, score: put.score, ..Keyed::default() };
             let Publication { info, tags, delta, .. } = Publication::clone(&record);
             let (offset, data) = (entry.offset, put.value);
@@ -397,12 +400,8 @@ impl Room {
         let history = &self.stream()?.history;
         let index = offset.checked_sub(1).filter(|it| it + 1 >= history.first())?;
         let record = history.page(Some(index), false, 1).pop()?;
-        match map_change_from_bytes(&record.data)?.what {
-            What::Put(put) | What::Again(_, _, put) => {
-                Some(Arc::new(Publication { data: put.value, ..Publication::default() }))
-            }
-            What::Removed(_) | What::Cleared => None,
-        }
+        let data = value_of(&record)?.value;
+        Some(Arc::new(Publication { data, ..Publication::default() }))
     }
 
     /// An event as the members of the room see it; none if it is not for them.

@@ -420,6 +420,10 @@ impl Session {
     }
 
     fn stand_ins(&self, room: &RoomName, options: &RoomOptions) -> Vec<StandIn> {
+        let is_left = options.map.as_ref().is_some_and(|it| it.remove_client_on_unsubscribe);
+        if options.clients_map.is_none() && options.users_map.is_none() && !is_left {
+            return Vec::new();
+        }
         let client: Box<str> = self.info.client.to_string().into();
         let mut all = Vec::new();
         let mut put = |prefix: &Option<Box<str>>, key: &str, is_removed| {
@@ -431,7 +435,7 @@ impl Session {
         put(&options.clients_map, &client, true);
         // Another connection of the user may be there.
         put(&options.users_map, &self.info.user, false);
-        if options.map.as_ref().is_some_and(|it| it.remove_client_on_unsubscribe) {
+        if is_left {
             let map = room.clone();
             all.push(StandIn { map, key: client, is_put: false, is_removed: true });
         }
