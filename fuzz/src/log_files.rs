@@ -88,8 +88,13 @@ impl Files for Memory {
 struct Last;
 
 impl Policy for Last {
-    fn keep(&self, _: &str) -> Keep {
-        Keep { count: Some(2), age: Some(1_000), bytes: Some(300) }
+    fn keep(&self, room: &str) -> Keep {
+        Keep {
+            count: Some(2),
+            age: Some(1_000),
+            bytes: Some(300),
+            whole: room.len().is_multiple_of(2),
+        }
     }
 
     fn max_bytes(&self) -> Option<u64> {
