@@ -39,6 +39,11 @@ impl Term {
     fn next(self, node: NodeId) -> Self {
         Self { count: self.count.saturating_add(1), node }
     }
+
+    /// A number for it that no other has, in practice: two nodes may claim a slot with one count.
+    pub fn number(self) -> u64 {
+        self.count.rotate_left(32) ^ u64::from(self.node.0 as u32)
+    }
 }
 
 /// A claim as it is sent.

@@ -18,7 +18,7 @@ pub enum Change {
     Continued(u64),
     /// Messages were given to consumers.
     Leased {
-        /// The term of the home that has given them.
+        /// The number of the term of the home that has given them.
         term: u64,
         /// The number of the first lease; the others follow.
         serial: u64,
@@ -106,7 +106,7 @@ pub struct Leased {
     pub offset: u64,
     /// The consumer; 0: someone who has pulled it.
     pub holder: u128,
-    /// The term of the home that has given it.
+    /// The number of the term of the home that has given it.
     pub term: u64,
     /// Its number there.
     pub serial: u64,

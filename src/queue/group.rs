@@ -226,6 +226,8 @@ pub struct Group {
     turn: VecDeque<u128>,
     /// Holders of leases that are not here, and until when they are waited for.
     gone: BTreeMap<u128, Time>,
+    /// Messages that were passed by, of which nothing has come here: see [`Self::resume`].
+    missing: BTreeSet<u64>,
     pulls: VecDeque<Pull>,
     term: u64,
     serial: u64,
@@ -240,7 +242,7 @@ pub struct Group {
 }
 
 impl Group {
-    /// A group of which nothing is known, at a home of this term.
+    /// A group of which nothing is known, at a home whose term has this number.
     pub fn new(options: Arc<QueueOptions>, term: u64) -> Self {
         Self {
             options,
@@ -257,6 +259,7 @@ impl Group {
             consumers: BTreeMap::new(),
             turn: VecDeque::new(),
             gone: BTreeMap::new(),
+            missing: BTreeSet::new(),
             pulls: VecDeque::new(),
             term,
             serial: 0,
@@ -269,8 +272,14 @@ impl Group {
 
     /// All changes were applied that there are, so many since all was written: those who hold messages and are not here
     /// yet are waited for.
+    ///
+    /// A look at the messages brings several changes, and the home may have died with some of them copied: others may be
+    /// put off by one that is here, and the one before them given by one that is not.
     pub fn resume(&mut self, changes: usize, now: Time) {
         self.changes = changes;
+        let open = self.settled.open_before(self.next);
+        let is_missing = |it: &u64| !self.leases.contains_key(it) && !self.parked.contains_key(it);
+        self.missing = open.filter(is_missing).take(giving::MOST_AT_ONCE).collect();
         let holders: BTreeSet<u128> =
             self.leases.values().map(|it| it.holder).filter(|it| *it != 0).collect();
         self.gone = holders.into_iter().map(|holder| (holder, now + SETTLING)).collect();
@@ -358,6 +367,7 @@ impl Group {
         self.ready.clear();
         self.keys.clear();
         self.gone.clear();
+        self.missing.clear();
         for (who, consumer) in &mut self.consumers {
             consumer.leases.clear();
             if !std::mem::replace(&mut consumer.in_turn, true) {

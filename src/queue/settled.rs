@@ -35,6 +35,13 @@ impl Settled {
         self.above.iter().map(|(first, last)| (*first, *last))
     }
 
+    /// Those before `end` that are not settled.
+    pub fn open_before(&self, end: u64) -> impl Iterator<Item = u64> {
+        let firsts = std::iter::once(self.floor).chain(self.above.values().copied());
+        let lasts = self.above.keys().copied().chain([end]);
+        firsts.zip(lasts).flat_map(move |(last, next)| last.saturating_add(1)..next.min(end))
+    }
+
     /// Whether a message is settled.
     pub fn contains(&self, offset: u64) -> bool {
         offset <= self.floor
@@ -105,6 +112,10 @@ mod tests {
             }
             for offset in 0..80 {
                 prop_assert_eq!(settled.contains(offset), model.contains(&offset), "{}", offset);
+            }
+            for end in [0, 1, 30, 80] {
+                let open = (0..end).filter(|it| !model.contains(it));
+                prop_assert!(settled.open_before(end).eq(open), "{}", end);
             }
             let next = (0..).find(|it| !model.contains(it)).unwrap_or(0);
             prop_assert_eq!(settled.floor() + 1, next);

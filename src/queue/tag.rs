@@ -30,7 +30,7 @@ pub const DEAD_MESSAGE: &str = "roomcast-dead-message";
 pub struct Delivery {
     /// The message.
     pub offset: u64,
-    /// The term of the home that has given it.
+    /// The number of the term of the home that has given it.
     pub term: u64,
     /// Its number there.
     pub serial: u64,

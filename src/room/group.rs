@@ -62,6 +62,9 @@ pub struct GroupHome {
     source: RoomName,
     /// Those who wait for messages, and how many bytes each may get, by the numbers of their pulls.
     pulls: BTreeMap<u64, (Whom, usize)>,
+    /// Where its room says that it has begun, as long as that is not copied. Until then it gives nothing: the next home
+    /// would not know of it, begin elsewhere, and give messages under other names.
+    begun: Option<u64>,
     /// What is asked that needs the other room, until when, and who asks.
     asked: VecDeque<(GroupRequest, Time, Whom)>,
     /// Messages that memory did not have, as the log has read them.
@@ -169,7 +172,9 @@ impl GroupHome {
         let unreadable = self.unreadable;
         let messages = Messages { room: source, stream, read: &read, unreadable, top, now };
         let (mut effects, mut out) = (Vec::new(), Vec::new());
-        let mut waits = !self.go_on_with(&messages, source, &mut effects);
+        let ready = self.go_on_with(&messages, source, &mut effects);
+        let begins = |it: &Effect| matches!(it, Effect::Change(Change::Begun { .. }));
+        let mut waits = !ready || self.begun.is_some() || effects.iter().any(begins);
         while !waits && let Some((request, until, whom)) = self.asked.pop_front() {
             if let GroupRequest::Pull { most, wait, by, bytes } = request {
                 let id = node.next_id();
@@ -211,31 +216,38 @@ impl GroupHome {
         out: &mut Vec<Effect>,
     ) -> bool {
         let (line, now) = (messages.stream.line(), messages.now);
-        let current = line.epoch.0;
+        let (current, taken) = (line.epoch.0, self.group.taken());
+        // Another home may not know of an epoch in which nothing was placed that was acknowledged.
+        let acknowledged = messages.top.max(taken).min(line.top);
+        let placed = line.epoch_at(acknowledged).0;
         let start = source.options.queue.as_ref().map_or(Start::First, |it| it.options.start);
-        match self.group.run() {
+        let floor = match self.group.run() {
             // Nor does one begin again that was removed, until someone wants it.
-            None if !self.is_wanted() => {}
+            None if !self.is_wanted() => return true,
             None => match self.place(start, messages) {
-                Some(floor) => self.group.start(current, floor, now, out),
+                Some(floor) => floor,
                 None => return false,
             },
             Some((_, epoch)) => {
-                let taken = self.group.taken();
                 let offset = taken.min(line.top);
-                let known = line.covers(Position { epoch: Epoch(epoch), offset });
-                if !known {
+                if !line.covers(Position { epoch: Epoch(epoch), offset }) {
                     // The room has begun anew, with other messages at these offsets.
-                    let floor = messages.first().saturating_sub(1);
-                    self.group.start(current, floor, now, out);
+                    messages.first().saturating_sub(1)
                 } else if taken > line.top {
                     // What was taken last was never acknowledged, and others may come to its place.
-                    let floor = self.group.floor().unwrap_or_default().min(line.top);
-                    self.group.start(current, floor, now, out);
-                } else if epoch != current {
-                    self.group.go_on_in(current, now, out);
+                    self.group.floor().unwrap_or_default().min(line.top)
+                } else {
+                    if epoch != placed {
+                        self.group.go_on_in(placed, now, out);
+                    }
+                    return true;
                 }
             }
+        };
+        // Messages have names of an epoch that no other message was given in.
+        self.group.start(current, floor, now, out);
+        if placed != current {
+            self.group.go_on_in(placed, now, out);
         }
         true
     }
@@ -445,7 +457,7 @@ impl Room {
     /// This node is home of a group's room from now on.
     pub(super) fn begin_group(&mut self, node: &mut Node) {
         let Some(options) = self.options.group.clone() else { return };
-        let mut group = Group::new(options, node.slots.term(self.slot).count);
+        let mut group = Group::new(options, node.slots.term(self.slot).number());
         let mut changes = 0;
         if let Some(stream) = self.stream() {
             let (first, top) = (stream.history.first(), stream.history.top());
@@ -460,6 +472,7 @@ impl Room {
             group,
             source: name::room(&self.name).into(),
             pulls: BTreeMap::new(),
+            begun: None,
             asked: VecDeque::new(),
             read: BTreeMap::new(),
             search: None,
@@ -551,7 +564,11 @@ impl Room {
         let (mut pushes, mut offset) = (BTreeMap::<NodeId, Vec<_>>::new(), 0);
         for out in all {
             match out {
-                GroupOut::Change(change) => offset = self.keep_change(&change, None, node),
+                GroupOut::Change(change) => {
+                    offset = self.keep_change(&change, None, node);
+                    let side = self.group_mut().filter(|_| matches!(change, Change::Begun { .. }));
+                    side.into_iter().for_each(|it| it.begun = Some(offset));
+                }
                 GroupOut::Push(client, message) => {
                     let at = self.present.as_ref().and_then(|it| it.node_of(client));
                     if let Some(at) = at {
@@ -628,6 +645,19 @@ impl Room {
         {
             stream.doubt(false);
             self.log_head(node);
+        }
+    }
+
+    /// The group may give messages once all that have to have copies know that it has begun.
+    pub(super) fn note_begun(&mut self, node: &mut Node) {
+        let (kept, needed) = (self.kept(), node.acks_needed());
+        let Role::Home(home) = &mut self.role else { return };
+        let acked = home.replication.acked(kept, needed);
+        let Some(group) = home.derived.as_deref_mut().and_then(|it| it.group.as_mut()) else {
+            return;
+        };
+        if group.begun.take_if(|at| *at <= acked).is_some() {
+            node.groups.wake(&self.name);
         }
     }
 

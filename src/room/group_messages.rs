@@ -385,6 +385,23 @@ mod tests {
     }
 
     #[test]
+    fn a_group_gives_nothing_before_it_is_kept_that_it_has_begun() {
+        let mut node = OnDisk::new(Start::First);
+        node.slow = Some(VecDeque::new());
+        node.pull("new");
+        node.ask_group("new", GroupRequest::Facts);
+        node.pass(100);
+        assert_eq!(node.answers, []);
+        node.catch_up();
+        assert_eq!(node.pulled().map(|it| it.len()), Ok(ALL as usize));
+        // Without an answer they are told to ask again.
+        node.slow = Some(VecDeque::new());
+        node.pull("other");
+        (0..60).for_each(|_| node.pass(100));
+        assert_eq!(node.answers, [Answer::Failed(Failure::Unavailable)]);
+    }
+
+    #[test]
     fn a_log_that_can_not_read_moves_no_group() {
         let mut node = OnDisk::new(Start::First);
         node.ask_group("one", GroupRequest::Seek(Start::Last));

@@ -175,6 +175,7 @@ impl Room {
         self.acknowledge(node);
         self.release_holders(node);
         self.give_up_reading(node);
+        self.note_begun(node);
         self.settle_group(node);
         self.settle_map(node);
         self.vouch_for_group(node);

@@ -84,12 +84,26 @@ impl Line {
         Position { epoch: self.epoch, offset: self.top }
     }
 
+    /// The epoch in which the publication at `offset` was placed, as far back as is remembered.
+    pub fn epoch_at(&self, offset: u64) -> Epoch {
+        let earlier = self.lineage.iter().find(|(_, end)| *end >= offset);
+        earlier.map_or(self.epoch, |(epoch, _)| *epoch)
+    }
+
     /// Opens a new epoch that holds all of the old one up to here.
     pub fn succeed(&mut self, epoch: Epoch) {
         self.lineage.push((self.epoch, self.top));
-        let excess = self.lineage.len().saturating_sub(MAX_LINEAGE);
-        self.lineage.drain(..excess);
+        if self.lineage.len() > MAX_LINEAGE {
+            self.lineage.remove(self.least_needed());
+        }
         self.epoch = epoch;
+    }
+
+    /// Which earlier epoch is forgotten first: the oldest in which nothing was placed, or else the oldest.
+    fn least_needed(&self) -> usize {
+        let mut before = 0;
+        let is_empty = |(_, end): &(Epoch, u64)| std::mem::replace(&mut before, *end) == *end;
+        self.lineage.iter().position(is_empty).unwrap_or(0)
     }
 
     /// Whether `position` lies on this line: then all that follows it here is what follows it there.
@@ -177,10 +191,32 @@ mod tests {
     }
 
     #[test]
+    fn a_publication_is_of_the_epoch_in_which_it_was_placed() {
+        let mut line = line(1, 4);
+        line.succeed(Epoch(2));
+        line.succeed(Epoch(3));
+        line.top = 6;
+        let at = |offset| line.epoch_at(offset).0;
+        assert_eq!([0, 1, 4, 5, 6].map(at), [1, 1, 1, 3, 3]);
+    }
+
+    #[test]
     fn only_the_last_epochs_are_remembered() {
-        let mut line = line(0, 0);
+        let mut line = line(0, 1);
+        for epoch in 1..=40 {
+            line.succeed(Epoch(epoch));
+            line.top += 1;
+        }
+        assert_eq!(line.lineage.len(), MAX_LINEAGE);
+        assert_eq!(line.lineage.last(), Some(&(Epoch(39), 40)));
+    }
+
+    #[test]
+    fn epochs_in_which_nothing_was_placed_are_forgotten_first() {
+        let mut line = line(0, 3);
         (1..=40).for_each(|epoch| line.succeed(Epoch(epoch)));
         assert_eq!(line.lineage.len(), MAX_LINEAGE);
-        assert_eq!(line.lineage.last(), Some(&(Epoch(39), 0)));
+        assert!(line.covers(Position { epoch: Epoch(0), offset: 3 }));
+        assert_eq!(line.lineage.last(), Some(&(Epoch(39), 3)));
     }
 }

@@ -16,6 +16,8 @@ pub(super) const DEAD_AGAIN: Duration = Duration::from_secs(5);
 const MOST: usize = 256;
 /// The most messages that are looked at beyond those that can't be given yet.
 const LOOK_PAST: usize = 256;
+/// The most messages that one look passes by.
+pub(super) const MOST_AT_ONCE: usize = 3 * MOST + LOOK_PAST;
 /// After how many changes, and a part of what is pending, all that there is is written anew.
 const CHANGES: usize = 64;
 
@@ -33,8 +35,12 @@ impl Group {
         self.take_back(now, out);
         if self.origin.is_some() {
             let mut round = Round::default();
-            self.give_parked(source, now, &mut round, out);
-            self.give_new(source, now, &mut round);
+            self.take_missing(source, now, &mut round);
+            // Those with a key come before others with it.
+            if self.missing.is_empty() {
+                self.give_parked(source, now, &mut round, out);
+                self.give_new(source, now, &mut round);
+            }
             self.end(round, out);
         }
         self.answer_pulls(now, out);
@@ -74,6 +80,21 @@ impl Group {
         back.extend(ended);
         if !back.is_empty() {
             self.make(Change::Parked(back), now, out);
+        }
+    }
+
+    /// Puts off those that were passed by, as if they had been then.
+    fn take_missing(&mut self, source: &impl Source, now: Time, round: &mut Round) {
+        while let Some(offset) = self.missing.first().copied() {
+            let look = source.look(offset);
+            match look {
+                Look::Absent => return round.reads(offset),
+                Look::Here { wait, key, over: false } => {
+                    self.put_off(offset, wait, key, now, round)
+                }
+                Look::Gone | Look::Here { .. } => drop(self.is_past(offset, look, round)),
+            }
+            self.missing.pop_first();
         }
     }
 

@@ -298,6 +298,51 @@ fn another_home_goes_on_with_the_leases() {
 }
 
 #[test]
+fn what_a_home_had_passed_by_when_it_died_is_given_by_the_next_before_what_follows_it() {
+    let options = Arc::new(shared());
+    let mut messages = Messages { first: 1, top: 9, keys: 3, now: at(0), ..Messages::default() };
+    messages.delayed = [(2, at(900))].into();
+    let mut out = Vec::new();
+    let mut group = Group::new(options.clone(), 1);
+    group.start(77, 0, at(0), &mut out);
+    [(1, 1), (2, 1)].into_iter().for_each(|(who, prefetch)| group.consumer_came(who, prefetch));
+    group.settle(&messages, at(0), &mut out);
+    let changes: Vec<Change> = out.into_iter().filter_map(|it| change_of(&it).cloned()).collect();
+    assert!(changes.len() > 2, "{changes:?}");
+    for copied in 1..=changes.len() {
+        let mut next = Group::new(options.clone(), 2);
+        changes[..copied].iter().for_each(|it| next.apply(it, at(0)));
+        next.resume(copied, at(0));
+        next.consumer_came(1, 1);
+        let mut given = Vec::new();
+        for second in 0..200 {
+            messages.now = at(second * 1_000);
+            let mut out = Vec::new();
+            next.settle(&messages, messages.now, &mut out);
+            let lent = out.iter().filter_map(|it| match it {
+                Effect::Deliver(1, lent) => Some(lent.delivery),
+                _ => None,
+            });
+            let lent: Vec<Delivery> = lent.collect();
+            given.extend(lent.iter().map(|it| it.offset));
+            next.judge(Verdict::Ack, &lent, Some(1), messages.now, &mut out);
+        }
+        for key in 0..3 {
+            let expected: Vec<u64> = (1..=9).filter(|it| it % 3 == key).collect();
+            let of_key: Vec<u64> = given.iter().copied().filter(|it| it % 3 == key).collect();
+            assert_eq!(of_key, expected, "{copied} of {changes:?}");
+        }
+    }
+}
+
+fn change_of(effect: &Effect) -> Option<&Change> {
+    match effect {
+        Effect::Change(change) => Some(change),
+        _ => None,
+    }
+}
+
+#[test]
 fn delayed_messages_hold_up_no_others() {
     let mut both = Both::new(shared());
     both.messages.delayed = [(1, at(5_000)), (2, at(2_000))].into();

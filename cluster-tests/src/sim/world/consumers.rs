@@ -103,12 +103,15 @@ impl Consumers {
         }
     }
 
-    /// Whether someone has acknowledged this, or may have.
-    pub(super) fn is_spoken_of(&self, group: &RoomName, text: &str) -> bool {
-        let said = |it: &Said| it.acks && it.group == *group && it.text == text;
+    /// Whether someone has acknowledged this.
+    pub(super) fn is_acked(&self, group: &RoomName, text: &str) -> bool {
         self.acked.get(group).is_some_and(|it| it.contains_key(text))
-            || self.unsure.contains(&(group.clone(), text.to_owned()))
-            || self.said.values().any(said)
+    }
+
+    /// Whether someone may have acknowledged this, and does not know.
+    pub(super) fn is_unsure(&self, group: &RoomName, text: &str) -> bool {
+        let said = |it: &Said| it.acks && it.group == *group && it.text == text;
+        self.unsure.contains(&(group.clone(), text.to_owned())) || self.said.values().any(said)
     }
 
     /// Those with one key are given in their order.

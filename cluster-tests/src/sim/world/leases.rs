@@ -48,6 +48,8 @@ struct Lease {
     gone: Option<u64>,
     /// When the connection ended of one whom it may have been given to next.
     missed: Option<u64>,
+    /// Someone has acknowledged the message, and was not answered: it may be given again, or not.
+    unsure: bool,
 }
 
 impl Lease {
@@ -81,15 +83,15 @@ impl Leases {
         self.open.remove(&(group.clone(), text.to_owned()));
     }
 
-    /// How many messages someone has, of which neither anything was said nor their time is as good as over.
-    fn of(&self, client: ClientId, now: u64) -> usize {
-        let over = |it: &Lease| it.since + millis(ACK_WAIT) <= now + LONGEST_DELAY;
-        self.open.values().filter(|it| it.by == client && !over(it)).count()
+    /// The messages that someone has, of which neither anything was said nor their time is as good as over.
+    fn of(&self, client: ClientId, now: u64) -> impl Iterator<Item = &Lease> {
+        let over = move |it: &Lease| it.since + millis(ACK_WAIT) <= now + LONGEST_DELAY;
+        self.open.values().filter(move |it| it.by == client && !over(it))
     }
 
     /// What should have been given again by now.
     fn late(&self, now: u64) -> Option<(&(RoomName, String), &Lease)> {
-        self.open.iter().find(|((group, _), lease)| {
+        self.open.iter().filter(|(_, lease)| !lease.unsure).find(|((group, _), lease)| {
             let hindered = self.hindered.get(group).copied().unwrap_or(0);
             now > lease.due().max(hindered) + SOON
         })
@@ -100,7 +102,7 @@ impl Consumers {
     /// Whether a consumer has as many as it may, as far as can be told from here.
     fn is_full(&self, it: &Consumer, now: u64) -> bool {
         let unanswered = self.said.values().filter(|said| said.by == it.id).count();
-        self.leases.of(it.id, now) + unanswered >= it.prefetch as usize
+        self.leases.of(it.id, now).count() + unanswered >= it.prefetch as usize
     }
 
     /// Whether nobody, or not the one whom a message must go to, can be given any.
@@ -155,14 +157,14 @@ impl World {
         let Consumer { group, id, prefetch, .. } = &consumers.all[index];
         let (by, prefetch) = (*id, *prefetch as usize);
         let (key, delivery) = ((group.clone(), text.to_owned()), (delivery.term, delivery.serial));
-        let spoken = consumers.is_spoken_of(&key.0, text);
         let known = consumers.leases.open.get(&key);
-        if spoken || known.is_some_and(|it| it.delivery > delivery) {
+        if consumers.is_acked(&key.0, text) || known.is_some_and(|it| it.delivery > delivery) {
             return Ok(());
         }
-        let lease = Lease { by, delivery, since: now, gone: None, missed: None };
+        let unsure = consumers.is_unsure(&key.0, text);
+        let lease = Lease { by, delivery, since: now, gone: None, missed: None, unsure };
         consumers.leases.open.insert(key, lease);
-        let has = consumers.leases.of(by, now);
+        let has = consumers.leases.of(by, now).filter(|it| !it.unsure).count();
         if at_rest && has > prefetch {
             return Err(format!(
                 "consumer {index} has {has} messages, and wants {prefetch} at most: {text} is one too many"
