@@ -7,10 +7,14 @@ use std::time::Duration;
 
 use cluster_tests::authority::Authority;
 use cluster_tests::check::{self, Log, messages_of};
+use cluster_tests::paths;
+use cluster_tests::process::{Process, SECONDS, free_address, in_shell};
 use cluster_tests::sdk::Clients;
 use cluster_tests::sdk::Format::{Json, Protobuf};
 use cluster_tests::sdk::Sdk::Js;
 use cluster_tests::wait::{ensure, until};
+use nix::sys::signal::Signal;
+use rustls::pki_types::CertificateDer;
 
 fn text<E: std::fmt::Display>(error: E) -> String {
     error.to_string()
@@ -70,6 +74,51 @@ fn a_new_certificate_is_used_and_a_broken_one_is_not() -> Result<(), String> {
         let (shown, _) = authority.look(node.http)?;
         ensure(shown == second, || "it shows the old one".to_owned())
     })
+}
+
+#[test]
+fn a_certificate_that_is_named_anew_counts_at_a_hangup_and_no_client_hears_of_it()
+-> Result<(), String> {
+    let mut authority = Authority::new()?;
+    let first = authority.issue()?;
+    let (file, log) = (paths::scratch(".toml"), paths::scratch(".log"));
+    fs::write(&file, authority.config("")).map_err(text)?;
+    let http = free_address()?;
+    let after = format!("-c {} 2>{}", file.display(), log.display());
+    let node = Process::launch(in_shell("", http, &after), http)?;
+    let shows = |authority: &Authority, expected: &CertificateDer<'_>| {
+        let (shown, _) = authority.look(http)?;
+        ensure(shown == *expected, || "it shows another".to_owned())
+    };
+    until(SECONDS, || shows(&authority, &first))?;
+    let mut clients = Clients::default();
+    clients.authority = Some(authority.own.clone());
+    clients
+        .connect("a", (Js, Json), &format!("wss://{http}/connection/websocket"))
+        .map_err(text)?;
+    clients.subscribe("a", "lobby").map_err(text)?;
+
+    // Other files: those that are watched stay as they are.
+    (authority.chain, authority.key) = (paths::scratch(".new.pem"), paths::scratch(".new.key.pem"));
+    let second = authority.issue()?;
+    fs::write(&file, authority.config("")).map_err(text)?;
+    shows(&authority, &first)?;
+    node.signal(Signal::SIGHUP as i32)?;
+    until(SECONDS, || shows(&authority, &second))?;
+    clients.publish("a", "lobby", serde_json::json!("still here")).map_err(text)?;
+    clients.until("a", SECONDS, |events| {
+        let connected = events.iter().filter(|it| it["state"] == "connected").count();
+        let got = events.iter().filter(|it| it["ev"] == "pub").count();
+        ensure((connected, got) == (1, 1), || format!("{events:?}"))
+    })?;
+
+    fs::write(&authority.chain, "nonsense").map_err(text)?;
+    node.signal(Signal::SIGHUP as i32)?;
+    until(SECONDS, || {
+        let log = fs::read_to_string(&log).unwrap_or_default();
+        ensure(log.contains("the old one stays"), || log)
+    })?;
+    shows(&authority, &second)
 }
 
 #[test]

@@ -11,7 +11,6 @@ use arbitrary::{Result, Unstructured};
 use bytes::{Bytes, BytesMut};
 use roomcast::{
     cluster::{
-        mesh_version::OURS,
         node::{NodeId, NodeInfo, Phase},
         view::View,
     },
@@ -53,7 +52,7 @@ fn play(input: &mut Unstructured<'_>) -> Result<()> {
                 None => continue,
             },
             7..=9 => In::Request(room(input)?, request(input)?),
-            10 => In::LinkUp(peer(input)?, OURS.newest),
+            10 => In::LinkUp(peer(input)?),
             11 => In::LinkDown(peer(input)?),
             12 => In::View(view(input)?),
             13 => In::Survey(1, Survey::Channels("*".into())),

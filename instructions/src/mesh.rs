@@ -10,7 +10,6 @@ use anyhow::{Context as _, ensure};
 use bytes::BytesMut;
 use roomcast::{
     cluster::{
-        mesh_version::OURS,
         node::NodeId,
         placement::{Placement, slot},
         view::View,
@@ -77,7 +76,7 @@ impl Mesh {
         }
         for (id, peer) in ids.into_iter().flat_map(|id| ids.map(|peer| (id, peer))) {
             if id != peer {
-                mesh.play(id, In::LinkUp(peer, OURS.newest));
+                mesh.play(id, In::LinkUp(peer));
             }
         }
         while let Some(busy) = mesh.nodes.iter().position(|(_, state)| state.has_work()) {

@@ -40,9 +40,10 @@ impl Term {
         Self { count: self.count.saturating_add(1), node }
     }
 
-    /// A number for it that no other has, in practice: two nodes may claim a slot with one count.
+    /// A number for it, greater than those of earlier ones, that no other has in practice: two nodes may claim a slot with one
+    /// count.
     pub fn number(self) -> u64 {
-        self.count.rotate_left(32) ^ u64::from(self.node.0 as u32)
+        self.count.rotate_left(32) ^ (self.node.0 >> 32)
     }
 }
 

@@ -682,9 +682,16 @@ impl Group {
     }
 
     /// Everything up to `floor` is settled from now on, and what follows is given, whether it was before or not. The
-    /// messages keep their names, in whatever epoch they are now.
-    pub fn move_to(&mut self, floor: u64, epoch: u64, now: Time, out: &mut Vec<Effect>) {
-        self.begin(self.origin.unwrap_or(epoch), floor);
+    /// messages keep their names, in whatever epoch they are now; those of a group that had not begun are of this run.
+    pub fn move_to(
+        &mut self,
+        floor: u64,
+        origin: u64,
+        epoch: u64,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        self.begin(self.origin.unwrap_or(origin), floor);
         self.epoch = epoch;
         self.changes = 0;
         out.push(Effect::Change(Change::State(self.state(now))));

@@ -527,7 +527,7 @@ impl Handler<FromLink> for RoomRegistry {
                     self.handle(In::LinkDown(peer));
                 }
                 self.metrics.mesh_links.set(self.links.len() as i64);
-                self.handle(In::LinkUp(peer, version));
+                self.handle(In::LinkUp(peer));
             }
             FromLink::LinkDown(peer, link) => {
                 if self.links.get(&peer).is_some_and(|(_, known)| *known == link) {

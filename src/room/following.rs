@@ -198,7 +198,10 @@ impl Room {
             }
             _ => {}
         }
-        let logged = if invited { self.log_begin(&begin, node) } else { None };
+        // Nor does one who is to keep a copy until others have it do without.
+        let is_kept = || self.stream.as_deref().is_some_and(|it| it.logged.is_some());
+        let keeps = invited || self.owed && is_kept();
+        let logged = if keeps { self.log_begin(&begin) } else { None };
         let incoming = Incoming { logged, ..Incoming::begin(begin) };
         if let Role::Mirror(mirror) = &mut self.role {
             mirror.incoming = Some(Box::new(incoming));

@@ -27,7 +27,7 @@ use super::{
     node::{Node, Out},
     persisted::{change_from_bytes, change_to_bytes},
     queries::MAX_PUBLICATIONS,
-    replication::Whom,
+    replication::{Unacked, Whom},
     room::{Role, Room},
     stream::{Entry, ForwardId, Repeat},
     types::{
@@ -217,9 +217,6 @@ impl GroupHome {
     ) -> bool {
         let (line, now) = (messages.stream.line(), messages.now);
         let (current, taken) = (line.epoch.0, self.group.taken());
-        // Another home may not know of an epoch in which nothing was placed that was acknowledged.
-        let acknowledged = messages.top.max(taken).min(line.top);
-        let placed = line.epoch_at(acknowledged).0;
         let start = source.options.queue.as_ref().map_or(Start::First, |it| it.options.start);
         let floor = match self.group.run() {
             // Nor does one begin again that was removed, until someone wants it.
@@ -237,8 +234,9 @@ impl GroupHome {
                     // What was taken last was never acknowledged, and others may come to its place.
                     self.group.floor().unwrap_or_default().min(line.top)
                 } else {
-                    if epoch != placed {
-                        self.group.go_on_in(placed, now, out);
+                    let known = messages.known_epoch(taken);
+                    if epoch != known {
+                        self.group.go_on_in(known, now, out);
                     }
                     return true;
                 }
@@ -246,8 +244,9 @@ impl GroupHome {
         };
         // Messages have names of an epoch that no other message was given in.
         self.group.start(current, floor, now, out);
-        if placed != current {
-            self.group.go_on_in(placed, now, out);
+        let known = messages.known_epoch(floor);
+        if known != current {
+            self.group.go_on_in(known, now, out);
         }
         true
     }
@@ -290,7 +289,7 @@ impl GroupHome {
         messages: &Messages<'_>,
         out: &mut Vec<Effect>,
     ) -> Option<GroupAnswer> {
-        let (epoch, now) = (messages.stream.position().epoch.0, messages.now);
+        let (current, now) = (messages.stream.position().epoch.0, messages.now);
         match request {
             GroupRequest::Facts => {
                 let facts = self.group.facts(messages.top);
@@ -300,9 +299,12 @@ impl GroupHome {
             }
             GroupRequest::Seek(start) => {
                 let floor = self.place(*start, messages)?;
-                self.group.move_to(floor, epoch, now, out);
+                self.group.move_to(floor, current, messages.known_epoch(floor), now, out);
             }
-            GroupRequest::Purge => self.group.move_to(messages.top, epoch, now, out),
+            GroupRequest::Purge => {
+                let floor = messages.top;
+                self.group.move_to(floor, current, messages.known_epoch(floor), now, out);
+            }
             GroupRequest::Remove => self.group.remove(now, out),
             GroupRequest::Judge { .. } | GroupRequest::Pull { .. } => {}
         }
@@ -635,29 +637,22 @@ impl Room {
         }
     }
 
-    /// Something that was said in the group's room was acknowledged, so its stream counts.
-    pub(super) fn vouch_for_group(&mut self, node: &mut Node) {
-        let Role::Home(home) = &self.role else { return };
-        if self.is_group()
-            && home.replication.has_acknowledged()
-            && let Some(stream) = &mut self.stream
-            && stream.standing().root.tentative
-        {
-            stream.doubt(false);
-            self.log_head(node);
-        }
-    }
-
     /// The group may give messages once all that have to have copies know that it has begun.
     pub(super) fn note_begun(&mut self, node: &mut Node) {
-        let (kept, needed) = (self.kept(), node.acks_needed());
+        let (kept, needed, now) = (self.kept(), node.acks_needed(), node.now);
         let Role::Home(home) = &mut self.role else { return };
-        let acked = home.replication.acked(kept, needed);
         let Some(group) = home.derived.as_deref_mut().and_then(|it| it.group.as_mut()) else {
             return;
         };
-        if group.begun.take_if(|at| *at <= acked).is_some() {
+        let Some(begun) = group.begun else { return };
+        if begun <= home.replication.acked(kept, needed) {
+            group.begun = None;
             node.groups.wake(&self.name);
+        } else if !home.replication.waits() {
+            // A successor that is too slow is done without once someone has waited for it.
+            let answer = Answer::Group(GroupAnswer::Done);
+            let unacked = Unacked { offset: begun, since: now, answer, whom: Whom::Group };
+            home.replication.wait(unacked, kept, needed);
         }
     }
 

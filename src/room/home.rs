@@ -106,6 +106,11 @@ impl Home {
         }
     }
 
+    /// Whether `peer` holds a copy that it may not let go of yet.
+    pub(super) fn is_holder(&self, peer: NodeId) -> bool {
+        self.holders.contains(&peer)
+    }
+
     /// Whether others hold copies that are not let go of yet.
     pub(super) fn has_holders(&self) -> bool {
         !self.holders.is_empty()
@@ -178,7 +183,7 @@ impl Room {
         self.note_begun(node);
         self.settle_group(node);
         self.settle_map(node);
-        self.vouch_for_group(node);
+        self.note_proof(node);
         self.note_acked(node);
     }
 
@@ -292,7 +297,7 @@ impl Room {
             Whom::Own(Pending { reply: Asker::To(to), .. }) => {
                 node.out.push(Out::Answer { to, answer });
             }
-            Whom::Own(_) => {}
+            Whom::Own(_) | Whom::Group => {}
             Whom::Peer(peer, id, _) => self.send_to(peer, RoomMessage::Answer { id, answer }, node),
         }
     }
@@ -363,6 +368,7 @@ impl Room {
             match whom {
                 Whom::Own(pending) => own.push(pending),
                 Whom::Peer(peer, _, run) => drop(runs.insert(peer, run)),
+                Whom::Group => {}
             }
         }
         for (peer, run) in runs {

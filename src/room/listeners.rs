@@ -8,7 +8,7 @@ use std::{mem, sync::Arc};
 use super::{
     home::Home,
     idempotency,
-    logged::{LogPage, LogRequest},
+    logged::{LogPage, LogRequest, Logged},
     messages::{Begin, End, Have, Item, RoomMessage},
     node::Node,
     presence::Presence,
@@ -112,7 +112,7 @@ impl Room {
     pub(super) fn send_page(&mut self, to: NodeId, node: &mut Node) -> bool {
         let link = node.link(to);
         self.outgoing.retain(|it| it.to != to || Some(it.link) == link);
-        let waits = |it: &Outgoing| it.to == to && !it.is_reading();
+        let waits = |it: &Outgoing| it.to == to && !it.waits();
         let Some(index) = self.outgoing.iter().position(waits) else { return false };
         let mut outgoing = self.outgoing.swap_remove(index);
         let id = outgoing.id;
@@ -125,11 +125,16 @@ impl Room {
         if let What::Copy(copy) = &mut outgoing.what
             && let Some((first, last)) = copy.to_read(self.stream.as_deref())
         {
-            let (id, count) = (node.next_id(), (last - first + 1) as usize);
-            copy.reads(id);
-            let since = Some(first - 1);
-            let query = log::Query { since, reverse: false, count, bytes: most };
-            node.log(&self.name, LogRequest::Read(id, query));
+            let logged = self.stream.as_deref().and_then(|it| it.logged.as_deref());
+            if logged.is_none_or(Logged::is_whole) {
+                let (id, count) = (node.next_id(), (last - first + 1) as usize);
+                copy.reads(id);
+                let since = Some(first - 1);
+                let query = log::Query { since, reverse: false, count, bytes: most };
+                node.log(&self.name, LogRequest::Read(id, query));
+            } else {
+                copy.waits_for_log();
+            }
             self.outgoing.push(outgoing);
             return self.outgoing.iter().any(waits);
         }
@@ -156,6 +161,16 @@ impl Room {
             _ => self.outgoing.push(outgoing),
         }
         self.outgoing.iter().any(waits)
+    }
+
+    /// Copies go on that have waited until the log has all that there is.
+    pub(super) fn wake_copies(&mut self, node: &mut Node) {
+        let logged = self.stream.as_deref().and_then(|it| it.logged.as_deref());
+        if logged.is_none_or(Logged::is_whole) {
+            let waited =
+                self.outgoing.iter_mut().filter_map(|it| it.log_is_whole().then_some(it.to));
+            waited.for_each(|to| node.has_pages(to, &self.name));
+        }
     }
 
     /// The log has read for a copy that is sent. Gives back what is for none.
@@ -273,9 +288,11 @@ impl Room {
             let rest = keys.map(Item::Key).chain(clients).collect();
             return CopyUnderWay::new(Begin::Nothing, None, 0, Vec::new(), rest, end);
         };
-        // Who is to keep it on disk gets what is there; ordinary mirrors get what is in memory.
+        // Who is to keep it on disk, if only until others have it, gets what is there; ordinary mirrors get what is in memory.
         let keeps = match (&self.role, &outgoing.what) {
-            (Role::Home(home), What::Listener) => home.replication.includes(outgoing.to),
+            (Role::Home(home), What::Listener) => {
+                home.replication.includes(outgoing.to) || home.is_holder(outgoing.to)
+            }
             _ => true,
         };
         let logged = stream.logged.as_deref().filter(|_| keeps);

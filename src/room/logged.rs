@@ -102,18 +102,31 @@ pub struct Logged {
     first: u64,
     synced: u64,
     unsynced: VecDeque<Unsynced>,
+    /// The beginning of a copy, which replaces what is there: it goes out with the next write, so that a small copy is there
+    /// as a whole, or what was there before.
+    beginning: Vec<LogChange>,
     /// After a failure: when all of those are to be written again.
     retry_at: Option<Time>,
     /// Of what was written last as the head.
     head: Option<(Epoch, Root, Term)>,
     /// What the log has was not read since the node started: neither publications nor keys are in memory.
     cold: bool,
+    /// Nothing that was said in the stream since it began here was acknowledged. Should the node end now, another may begin
+    /// the room, and what is here is no reason to forget what was acknowledged there.
+    unproven: bool,
+    /// Up to where it has to be synced before what the log has is all that there is: it was copied here.
+    copied: u64,
 }
 
 impl Logged {
-    /// Of a stream that is to be written from this offset on.
-    pub fn new(first: u64) -> Self {
-        Self { first, synced: first.saturating_sub(1), ..Self::default() }
+    /// Of a stream that is to be written from this offset on; it may have been begun just now.
+    fn new(first: u64, begins: bool) -> Self {
+        Self { first, synced: first.saturating_sub(1), unproven: begins, ..Self::default() }
+    }
+
+    /// Whether what the log has is all that there is. As long as what was copied here is not written, it lacks some of it.
+    pub fn is_whole(&self) -> bool {
+        self.synced >= self.copied
     }
 
     /// Of a stream that was found in the log.
@@ -167,6 +180,10 @@ impl Logged {
         node: &mut Node,
     ) {
         let id = node.next_id();
+        let changes = match self.beginning.is_empty() {
+            true => changes,
+            false => std::mem::take(&mut self.beginning).into_iter().chain(changes).collect(),
+        };
         if self.retry_at.is_none() {
             node.log(room, LogRequest::Write(id, changes.clone()));
         }
@@ -204,11 +221,13 @@ impl Logged {
 
     /// The head to be written before anything else, if it has changed.
     fn new_head(&mut self, stream: &Stream) -> Option<LogChange> {
-        let (epoch, standing) = (stream.position().epoch, stream.standing());
-        let key = Some((epoch, standing.root, standing.term));
+        let mut head = stream.head();
+        let is_empty = head.term == Term::default();
+        head.root.tentative |= self.unproven && !is_empty;
+        let key = Some((head.line.epoch, head.root, head.term));
         (self.head != key).then(|| {
             self.head = key;
-            LogChange::Head(stream.head())
+            LogChange::Head(head)
         })
     }
 
@@ -245,7 +264,7 @@ impl Stream {
 
 impl Room {
     /// The stream goes to the log, from its beginning in memory.
-    pub(super) fn begin_to_log(&mut self, node: &mut Node) {
+    pub(super) fn begin_to_log(&mut self, begins: bool, node: &mut Node) {
         if !self.options.is_on_disk() {
             return;
         }
@@ -255,7 +274,7 @@ impl Room {
         let (first, top) = (stream.history.first(), stream.history.top());
         let repeats = stream.repeats(first.saturating_sub(1), node.now);
         let (mut changes, mut bytes) = (vec![LogChange::Remove, LogChange::Trim(first)], 0);
-        let mut logged = Logged::new(first);
+        let mut logged = Logged::new(first, begins);
         for offset in first..=top {
             let Some((age, publication)) = stream.history.get(offset, node.now) else { continue };
             bytes += publication.weight();
@@ -268,6 +287,7 @@ impl Room {
         }
         changes.extend(logged.new_head(stream));
         logged.write(&self.name, changes, top, node);
+        logged.copied = top;
         stream.logged = Some(Box::new(logged));
     }
 
@@ -299,6 +319,25 @@ impl Room {
                 logged.write(name, vec![head], stream.history.top(), node);
             }
         });
+    }
+
+    /// Something that was said in the room was acknowledged, so its stream counts.
+    pub(super) fn note_proof(&mut self, node: &mut Node) {
+        let is_group = self.is_group();
+        let Role::Home(home) = &self.role else { return };
+        let Some(stream) = self.stream.as_deref_mut() else { return };
+        if !home.replication.has_acknowledged() {
+            return;
+        }
+        // That of a group is tentative for no other reason.
+        let doubted = is_group && stream.standing().root.tentative;
+        if doubted {
+            stream.doubt(false);
+        }
+        let logged = stream.logged.as_deref_mut();
+        if logged.is_some_and(|it| std::mem::take(&mut it.unproven)) || doubted {
+            self.log_head(node);
+        }
     }
 
     /// What was said is forgotten.
@@ -364,6 +403,7 @@ impl Room {
         for logged in stream.into_iter().chain(incoming) {
             logged.answered(id, written, node.now);
         }
+        self.wake_copies(node);
         // A successor says so, and a home acknowledges.
         if matches!(self.role, Role::Mirror(_)) {
             self.say_what_is_here(node);
@@ -375,6 +415,8 @@ impl Room {
         if self.is_opening_with(id) {
             return self.warmed(page, node);
         }
+        let logged = self.stream.as_deref().and_then(|it| it.logged.as_deref());
+        let page = page.filter(|_| logged.is_none_or(Logged::is_whole));
         if let Some(page) = self.copy_read(id, page, node) {
             self.read_for_someone(id, page, node);
         }
@@ -401,15 +443,14 @@ impl Room {
         stream.logged.as_deref().map_or(stream.history.top(), Logged::synced)
     }
 
-    /// A copy of the home's begins, which replaces what is in the log.
-    pub(super) fn log_begin(&self, begin: &Begin, node: &mut Node) -> Option<Box<Logged>> {
+    /// A copy of the home's begins, which is to replace what is in the log.
+    pub(super) fn log_begin(&self, begin: &Begin) -> Option<Box<Logged>> {
         let Begin::Afresh { first, .. } = begin else { return None };
         if !self.options.is_on_disk() {
             return None;
         }
-        let mut logged = Logged::new(*first);
-        let changes = vec![LogChange::Remove, LogChange::Trim(*first)];
-        logged.write(&self.name, changes, first.saturating_sub(1), node);
+        let mut logged = Logged::new(*first, false);
+        logged.beginning = vec![LogChange::Remove, LogChange::Trim(*first)];
         Some(Box::new(logged))
     }
 }
@@ -437,9 +478,22 @@ pub(super) fn log_page(
         changes.push(LogChange::Append(node.now.ago(*age), entry));
         top = offset;
     }
-    if !changes.is_empty() {
-        logged.write(room, changes, top, node);
+    if changes.is_empty() {
+        return;
     }
+    logged.copied = top;
+    let weight = |it: &LogChange| match it {
+        LogChange::Append(_, entry) => entry.publication.weight(),
+        _ => 0,
+    };
+    let is_small = |all: &[LogChange]| all.iter().map(weight).sum::<usize>() < WRITE;
+    if !logged.beginning.is_empty() {
+        logged.beginning.append(&mut changes);
+        if is_small(&logged.beginning) {
+            return;
+        }
+    }
+    logged.write(room, changes, top, node);
 }
 
 impl Entry {

@@ -24,7 +24,6 @@ use super::{
 };
 use crate::{
     cluster::{
-        mesh_version::MeshVersion,
         node::{NodeId, Phase, mix},
         placement::Placement,
         slots::{Ownership, Quorum, Slots, Term},
@@ -172,8 +171,6 @@ impl Default for RoomSettings {
 pub struct LinkState {
     /// Which link it is, of all that this node has had; none: there is none now.
     pub up: Option<u64>,
-    /// Which version of what nodes say to each other it uses.
-    pub version: MeshVersion,
     /// Since when.
     pub since: Time,
 }
@@ -260,11 +257,6 @@ impl Node {
     /// The link to `peer`, while there is one.
     pub fn link(&self, peer: NodeId) -> Option<u64> {
         self.links.get(&peer)?.up
-    }
-
-    /// Whether the link to `peer` uses this version of what nodes say to each other, or a later one.
-    pub fn speaks(&self, peer: NodeId, version: MeshVersion) -> bool {
-        self.links.get(&peer).is_some_and(|it| it.up.is_some() && it.version >= version)
     }
 
     /// Whether messages to `peer` go out now.

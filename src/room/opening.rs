@@ -278,7 +278,7 @@ impl Room {
             return;
         }
         let from_the_beginning =
-            page.begin.map(|begin| (self.log_begin(&begin, node), Incoming::begin(begin)));
+            page.begin.map(|begin| (self.log_begin(&begin), Incoming::begin(begin)));
         let Role::Opening(opening) = &mut self.role else { return };
         let Some(mut fetch) = opening.fetch.take() else { return };
         if let Some((logged, incoming)) = from_the_beginning {
@@ -364,6 +364,7 @@ impl Room {
         {
             stream.doubt(false);
         }
+        let begins = self.stream.is_none();
         match &mut self.stream {
             None => {
                 // A group begins without anyone who waits for that to be acknowledged.
@@ -383,7 +384,7 @@ impl Room {
             Some(_) if vouched => {}
             Some(stream) => stream.succeed(node.new_epoch()),
         }
-        self.begin_to_log(node);
+        self.begin_to_log(begins, node);
         self.log_head(node);
     }
 

@@ -180,7 +180,6 @@ mod tests {
     use super::*;
     use crate::{
         cluster::{
-            mesh_version::OURS,
             node::{NodeInfo, Phase},
             view::View,
         },
@@ -230,7 +229,7 @@ mod tests {
             let infos = [0, 1].map(|index: usize| pair.nodes[index].0.clone());
             for (index, other) in [(0, 1), (1, 0)] {
                 pair.input(index, In::View(View::new(infos.clone())));
-                pair.input(index, In::LinkUp(infos[other].id(), OURS.newest));
+                pair.input(index, In::LinkUp(infos[other].id()));
             }
             pair.pass(Duration::from_secs(3));
             pair

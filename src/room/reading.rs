@@ -251,7 +251,7 @@ impl Room {
             Reader::Asked(Whom::Own(Pending { reply: Asker::To(to), .. })) => {
                 node.out.push(Out::Answer { to, answer });
             }
-            Reader::Asked(Whom::Own(_)) => {}
+            Reader::Asked(Whom::Own(_) | Whom::Group) => {}
             Reader::Asked(Whom::Peer(peer, id, _)) => {
                 node.answer((peer, id), &self.name, answer, false);
             }

@@ -28,7 +28,6 @@ use super::{
 };
 use crate::{
     cluster::{
-        mesh_version::MeshVersion,
         node::{NodeId, NodeInfo, Phase},
         view::View,
     },
@@ -54,8 +53,8 @@ pub enum In {
     Survey(u64, Survey),
     /// A peer says something.
     Peer(NodeId, Message),
-    /// A link to a peer is up, and uses this version; nothing was sent on it yet.
-    LinkUp(NodeId, MeshVersion),
+    /// A link to a peer is up; nothing was sent on it yet.
+    LinkUp(NodeId),
     /// The link to a peer is down; what was under way on it is lost.
     LinkDown(NodeId),
     /// Gossip has a new view.
@@ -164,7 +163,7 @@ impl State {
             In::Request(room, request) => self.request(&room, request),
             In::Survey(to, survey) => self.survey(to, survey),
             In::Peer(from, message) => self.peer(from, message),
-            In::LinkUp(peer, version) => self.link_up(peer, version),
+            In::LinkUp(peer) => self.link_up(peer),
             In::LinkDown(peer) => {
                 self.link_down(peer);
                 self.close_surveys();
@@ -472,7 +471,7 @@ mod tests {
             publish(&mut state, &format!("r{room}"), 10, 0);
         }
         let (peer, at) = (NodeId(7), Time::from_millis(2_000));
-        state.handle(In::LinkUp(peer, crate::cluster::mesh_version::OURS.newest), at);
+        state.handle(In::LinkUp(peer), at);
         let slots = BTreeMap::from([(9, SlotSet::all())]);
         let asked = vec![state.node.me];
         let claim = Claim { id: 1, slots, held: true, asked };

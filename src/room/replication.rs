@@ -47,6 +47,8 @@ pub enum Whom {
     Own(Pending),
     /// Another node's: its number for the request, and the run that it is in.
     Peer(NodeId, u64, u64),
+    /// The group whose room it is: nobody is answered.
+    Group,
 }
 
 /// A home's successors.

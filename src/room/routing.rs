@@ -14,7 +14,6 @@ use super::{
 };
 use crate::{
     cluster::{
-        mesh_version::MeshVersion,
         node::{NodeId, NodeInfo, Phase},
         placement::Placement,
         slots::{Claim, Ownership},
@@ -33,7 +32,7 @@ impl State {
         let (links, now) = (&mut self.node.links, self.node.now);
         links.retain(|peer, link| link.up.is_some() || view.contains(*peer));
         for peer in view.nodes().keys().filter(|peer| **peer != self.node.me) {
-            links.entry(*peer).or_insert(LinkState { up: None, since: now, version: 0 });
+            links.entry(*peer).or_insert(LinkState { up: None, since: now });
         }
         self.known.extend(view.nodes().iter().map(|(id, info)| (*id, info.clone())));
         let before = self.own_phase();
@@ -64,9 +63,9 @@ impl State {
         self.route();
     }
 
-    pub(super) fn link_up(&mut self, peer: NodeId, version: MeshVersion) {
+    pub(super) fn link_up(&mut self, peer: NodeId) {
         let (link, now) = (self.node.next_id(), self.node.now);
-        self.node.links.insert(peer, LinkState { up: Some(link), since: now, version });
+        self.node.links.insert(peer, LinkState { up: Some(link), since: now });
         self.node.flows.insert(peer, Flow::default());
         self.node.moves.lose(peer);
         self.node.expect_settled(peer, 0);
@@ -88,7 +87,7 @@ impl State {
 
     pub(super) fn link_down(&mut self, peer: NodeId) {
         let since = self.node.now;
-        self.node.links.insert(peer, LinkState { up: None, since, version: 0 });
+        self.node.links.insert(peer, LinkState { up: None, since });
         self.node.flows.remove(&peer);
         self.node.moves.lose(peer);
         self.node.expect_settled(peer, u64::MAX);

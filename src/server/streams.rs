@@ -1,7 +1,7 @@
 //! SHELL. Transports whose server side is a streamed response: server-sent events and plain HTTP streams,
 //! bidirectional (see [`super::emulation`]) or unidirectional.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use actix::prelude::*;
 use actix_http::{HttpMessage as _, StatusCode};
@@ -33,6 +33,10 @@ use crate::{
         pipe::{self, StreamBody},
     },
 };
+
+/// How long after its request a stream begins that is the answer to a POST. Proxies that are written in Go (Caddy, Traefik)
+/// and get an answer before they have noticed that the body which they pass on is over break the stream off.
+const PROXY_NOTICES_END: Duration = Duration::from_millis(5);
 
 /// The endpoints that are switched on.
 pub fn routes(app: &mut web::ServiceConfig, config: &Config) {
@@ -127,7 +131,11 @@ async fn open(
     let admitted = admission::admit(&worker.parts, request.head())?;
     let first = match *request.method() {
         Method::GET => in_query(request.query_string()).unwrap_or_default().into(),
-        _ => body::read(body, limit(&worker.parts.config)).await?,
+        _ => {
+            let first = body::read(body, limit(&worker.parts.config)).await?;
+            actix_rt::time::sleep(PROXY_NOTICES_END).await;
+            first
+        }
     };
     let problem = match encoding.is_one_way() {
         true => {

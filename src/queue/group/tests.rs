@@ -556,7 +556,7 @@ fn messages_keep_their_names_when_a_group_goes_back_to_them() {
     let (origin, _) = both.group.run().expect("it has begun");
     let mut out = Vec::new();
     both.group.go_on_in(origin + 1, both.now, &mut out);
-    both.group.move_to(0, origin + 1, both.now, &mut out);
+    both.group.move_to(0, origin + 5, origin + 1, both.now, &mut out);
     both.perform(out);
     both.fail_over();
     both.settle();

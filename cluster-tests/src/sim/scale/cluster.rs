@@ -9,7 +9,6 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use roomcast::{
     cluster::{
-        mesh_version::OURS,
         node::{NodeId, NodeInfo, Phase},
         view::View,
     },
@@ -92,7 +91,7 @@ impl Cluster {
         let ids: Vec<NodeId> = self.members.iter().map(|it| it.id).collect();
         for node in 0..self.members.len() {
             for peer in ids.iter().filter(|peer| **peer != ids[node]) {
-                self.input(node, In::LinkUp(*peer, OURS.newest));
+                self.input(node, In::LinkUp(*peer));
             }
             self.input(node, In::View(view.clone()));
         }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use roomcast::{
-    cluster::{mesh_version::OURS, placement::Placement},
+    cluster::placement::Placement,
     mesh::{
         noise::Handshake,
         wire::{self, Frame},
@@ -47,7 +47,7 @@ pub fn of_nodes(nodes: usize) -> NodeCosts {
         let all = || (0..ROUNDS).map(|_| cluster.input(0, input())).sum::<Duration>();
         timed(all).1 / ROUNDS
     };
-    let (tick, link_up) = (many(&|| In::Tick), many(&|| In::LinkUp(peer, OURS.newest)));
+    let (tick, link_up) = (many(&|| In::Tick), many(&|| In::LinkUp(peer)));
     NodeCosts { nodes, placement: placement / ROUNDS, tick, link_up }
 }
 

@@ -44,11 +44,11 @@ impl World {
                 let version = self.version_of(first).min(self.version_of(second));
                 self.network.agree((a, b), version);
                 self.shake_consumers();
-                self.input(first, In::LinkUp(b, version))?;
+                self.input(first, In::LinkUp(b))?;
                 if replaced {
                     self.input(second, In::LinkDown(a))?;
                 }
-                self.input(second, In::LinkUp(a, version))?;
+                self.input(second, In::LinkUp(a))?;
             }
             (Dialled::Blocked, _) if self.nodes[first].view.contains(b) => self.redial(a, b),
             _ => {}
