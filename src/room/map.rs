@@ -229,14 +229,11 @@ impl Room {
                 self.keep_map_change(What::Put(put), value.clone(), Some(forward), node);
             }
             MapRequest::Remove { key, idempotency_key } => {
-                let Some(entry) = self.map().and_then(|it| it.state.get(key)) else {
+                let Some(removal) = self.removal(key, node) else {
                     return suppressed(Suppressed::KeyNotFound);
                 };
-                // Whoever wants only some of the entries has to hear that one of them is gone.
-                let record = self.record(entry.record, node);
-                let tags = record.map(|(_, it)| it.tags.clone()).unwrap_or_default();
                 let idempotency_key = idempotency_key.clone();
-                let removal = NewPublication { tags, idempotency_key, ..Default::default() };
+                let removal = NewPublication { idempotency_key, ..removal };
                 self.keep_map_change(What::Removed(key.clone()), removal, Some(forward), node);
             }
             MapRequest::Clear => self.clear_map(forward, node),
@@ -245,6 +242,14 @@ impl Room {
         let offset = self.top();
         self.raise_floor(node);
         (changed(Position { offset, ..here }), offset)
+    }
+
+    /// The removal of an entry, with its tags: whoever wants only some of the entries has to hear that one of them is gone.
+    fn removal(&self, key: &str, node: &Node) -> Option<NewPublication> {
+        let entry = self.map()?.state.get(key)?;
+        let record = self.record(entry.record, node);
+        let tags = record.map(|(_, it)| it.tags.clone()).unwrap_or_default();
+        Some(NewPublication { tags, ..NewPublication::default() })
     }
 
     /// The publication with a record, and when it was published.
@@ -341,11 +346,8 @@ impl Room {
             if node.is_in_minority() {
                 return;
             }
-            let record = self.map().and_then(|it| it.state.get(&key)).map(|it| it.record);
-            let record = record.and_then(|it| self.record(it, node));
-            let tags = record.map(|(_, it)| it.tags.clone()).unwrap_or_default();
-            let new = NewPublication { tags, ..NewPublication::default() };
-            self.keep_map_change(What::Removed((*key).into()), new, None, node);
+            let removal = self.removal(&key, node).unwrap_or_default();
+            self.keep_map_change(What::Removed((*key).into()), removal, None, node);
             self.raise_floor(node);
         }
     }

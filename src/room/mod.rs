@@ -22,8 +22,8 @@
 //! - [`companions`]: who was there, for when a node with rooms on disk comes back.
 //! - [`logged`]: what goes to this node's disk ([`disk`]), in the form of [`persisted`]; [`reading`] and `warming`: what comes
 //!   back from there.
-//! - [`group`]: a group of consumers in a room of its own, and `group_messages` what it shares; [`groups`]: those of a
-//!   node. [`map`]: a room that is a map.
+//! - [`group`]: a group of consumers in a room of its own, and `group_messages` what it shares; [`consuming`]: what its room does
+//!   for it; [`groups`]: those of a node. [`map`]: a room that is a map.
 //! - [`node`]: what every room needs from its node, and what comes out of them; [`memory`]: how much all of them keep,
 //!   and what is the oldest of it, in a [`long_queue`].
 //! - [`survey`]: questions to every node at once; [`control`]: what the application has them do to a user's
@@ -33,6 +33,7 @@ pub mod actor;
 pub mod agenda;
 pub mod attendance;
 pub mod companions;
+pub mod consuming;
 pub mod control;
 pub mod delivery;
 pub mod disk;
