@@ -9,7 +9,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
-    line::Root,
+    line::{Root, Standing},
     messages::{Begin, Item},
     node::{Node, Out},
     options::RoomOptions,
@@ -221,13 +221,13 @@ impl Logged {
 
     /// The head to be written before anything else, if it has changed.
     fn new_head(&mut self, stream: &Stream) -> Option<LogChange> {
-        let mut head = stream.head();
-        let is_empty = head.term == Term::default();
-        head.root.tentative |= self.unproven && !is_empty;
-        let key = Some((head.line.epoch, head.root, head.term));
+        let (epoch, Standing { mut root, term, .. }) = (stream.position().epoch, stream.standing());
+        // An empty one takes nobody's place.
+        root.tentative |= self.unproven && term != Term::default();
+        let key = Some((epoch, root, term));
         (self.head != key).then(|| {
             self.head = key;
-            LogChange::Head(head)
+            LogChange::Head(Head { root, ..stream.head() })
         })
     }
 
