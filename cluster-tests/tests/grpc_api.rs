@@ -17,8 +17,19 @@ use cluster_tests::{
     world::{World, say_skipped},
 };
 
-const GRPC: &str =
-    "[grpc_api]\nenabled = true\naddress = \"127.0.0.1\"\nport = 0\nkey = \"secret\"\n";
+const GRPC: &str = r#"
+[grpc_api]
+enabled = true
+address = "127.0.0.1"
+port = 0
+key = "secret"
+[[channel.namespaces]]
+name = "board"
+subscription_type = "map"
+[channel.namespaces.map]
+mode = "persistent"
+ordered = true
+"#;
 
 const HANGUP: i32 = 1;
 

@@ -1,4 +1,4 @@
-//! What is asked of maps by the server API: JSON → requests.
+//! What is asked of maps by the server API, by HTTP or gRPC: calls → requests.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -21,17 +21,17 @@ const BYTES: u32 = 1 << 20;
 pub struct MapPublish {
     /// The map.
     pub channel: String,
-    key: String,
+    pub(super) key: String,
     #[serde(deserialize_with = "super::calls::any")]
-    data: Bytes,
-    b64data: String,
-    tags: Tags,
-    idempotency_key: String,
-    delta: bool,
-    version: u64,
-    version_epoch: String,
-    score: i64,
-    key_mode: String,
+    pub(super) data: Bytes,
+    pub(super) b64data: String,
+    pub(super) tags: Tags,
+    pub(super) idempotency_key: String,
+    pub(super) delta: bool,
+    pub(super) version: u64,
+    pub(super) version_epoch: String,
+    pub(super) score: i64,
+    pub(super) key_mode: String,
 }
 
 /// A key, which is to have no value any more.
@@ -40,8 +40,8 @@ pub struct MapPublish {
 pub struct MapRemove {
     /// The map.
     pub channel: String,
-    key: String,
-    idempotency_key: String,
+    pub(super) key: String,
+    pub(super) idempotency_key: String,
 }
 
 /// Which entries are wanted.
@@ -50,10 +50,10 @@ pub struct MapRemove {
 pub struct MapReadState {
     /// The map.
     pub channel: String,
-    cursor: String,
-    limit: i64,
-    key: String,
-    asc: bool,
+    pub(super) cursor: String,
+    pub(super) limit: i64,
+    pub(super) key: String,
+    pub(super) asc: bool,
     /// Where the map was when the first page was read; nothing if it is not said.
     pub revision_offset: u64,
     /// In which epoch.
@@ -66,10 +66,10 @@ pub struct MapReadState {
 pub struct MapReadStream {
     /// The map.
     pub channel: String,
-    since_offset: u64,
-    since_epoch: String,
-    limit: i64,
-    reverse: bool,
+    pub(super) since_offset: u64,
+    pub(super) since_epoch: String,
+    pub(super) limit: i64,
+    pub(super) reverse: bool,
 }
 
 fn key(key: String) -> Result<Box<str>, Error> {

@@ -28,6 +28,18 @@ pub struct Command {
     pub refresh: ::core::option::Option<RefreshRequest>,
     #[prost(message, optional, tag = "16")]
     pub channels: ::core::option::Option<ChannelsRequest>,
+    #[prost(message, optional, tag = "36")]
+    pub map_publish: ::core::option::Option<MapPublishRequest>,
+    #[prost(message, optional, tag = "37")]
+    pub map_remove: ::core::option::Option<MapRemoveRequest>,
+    #[prost(message, optional, tag = "38")]
+    pub map_read_state: ::core::option::Option<MapReadStateRequest>,
+    #[prost(message, optional, tag = "39")]
+    pub map_read_stream: ::core::option::Option<MapReadStreamRequest>,
+    #[prost(message, optional, tag = "40")]
+    pub map_stats: ::core::option::Option<MapStatsRequest>,
+    #[prost(message, optional, tag = "41")]
+    pub map_clear: ::core::option::Option<MapClearRequest>,
 }
 /// Why a call was not done.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -70,6 +82,18 @@ pub struct Reply {
     pub refresh: ::core::option::Option<RefreshResult>,
     #[prost(message, optional, tag = "16")]
     pub channels: ::core::option::Option<ChannelsResult>,
+    #[prost(message, optional, tag = "36")]
+    pub map_publish: ::core::option::Option<MapPublishResult>,
+    #[prost(message, optional, tag = "37")]
+    pub map_remove: ::core::option::Option<MapRemoveResult>,
+    #[prost(message, optional, tag = "38")]
+    pub map_read_state: ::core::option::Option<MapReadStateResult>,
+    #[prost(message, optional, tag = "39")]
+    pub map_read_stream: ::core::option::Option<MapReadStreamResult>,
+    #[prost(message, optional, tag = "40")]
+    pub map_stats: ::core::option::Option<MapStatsResult>,
+    #[prost(message, optional, tag = "41")]
+    pub map_clear: ::core::option::Option<MapClearResult>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BatchRequest {
@@ -561,6 +585,232 @@ pub struct ChannelInfo {
     #[prost(uint32, tag = "1")]
     pub num_clients: u32,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MapPublishRequest {
+    /// The map.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub key: ::prost::alloc::string::String,
+    /// The value: JSON, or any bytes where the namespace and the clients have it so.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub data: ::prost::bytes::Bytes,
+    /// The value in base64; goes before `data`.
+    #[prost(string, tag = "4")]
+    pub b64data: ::prost::alloc::string::String,
+    /// What else is said of it.
+    #[prost(btree_map = "string, string", tag = "7")]
+    pub tags: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// A repeat with the same key changes nothing, and gets the first one's answer.
+    #[prost(string, tag = "8")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    /// Subscribers that asked for it get what has changed of the value.
+    #[prost(bool, tag = "9")]
+    pub delta: bool,
+    /// Changes nothing if the entry is at this version or a later one; 0: it has none.
+    #[prost(uint64, tag = "10")]
+    pub version: u64,
+    /// Versions of one epoch follow each other.
+    #[prost(string, tag = "11")]
+    pub version_epoch: ::prost::alloc::string::String,
+    /// Where it is in an ordered map.
+    #[prost(int64, tag = "12")]
+    pub score: i64,
+    /// Nothing, `if_new` or `if_exists`.
+    #[prost(string, tag = "13")]
+    pub key_mode: ::prost::alloc::string::String,
+}
+/// The result, or an error.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MapPublishResponse {
+    #[prost(message, optional, tag = "1")]
+    pub error: ::core::option::Option<Error>,
+    #[prost(message, optional, tag = "2")]
+    pub result: ::core::option::Option<MapPublishResult>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MapPublishResult {
+    /// The change that did it, or where the map is.
+    #[prost(uint64, tag = "1")]
+    pub offset: u64,
+    #[prost(string, tag = "2")]
+    pub epoch: ::prost::alloc::string::String,
+    /// Nothing has changed.
+    #[prost(bool, tag = "3")]
+    pub suppressed: bool,
+    /// Why not.
+    #[prost(string, tag = "4")]
+    pub suppress_reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MapRemoveRequest {
+    /// The map.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub key: ::prost::alloc::string::String,
+    /// As in MapPublishRequest.
+    #[prost(string, tag = "3")]
+    pub idempotency_key: ::prost::alloc::string::String,
+}
+/// The result, or an error.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MapRemoveResponse {
+    #[prost(message, optional, tag = "1")]
+    pub error: ::core::option::Option<Error>,
+    #[prost(message, optional, tag = "2")]
+    pub result: ::core::option::Option<MapRemoveResult>,
+}
+/// As MapPublishResult.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MapRemoveResult {
+    #[prost(uint64, tag = "1")]
+    pub offset: u64,
+    #[prost(string, tag = "2")]
+    pub epoch: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub suppressed: bool,
+    #[prost(string, tag = "4")]
+    pub suppress_reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MapReadStateRequest {
+    /// The map.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// That of the page before; nothing for the first.
+    #[prost(string, tag = "2")]
+    pub cursor: ::prost::alloc::string::String,
+    /// The most entries; -1: as many as may be, 0: none.
+    #[prost(int32, tag = "3")]
+    pub limit: i32,
+    /// Only the entry of this key.
+    #[prost(string, tag = "4")]
+    pub key: ::prost::alloc::string::String,
+    /// In the order of an ordered map, with the lowest first.
+    #[prost(bool, tag = "5")]
+    pub asc: bool,
+    /// Where the map was when the first page was read, if it must not have become another map since.
+    #[prost(uint64, tag = "6")]
+    pub revision_offset: u64,
+    #[prost(string, tag = "7")]
+    pub revision_epoch: ::prost::alloc::string::String,
+}
+/// The result, or an error.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MapReadStateResponse {
+    #[prost(message, optional, tag = "1")]
+    pub error: ::core::option::Option<Error>,
+    #[prost(message, optional, tag = "2")]
+    pub result: ::core::option::Option<MapReadStateResult>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MapReadStateResult {
+    #[prost(message, repeated, tag = "1")]
+    pub entries: ::prost::alloc::vec::Vec<MapEntry>,
+    /// Where the map is.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    #[prost(string, tag = "3")]
+    pub epoch: ::prost::alloc::string::String,
+    /// For the next page; empty after the last.
+    #[prost(string, tag = "4")]
+    pub cursor: ::prost::alloc::string::String,
+}
+/// An entry of a map, or a change.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MapEntry {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub data: ::prost::bytes::Bytes,
+    #[prost(btree_map = "string, string", tag = "3")]
+    pub tags: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(uint64, tag = "4")]
+    pub offset: u64,
+    #[prost(int64, tag = "5")]
+    pub score: i64,
+    /// The entry is gone.
+    #[prost(bool, tag = "6")]
+    pub removed: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MapReadStreamRequest {
+    /// The map.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// What follows this position; the oldest change if it is not said.
+    #[prost(uint64, tag = "2")]
+    pub since_offset: u64,
+    #[prost(string, tag = "3")]
+    pub since_epoch: ::prost::alloc::string::String,
+    /// The most changes; -1: as many as may be, 0: none.
+    #[prost(int32, tag = "4")]
+    pub limit: i32,
+    /// The newest first.
+    #[prost(bool, tag = "5")]
+    pub reverse: bool,
+}
+/// The result, or an error.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MapReadStreamResponse {
+    #[prost(message, optional, tag = "1")]
+    pub error: ::core::option::Option<Error>,
+    #[prost(message, optional, tag = "2")]
+    pub result: ::core::option::Option<MapReadStreamResult>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MapReadStreamResult {
+    #[prost(message, repeated, tag = "1")]
+    pub entries: ::prost::alloc::vec::Vec<MapEntry>,
+    /// Where the map is.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    #[prost(string, tag = "3")]
+    pub epoch: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MapStatsRequest {
+    /// The map.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+}
+/// The result, or an error.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MapStatsResponse {
+    #[prost(message, optional, tag = "1")]
+    pub error: ::core::option::Option<Error>,
+    #[prost(message, optional, tag = "2")]
+    pub result: ::core::option::Option<MapStatsResult>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MapStatsResult {
+    /// How many entries there are.
+    #[prost(int32, tag = "1")]
+    pub num_keys: i32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MapClearRequest {
+    /// The map.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+}
+/// The result, or an error.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MapClearResponse {
+    #[prost(message, optional, tag = "1")]
+    pub error: ::core::option::Option<Error>,
+    #[prost(message, optional, tag = "2")]
+    pub result: ::core::option::Option<MapClearResult>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MapClearResult {}
 /// Generated server implementations.
 pub mod centrifugo_api_server {
     #![allow(
@@ -666,6 +916,54 @@ pub mod centrifugo_api_server {
             request: tonic::Request<super::ChannelsRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ChannelsResponse>,
+            tonic::Status,
+        >;
+        /// Gives a key of a map a value.
+        async fn map_publish(
+            &self,
+            request: tonic::Request<super::MapPublishRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MapPublishResponse>,
+            tonic::Status,
+        >;
+        /// Takes a key out of a map.
+        async fn map_remove(
+            &self,
+            request: tonic::Request<super::MapRemoveRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MapRemoveResponse>,
+            tonic::Status,
+        >;
+        /// The entries of a map.
+        async fn map_read_state(
+            &self,
+            request: tonic::Request<super::MapReadStateRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MapReadStateResponse>,
+            tonic::Status,
+        >;
+        /// The changes of a map.
+        async fn map_read_stream(
+            &self,
+            request: tonic::Request<super::MapReadStreamRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MapReadStreamResponse>,
+            tonic::Status,
+        >;
+        /// How many entries a map has.
+        async fn map_stats(
+            &self,
+            request: tonic::Request<super::MapStatsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MapStatsResponse>,
+            tonic::Status,
+        >;
+        /// Takes all keys out of a map.
+        async fn map_clear(
+            &self,
+            request: tonic::Request<super::MapClearRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MapClearResponse>,
             tonic::Status,
         >;
     }
@@ -1356,6 +1654,276 @@ pub mod centrifugo_api_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ChannelsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/centrifugal.centrifugo.api.CentrifugoApi/MapPublish" => {
+                    #[allow(non_camel_case_types)]
+                    struct MapPublishSvc<T: CentrifugoApi>(pub Arc<T>);
+                    impl<
+                        T: CentrifugoApi,
+                    > tonic::server::UnaryService<super::MapPublishRequest>
+                    for MapPublishSvc<T> {
+                        type Response = super::MapPublishResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MapPublishRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CentrifugoApi>::map_publish(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MapPublishSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/centrifugal.centrifugo.api.CentrifugoApi/MapRemove" => {
+                    #[allow(non_camel_case_types)]
+                    struct MapRemoveSvc<T: CentrifugoApi>(pub Arc<T>);
+                    impl<
+                        T: CentrifugoApi,
+                    > tonic::server::UnaryService<super::MapRemoveRequest>
+                    for MapRemoveSvc<T> {
+                        type Response = super::MapRemoveResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MapRemoveRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CentrifugoApi>::map_remove(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MapRemoveSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/centrifugal.centrifugo.api.CentrifugoApi/MapReadState" => {
+                    #[allow(non_camel_case_types)]
+                    struct MapReadStateSvc<T: CentrifugoApi>(pub Arc<T>);
+                    impl<
+                        T: CentrifugoApi,
+                    > tonic::server::UnaryService<super::MapReadStateRequest>
+                    for MapReadStateSvc<T> {
+                        type Response = super::MapReadStateResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MapReadStateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CentrifugoApi>::map_read_state(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MapReadStateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/centrifugal.centrifugo.api.CentrifugoApi/MapReadStream" => {
+                    #[allow(non_camel_case_types)]
+                    struct MapReadStreamSvc<T: CentrifugoApi>(pub Arc<T>);
+                    impl<
+                        T: CentrifugoApi,
+                    > tonic::server::UnaryService<super::MapReadStreamRequest>
+                    for MapReadStreamSvc<T> {
+                        type Response = super::MapReadStreamResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MapReadStreamRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CentrifugoApi>::map_read_stream(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MapReadStreamSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/centrifugal.centrifugo.api.CentrifugoApi/MapStats" => {
+                    #[allow(non_camel_case_types)]
+                    struct MapStatsSvc<T: CentrifugoApi>(pub Arc<T>);
+                    impl<
+                        T: CentrifugoApi,
+                    > tonic::server::UnaryService<super::MapStatsRequest>
+                    for MapStatsSvc<T> {
+                        type Response = super::MapStatsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MapStatsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CentrifugoApi>::map_stats(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MapStatsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/centrifugal.centrifugo.api.CentrifugoApi/MapClear" => {
+                    #[allow(non_camel_case_types)]
+                    struct MapClearSvc<T: CentrifugoApi>(pub Arc<T>);
+                    impl<
+                        T: CentrifugoApi,
+                    > tonic::server::UnaryService<super::MapClearRequest>
+                    for MapClearSvc<T> {
+                        type Response = super::MapClearResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MapClearRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CentrifugoApi>::map_clear(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MapClearSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -180,6 +180,12 @@ methods! {
     info: InfoRequest, InfoResponse;
     channels: ChannelsRequest, ChannelsResponse;
     rpc: RpcRequest, RpcResponse;
+    map_publish: MapPublishRequest, MapPublishResponse;
+    map_remove: MapRemoveRequest, MapRemoveResponse;
+    map_read_state: MapReadStateRequest, MapReadStateResponse;
+    map_read_stream: MapReadStreamRequest, MapReadStreamResponse;
+    map_stats: MapStatsRequest, MapStatsResponse;
+    map_clear: MapClearRequest, MapClearResponse;
 }
 
 fn wants_transport_errors(metadata: &MetadataMap) -> bool {

@@ -2,6 +2,7 @@
 //!
 //! In: the messages of [`api`]. Out: the same [`Call`]s that are read from JSON. And back: a [`Done`] to messages.
 
+use super::maps;
 use crate::{
     access::grant::{Flag, Overrides},
     protocol::{codes::ErrorCode, grpc::api, message},
@@ -81,6 +82,18 @@ methods! {
     ChannelsRequest, ChannelsResponse, ChannelsResult:
         |it| Call::Channels(calls::Channels { pattern: it.pattern }), channels;
     RpcRequest, RpcResponse, RpcResult: |_| Call::Rpc, |_| None;
+    MapPublishRequest, MapPublishResponse, MapPublishResult:
+        |it| Call::MapPublish(it.into()), maps::published;
+    MapRemoveRequest, MapRemoveResponse, MapRemoveResult:
+        |it| Call::MapRemove(it.into()), maps::removed;
+    MapReadStateRequest, MapReadStateResponse, MapReadStateResult:
+        |it| Call::MapReadState(it.into()), maps::state;
+    MapReadStreamRequest, MapReadStreamResponse, MapReadStreamResult:
+        |it| Call::MapReadStream(it.into()), maps::stream;
+    MapStatsRequest, MapStatsResponse, MapStatsResult:
+        |it| Call::MapStats(Room { channel: it.channel }), maps::stats;
+    MapClearRequest, MapClearResponse, MapClearResult:
+        |it| Call::MapClear(Room { channel: it.channel }), maps::cleared;
 }
 
 /// A call's result as the method has it.
@@ -285,7 +298,13 @@ fn command(command: api::Command) -> Command {
         info: InfoRequest,
         rpc: RpcRequest,
         refresh: RefreshRequest,
-        channels: ChannelsRequest
+        channels: ChannelsRequest,
+        map_publish: MapPublishRequest,
+        map_remove: MapRemoveRequest,
+        map_read_state: MapReadStateRequest,
+        map_read_stream: MapReadStreamRequest,
+        map_stats: MapStatsRequest,
+        map_clear: MapClearRequest
     );
     match (given.pop(), given.is_empty()) {
         (Some(one), true) => Ok(one),

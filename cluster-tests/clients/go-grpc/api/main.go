@@ -56,6 +56,7 @@ func main() {
 	}
 	ctx := with("authorization", "apikey "+key)
 	a.rooms(ctx)
+	a.maps(ctx)
 	a.nodes(ctx, len(addresses))
 	a.batch(ctx)
 	a.connections(ctx, client)
@@ -95,6 +96,51 @@ func (a *api) rooms(ctx context.Context) {
 	check(err == nil && removed.Error == nil && removed.Result != nil, "history_remove", removed, err)
 	page, err = a.node().History(ctx, &apiproto.HistoryRequest{Channel: "tree", Limit: -1})
 	check(err == nil && len(page.Result.Publications) == 0, "history that was removed", page, err)
+}
+
+func (a *api) maps(ctx context.Context) {
+	put := func(key, data, mode string, score int64) *apiproto.MapPublishResponse {
+		done, err := a.node().MapPublish(ctx, &apiproto.MapPublishRequest{
+			Channel: "board:tree", Key: key, Data: []byte(data), KeyMode: mode, Score: score,
+			Tags: map[string]string{"a": "b"},
+		})
+		check(err == nil, "map_publish", done, err)
+		return done
+	}
+	first := put("ann", `{"n":1}`, "", 3)
+	check(first.Error == nil && first.Result.Offset == 1 && !first.Result.Suppressed, "the first put", first)
+	check(put("bob", `{"n":2}`, "if_new", 7).Result.Offset == 2, "a put of a new key")
+	kept := put("bob", `{"n":3}`, "if_new", 7)
+	check(kept.Result.Suppressed && kept.Result.SuppressReason != "", "a put that changes nothing", kept)
+	check(put("", `1`, "", 0).Error.GetCode() == 107, "a put without a key")
+	state, err := a.node().MapReadState(ctx, &apiproto.MapReadStateRequest{Channel: "board:tree", Limit: 1})
+	check(err == nil && len(state.Result.Entries) == 1 && state.Result.Cursor != "", "the first page", state, err)
+	best := state.Result.Entries[0]
+	check(best.Key == "bob" && string(best.Data) == `{"n":2}` && best.Score == 7 && best.Tags["a"] == "b", "the best", best)
+	state, err = a.node().MapReadState(ctx, &apiproto.MapReadStateRequest{
+		Channel: "board:tree", Limit: 9, Cursor: state.Result.Cursor,
+		RevisionOffset: state.Result.Offset, RevisionEpoch: state.Result.Epoch,
+	})
+	check(err == nil && len(state.Result.Entries) == 1 && state.Result.Entries[0].Key == "ann", "the last page", state, err)
+	stats, err := a.node().MapStats(ctx, &apiproto.MapStatsRequest{Channel: "board:tree"})
+	check(err == nil && stats.Result.NumKeys == 2, "map_stats", stats, err)
+	removed, err := a.node().MapRemove(ctx, &apiproto.MapRemoveRequest{Channel: "board:tree", Key: "ann"})
+	check(err == nil && removed.Result.Offset == 3, "map_remove", removed, err)
+	changes, err := a.node().MapReadStream(ctx, &apiproto.MapReadStreamRequest{
+		Channel: "board:tree", Limit: -1, SinceOffset: 1, SinceEpoch: state.Result.Epoch,
+	})
+	check(err == nil && len(changes.Result.Entries) == 2, "map_read_stream", changes, err)
+	last := changes.Result.Entries[1]
+	check(last.Key == "ann" && last.Removed && last.Offset == 3, "the removal", last)
+	replies, err := a.node().Batch(ctx, &apiproto.BatchRequest{Commands: []*apiproto.Command{
+		{MapClear: &apiproto.MapClearRequest{Channel: "board:tree"}},
+		{MapStats: &apiproto.MapStatsRequest{Channel: "board:tree"}},
+		{MapStats: &apiproto.MapStatsRequest{Channel: "tree"}},
+	}})
+	check(err == nil && len(replies.Replies) == 3, "a batch of maps", replies, err)
+	it := replies.Replies
+	check(it[0].MapClear != nil && it[1].MapStats.GetNumKeys() == 0 && it[1].Error == nil, "a map that is cleared", it)
+	check(it[2].Error.GetCode() != 0, "a room that is no map", it)
 }
 
 func (a *api) nodes(ctx context.Context, count int) {
