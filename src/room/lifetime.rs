@@ -104,8 +104,10 @@ impl Room {
             return;
         }
         (self.owed, self.given) = (false, None);
-        if matches!(self.role, Role::Guest) {
-            self.forget_copy(node);
+        match &self.role {
+            Role::Guest => self.forget_copy(node),
+            Role::Mirror(mirror) if !mirror.is_invited() => self.stop_logging(node),
+            _ => {}
         }
     }
 

@@ -99,11 +99,14 @@ impl Line {
         self.epoch = epoch;
     }
 
-    /// Which earlier epoch is forgotten first: the oldest in which nothing was placed, or else the oldest.
+    /// Which of the earlier epochs, of which there are some, is forgotten first: the oldest in which nothing was placed, or
+    /// else the oldest.
     fn least_needed(&self) -> usize {
         let mut before = 0;
         let is_empty = |(_, end): &(Epoch, u64)| std::mem::replace(&mut before, *end) == *end;
-        self.lineage.iter().position(is_empty).unwrap_or(0)
+        // Not the last, which clients are in.
+        let earlier = &self.lineage[..self.lineage.len() - 1];
+        earlier.iter().position(is_empty).unwrap_or(0)
     }
 
     /// Whether `position` lies on this line: then all that follows it here is what follows it there.
@@ -218,5 +221,18 @@ mod tests {
         assert_eq!(line.lineage.len(), MAX_LINEAGE);
         assert!(line.covers(Position { epoch: Epoch(0), offset: 3 }));
         assert_eq!(line.lineage.last(), Some(&(Epoch(39), 3)));
+    }
+
+    #[test]
+    fn the_epoch_that_has_just_ended_is_remembered_whether_anything_was_placed_in_it_or_not() {
+        let mut line = line(0, 1);
+        for epoch in 1..=MAX_LINEAGE as u64 {
+            line.succeed(Epoch(epoch));
+            line.top += 1;
+        }
+        line.succeed(Epoch(98));
+        line.succeed(Epoch(99));
+        let covers = |epoch| line.covers(Position { epoch: Epoch(epoch), offset: 1 });
+        assert!(covers(98) && covers(99) && !covers(0));
     }
 }

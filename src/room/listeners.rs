@@ -8,7 +8,7 @@ use std::{mem, sync::Arc};
 use super::{
     home::Home,
     idempotency,
-    logged::{LogPage, LogRequest, Logged},
+    logged::LogPage,
     messages::{Begin, End, Have, Item, RoomMessage},
     node::Node,
     presence::Presence,
@@ -112,7 +112,7 @@ impl Room {
     pub(super) fn send_page(&mut self, to: NodeId, node: &mut Node) -> bool {
         let link = node.link(to);
         self.outgoing.retain(|it| it.to != to || Some(it.link) == link);
-        let waits = |it: &Outgoing| it.to == to && !it.waits();
+        let waits = |it: &Outgoing| it.to == to && !it.is_reading();
         let Some(index) = self.outgoing.iter().position(waits) else { return false };
         let mut outgoing = self.outgoing.swap_remove(index);
         let id = outgoing.id;
@@ -125,16 +125,10 @@ impl Room {
         if let What::Copy(copy) = &mut outgoing.what
             && let Some((first, last)) = copy.to_read(self.stream.as_deref())
         {
-            let logged = self.stream.as_deref().and_then(|it| it.logged.as_deref());
-            if logged.is_none_or(Logged::is_whole) {
-                let (id, count) = (node.next_id(), (last - first + 1) as usize);
-                copy.reads(id);
-                let since = Some(first - 1);
-                let query = log::Query { since, reverse: false, count, bytes: most };
-                node.log(&self.name, LogRequest::Read(id, query));
-            } else {
-                copy.waits_for_log();
-            }
+            let (id, count) = (node.next_id(), (last - first + 1) as usize);
+            copy.reads(id);
+            let since = Some(first - 1);
+            self.read_log(id, log::Query { since, reverse: false, count, bytes: most }, node);
             self.outgoing.push(outgoing);
             return self.outgoing.iter().any(waits);
         }
@@ -161,16 +155,6 @@ impl Room {
             _ => self.outgoing.push(outgoing),
         }
         self.outgoing.iter().any(waits)
-    }
-
-    /// Copies go on that have waited until the log has all that there is.
-    pub(super) fn wake_copies(&mut self, node: &mut Node) {
-        let logged = self.stream.as_deref().and_then(|it| it.logged.as_deref());
-        if logged.is_none_or(Logged::is_whole) {
-            let waited =
-                self.outgoing.iter_mut().filter_map(|it| it.log_is_whole().then_some(it.to));
-            waited.for_each(|to| node.has_pages(to, &self.name));
-        }
     }
 
     /// The log has read for a copy that is sent. Gives back what is for none.

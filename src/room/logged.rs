@@ -4,7 +4,8 @@
 //! again, with all that follow it, until the log takes it; meanwhile nothing counts as kept here, so nothing is
 //! acknowledged on the strength of it.
 //!
-//! Which copies are on disk: a home's, and those of its successors. An ordinary mirror keeps none.
+//! Which copies are on disk: a home's, those of its successors, and of others that hold one until those have theirs. An
+//! ordinary mirror keeps none.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -22,8 +23,11 @@ use crate::{cluster::slots::Term, log, runtime::time::Time};
 
 /// How long after a failure the log is asked again.
 const RETRY: Duration = Duration::from_millis(500);
-/// Bytes of one write, about, where there is much to be written.
-const WRITE: usize = 1 << 20;
+/// Bytes of one write, at most, where there is much to be written; a publication more where one is large. The smallest
+/// segment has twice as many.
+const WRITE: usize = 1 << 19;
+/// What a publication takes there beside its own and, twice, the room's name.
+const OVERHEAD: usize = 200;
 /// The most writes of a room that wait for the log.
 const MOST_UNSYNCED: usize = 10_000;
 
@@ -116,6 +120,8 @@ pub struct Logged {
     unproven: bool,
     /// Up to where it has to be synced before what the log has is all that there is: it was copied here.
     copied: u64,
+    /// What is to be read then.
+    reads: Vec<(u64, log::Query)>,
 }
 
 impl Logged {
@@ -124,9 +130,18 @@ impl Logged {
         Self { first, synced: first.saturating_sub(1), unproven: begins, ..Self::default() }
     }
 
-    /// Whether what the log has is all that there is. As long as what was copied here is not written, it lacks some of it.
-    pub fn is_whole(&self) -> bool {
-        self.synced >= self.copied
+    /// Has the log read something, once it has all that there is. As long as what was copied here is not written, it lacks
+    /// some of it.
+    fn read(&mut self, room: &RoomName, id: u64, query: log::Query, node: &mut Node) {
+        self.reads.push((id, query));
+        self.read_if_whole(room, node);
+    }
+
+    fn read_if_whole(&mut self, room: &RoomName, node: &mut Node) {
+        if self.synced >= self.copied {
+            let reads = std::mem::take(&mut self.reads);
+            reads.into_iter().for_each(|(id, query)| node.log(room, LogRequest::Read(id, query)));
+        }
     }
 
     /// Of a stream that was found in the log.
@@ -277,13 +292,14 @@ impl Room {
         let mut logged = Logged::new(first, begins);
         for offset in first..=top {
             let Some((age, publication)) = stream.history.get(offset, node.now) else { continue };
-            bytes += publication.weight();
-            let entry = Entry::with(publication, &repeats);
-            changes.push(LogChange::Append(node.now.ago(age), entry));
-            if bytes >= WRITE {
-                logged.write(&self.name, std::mem::take(&mut changes), offset, node);
+            let size = size_on_disk(&publication, &self.name);
+            if bytes + size > WRITE && bytes > 0 {
+                logged.write(&self.name, std::mem::take(&mut changes), offset - 1, node);
                 bytes = 0;
             }
+            bytes += size;
+            let entry = Entry::with(publication, &repeats);
+            changes.push(LogChange::Append(node.now.ago(age), entry));
         }
         changes.extend(logged.new_head(stream));
         logged.write(&self.name, changes, top, node);
@@ -358,9 +374,24 @@ impl Room {
         stream.with_log(|logged, stream| {
             let head = logged.new_head(stream);
             let changes = [LogChange::Truncate(top)].into_iter().chain(head).collect();
-            logged.synced = logged.synced.min(top);
+            (logged.synced, logged.copied) = (logged.synced.min(top), logged.copied.min(top));
             logged.write(name, changes, top, node);
         });
+    }
+
+    /// The log reads something of the room under this number, once it has all that there is.
+    pub(super) fn read_log(&mut self, id: u64, query: log::Query, node: &mut Node) {
+        match self.stream.as_deref_mut().and_then(|it| it.logged.as_deref_mut()) {
+            Some(logged) => logged.read(&self.name, id, query, node),
+            None => node.log(&self.name, LogRequest::Read(id, query)),
+        }
+    }
+
+    /// Whoever is home now says whether anything was acknowledged.
+    pub(super) fn leave_proof_to_others(&mut self) {
+        if let Some(logged) = self.stream.as_deref_mut().and_then(|it| it.logged.as_deref_mut()) {
+            logged.unproven = false;
+        }
     }
 
     /// The stream is not kept on disk any more.
@@ -402,8 +433,8 @@ impl Room {
         let incoming = incoming.and_then(|it| it.logged.as_deref_mut());
         for logged in stream.into_iter().chain(incoming) {
             logged.answered(id, written, node.now);
+            logged.read_if_whole(&self.name, node);
         }
-        self.wake_copies(node);
         // A successor says so, and a home acknowledges.
         if matches!(self.role, Role::Mirror(_)) {
             self.say_what_is_here(node);
@@ -415,8 +446,6 @@ impl Room {
         if self.is_opening_with(id) {
             return self.warmed(page, node);
         }
-        let logged = self.stream.as_deref().and_then(|it| it.logged.as_deref());
-        let page = page.filter(|_| logged.is_none_or(Logged::is_whole));
         if let Some(page) = self.copy_read(id, page, node) {
             self.read_for_someone(id, page, node);
         }
@@ -455,6 +484,11 @@ impl Room {
     }
 }
 
+/// What a publication takes on disk, about.
+fn size_on_disk(publication: &Publication, room: &RoomName) -> usize {
+    publication.weight() + 2 * room.len() + OVERHEAD
+}
+
 /// Writes the publications of a page of a copy, of which those up to `top` are there.
 pub(super) fn log_page(
     logged: &mut Logged,
@@ -482,16 +516,19 @@ pub(super) fn log_page(
         return;
     }
     logged.copied = top;
-    let weight = |it: &LogChange| match it {
-        LogChange::Append(_, entry) => entry.publication.weight(),
+    let size = |it: &LogChange| match it {
+        LogChange::Append(_, entry) => size_on_disk(&entry.publication, room),
         _ => 0,
     };
-    let is_small = |all: &[LogChange]| all.iter().map(weight).sum::<usize>() < WRITE;
+    let size = |all: &[LogChange]| all.iter().map(size).sum::<usize>();
     if !logged.beginning.is_empty() {
-        logged.beginning.append(&mut changes);
-        if is_small(&logged.beginning) {
-            return;
+        if size(&logged.beginning) + size(&changes) < WRITE {
+            return logged.beginning.append(&mut changes);
         }
+        // It is no small copy.
+        let before =
+            top - changes.iter().filter(|it| matches!(it, LogChange::Append(..))).count() as u64;
+        logged.write(room, Vec::new(), before, node);
     }
     logged.write(room, changes, top, node);
 }

@@ -414,6 +414,7 @@ impl Room {
             // What waited here is published again through the next home, and no other node has it.
             stream.doubt(true);
         }
+        self.leave_proof_to_others();
         self.log_head(node);
         self.owed = true;
         self.given = node.slots.given(self.slot).map(Box::new);

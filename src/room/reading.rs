@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{
     groups::GroupRead,
     home::Home,
-    logged::{LogPage, LogRequest},
+    logged::LogPage,
     node::{Node, Out},
     queries::{MAX_PUBLICATIONS, fitting},
     replication::Whom,
@@ -90,7 +90,7 @@ impl Room {
     ) -> Option<Reader> {
         let Some(query) = self.log_query(wanted, &[], node) else { return Some(who) };
         let id = node.next_id();
-        node.log(&self.name, LogRequest::Read(id, query));
+        self.read_log(id, query, node);
         let Role::Home(home) = &mut self.role else { return Some(who) };
         let (what, read) = (wanted.clone(), Vec::new());
         home.readings.get_or_insert_default().push(Reading { id, until, who, what, read });
@@ -106,12 +106,16 @@ impl Room {
         node: &mut Node,
     ) {
         let (id, until) = (node.next_id(), node.now + node.settings.publish_timeout);
-        let Role::Home(home) = &mut self.role else { return give_group(group, offset, None, node) };
+        if !self.is_home() {
+            return give_group(group, offset, None, node);
+        }
         let since = Some(offset.saturating_sub(1));
         let query = log::Query { since, reverse: false, count, bytes: GROUP_BYTES };
-        node.log(&self.name, LogRequest::Read(id, query));
-        let (who, what, read) = (Reader::Group(group, offset), Wanted::Some, Vec::new());
-        home.readings.get_or_insert_default().push(Reading { id, until, who, what, read });
+        self.read_log(id, query, node);
+        if let Role::Home(home) = &mut self.role {
+            let (who, what, read) = (Reader::Group(group, offset), Wanted::Some, Vec::new());
+            home.readings.get_or_insert_default().push(Reading { id, until, who, what, read });
+        }
     }
 
     /// What the log is to read next, after this was read; none: memory has the rest, or nobody has.
@@ -197,7 +201,7 @@ impl Room {
         let more = reading.read.len() > before && page.damaged.is_none();
         if let Some(query) = self.log_query(&reading.what, &reading.read, node).filter(|_| more) {
             reading.id = node.next_id();
-            node.log(&self.name, LogRequest::Read(reading.id, query));
+            self.read_log(reading.id, query, node);
             if let Role::Home(home) = &mut self.role {
                 home.readings.get_or_insert_default().push(reading);
             }

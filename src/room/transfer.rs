@@ -189,16 +189,8 @@ pub struct Outgoing {
 
 impl Outgoing {
     /// Whether it waits for the log.
-    pub fn waits(&self) -> bool {
-        matches!(&self.what, What::Copy(copy) if copy.waits.is_some())
-    }
-
-    /// Whether it has waited until the log has all that there is: it goes on.
-    pub fn log_is_whole(&mut self) -> bool {
-        match &mut self.what {
-            What::Copy(copy) => copy.waits.take_if(|it| *it == Waits::ToBeWhole).is_some(),
-            _ => false,
-        }
+    pub fn is_reading(&self) -> bool {
+        matches!(&self.what, What::Copy(copy) if copy.is_reading())
     }
 }
 
@@ -230,19 +222,10 @@ pub struct CopyUnderWay {
     followed: bool,
     /// What memory has not comes from the log.
     logged: bool,
-    /// What the log has to do first.
-    waits: Option<Waits>,
+    /// The number under which the log is reading for it.
+    reading: Option<u64>,
     /// That.
     after: Vec<RoomMessage>,
-}
-
-/// What a copy waits for.
-#[derive(Debug, PartialEq, Eq)]
-enum Waits {
-    /// The log reads for it under this number.
-    ToRead(u64),
-    /// The log has not got all yet that was copied to this node.
-    ToBeWhole,
 }
 
 impl CopyUnderWay {
@@ -266,7 +249,7 @@ impl CopyUnderWay {
             end: Some(end),
             followed: false,
             logged: false,
-            waits: None,
+            reading: None,
             after: Vec::new(),
         }
     }
@@ -283,19 +266,19 @@ impl CopyUnderWay {
         (self.logged && self.cursor <= last).then_some((self.cursor, last))
     }
 
-    /// The log reads for it under this number.
-    pub fn reads(&mut self, id: u64) {
-        self.waits = Some(Waits::ToRead(id));
+    /// Whether the log is reading for it.
+    pub fn is_reading(&self) -> bool {
+        self.reading.is_some()
     }
 
-    /// It goes on once the log has all that there is.
-    pub fn waits_for_log(&mut self) {
-        self.waits = Some(Waits::ToBeWhole);
+    /// The log reads for it under this number.
+    pub fn reads(&mut self, id: u64) {
+        self.reading = Some(id);
     }
 
     /// Whether the log was reading for it under this number: it is done.
     pub fn has_read(&mut self, id: u64) -> bool {
-        self.waits.take_if(|it| *it == Waits::ToRead(id)).is_some()
+        self.reading.take_if(|it| *it == id).is_some()
     }
 
     /// The page with what the log has read; `next` is the offset that comes after it.
