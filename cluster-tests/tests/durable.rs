@@ -103,6 +103,37 @@ fn a_node_whose_disk_is_lost_fetches_what_it_should_hold() {
 }
 
 #[test]
+fn copies_go_as_a_whole_into_segments_of_the_smallest_size() {
+    let config = on_disk() + "[disk]\nsegment_bytes = 1048576\n";
+    let mut cluster = Cluster::start_with(2, &config).expect("the cluster starts");
+    let mut api = Api::open(cluster.node(0).http).expect("it answers");
+    // One is nearly as large as a segment, and one as several.
+    let (rooms, pad) = ([("near", 48), ("large", 150)], "x".repeat(20_000));
+    for (room, count) in rooms {
+        for number in 0..count {
+            publish(&mut api, room, json!(pad), &format!("{room}-{number}"));
+        }
+    }
+    cluster.node_mut(1).kill();
+    let data_dir = cluster.data_dir(1).expect("it has one");
+    std::fs::remove_dir_all(&data_dir).expect("removed");
+    cluster.restart(1).expect("it starts again");
+    let bytes = (48 + 150) * pad.len();
+    until(SETTLED, || {
+        let has = cluster.metric(1, "roomcast_log_bytes")?;
+        ensure(has >= bytes as f64, || format!("it has {has} of {bytes} bytes\n{}", cluster.logs()))
+    })
+    .expect("the copies are on its disk");
+    hold(Duration::from_secs(1));
+    cluster.node_mut(1).kill();
+    let mut export = Command::new(paths::server());
+    let exported = export.args(["log", "export", "--data-dir"]).arg(&data_dir).output();
+    let exported = String::from_utf8_lossy(&exported.expect("it runs").stdout).into_owned();
+    let copied = exported.lines().filter(|it| it.contains(&pad)).count();
+    assert_eq!(copied, 48 + 150);
+}
+
+#[test]
 fn history_is_read_from_disk_both_ways_past_what_memory_has() {
     let mut cluster = start(1);
     let mut api = Api::open(cluster.node(0).http).expect("it answers");
