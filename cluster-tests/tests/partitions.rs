@@ -120,6 +120,7 @@ fn judge(world: &mut World, mut said: Said) {
     world.eventually("all nodes tell one story of every room", RECOVERED, |world| {
         ROOMS.iter().try_for_each(|room| story(world, room).map(drop))
     });
+    all_hear(world);
     calm(world, &mut said, "after");
     for room in ROOMS {
         let mut stands = Vec::new();
@@ -141,6 +142,27 @@ fn judge(world: &mut World, mut said: Said) {
             })
         });
     }
+}
+
+/// Everyone is subscribed to what its room is now: whoever has yet to be told of a gap is told before it hears of
+/// anything else, and would take what is said meanwhile for a part of the gap.
+fn all_hear(world: &mut World) {
+    let mut seq = 0;
+    world.eventually("everyone hears what is said now", RECOVERED, |world| {
+        seq += 1;
+        let data = json!({"from": "probe", "seq": seq});
+        for room in ROOMS {
+            world.cluster.api(0, "publish", &json!({"channel": room, "data": data}))?;
+        }
+        for (client, room) in PEOPLE.into_iter().flat_map(|it| ROOMS.map(|room| (it, room))) {
+            world.clients.until(client, Duration::from_secs(1), |events| {
+                let mut heard = events.iter().filter(|it| it["room"] == room && it["ev"] == "pub");
+                let hears = heard.any(|it| it["data"] == data);
+                ensure(hears, || format!("{client} does not hear in {room} what is said now"))
+            })?;
+        }
+        Ok(())
+    });
 }
 
 /// A room's history, if all nodes agree on it.
