@@ -109,8 +109,9 @@ pub fn run(input: &[u8]) {
     unpack(rest, mend % 2 == 1, &memory);
     let Ok((mut store, _)) = Store::open(memory.clone(), options(), ID) else { return };
     let Some(before) = everything(&mut store) else { return };
-    let Ok((mut store, _)) = Store::open(memory.clone(), options(), ID) else {
-        panic!("it was opened, and can't be again")
+    let (mut store, _) = match Store::open(memory.clone(), options(), ID) {
+        Ok(opened) => opened,
+        Err(why) => panic!("it was opened, and can't be again: {why}"),
     };
     let after = everything(&mut store);
     // An index that lies, with checksums that are right, is found out only when it is asked.

@@ -78,6 +78,11 @@ impl<F: Files> Store<F> {
         {
             return Err(OpenError::Missing { file: File::Segment(*missing).to_string() });
         }
+        // One of those may be taken for one that was being made, and removed.
+        if tail.others.as_ref().is_some_and(|it| it.range(tail.number..).next().is_some()) {
+            let file = File::Segment(tail.number).to_string();
+            return Err(OpenError::Damaged { file, why: "it says that it follows a later one" });
+        }
         // From here on files are changed.
         let sealed = open_sealed(&mut files, id, &listing, &tail, &options, &mut opened)?;
         tidy(&mut files, &listing, &tail, &mut opened)?;
