@@ -162,16 +162,7 @@ impl Room {
             match out {
                 GroupOut::Change(change) => {
                     offset = self.keep_change(&change, None, node);
-                    if let Some(side) = self.group_mut() {
-                        match change {
-                            Change::Begun { .. } => side.begun = Some(offset),
-                            // Of which epoch belongs to it.
-                            Change::Continued(_) if side.begun.is_some() => {
-                                side.begun = Some(offset)
-                            }
-                            _ => {}
-                        }
-                    }
+                    self.group_mut().into_iter().for_each(|it| it.has_kept(&change, offset));
                 }
                 GroupOut::Push(client, message) => {
                     let at = self.present.as_ref().and_then(|it| it.node_of(client));

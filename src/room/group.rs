@@ -138,6 +138,15 @@ impl GroupHome {
         self.group.has_more()
     }
 
+    /// A change is kept at this offset of the group's room.
+    pub(super) fn has_kept(&mut self, change: &Change, offset: u64) {
+        // The epoch in which it begins belongs to its beginning.
+        let continues = matches!(change, Change::Continued(_)) && self.begun.is_some();
+        if continues || matches!(change, Change::Begun { .. }) {
+            self.begun = Some(offset);
+        }
+    }
+
     /// Those who wait, who have to ask the next home.
     pub(super) fn into_asked(self) -> impl Iterator<Item = Whom> {
         self.pulls

@@ -46,8 +46,7 @@ impl Messages<'_> {
     /// The epoch that a group notes which has taken the messages up to here: that of the newest which was acknowledged.
     /// Another home may not know of a later one, in which none was.
     pub(super) fn known_epoch(&self, taken: u64) -> u64 {
-        let line = self.stream.line();
-        line.epoch_at(self.top.max(taken).min(line.top)).0
+        self.stream.epoch_at(self.top.max(taken).min(self.stream.history.top())).0
     }
 
     /// The first that is kept, in memory or on disk.

@@ -106,9 +106,6 @@ pub struct Logged {
     first: u64,
     synced: u64,
     unsynced: VecDeque<Unsynced>,
-    /// The beginning of a copy, which replaces what is there: it goes out with the next write, so that a small copy is there
-    /// as a whole, or what was there before.
-    beginning: Vec<LogChange>,
     /// After a failure: when all of those are to be written again.
     retry_at: Option<Time>,
     /// Of what was written last as the head.
@@ -118,8 +115,18 @@ pub struct Logged {
     /// Nothing that was said in the stream since it began here was acknowledged. Should the node end now, another may begin
     /// the room, and what is here is no reason to forget what was acknowledged there.
     unproven: bool,
-    /// Up to where it has to be synced before what the log has is all that there is: it was copied here.
-    copied: u64,
+    /// What is copied here and not all written yet. Boxed: few rooms are.
+    copying: Option<Box<Copying>>,
+}
+
+/// A copy on its way to the log. Until it is there, the log lacks some of what there is.
+#[derive(Debug, Clone, Default)]
+struct Copying {
+    /// Its beginning, which replaces what is there: it goes out with the next write, so that a small copy is there as a
+    /// whole, or what was there before.
+    beginning: Vec<LogChange>,
+    /// Up to where it has to be synced.
+    through: u64,
     /// What is to be read then.
     reads: Vec<(u64, log::Query)>,
 }
@@ -133,15 +140,18 @@ impl Logged {
     /// Has the log read something, once it has all that there is. As long as what was copied here is not written, it lacks
     /// some of it.
     fn read(&mut self, room: &RoomName, id: u64, query: log::Query, node: &mut Node) {
-        self.reads.push((id, query));
-        self.read_if_whole(room, node);
+        match &mut self.copying {
+            Some(copying) => copying.reads.push((id, query)),
+            None => node.log(room, LogRequest::Read(id, query)),
+        }
     }
 
+    /// Reads what is to be read, if all that was copied is written.
     fn read_if_whole(&mut self, room: &RoomName, node: &mut Node) {
-        if self.synced >= self.copied {
-            let reads = std::mem::take(&mut self.reads);
-            reads.into_iter().for_each(|(id, query)| node.log(room, LogRequest::Read(id, query)));
-        }
+        let synced = self.synced;
+        let whole = |it: &mut Box<Copying>| it.beginning.is_empty() && it.through <= synced;
+        let reads = self.copying.take_if(whole).into_iter().flat_map(|it| it.reads);
+        reads.for_each(|(id, query)| node.log(room, LogRequest::Read(id, query)));
     }
 
     /// Of a stream that was found in the log.
@@ -195,9 +205,9 @@ impl Logged {
         node: &mut Node,
     ) {
         let id = node.next_id();
-        let changes = match self.beginning.is_empty() {
-            true => changes,
-            false => std::mem::take(&mut self.beginning).into_iter().chain(changes).collect(),
+        let changes = match self.copying.as_mut().map(|it| std::mem::take(&mut it.beginning)) {
+            None => changes,
+            Some(beginning) => beginning.into_iter().chain(changes).collect(),
         };
         if self.retry_at.is_none() {
             node.log(room, LogRequest::Write(id, changes.clone()));
@@ -303,7 +313,7 @@ impl Room {
         }
         changes.extend(logged.new_head(stream));
         logged.write(&self.name, changes, top, node);
-        logged.copied = top;
+        logged.copying = Some(Box::new(Copying { through: top, ..Copying::default() }));
         stream.logged = Some(Box::new(logged));
     }
 
@@ -374,7 +384,10 @@ impl Room {
         stream.with_log(|logged, stream| {
             let head = logged.new_head(stream);
             let changes = [LogChange::Truncate(top)].into_iter().chain(head).collect();
-            (logged.synced, logged.copied) = (logged.synced.min(top), logged.copied.min(top));
+            logged.synced = logged.synced.min(top);
+            if let Some(copying) = &mut logged.copying {
+                copying.through = copying.through.min(top);
+            }
             logged.write(name, changes, top, node);
         });
     }
@@ -479,7 +492,8 @@ impl Room {
             return None;
         }
         let mut logged = Logged::new(*first, false);
-        logged.beginning = vec![LogChange::Remove, LogChange::Trim(*first)];
+        let beginning = vec![LogChange::Remove, LogChange::Trim(*first)];
+        logged.copying = Some(Box::new(Copying { beginning, ..Copying::default() }));
         Some(Box::new(logged))
     }
 }
@@ -515,15 +529,16 @@ pub(super) fn log_page(
     if changes.is_empty() {
         return;
     }
-    logged.copied = top;
+    let copying = logged.copying.get_or_insert_default();
+    copying.through = top;
     let size = |it: &LogChange| match it {
         LogChange::Append(_, entry) => size_on_disk(&entry.publication, room),
         _ => 0,
     };
     let size = |all: &[LogChange]| all.iter().map(size).sum::<usize>();
-    if !logged.beginning.is_empty() {
-        if size(&logged.beginning) + size(&changes) < WRITE {
-            return logged.beginning.append(&mut changes);
+    if !copying.beginning.is_empty() {
+        if size(&copying.beginning) + size(&changes) < WRITE {
+            return copying.beginning.append(&mut changes);
         }
         // It is no small copy.
         let before =

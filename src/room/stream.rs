@@ -238,6 +238,11 @@ impl Stream {
         Line { top: self.history.top(), ..self.line.clone() }
     }
 
+    /// The epoch in which the publication at `offset` was placed: see [`Line::epoch_at`].
+    pub fn epoch_at(&self, offset: u64) -> Epoch {
+        self.line.epoch_at(offset)
+    }
+
     /// Opens a new epoch that holds all of the old one up to here.
     pub fn succeed(&mut self, epoch: Epoch) {
         self.line = self.line();
