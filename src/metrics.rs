@@ -1,9 +1,13 @@
 //! SHELL. What the node counts, by the names under which operators read it.
 
 use prometheus::{
-    Encoder as _, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder as _, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
+
+/// Upper bounds of what latencies are counted by, in seconds.
+const LATENCIES: [f64; 12] =
+    [0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0];
 
 macro_rules! metrics {
     ($($(#[$doc:meta])* $field:ident: $kind:ident = $name:literal, $help:literal $(, [$($label:literal),+])?;)+) => {
@@ -30,6 +34,9 @@ macro_rules! metrics {
     (@new Gauge, $opts:ident) => { Gauge::with_opts($opts) };
     (@new IntGauge, $opts:ident) => { IntGauge::with_opts($opts) };
     (@new IntCounterVec, $opts:ident, [$($label:literal),+]) => { IntCounterVec::new($opts, &[$($label),+]) };
+    (@new Histogram, $opts:ident) => {
+        Histogram::with_opts(HistogramOpts::from($opts).buckets(LATENCIES.to_vec()))
+    };
     (@new IntGaugeVec, $opts:ident, [$($label:literal),+]) => { IntGaugeVec::new($opts, &[$($label),+]) };
 }
 
@@ -90,6 +97,12 @@ metrics! {
     log_syncs: IntGauge = "log_syncs", "Syncs of the log on disk since the start; one serves all writes that wait.";
     /// Writes to the log.
     log_writes: IntCounter = "log_writes_total", "Writes to the log on disk, of publications mostly.";
+    /// How long they took.
+    log_write_seconds: Histogram = "log_write_seconds", "How long writes to the log on disk took until they were synced, or written where they are synced at times, in seconds.";
+    /// Publications that were damaged.
+    log_repairs: IntCounter = "log_repairs_total", "Publications that were damaged in the log on disk, and are written again as another node has them.";
+    /// Passes over the log.
+    log_scrubs: IntCounter = "log_scrubs_total", "How often all of the log on disk was read in search of damage.";
     /// Reads of the log.
     log_reads: IntCounter = "log_reads_total", "Pages that were read from the log on disk.";
     /// What went wrong with the log.

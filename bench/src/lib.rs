@@ -10,6 +10,7 @@ pub mod callers;
 pub mod conn;
 pub mod cores;
 pub mod dialect;
+pub mod durable;
 pub mod fleet;
 pub mod floor;
 pub mod http;

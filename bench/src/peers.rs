@@ -9,6 +9,7 @@ use crate::publisher::{Publisher, SMALLEST_PAYLOAD, Via, payload, stamp};
 use crate::server::{self, DataDir, Server, Settings};
 use crate::target::{Node, WEBSOCKET_PATH};
 use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -100,6 +101,25 @@ pub struct Places {
     pub installed: PathBuf,
     /// The peers' configuration files.
     pub configs: PathBuf,
+}
+
+/// Where peers are that some measurements set beside Roomcast.
+#[derive(Args, Clone, Debug)]
+pub struct Installed {
+    /// Where `bench/compare` has installed the peers that are measured beside Roomcast
+    #[arg(long, value_name = "FOLDER")]
+    peers: Option<PathBuf>,
+    /// Their configuration files' folder
+    #[arg(long, value_name = "FOLDER", default_value = "bench/peers")]
+    configs: PathBuf,
+}
+
+impl Installed {
+    /// The places of the peers, if there are any.
+    pub fn places(&self) -> Option<Places> {
+        let (roomcast, configs) = (PathBuf::new(), self.configs.clone());
+        self.peers.clone().map(|installed| Places { roomcast, installed, configs })
+    }
 }
 
 impl Places {
@@ -349,6 +369,21 @@ pub fn start_jetstream(places: &Places) -> Result<Running> {
     let nodes = vec![Node::at(address, "/", Protocol::JetStream, vec![process.child.id()])];
     let (_servers, _processes) = (Vec::new(), vec![process]);
     Ok(Running { nodes, _servers, _processes, _data: Some(DataDir::new(store)) })
+}
+
+/// A Redis whose every write is synced to disk before it is answered.
+pub fn start_durable_redis(places: &Places) -> Result<Running> {
+    let (port, program) = (free_port()?, on_path("redis-server")?);
+    let folder = std::env::temp_dir().join(format!("redis-bench-{}", std::process::id()));
+    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let mut args = vec![places.configs.join("redis.conf").into_os_string()];
+    args.extend(["--port".into(), port.to_string().into(), "--dir".into(), folder.clone().into()]);
+    args.extend(["--appendonly", "yes", "--appendfsync", "always"].map(OsString::from));
+    let process = Process::start("redis-durable", &program, &args, &[], port, places)?;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let nodes = vec![Node::at(address, "/", Protocol::Json, vec![process.child.id()])];
+    let (_servers, _processes) = (Vec::new(), vec![process]);
+    Ok(Running { nodes, _servers, _processes, _data: Some(DataDir::new(folder)) })
 }
 
 fn start_socket_io(

@@ -119,7 +119,9 @@ impl Steady {
             let mut fleet = Fleet::new()?;
             let callers = Callers::open(&mut fleet, plan, load.connections())?;
             let published = Published { answered: Vec::new(), first_refusal: None, unanswered: 0 };
-            Run { load, fleet, callers, host, api_key, first_room, published }.publish(&stopped)
+            let began = Instant::now();
+            let run = Run { load, fleet, callers, host, api_key, first_room, began, published };
+            run.publish(&stopped)
         };
         Self { stop, thread: Some(thread::spawn(publish)) }
     }
@@ -149,12 +151,13 @@ struct Run {
     host: String,
     api_key: String,
     first_room: usize,
+    began: Instant,
     published: Published,
 }
 
 impl Run {
     fn publish(mut self, stopped: &AtomicBool) -> Result<Published> {
-        let (start, mut number) = (Instant::now(), 0);
+        let (start, mut number) = (self.began, 0);
         while !stopped.load(Ordering::Relaxed) {
             // Latencies count from here, also if every connection waits for an answer.
             let due = start + Duration::from_secs_f64(number as f64 / f64::from(self.load.rate));
@@ -199,7 +202,13 @@ impl Run {
             let acked = match answer {
                 Ok(position) => Some(Acked { room: self.room(stamp), stamp, position }),
                 Err(error) => {
-                    self.published.first_refusal.get_or_insert_with(|| error.to_string());
+                    let (room, at) = (kept::room(self.room(stamp)), due.duration_since(self.began));
+                    self.published.first_refusal.get_or_insert_with(|| {
+                        format!(
+                            "{error} (to {room}, {:.1} s after the load began)",
+                            at.as_secs_f64()
+                        )
+                    });
                     None
                 }
             };

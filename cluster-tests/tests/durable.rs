@@ -226,6 +226,67 @@ fn memory_becomes_disk_by_a_rolling_restart() {
     all_there(&cluster, &[0, 1], &acked);
 }
 
+/// Flips a bit in the last publication in a log that has this in it.
+fn damage(data_dir: &std::path::Path, data: &str) {
+    let files = std::fs::read_dir(data_dir).expect("it is there").flatten().map(|it| it.path());
+    for file in files.filter(|it| it.extension().is_some_and(|it| it == "segment")) {
+        let mut bytes = std::fs::read(&file).expect("it can be read");
+        let last = bytes.windows(data.len()).rposition(|it| it == data.as_bytes());
+        if let Some(at) = last {
+            bytes[at + 2] ^= 4;
+            return std::fs::write(&file, bytes).expect("written");
+        }
+    }
+    panic!("{} has no {data:?}", data_dir.display());
+}
+
+/// What the command that looks for damage in a log says.
+fn verified(data_dir: &std::path::Path) -> std::process::Output {
+    let mut command = Command::new(paths::server());
+    command.args(["log", "verify", "--data-dir"]).arg(data_dir).output().expect("it runs")
+}
+
+#[test]
+fn what_is_damaged_on_one_disk_comes_back_from_another() {
+    let config = on_disk() + "[disk]\nscrub_interval = \"2s\"\n";
+    let mut cluster = Cluster::start_with(2, &config).expect("the cluster starts");
+    let (names, count) = (rooms::names("room", 8), 30);
+    for number in 0..count {
+        let said = json!(format!("publication-{number:03}-{}", "x".repeat(100)));
+        rooms::fill(cluster.node(0).http, &names, &said).expect("published");
+    }
+    (0..2).for_each(|node| cluster.node_mut(node).kill());
+    let data_dirs = [0, 1].map(|node| cluster.data_dir(node).expect("it has one"));
+    // In each only some, so that every publication is on one of them: of one room, the last that was written.
+    let damaged = |node: usize| (0..count).filter(move |it| it % 5 == node);
+    for (node, data_dir) in data_dirs.iter().enumerate() {
+        damaged(node).for_each(|it| damage(data_dir, &format!("publication-{it:03}")));
+        assert!(!verified(data_dir).status.success(), "it has to be damaged");
+    }
+    cluster.restart_all().expect("all start again");
+    // The home finds it when it opens the room, the other when it reads all that it has.
+    for node in [0, 1] {
+        let many = damaged(node).count();
+        until(SETTLED, || {
+            let repaired = cluster.metric(node, "roomcast_log_repairs_total")?;
+            let logs = || format!("{repaired} of {many} are repaired\n{}", cluster.logs());
+            ensure(repaired >= many as f64, logs)
+        })
+        .expect("what is damaged is written again");
+    }
+    (0..2).for_each(|node| cluster.node_mut(node).kill());
+    for data_dir in &data_dirs {
+        let output = verified(data_dir);
+        assert!(output.status.success(), "{output:?}");
+    }
+    cluster.restart_all().expect("all start again");
+    for node in [0, 1] {
+        let all = rooms::read(cluster.node(node).http, &names, -1).expect("it is read");
+        let whole = names.iter().zip(&all).all(|(_, room)| room.kept.len() == count);
+        assert!(whole, "node {node} has {all:?}");
+    }
+}
+
 /// A file system of its own, of this size, which can grow.
 struct Small(PathBuf);
 

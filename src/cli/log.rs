@@ -11,7 +11,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use roomcast::{
-    log::{Op, Opened, Options, Query, Store, disk::Directory},
+    log::{Damage, Op, Opened, Options, Query, Store, disk::Directory},
     room::{persisted::Head, stream::Entry},
 };
 use serde::{Deserialize, Serialize};
@@ -175,7 +175,7 @@ fn inspect(which: &Which, json: bool) -> anyhow::Result<()> {
     complain(&opened.damage)
 }
 
-fn complain(damage: &[roomcast::log::Damage]) -> anyhow::Result<()> {
+fn complain(damage: &[Damage]) -> anyhow::Result<()> {
     for it in damage {
         eprintln!("damaged: {it:?}");
     }
@@ -189,7 +189,7 @@ fn complain(damage: &[roomcast::log::Damage]) -> anyhow::Result<()> {
 }
 
 fn verify(which: &Which) -> anyhow::Result<()> {
-    let (store, opened) = open(&which.data_dir, false)?;
+    let (mut store, opened) = open(&which.data_dir, false)?;
     let segments = store.segments();
     let bar = ProgressBar::new(segments.len() as u64);
     let mut damage = opened.damage;
@@ -198,9 +198,38 @@ fn verify(which: &Which) -> anyhow::Result<()> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    complain(&damage)?;
-    println!("{} files were read, and nothing is damaged", segments.len());
+    let (mut needed, all) = (Vec::new(), damage.len());
+    for it in damage {
+        if is_needed(&mut store, &it)? {
+            needed.push(it);
+        }
+    }
+    complain(&needed)?;
+    let repaired = match all {
+        0 => String::new(),
+        all => format!(
+            "; {all} damaged publications were written again since, or are not kept any more"
+        ),
+    };
+    println!("{} files were read, and nothing that is needed is damaged{repaired}", segments.len());
     Ok(())
+}
+
+/// Whether what is damaged is not there once more.
+fn is_needed(store: &mut Disk, damage: &Damage) -> anyhow::Result<bool> {
+    let Damage::Publications { room, first, end } = damage else { return Ok(true) };
+    let mut since = first.saturating_sub(1);
+    while since + 1 < *end {
+        let count = usize::try_from(end - since - 1).unwrap_or(AT_ONCE).min(AT_ONCE);
+        let query = Query { since: Some(since), reverse: false, count, bytes: BYTES };
+        let page = store.read(room, &query)?;
+        if page.damaged.is_some_and(|(from, _)| from < *end) {
+            return Ok(true);
+        }
+        let Some(last) = page.entries.last() else { break };
+        since = last.offset;
+    }
+    Ok(false)
 }
 
 fn export(which: &Which) -> anyhow::Result<()> {

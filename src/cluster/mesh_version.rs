@@ -24,13 +24,10 @@ pub struct Versions {
 pub const FIRST: MeshVersion = 8;
 
 /// Those of this build.
-pub const OURS: Versions = Versions { oldest: 9, newest: 10 };
+pub const OURS: Versions = Versions { oldest: 10, newest: 11 };
 
-/// Since then there are maps.
-pub const MAPS: MeshVersion = 10;
-
-/// Since then one node polls keys for all.
-pub const POLLS: MeshVersion = 10;
+/// Since then nodes give each other publications that their disks can't read any more.
+pub const REPAIRS: MeshVersion = 11;
 
 impl Versions {
     /// The newest version that both speak; none if there is none.

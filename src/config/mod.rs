@@ -380,6 +380,7 @@ impl raw::Disk {
             sync_interval,
             max_bytes: (self.max_bytes > 0).then_some(self.max_bytes),
             segment_bytes,
+            scrub_interval: Some(self.scrub_interval.0).filter(|it| !it.is_zero()),
         })
     }
 }

@@ -46,7 +46,7 @@ pub enum Op<'a> {
         /// The last to be kept.
         last: u64,
     },
-    /// Writes a publication once more, which can't be read any more.
+    /// Writes a publication once more, which can't be read any more; unless it is not kept any more.
     Repair {
         /// The room.
         room: &'a str,
@@ -192,11 +192,11 @@ impl Batch {
                 self.mark(name, line);
             }
             Op::Repair { offset, time, bytes, .. } => {
-                let Some((generation, from)) = line.generation_of(offset) else {
-                    return Err(Refusal::NoSuchOffset { offset });
-                };
-                let header = Header::new(Kind::Append, generation, from, offset);
-                self.put(name, Header { time, ..header }, bytes);
+                // Where it is kept no more, there is nothing to be repaired.
+                if let Some((generation, from)) = line.generation_of(offset) {
+                    let header = Header::new(Kind::Append, generation, from, offset);
+                    self.put(name, Header { time, ..header }, bytes);
+                }
             }
             Op::Remove { .. } if line.exists() => {
                 let gone = take(number);

@@ -140,12 +140,6 @@ pub enum Refusal {
         /// What was asked for.
         offset: u64,
     },
-    /// It is no publication of the room.
-    #[error("there is no offset {offset} to repair")]
-    NoSuchOffset {
-        /// What was asked for.
-        offset: u64,
-    },
     /// It does not fit.
     #[error("{size} bytes are more than fit into a batch ({max})")]
     TooLarge {

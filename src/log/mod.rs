@@ -80,6 +80,7 @@ mod read;
 mod record;
 mod retention;
 mod room;
+pub mod scrub;
 mod segment;
 mod store;
 #[cfg(test)]

@@ -197,6 +197,17 @@ impl<F: Files> Store<F> {
         self.plan(room, query)?.read(&self.files)
     }
 
+    /// The same as [`Self::plan`], for a look at a room that nobody uses: it does not stay in memory for that.
+    pub fn plan_apart(&mut self, room: &str, query: &Query) -> Result<Plan, ReadError> {
+        let known = self.rooms.contains_key(room);
+        let plan = self.plan(room, query);
+        if !known && self.ring.back().is_some_and(|it| **it == *room) {
+            self.ring.pop_back();
+            self.rooms.remove(room);
+        }
+        plan
+    }
+
     /// Where the publications of a page are.
     pub fn plan(&mut self, room: &str, query: &Query) -> Result<Plan, ReadError> {
         self.make_space();

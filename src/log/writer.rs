@@ -17,8 +17,8 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Damage, Op, Options, Page, Plan, Policy, Progress, Query, ReadError, Refusal, Stats, Store,
-    WriteError, disk::Directory,
+    Damage, Op, Options, Page, Plan, Policy, Progress, Query, ReadError, Refusal, RoomInfo, Stats,
+    Store, WriteError, disk::Directory,
 };
 
 /// Requests that may wait.
@@ -97,6 +97,8 @@ impl fmt::Debug for Request {
 enum Ask {
     Write(Request),
     Read(Arc<str>, Query, Done<Result<Page, ReadError>>),
+    Rooms(Option<Arc<str>>, usize, Done<Result<Vec<RoomInfo>, ReadError>>),
+    Look(Arc<str>, Query, Done<Result<Page, ReadError>>),
     Head(Arc<str>, Done<Result<Option<Vec<u8>>, ReadError>>),
     State(Done<(Stats, Vec<Damage>)>),
     Close(Done<Result<(), WriteError>>),
@@ -164,6 +166,26 @@ impl Writer {
         self.ask(Ask::Read(room, query, done))
     }
 
+    /// Lists rooms: see [`Store::rooms`].
+    pub fn rooms(
+        &self,
+        after: Option<Arc<str>>,
+        limit: usize,
+        done: Done<Result<Vec<RoomInfo>, ReadError>>,
+    ) -> Result<(), Behind> {
+        self.ask(Ask::Rooms(after, limit, done))
+    }
+
+    /// Reads a page of a room that nobody uses, for all that it matters.
+    pub fn look(
+        &self,
+        room: Arc<str>,
+        query: Query,
+        done: Done<Result<Page, ReadError>>,
+    ) -> Result<(), Behind> {
+        self.ask(Ask::Look(room, query, done))
+    }
+
     /// Reads what else is known of a room.
     pub fn head(
         &self,
@@ -191,11 +213,11 @@ impl Writer {
     }
 }
 
-type Planned = (Plan, Arc<str>, Query, Done<Result<Page, ReadError>>);
+type Planned = (Plan, Done<Result<Page, ReadError>>);
 
 /// Reads pages while the other thread writes on.
 fn read(directory: &Directory, planned: &Receiver<Planned>) {
-    while let Ok((plan, .., done)) = planned.recv() {
+    while let Ok((plan, done)) = planned.recv() {
         done(plan.read(directory));
     }
 }
@@ -256,13 +278,25 @@ impl<P: Policy> Work<P> {
     fn take(&mut self, ask: Ask, requests: &mut Vec<Request>) {
         match ask {
             Ask::Write(request) => requests.push(request),
-            Ask::Read(room, query, done) => match self.store.plan(&room, &query) {
-                Ok(plan) => _ = self.plans.send((plan, room, query, done)),
-                Err(error) => done(Err(error)),
-            },
+            Ask::Read(room, query, done) => {
+                let plan = self.store.plan(&room, &query);
+                self.read_as_planned(plan, done);
+            }
+            Ask::Look(room, query, done) => {
+                let plan = self.store.plan_apart(&room, &query);
+                self.read_as_planned(plan, done);
+            }
+            Ask::Rooms(after, limit, done) => done(self.store.rooms(after.as_deref(), limit)),
             Ask::Head(room, done) => done(self.store.head(&room)),
             Ask::State(done) => done((self.store.stats(), self.store.take_damage())),
             Ask::Close(_) => {}
+        }
+    }
+
+    fn read_as_planned(&self, plan: Result<Plan, ReadError>, done: Done<Result<Page, ReadError>>) {
+        match plan {
+            Ok(plan) => _ = self.plans.send((plan, done)),
+            Err(error) => done(Err(error)),
         }
     }
 

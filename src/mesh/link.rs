@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     cluster::{
-        mesh_version::{MeshVersion, OURS, POLLS, Versions},
+        mesh_version::{MeshVersion, OURS, Versions},
         node::{NodeId, NodeInfo},
         secret::SealingKeys,
     },
@@ -315,9 +315,8 @@ impl Link {
         self.outgoing.more.notify_one();
     }
 
-    /// Of an older node, which knows nothing of them, polls hear nothing.
     fn tell_polls(&self, message: FromPollLink) {
-        if let Some(polls) = self.settings.polls.as_ref().filter(|_| self.version >= POLLS) {
+        if let Some(polls) = &self.settings.polls {
             polls.do_send(message);
         }
     }

@@ -46,8 +46,8 @@ const TERM: Term = Term { count: 300, node: NODE };
 
 fn recorded(version: MeshVersion) -> &'static str {
     match version {
-        9 => include_str!("recorded/9.txt"),
         10 => include_str!("recorded/10.txt"),
+        11 => include_str!("recorded/11.txt"),
         _ => panic!("there are no recorded frames of version {version}"),
     }
 }
@@ -272,7 +272,10 @@ fn about_rooms() -> Vec<(&'static str, RoomMessage)> {
         ("not home for a run", RoomMessage::NotHome(Refused::Run(6))),
         ("not home for a fetch", RoomMessage::NotHome(Refused::Fetch(6))),
         ("not home for a delivery", RoomMessage::NotHome(Refused::Delivery(TERM))),
-        ("deliver", RoomMessage::Deliver { count: 300, epoch: Some(Epoch(11)), entry }),
+        (
+            "deliver",
+            RoomMessage::Deliver { count: 300, epoch: Some(Epoch(11)), entry: entry.clone() },
+        ),
         ("committed", RoomMessage::Committed(5)),
         ("joined", RoomMessage::Joined(NODE, client())),
         ("left", RoomMessage::Left(client())),
@@ -284,6 +287,16 @@ fn about_rooms() -> Vec<(&'static str, RoomMessage)> {
         ("release", RoomMessage::Release),
         ("part", RoomMessage::Part { id: 8, answer: Answer::Presence(vec![client()]) }),
         ("push", RoomMessage::Push(vec![(ClientId(7), publication())])),
+        (
+            "fetch publication",
+            RoomMessage::FetchPublication {
+                id: 6,
+                root: standing().root,
+                term: TERM,
+                at: position(),
+            },
+        ),
+        ("publication", RoomMessage::Publication { id: 6, age: Duration::from_millis(5), entry }),
     ]
 }
 

@@ -30,7 +30,7 @@ pub enum Frame<M = Message> {
     Rooms(M),
     /// Commands for a session of yours, that its client has brought to me.
     Emulation(SessionId, Bytes),
-    /// About keys that clients track. Since version 10.
+    /// About keys that clients track.
     Polls(PollMessage),
 }
 
@@ -54,7 +54,6 @@ impl Frame {
     pub fn since(&self) -> MeshVersion {
         match self {
             Self::Rooms(message) => message.since(),
-            Self::Polls(_) => mesh_version::POLLS,
             _ => mesh_version::FIRST,
         }
     }

@@ -14,7 +14,7 @@ use super::{
     attendance::AttendanceEvent,
     control::Control,
     disk::{DiskLog, FromLog},
-    messages::{Message as PeerMessage, RoomMessage},
+    messages::{Message as PeerMessage, Refused, RoomMessage},
     options::Namespaces,
     registry::{In, Out, State},
     types::{Answer, Failure, Findings, NodeFacts, ReplyTo, Request, RoomName, SocketRef, Survey},
@@ -223,6 +223,9 @@ impl RoomRegistry {
                 Some((version, link)) if *version >= since => {
                     link.do_send(ToLink::Frame(frame.clone()))
                 }
+                Some(_) if let Some(answer) = Self::unread(&message) => {
+                    self.handle(In::Peer(*peer, answer));
+                }
                 // The core has something older to say to such a peer, so this is an error of ours.
                 Some((version, _)) => {
                     tracing::error!(%peer, version, since, "a node can't read what it was to be sent");
@@ -254,6 +257,17 @@ impl RoomRegistry {
         }
     }
 
+    /// What a peer would say to a message that it can't read, if that does as an answer.
+    fn unread(message: &PeerMessage) -> Option<PeerMessage> {
+        match message {
+            PeerMessage::Room(room, RoomMessage::FetchPublication { id, .. }) => {
+                let refused = RoomMessage::NotHome(Refused::Fetch(*id));
+                Some(PeerMessage::Room(room.clone(), refused))
+            }
+            _ => None,
+        }
+    }
+
     fn call(&mut self, call: Call) -> u64 {
         self.next_call += 1;
         self.calls.insert(self.next_call, call);
@@ -273,8 +287,8 @@ impl RoomRegistry {
         self.metrics.subscriptions.set(self.state.subscriptions() as i64);
         self.metrics.mesh_links.set(self.links.len() as i64);
         self.count_messages();
-        if let Some(log) = &mut self.log {
-            log.measure();
+        if let (Some(log), Some(address)) = (&mut self.log, &self.address) {
+            log.measure(&address.clone().recipient());
             log.note_companions(self.state.companions());
         }
         self.handle(In::Facts(facts));

@@ -7,7 +7,7 @@ use std::{
     collections::BTreeSet,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -21,12 +21,13 @@ use super::{
     options::Namespaces,
     persisted::Head,
     stream::Entry,
-    types::RoomName,
+    types::{Epoch, RoomName},
 };
 use crate::{
     log::{
-        self, Keep, Page, Policy, Store,
+        self, Damage, Keep, Page, Policy, Store,
         disk::{Directory, DirectoryError},
+        scrub::{Scrub, Step},
         writer::{Change, Request, Writer},
     },
     metrics::Metrics,
@@ -51,6 +52,8 @@ pub struct DiskOptions {
     pub max_bytes: Option<u64>,
     /// Bytes of one file.
     pub segment_bytes: u32,
+    /// How often all of it is read, in search of damage; none: never.
+    pub scrub_interval: Option<Duration>,
 }
 
 /// Why the log can't be used.
@@ -89,6 +92,10 @@ pub struct DiskLog {
     /// The last write has failed.
     failing: Arc<AtomicBool>,
     companions: Companions,
+    /// What was found to be damaged when it was opened, and not told to its rooms yet.
+    damage: Vec<Damage>,
+    scrub_interval: Option<Duration>,
+    scrub: Arc<Mutex<Scrub>>,
 }
 
 /// How much of each room is kept on disk: as much as its namespace says.
@@ -139,26 +146,39 @@ impl DiskLog {
         let opened = Store::open(directory.clone(), sizes.clone(), id);
         let (mut store, opened) =
             opened.map_err(|why| DiskError::Open { data_dir: data_dir.clone(), why })?;
-        report(data_dir, &opened);
+        let damage = report(data_dir, opened);
         let failed = |why| DiskError::Read { data_dir: data_dir.clone(), why };
         let companions = store.head(COMPANIONS).map_err(failed)?;
         let companions: BTreeSet<String> =
             companions.and_then(|it| serde_json::from_slice(&it).ok()).unwrap_or_default();
         let mut after: Option<RoomName> = None;
+        // It is another one at every start.
+        let mut epoch = id as u64;
         loop {
             let rooms = store.heads(after.as_deref(), AT_ONCE).map_err(failed)?;
             let Some((last, _)) = rooms.last() else { break };
             after = Some(last.name.clone());
             for (info, head) in rooms {
                 let Some(name) = name_of(&info.name) else { continue };
-                let head = head.as_deref().and_then(Head::from_bytes);
-                let Some(head) = head else {
-                    // A copy that was not complete when the node ended; or it is damaged, which was told.
-                    tracing::warn!(
-                        room = &*info.name,
-                        "a room in the log is not complete: it is left alone"
-                    );
-                    continue;
+                let head = match head.as_deref().map(Head::from_bytes) {
+                    Some(Some(head)) => head,
+                    None if info.headed => {
+                        tracing::error!(
+                            room = &*info.name,
+                            "what the log says of a room beside its publications is damaged: if no other node has the \
+                             room, it goes on with its publications, in another epoch"
+                        );
+                        epoch = epoch.wrapping_add(1);
+                        Head::lost(Epoch(epoch))
+                    }
+                    // A copy that was not complete when the node ended, or what a later version has written.
+                    _ => {
+                        tracing::warn!(
+                            room = &*info.name,
+                            "a room in the log is not complete: it is left alone"
+                        );
+                        continue;
+                    }
                 };
                 found(LoggedRoom { name, head, first: info.first, next: info.next });
             }
@@ -170,6 +190,9 @@ impl DiskLog {
             metrics,
             failing: Arc::default(),
             companions: Companions::new(companions.clone()),
+            damage,
+            scrub_interval: options.scrub_interval,
+            scrub: Arc::default(),
         };
         Ok((log, companions))
     }
@@ -184,12 +207,22 @@ impl DiskLog {
 
     fn write(&self, room: RoomName, id: u64, changes: Vec<LogChange>, to: Recipient<FromLog>) {
         let (unix, now) = (clock::unix_millis(), clock::now());
+        let repairs =
+            changes.iter().filter(|it| matches!(it, LogChange::Repair(..))).count() as u64;
         let changes = changes.into_iter().map(|it| it.written(unix, now)).collect();
         let (name, failing, metrics) = (room.clone(), self.failing.clone(), self.metrics.clone());
         let tell = to.clone();
         let done = move |written: Result<(), log::WriteError>| {
             let reply = match written {
                 Ok(()) => {
+                    let took = clock::now().since(now);
+                    metrics.log_write_seconds.observe(took.as_secs_f64());
+                    if repairs > 0 {
+                        tracing::info!(
+                            room = &*name,
+                            "wrote a damaged publication to the log again, as another node has it"
+                        );
+                    }
                     if failing.load(Ordering::Relaxed) && failing.swap(false, Ordering::Relaxed) {
                         tracing::info!("the log on disk takes writes again");
                     }
@@ -210,6 +243,7 @@ impl DiskLog {
             tell.do_send(FromLog(name, reply));
         };
         self.metrics.log_writes.inc();
+        self.metrics.log_repairs.inc_by(repairs);
         let request = Request { room: name_on_disk(&room), changes, done: Box::new(done) };
         if self.writer.write(request).is_err() {
             self.metrics.log_errors.with_label_values(&["behind"]).inc();
@@ -251,22 +285,54 @@ impl DiskLog {
         let _ = self.writer.write(Request { room, changes, done: Box::new(done) });
     }
 
-    /// Brings the metrics up to date, and tells of damage that was found since.
-    pub fn measure(&self) {
-        let metrics = self.metrics.clone();
+    /// Brings the metrics up to date, and tells `to` of damage that was found since.
+    pub fn measure(&mut self, to: &Recipient<FromLog>) {
+        tell_of(std::mem::take(&mut self.damage), to);
+        self.scrub(to);
+        let (metrics, to) = (self.metrics.clone(), to.clone());
         // Too busy to say: it is asked again in a moment.
         let _ = self.writer.state(Box::new(move |(stats, damage)| {
             metrics.log_bytes.set(i64::try_from(stats.bytes).unwrap_or(i64::MAX));
             metrics.log_segments.set(i64::try_from(stats.segments).unwrap_or(i64::MAX));
             metrics.log_syncs.set(i64::try_from(stats.syncs).unwrap_or(i64::MAX));
-            for damage in damage {
-                metrics.log_errors.with_label_values(&["damage"]).inc();
-                tracing::error!(
-                    ?damage,
-                    "something in the log on disk is damaged: it is not served"
-                );
-            }
+            found_damage(damage, &metrics, &to);
         }));
+    }
+
+    /// Reads a little more of all that there is.
+    fn scrub(&self, to: &Recipient<FromLog>) {
+        let Some(interval) = self.scrub_interval else { return };
+        let next = locked(&self.scrub).next(clock::uptime(), interval);
+        match next {
+            None => {}
+            Some(Step::List(after, limit)) => {
+                let (scrub, metrics) = (self.scrub.clone(), self.metrics.clone());
+                let done = move |rooms: Result<_, log::ReadError>| {
+                    if locked(&scrub).listed(rooms.ok()) {
+                        metrics.log_scrubs.inc();
+                    }
+                };
+                if self.writer.rooms(after, limit, Box::new(done)).is_err() {
+                    locked(&self.scrub).listed(None);
+                }
+            }
+            Some(Step::Read(pages)) => {
+                pages.into_iter().for_each(|(room, query)| self.look(room, query, to));
+            }
+        }
+    }
+
+    /// Reads a page of a room in search of damage.
+    fn look(&self, room: Arc<str>, query: log::Query, to: &Recipient<FromLog>) {
+        let (name, scrub) = (room.clone(), self.scrub.clone());
+        let (metrics, to) = (self.metrics.clone(), to.clone());
+        let done = move |page: Result<Page, log::ReadError>| {
+            let damage = locked(&scrub).read(&name, page.ok().as_ref());
+            found_damage(damage.into_iter().collect(), &metrics, &to);
+        };
+        if self.writer.look(room.clone(), query, Box::new(done)).is_err() {
+            locked(&self.scrub).read(&room, None);
+        }
     }
 
     /// Writes what waits, syncs, and ends.
@@ -293,12 +359,45 @@ fn name_of(on_disk: &Arc<str>) -> Option<RoomName> {
     }
 }
 
-fn report(data_dir: &std::path::Path, opened: &log::Opened) {
+/// Tells rooms which of their publications are damaged.
+fn tell_of(damage: Vec<Damage>, to: &Recipient<FromLog>) {
+    for damage in damage {
+        if let Damage::Publications { room, first, end } = damage
+            && let Some(room) = name_of(&room.into())
+        {
+            to.do_send(FromLog(room, LogReply::Damaged(first, end)));
+        }
+    }
+}
+
+/// Tells everyone of damage that was found.
+fn found_damage(damage: Vec<Damage>, metrics: &Metrics, to: &Recipient<FromLog>) {
+    for damage in &damage {
+        metrics.log_errors.with_label_values(&["damage"]).inc();
+        report_damage(damage);
+    }
+    tell_of(damage, to);
+}
+
+/// Whatever has ended while it was locked, it is a scrub's place still.
+fn locked(scrub: &Mutex<Scrub>) -> MutexGuard<'_, Scrub> {
+    scrub.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn report_damage(damage: &Damage) {
+    tracing::error!(
+        ?damage,
+        "something in the log on disk is damaged: it is not served, and comes from another node if one has it"
+    );
+}
+
+/// Tells what was found. Returns what is damaged.
+fn report(data_dir: &std::path::Path, opened: log::Opened) -> Vec<Damage> {
     let log::Opened { torn, dropped, indexed, removed, strangers, damage, .. } = opened;
-    if *torn > 0 {
+    if torn > 0 {
         tracing::info!(torn, dropped, "cut off what was being written when the node ended");
     }
-    if *indexed > 0 {
+    if indexed > 0 {
         tracing::info!(indexed, "made indexes of the log again");
     }
     for file in strangers {
@@ -307,20 +406,25 @@ fn report(data_dir: &std::path::Path, opened: &log::Opened) {
     if !removed.is_empty() {
         tracing::debug!(?removed, "removed what nothing needed");
     }
-    for damage in damage {
-        tracing::error!(?damage, "something in the log on disk is damaged: it is not served");
-    }
+    damage.iter().for_each(report_damage);
+    damage
 }
 
 impl LogChange {
     /// As it is written at the Unix time `unix`, which is `now`.
     fn written(self, unix: u64, now: Time) -> Change {
+        let unix_time = |at: Time| {
+            let age = u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX);
+            unix.saturating_sub(age)
+        };
         match self {
             Self::Head(head) => Change::Head(head.to_bytes()),
             Self::Append(at, entry) => {
-                let age = u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX);
-                let time = unix.saturating_sub(age);
-                Change::Append(entry.publication.offset, time, entry.to_bytes())
+                Change::Append(entry.publication.offset, unix_time(at), entry.to_bytes())
+            }
+            Self::Repair(at, entry) => {
+                let offset = entry.publication.offset;
+                Change::Repair(offset, unix_time(at), entry.to_bytes())
             }
             Self::Trim(first) => Change::Trim(first),
             Self::Truncate(last) => Change::Truncate(last),
@@ -346,6 +450,47 @@ fn read_page(page: Page) -> LogPage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        log::{File, Op},
+        room::{line::Line, options::RoomOptions, types::Publication},
+    };
+
+    #[test]
+    fn a_room_whose_head_is_damaged_is_found_and_any_other_copy_takes_its_place() {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).expect("random bytes");
+        let data_dir = std::env::temp_dir().join(format!("roomcast-head-{random:?}"));
+        let directory = Directory::open(&data_dir).expect("it can be made");
+        let sizes = log::Options { segment_bytes: 1 << 20, ..Default::default() };
+        let (mut store, _) = Store::open(directory, sizes, 7).expect("it opens");
+        let head = Head { line: Line::new(Epoch(0x1122_3344_5566_7788)), ..Head::lost(Epoch(0)) };
+        let (head, publication) =
+            (head.to_bytes(), Publication { offset: 1, ..Default::default() });
+        let entry = Entry { publication: publication.into(), ..Entry::default() }.to_bytes();
+        let append = Op::Append { room: "room", offset: 1, time: 0, bytes: &entry };
+        store.commit(&[append, Op::Head { room: "room", bytes: &head }]).expect("written");
+        store.close().expect("synced");
+        let segment = data_dir.join(File::Segment(1).to_string());
+        let mut bytes = std::fs::read(&segment).expect("it is there");
+        let at = bytes.windows(head.len()).position(|it| it == head).expect("it has the head");
+        bytes[at + 3] ^= 1;
+        std::fs::write(&segment, bytes).expect("written");
+        let options = DiskOptions {
+            data_dir: data_dir.clone(),
+            sync_interval: None,
+            max_bytes: None,
+            segment_bytes: 1 << 20,
+            scrub_interval: None,
+        };
+        let default = Arc::new(RoomOptions::default());
+        let namespaces = Arc::new(Namespaces { default, ..Namespaces::default() });
+        let (mut rooms, metrics) = (Vec::new(), Metrics::new().expect("registered"));
+        let opened = DiskLog::open(&options, namespaces, metrics, 9, |it| rooms.push(it));
+        opened.expect("it opens").0.close();
+        std::fs::remove_dir_all(&data_dir).expect("removed");
+        let [LoggedRoom { head, first: 1, next: 2, .. }] = &rooms[..] else { panic!("{rooms:?}") };
+        assert!(head.root.tentative && head.line.epoch != Epoch(0x1122_3344_5566_7788));
+    }
 
     #[test]
     fn no_room_has_the_name_of_what_the_node_notes_for_itself() {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{
     idempotency,
+    logged::Logged,
     messages::RoomMessage,
     node::Node,
     room::{Role, Room},
@@ -25,7 +26,8 @@ impl Room {
     /// When something will be due if nothing comes in.
     pub fn next_due(&self, node: &Node) -> Option<Time> {
         let waiting = self.waiting.front().map(|(_, until)| *until);
-        let log = self.stream.as_deref().and_then(|it| it.logged.as_deref()?.next_due());
+        let logged = self.stream.as_deref().and_then(|it| it.logged.as_deref());
+        let log = logged.and_then(Logged::next_due);
         let expiry = self.stream.as_deref().and_then(|stream| stream.next_expiry(&self.options));
         let keys = self.keys.as_ref().and_then(|keys| keys.next_expiry());
         let role = match &self.role {
@@ -35,7 +37,8 @@ impl Room {
             Role::Opening(opening) => opening.next_due(),
             Role::Guest => None,
         };
-        let all = [self.requests.next_due(), waiting, expiry, keys, role, log];
+        let repairs = logged.and_then(|it| it.repairs.as_deref()?.next_due());
+        let all = [self.requests.next_due(), waiting, expiry, keys, role, log, repairs];
         all.into_iter().chain([self.keep_until(node.settings.linger)]).flatten().min()
     }
 

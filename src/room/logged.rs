@@ -15,6 +15,7 @@ use super::{
     node::{Node, Out},
     options::RoomOptions,
     persisted::Head,
+    repair::Repairs,
     room::{Role, Room},
     stream::{Entry, Stream},
     types::{Epoch, Publication, RoomName},
@@ -47,6 +48,8 @@ pub enum LogChange {
     Head(Head),
     /// A publication, and when it was published.
     Append(Time, Entry),
+    /// A publication that can't be read any more, once more, and when it was published.
+    Repair(Time, Entry),
     /// Forget the publications before this offset; if the room does not reach there, it goes on from there.
     Trim(u64),
     /// Forget the publications after this offset.
@@ -64,6 +67,8 @@ pub enum LogReply {
     Failed(u64),
     /// Here is what was to be read; none: it can't be read now.
     Read(u64, Option<LogPage>),
+    /// Nobody has asked: the publications from one offset to before another can't be read any more.
+    Damaged(u64, u64),
 }
 
 /// Publications of a room, as the log has them.
@@ -117,6 +122,8 @@ pub struct Logged {
     unproven: bool,
     /// What is copied here and not all written yet. Boxed: few rooms are.
     copying: Option<Box<Copying>>,
+    /// What is damaged here or at a peer, and is read once more. Boxed: hardly any room has it.
+    pub(super) repairs: Option<Box<Repairs>>,
 }
 
 /// A copy on its way to the log. Until it is there, the log lacks some of what there is.
@@ -164,6 +171,11 @@ impl Logged {
     /// Up to where everything is synced.
     pub fn synced(&self) -> u64 {
         self.synced
+    }
+
+    /// Whether this publication is there, for all that is known.
+    pub fn has(&self, offset: u64) -> bool {
+        (self.first..=self.synced).contains(&offset)
     }
 
     /// The first offset that may be read, of a stream that has come to `top`.
@@ -228,6 +240,12 @@ impl Logged {
             self.synced = synced.through;
         }
         true
+    }
+
+    /// Has the log write once more what it can't read any more.
+    pub(super) fn rewrite(&mut self, room: &RoomName, at: Time, entry: Entry, node: &mut Node) {
+        let through = self.unsynced.back().map_or(self.synced, |it| it.through);
+        self.write(room, vec![LogChange::Repair(at, entry)], through, node);
     }
 
     /// Writes again what could not be written.
@@ -432,6 +450,7 @@ impl Room {
             LogReply::Written(id) => self.log_wrote(id, true, node),
             LogReply::Failed(id) => self.log_wrote(id, false, node),
             LogReply::Read(id, page) => self.log_read(id, page, node),
+            LogReply::Damaged(first, end) => self.found_damaged(first, end, node),
         }
         self.settle(node);
     }
@@ -454,8 +473,18 @@ impl Room {
         }
     }
 
-    /// What the log reads was asked for by an opening, a copy for a peer, or the home for someone.
+    /// The log has read something. A page that ends before something damaged waits until that is here again, or nobody
+    /// has it.
     fn log_read(&mut self, id: u64, page: Option<LogPage>, node: &mut Node) {
+        let Some(page) = self.read_for_peer(id, page, node) else { return };
+        match page {
+            Some(page) if page.damaged.is_some() => self.repair(id, page, node),
+            page => self.use_read(id, page, node),
+        }
+    }
+
+    /// What the log reads was asked for by an opening, a copy for a peer, or the home for someone.
+    pub(super) fn use_read(&mut self, id: u64, page: Option<LogPage>, node: &mut Node) {
         if self.is_opening_with(id) {
             return self.warmed(page, node);
         }

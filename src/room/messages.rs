@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     idempotency::Aged,
-    line::{Line, Standing},
+    line::{Line, Root, Standing},
     stream::{Entry, ForwardId},
     types::{
         Answer, ClientId, ClientInfo, Epoch, Finding, HomeRequest, Position, Publication, RoomName,
@@ -41,9 +41,9 @@ pub enum Message {
     Survey(u64, Survey),
     /// The answer to it.
     Finding(u64, Finding),
-    /// A part of the answer to it: the rest follows. Since version 9.
+    /// A part of the answer to it: the rest follows.
     FindingPart(u64, Finding),
-    /// Answered once all is dealt with that came before. Since version 9.
+    /// Answered once all is dealt with that came before.
     Ping(u64),
     /// The answer to the ping of this number.
     Pong(u64),
@@ -54,10 +54,10 @@ impl Message {
     /// older one must not carry it. See [`crate::cluster::mesh_version`].
     pub fn since(&self) -> MeshVersion {
         match self {
-            Self::Room(_, RoomMessage::Request { ask: HomeRequest::Map(_), .. })
-            | Self::Room(_, RoomMessage::Answer { answer: Answer::Map(_), .. }) => {
-                mesh_version::MAPS
-            }
+            Self::Room(
+                _,
+                RoomMessage::FetchPublication { .. } | RoomMessage::Publication { .. },
+            ) => mesh_version::REPAIRS,
             _ => mesh_version::FIRST,
         }
     }
@@ -183,15 +183,35 @@ pub enum RoomMessage {
     Fetch(u64),
     /// From the home: others have what you hold.
     Release,
-    /// From the home, to a request: a part of its answer, which ends with [`Self::Answer`]. Since version 9.
+    /// From the home, to a request: a part of its answer, which ends with [`Self::Answer`].
     Part {
         /// The number of the request.
         id: u64,
         /// The part.
         answer: Answer,
     },
-    /// From the home of a group's room: messages for these consumers, on this node. Since version 9.
+    /// From the home of a group's room: messages for these consumers, on this node.
     Push(Vec<(ClientId, Arc<Publication>)>),
+    /// Give me this publication of your copy: mine can't be read any more. Since version 11.
+    FetchPublication {
+        /// The sender's number for it.
+        id: u64,
+        /// How its stream began.
+        root: Root,
+        /// The term of the newest publication in it.
+        term: Term,
+        /// The publication, and the epoch in which it was placed.
+        at: Position,
+    },
+    /// The answer to it, if it is there and the same. Since version 11.
+    Publication {
+        /// The number that it answers.
+        id: u64,
+        /// How old it is.
+        age: Duration,
+        /// The publication, and what identifies repeats of it.
+        entry: Entry,
+    },
 }
 
 /// What a mirror has already.
@@ -235,7 +255,7 @@ pub enum Begin {
         /// Offset of the oldest publication that is still kept.
         first: u64,
     },
-    /// What you have is on my line up to here: keep that, and what follows it is this. Since version 9.
+    /// What you have is on my line up to here: keep that, and what follows it is this.
     Rejoin {
         /// Epoch and lineage.
         line: Line,
@@ -299,7 +319,7 @@ pub enum Refused {
     Attach(u64),
     /// This run of requests, all that are not answered.
     Run(u64),
-    /// The fetch of this number: there is no such copy (any more).
+    /// The fetch of this number, of a copy or of a publication: it is not here (any more).
     Fetch(u64),
     /// A delivery: another has claimed the slot in this term.
     Delivery(Term),

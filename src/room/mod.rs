@@ -21,7 +21,7 @@
 //!   gets them.
 //! - [`companions`]: who was there, for when a node with rooms on disk comes back.
 //! - [`logged`]: what goes to this node's disk ([`disk`]), in the form of [`persisted`]; [`reading`] and `warming`: what comes
-//!   back from there.
+//!   back from there; `repair`: what can't be read there, from other nodes.
 //! - [`group`]: a group of consumers in a room of its own, and `group_messages` what it shares; [`consuming`]: what its room does
 //!   for it; [`groups`]: those of a node. [`map`]: a room that is a map.
 //! - [`node`]: what every room needs from its node, and what comes out of them; [`memory`]: how much all of them keep,
@@ -68,6 +68,7 @@ pub mod queries;
 pub mod reading;
 pub mod recovery;
 pub mod registry;
+mod repair;
 pub mod replication;
 pub mod requests;
 #[expect(clippy::module_inception, reason = "a room is the unit that this folder is about")]

@@ -86,6 +86,11 @@ impl Opening {
         !self.held.is_empty()
     }
 
+    /// Who holds a copy, as far as was heard.
+    pub(super) fn holders(&self) -> Vec<NodeId> {
+        self.heard.iter().map(|(from, _)| *from).collect()
+    }
+
     /// Until when it waits although nothing is to come.
     pub(super) fn next_due(&self) -> Option<Time> {
         let read_again = self.warming.as_ref().and_then(|it| it.again_at());

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{
     line::{Line, Root},
     stream::{Entry, ForwardId},
-    types::{ClientInfo, Publication, Tags, Version},
+    types::{ClientInfo, Epoch, Publication, Tags, Version},
 };
 use crate::{cluster::slots::Term, map, queue::change::Change};
 
@@ -63,6 +63,13 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
 }
 
 impl Head {
+    /// Of a room whose head can't be read any more, so that nobody knows of which stream it was: any other copy is
+    /// rather the room's.
+    pub fn lost(epoch: Epoch) -> Self {
+        let root = Root { tentative: true, ..Root::default() };
+        Self { line: Line::new(epoch), root, term: Term::default() }
+    }
+
     /// As it is written.
     pub fn to_bytes(&self) -> Bytes {
         write(self)

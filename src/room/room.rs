@@ -242,6 +242,12 @@ impl Room {
             RoomMessage::Invite => self.invited(from, node),
             RoomMessage::Push(messages) => self.push_local(messages, node),
             RoomMessage::Release => self.released(from, node),
+            RoomMessage::FetchPublication { id, root, term, at } => {
+                self.publication_wanted((from, id), (root, term), at, node);
+            }
+            RoomMessage::Publication { id, age, entry } => {
+                self.publication_came((from, id), age, entry, node);
+            }
             RoomMessage::Deliver { .. }
             | RoomMessage::Committed(_)
             | RoomMessage::Joined(..)
@@ -313,7 +319,12 @@ impl Room {
                     mirror.refused(from, id, node.now);
                 }
             }
-            (Refused::Fetch(id), Role::Opening(opening)) => opening.has_no_copy(from, id),
+            (Refused::Fetch(id), role) => {
+                if let Role::Opening(opening) = role {
+                    opening.has_no_copy(from, id);
+                }
+                self.repair_refused((from, id), node);
+            }
             (Refused::Delivery(term), Role::Home(_) | Role::Opening(_)) => {
                 node.claim_anew.extend(node.slots.refused(None, &[(self.slot, term)]));
             }
@@ -381,6 +392,7 @@ impl Room {
         self.outgoing.retain(|it| node.link(it.to) == Some(it.link));
         self.give_up_overdue(node);
         self.retry_log(node);
+        self.go_on_with_repairs(node);
         match &mut self.role {
             Role::Opening(_) => self.try_to_open(node),
             Role::Home(_) => self.settle_home(node),

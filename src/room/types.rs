@@ -326,9 +326,9 @@ pub enum HomeRequest {
     Publish(NewPublication),
     /// Answer this.
     Query(Query),
-    /// Do this to the group whose room it is. Since version 9.
+    /// Do this to the group whose room it is.
     Group(Box<GroupRequest>),
-    /// Do this to the map that it is. Since version 10.
+    /// Do this to the map that it is.
     Map(Box<MapRequest>),
 }
 
@@ -484,9 +484,9 @@ pub enum Answer {
     History(Vec<Arc<Publication>>, Position),
     /// It couldn't be done.
     Failed(Failure),
-    /// What a group answers. Since version 9.
+    /// What a group answers.
     Group(GroupAnswer),
-    /// What a map answers. Since version 10.
+    /// What a map answers.
     Map(MapAnswer),
 }
 

@@ -1,13 +1,16 @@
 //! `durable`: what it costs to acknowledge publications that are synced to disk, beside those in memory.
 //!
-//! In: how many publications are under way. Out: [`Durable`], figures of both kinds of rooms in one run.
+//! In: how many publications are under way. Out: [`Durable`], figures of both kinds of rooms in one run, with JetStream
+//! and Redis Streams beside them if they are installed.
 
+use crate::durable::{Publication, jetstream::JetStream, redis::Redis};
+use crate::peers::{self, Installed, Running};
 use crate::server::ON_DISK;
 use crate::table::{Report, Table, count, median, quantile};
 use crate::target::{self, Node, TargetArgs};
 use anyhow::{Result, ensure};
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::time::Instant;
 
 /// The namespace that keeps its rooms in memory.
@@ -36,11 +39,74 @@ pub struct DurableArgs {
     /// Rounds of each kind, in turn; figures are the median round's
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
+    #[command(flatten)]
+    installed: Installed,
 }
 
-/// One kind of rooms.
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Memory,
+    Disk,
+    /// Each publication by itself.
+    JetStream,
+    /// All that are under way in one atomic batch.
+    JetStreamBatches,
+    Redis,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "Roomcast, in memory",
+            Self::Disk => "Roomcast, on disk, synced",
+            Self::JetStream => "JetStream, one node, synced",
+            Self::JetStreamBatches => "JetStream, one node, synced, in atomic batches",
+            Self::Redis => "Redis Streams, one node, synced",
+        }
+    }
+
+    fn key(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+            Self::JetStream => "jetstream",
+            Self::JetStreamBatches => "jetstream_batches",
+            Self::Redis => "redis_streams",
+        }
+    }
+}
+
+/// Who does it.
+enum Server<'a> {
+    Roomcast { namespace: &'static str, api_key: &'a str },
+    JetStream(JetStream),
+    JetStreamBatches(JetStream),
+    Redis(Redis),
+}
+
+impl Server<'_> {
+    /// Returns once all are acknowledged.
+    fn publish(&mut self, node: &Node, publications: &[Publication<'_>]) -> Result<()> {
+        match self {
+            Self::JetStream(server) => server.publish(publications),
+            Self::JetStreamBatches(server) => server.publish_atomically(publications),
+            Self::Redis(server) => server.publish(publications),
+            Self::Roomcast { namespace, api_key } => {
+                let request = |it: &Publication<'_>| json!({"channel": format!("{namespace}:{}", it.room), "data": it.data});
+                let requests = publications.iter().map(request).collect();
+                let replies = node.calls("publish", api_key, requests)?;
+                let refused = replies.iter().find(|it| it["publish"].is_null());
+                ensure!(refused.is_none(), "a publication was refused: {refused:?}");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What a kind came to.
 #[derive(Clone, Copy, Debug)]
-struct Kind {
+struct Figures {
     acked_per_second: f64,
     /// CPU time of all nodes for a publication, in µs.
     cpu: f64,
@@ -49,110 +115,135 @@ struct Kind {
     p99: f64,
 }
 
-/// Both.
+impl Figures {
+    fn middle(rounds: &[Self]) -> Self {
+        let of = |what: fn(&Self) -> f64| median(rounds.iter().map(what));
+        Self {
+            acked_per_second: of(|it| it.acked_per_second),
+            cpu: of(|it| it.cpu),
+            p50: of(|it| it.p50),
+            p99: of(|it| it.p99),
+        }
+    }
+}
+
+/// All kinds.
 #[derive(Clone, Debug)]
 pub struct Durable {
     args: DurableArgs,
-    memory: Kind,
-    disk: Kind,
+    kinds: Vec<(Kind, Figures)>,
     syncs: f64,
 }
 
 /// Runs the measurement.
 pub fn run(args: &DurableArgs) -> Result<Durable> {
     let nodes = args.target.nodes_on_disk(args.nodes as usize)?;
-    let (mut memory, mut disk) = (Vec::new(), Vec::new());
-    // Rooms are there, and know their successors.
-    round(args, &nodes, IN_MEMORY)?;
-    round(args, &nodes, ON_DISK)?;
-    for _ in 0..args.rounds {
-        memory.push(round(args, &nodes, IN_MEMORY)?);
-        disk.push(round(args, &nodes, ON_DISK)?);
+    let peers = args.start_peers()?;
+    let roomcast = |namespace| Server::Roomcast { namespace, api_key: args.target.api_key() };
+    let mut kinds = vec![
+        (Kind::Memory, roomcast(IN_MEMORY), &nodes[..], Vec::new()),
+        (Kind::Disk, roomcast(ON_DISK), &nodes[..], Vec::new()),
+    ];
+    for (kind, running) in &peers {
+        let node = &running.nodes[0];
+        let server = match kind {
+            Kind::Redis => Server::Redis(Redis::open(node.address())?),
+            Kind::JetStreamBatches => Server::JetStreamBatches(JetStream::open(node)?),
+            _ => Server::JetStream(JetStream::open(node)?),
+        };
+        kinds.push((*kind, server, &running.nodes, Vec::new()));
+    }
+    // The first round is for rooms to be there, and to know their successors.
+    for number in 0..=args.rounds {
+        for (_, server, nodes, rounds) in &mut kinds {
+            let figures = args.round(server, nodes)?;
+            rounds.extend((number > 0).then_some(figures));
+        }
     }
     let syncs = target::sum_of_metric(&nodes, "roomcast_log_syncs")?;
-    let (memory, disk) = (middle(&memory), middle(&disk));
-    Ok(Durable { args: args.clone(), memory, disk, syncs })
+    let kinds = kinds.iter().map(|(kind, .., rounds)| (*kind, Figures::middle(rounds))).collect();
+    Ok(Durable { args: args.clone(), kinds, syncs })
 }
 
-fn middle(rounds: &[Kind]) -> Kind {
-    let of = |what: fn(&Kind) -> f64| median(rounds.iter().map(what));
-    Kind {
-        acked_per_second: of(|it| it.acked_per_second),
-        cpu: of(|it| it.cpu),
-        p50: of(|it| it.p50),
-        p99: of(|it| it.p99),
+impl DurableArgs {
+    /// Each has a server of its own, so that none is slower for what another has left there.
+    fn start_peers(&self) -> Result<Vec<(Kind, Running)>> {
+        let Some(places) = self.installed.places() else { return Ok(Vec::new()) };
+        Ok(vec![
+            (Kind::JetStream, peers::start_jetstream(&places)?),
+            (Kind::JetStreamBatches, peers::start_jetstream(&places)?),
+            (Kind::Redis, peers::start_durable_redis(&places)?),
+        ])
     }
-}
 
-fn round(args: &DurableArgs, nodes: &[Node], namespace: &str) -> Result<Kind> {
-    let data = "x".repeat(args.size);
-    let processes = target::processes(nodes)?;
-    let (begun, cpu, mut took) = (Instant::now(), processes.cpu_time()?, Vec::new());
-    let publications = args.calls * args.under_way;
-    for call in 0..args.calls {
-        let request = |number: u64| {
+    fn round(&self, server: &mut Server<'_>, nodes: &[Node]) -> Result<Figures> {
+        let data = "x".repeat(self.size);
+        let processes = target::processes(nodes)?;
+        let (begun, cpu, mut took) = (Instant::now(), processes.cpu_time()?, Vec::new());
+        let publications = self.calls * self.under_way;
+        for call in 0..self.calls {
             // Far from each other, so that each call is of many rooms.
-            let room = (call * args.under_way + number).wrapping_mul(7_919) % args.rooms;
-            json!({"channel": format!("{namespace}:{room}"), "data": data})
-        };
-        let requests: Vec<Value> = (0..args.under_way).map(request).collect();
-        let sent = Instant::now();
-        let replies = nodes[0].calls("publish", args.target.api_key(), requests)?;
-        took.push(sent.elapsed().as_secs_f64() * 1e3);
-        let refused = replies.iter().find(|it| it["publish"].is_null());
-        ensure!(refused.is_none(), "a publication was refused: {refused:?}");
+            let room =
+                |number: u64| (call * self.under_way + number).wrapping_mul(7_919) % self.rooms;
+            let one = |number| Publication { room: room(number), data: &data };
+            let all: Vec<Publication<'_>> = (0..self.under_way).map(one).collect();
+            let sent = Instant::now();
+            server.publish(&nodes[0], &all)?;
+            took.push(sent.elapsed().as_secs_f64() * 1e3);
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        let cpu = (processes.cpu_time()? - cpu).as_secs_f64() * 1e6 / publications as f64;
+        Ok(Figures {
+            acked_per_second: publications as f64 / seconds,
+            cpu,
+            p50: median(took.iter().copied()),
+            p99: quantile(took.iter().copied(), 0.99),
+        })
     }
-    let seconds = begun.elapsed().as_secs_f64();
-    let cpu = (processes.cpu_time()? - cpu).as_secs_f64() * 1e6 / publications as f64;
-    Ok(Kind {
-        acked_per_second: publications as f64 / seconds,
-        cpu,
-        p50: median(took.iter().copied()),
-        p99: quantile(took.iter().copied(), 0.99),
-    })
 }
 
 impl Durable {
     /// How many times the CPU time of a publication in memory one on disk takes.
     pub fn ratio(&self) -> f64 {
-        self.disk.cpu / self.memory.cpu
+        let cpu = |wanted| {
+            let mut kinds = self.kinds.iter().filter(move |(kind, _)| *kind == wanted);
+            kinds.next().map_or(f64::NAN, |(_, figures)| figures.cpu)
+        };
+        cpu(Kind::Disk) / cpu(Kind::Memory)
     }
 
     /// Everything that can be said about it.
     pub fn report(&self) -> Report {
         let DurableArgs { nodes, rooms, under_way, size, .. } = self.args;
-        let head = ["rooms", "acked/s", "µs CPU per publication", "call p50, ms", "call p99, ms"];
-        let mut table = Table::new(head);
-        let kinds = [("in memory", self.memory), ("on disk, synced", self.disk)];
-        for (name, kind) in kinds {
+        let head = ["", "acked/s", "µs CPU per publication", "call p50, ms", "call p99, ms"];
+        let (mut table, mut all) = (Table::new(head), serde_json::Map::new());
+        for (kind, figures) in &self.kinds {
             table.row([
-                name.to_owned(),
-                count(kind.acked_per_second as u64),
-                format!("{:.1}", kind.cpu),
-                format!("{:.1}", kind.p50),
-                format!("{:.1}", kind.p99),
+                kind.name().to_owned(),
+                count(figures.acked_per_second as u64),
+                format!("{:.1}", figures.cpu),
+                format!("{:.1}", figures.p50),
+                format!("{:.1}", figures.p99),
             ]);
+            let json = json!({
+                "acked_per_second": figures.acked_per_second, "cpu_us": figures.cpu,
+                "call_p50_ms": figures.p50, "call_p99_ms": figures.p99,
+            });
+            all.insert(kind.key().to_owned(), json);
         }
-        let json = |kind: Kind| {
-            json!({
-                "acked_per_second": kind.acked_per_second, "cpu_us": kind.cpu,
-                "call_p50_ms": kind.p50, "call_p99_ms": kind.p99,
-            })
-        };
         let title = format!(
             "Rooms on disk: {nodes} nodes, {} rooms, {under_way} publications of {size} bytes under way",
             count(rooms)
         );
         let notes = vec![
             format!("A publication on disk takes {:.2} × the CPU time of one in memory.", self.ratio()),
-            format!("{} syncs on all nodes.", count(self.syncs as u64)),
-            "Each call is of so many publications, and answered when all are acknowledged; this program and the \
+            format!("{} syncs on all of Roomcast's nodes.", count(self.syncs as u64)),
+            "Each call is of so many publications, and the next begins when all are acknowledged; this program and the \
              nodes share the machine."
                 .to_owned(),
         ];
-        let json = json!({
-            "bench": "durable", "memory": json(self.memory), "disk": json(self.disk), "cpu_ratio": self.ratio(),
-        });
-        Report { title, table, notes, json }
+        all.insert("bench".to_owned(), json!("durable"));
+        all.insert("cpu_ratio".to_owned(), json!(self.ratio()));
+        Report { title, table, notes, json: all.into() }
     }
 }

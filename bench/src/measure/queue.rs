@@ -5,7 +5,7 @@
 
 use crate::conn::Care;
 use crate::dialect::Who;
-use crate::peers::{self, Places, Running};
+use crate::peers::{self, Installed};
 use crate::queue::{self, Done, Work, jetstream};
 use crate::server::{QUEUE, QUEUE_ON_DISK};
 use crate::table::{Report, Table, count, median};
@@ -13,7 +13,6 @@ use crate::target::{self, Node, TargetArgs};
 use anyhow::{Result, ensure};
 use clap::Args;
 use serde_json::{Value, json};
-use std::path::PathBuf;
 
 /// The options of `queue`.
 #[derive(Args, Clone, Debug)]
@@ -41,12 +40,8 @@ pub struct QueueArgs {
     /// Rounds of each kind, in turn; figures are the median round's
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// Where `bench/compare queue` has installed the NATS server, to measure its JetStream beside Roomcast
-    #[arg(long, value_name = "FOLDER")]
-    peers: Option<PathBuf>,
-    /// Its configuration file's folder
-    #[arg(long, value_name = "FOLDER", default_value = "bench/peers")]
-    configs: PathBuf,
+    #[command(flatten)]
+    installed: Installed,
 }
 
 /// What is measured.
@@ -96,7 +91,8 @@ pub struct Queue {
 /// Runs the measurement.
 pub fn run(args: &QueueArgs) -> Result<Queue> {
     let nodes = args.target.nodes_on_disk(args.nodes as usize)?;
-    let jetstream = args.jetstream()?;
+    let places = args.installed.places();
+    let jetstream = places.map(|it| peers::start_jetstream(&it)).transpose()?;
     let mut kinds = vec![(Kind::Memory, Vec::new()), (Kind::Disk, Vec::new())];
     if jetstream.is_some() {
         kinds.extend([(Kind::JetStreamMemory, Vec::new()), (Kind::JetStreamDisk, Vec::new())]);
@@ -119,12 +115,6 @@ pub fn run(args: &QueueArgs) -> Result<Queue> {
 }
 
 impl QueueArgs {
-    fn jetstream(&self) -> Result<Option<Running>> {
-        let Some(installed) = self.peers.clone() else { return Ok(None) };
-        let (roomcast, configs) = (PathBuf::new(), self.configs.clone());
-        peers::start_jetstream(&Places { roomcast, installed, configs }).map(Some)
-    }
-
     fn round(&self, kind: Kind, nodes: &[Node], number: u32) -> Result<Figures> {
         let namespace = if kind == Kind::Disk { QUEUE_ON_DISK } else { QUEUE };
         let room = |of| format!("{namespace}:{}-{number}-{of}", kind.key());
@@ -182,7 +172,7 @@ impl Queue {
              share the machine."
                 .to_owned(),
         ];
-        if self.args.peers.is_some() {
+        if self.args.installed.places().is_some() {
             notes.push(
                 "JetStream: one server, a stream and a durable pull consumer for each room, 500 publications on their way; \
                  each message is acknowledged with an answer."

@@ -81,13 +81,13 @@ fn acks(consumer: u64) -> String {
     format!("_INBOX.acks.{consumer}")
 }
 
-fn hearing<const N: usize>(subjects: [String; N]) -> Who {
+pub(crate) fn hearing<const N: usize>(subjects: [String; N]) -> Who {
     let wanted = |room| Wanted { room, since: None };
     Who { rooms: subjects.into_iter().map(wanted).collect(), ..Who::default() }
 }
 
 /// A publication that wants an answer.
-fn request(subject: &str, inbox: &str, body: &str) -> Vec<u8> {
+pub(crate) fn request(subject: &str, inbox: &str, body: &str) -> Vec<u8> {
     format!("PUB {subject} {inbox} {}\r\n{body}\r\n", body.len()).into_bytes()
 }
 
@@ -138,7 +138,7 @@ fn prepare(work: &Work, node: &Node, storage: &str) -> Result<()> {
 }
 
 /// The next answer in JSON.
-fn answered(fleet: &mut Fleet) -> Result<Value> {
+pub(crate) fn answered(fleet: &mut Fleet) -> Result<Value> {
     let (mut answer, deadline) = (None, Instant::now() + ANSWER);
     while answer.is_none() && Instant::now() < deadline {
         fleet.pump(Duration::from_millis(100), |_, message| {

@@ -29,6 +29,8 @@ struct Kept {
     next: u64,
     /// As bytes, in the format of the log.
     entries: BTreeMap<u64, (Time, Vec<u8>)>,
+    /// Of those, what can't be read any more.
+    damaged: BTreeSet<u64>,
 }
 
 /// The disk of a node. It outlives its runs.
@@ -76,6 +78,25 @@ impl Disk {
         *self = Self::default();
     }
 
+    /// Some of what another of these disks has as well can't be read any more. Returns how much.
+    pub fn rot(&mut self, others: &[&Self], rng: &mut Rng) -> usize {
+        let mut many = 0;
+        for (name, kept) in &mut self.rooms {
+            let has = |offset: &u64, bytes: &Vec<u8>| {
+                let copies = others.iter().filter_map(|it| it.rooms.get(name));
+                let mut whole = copies.filter(|it| !it.damaged.contains(offset));
+                whole.any(|it| it.entries.get(offset).is_some_and(|(_, it)| it == bytes))
+            };
+            for (offset, (_, bytes)) in &kept.entries {
+                if rng.u8(..4) == 0 && has(offset, bytes) {
+                    kept.damaged.insert(*offset);
+                    many += 1;
+                }
+            }
+        }
+        many
+    }
+
     /// What a run of its node finds when it starts.
     pub fn found(&mut self) -> Vec<LoggedRoom> {
         self.companions = Companions::new(self.names.clone());
@@ -120,7 +141,7 @@ impl Disk {
             .iter()
             .filter_map(|(offset, (at, bytes))| Some((*at, Entry::from_bytes(*offset, bytes)?)));
         let most = query.count.min(PAGE);
-        let entries: Vec<(Time, Entry)> = match (query.since, query.reverse) {
+        let mut entries: Vec<(Time, Entry)> = match (query.since, query.reverse) {
             (since, false) => {
                 let since = since.unwrap_or(0);
                 all.filter(|(_, it)| it.publication.offset > since).take(most).collect()
@@ -131,7 +152,11 @@ impl Disk {
                 before.into_iter().rev().take(most).collect()
             }
         };
-        LogPage { entries, first: kept.first, damaged: None }
+        let is_damaged = |(_, it): &(Time, Entry)| kept.damaged.contains(&it.publication.offset);
+        let end = entries.iter().position(is_damaged);
+        let damaged = end.map(|end| entries[end].1.publication.offset);
+        entries.truncate(end.unwrap_or(entries.len()));
+        LogPage { entries, first: kept.first, damaged }
     }
 }
 
@@ -155,7 +180,15 @@ fn apply(kept: &mut Option<Kept>, change: &LogChange) -> bool {
                 return false;
             }
             it.next += 1;
+            it.damaged.remove(&offset);
             it.entries.insert(offset, (*at, entry.to_bytes().to_vec()));
+        }
+        LogChange::Repair(at, entry) => {
+            let offset = entry.publication.offset;
+            if (it.first..it.next).contains(&offset) {
+                it.entries.insert(offset, (*at, entry.to_bytes().to_vec()));
+                it.damaged.remove(&offset);
+            }
         }
         LogChange::Trim(first) => {
             it.first = it.first.max(*first);

@@ -64,6 +64,8 @@ pub enum Mutant {
     ForgottenTerms,
     /// A node that starts does not wait for those that it was with.
     NobodyWaitedFor,
+    /// Nobody is asked for what a disk can't read any more.
+    NothingRepaired,
     /// Successors of a group are not told what is settled.
     ForgottenAcks,
     /// What a consumer has had for too long is given again at the second time only, as by a timer that is late.
@@ -78,7 +80,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::NoSuccessors,
         Self::BoastfulSuccessors,
         Self::EpochsNeverEnd,
@@ -99,6 +101,7 @@ impl Mutant {
         Self::UnsyncedAcks,
         Self::ForgottenTerms,
         Self::NobodyWaitedFor,
+        Self::NothingRepaired,
         Self::ForgottenAcks,
         Self::LateRedeliveries,
         Self::NothingFreed,
@@ -185,6 +188,7 @@ impl Mutant {
             }
             (Self::NoReleases, RoomMessage::Release)
             | (Self::GhostsInTheRoom, RoomMessage::Leave(_))
+            | (Self::NothingRepaired, RoomMessage::FetchPublication { .. })
             | (Self::NoRefusals, RoomMessage::NotHome(_))
             | (Self::NoTerms, RoomMessage::NotHome(Refused::Delivery(_))) => return Vec::new(),
             _ => {}

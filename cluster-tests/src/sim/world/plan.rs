@@ -47,6 +47,8 @@ pub(super) struct Plan {
     pub(super) capacity: Option<Capacity>,
     /// Whether a node crashes while all come back from their disks.
     pub(super) again: bool,
+    /// Whether what a disk has can be damaged when it comes back; others have it then, and none is lost.
+    pub(super) rots: bool,
     /// Whether some nodes are one mesh version behind the others.
     pub(super) mixed: bool,
 }
@@ -69,6 +71,7 @@ impl Plan {
             trouble: 6_000,
             capacity: None,
             again: false,
+            rots: false,
             mixed: seed % 4 == 3,
         };
         match faults {
@@ -80,10 +83,13 @@ impl Plan {
             Faults::Joins | Faults::Everything => Self { late: nodes / 2, ..plan },
             Faults::Deaths => Self { trouble: 16_000, ..plan },
             Faults::Disks if seed % 4 == 1 => {
-                let again = seed % 8 == 5;
-                Self { nodes: 3, quorum_of: Some(3), trouble: 32_000, again, ..plan }
+                let (again, rots) = (seed % 8 == 5, matches!(seed % 32, 17 | 25));
+                Self { nodes: 3, quorum_of: Some(3), trouble: 32_000, again, rots, ..plan }
             }
-            Faults::Disks => Self { nodes: rng.usize(1..5), trouble: 32_000, ..plan },
+            Faults::Disks => {
+                let (nodes, rots) = (rng.usize(1..5), seed % 4 == 2);
+                Self { nodes, rots, trouble: 32_000, ..plan }
+            }
             Faults::Starts => Self { rooms: rng.usize(5..41), link_delay: 300, opening: 0, ..plan },
             Faults::Drains => Self {
                 nodes: rng.usize(2..5),

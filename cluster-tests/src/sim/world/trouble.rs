@@ -84,6 +84,9 @@ impl World {
         for node in self.alive() {
             self.take_down(node)?;
         }
+        if self.plan.rots {
+            self.rot();
+        }
         for node in 0..self.nodes.len() {
             // Some late, but not as late as the others wait for them.
             let latest = if self.rng.u8(..3) == 0 { 8_000 } else { 3_000 };
@@ -91,6 +94,17 @@ impl World {
             self.later(delay, Happening::Start(node));
         }
         Ok(())
+    }
+
+    /// One node's disk can't read any more some of what others have as well.
+    fn rot(&mut self) {
+        let node = self.rng.usize(..self.nodes.len());
+        let mut disk = std::mem::take(&mut self.nodes[node].disk);
+        let others: Vec<_> = self.nodes.iter().map(|it| &it.disk).collect();
+        let many = disk.rot(&others, &mut self.rng);
+        self.nodes[node].disk = disk;
+        let name = self.nodes[node].name.clone();
+        self.tell(|| format!("the disk of {name} can't read {many} publications any more"));
     }
 
     pub(super) fn go_wrong(&mut self, happening: Happening) -> Result<(), String> {
@@ -179,7 +193,8 @@ impl World {
         let name = self.nodes[node].name.clone();
         self.tell(|| format!("{name} crashes"));
         self.take_down(node)?;
-        if self.faults == Faults::Disks && self.alive().len() > 1 && self.rng.u8(..3) == 0 {
+        let may_lose_its_disk = self.faults == Faults::Disks && !self.plan.rots;
+        if may_lose_its_disk && self.alive().len() > 1 && self.rng.u8(..3) == 0 {
             let name = self.nodes[node].name.clone();
             self.tell(|| format!("the disk of {name} is lost"));
             self.nodes[node].disk.replace();

@@ -1,0 +1,94 @@
+//! JetStream: one stream on disk with a subject for each room, published to over one connection.
+
+use super::Publication;
+use crate::conn::Care;
+use crate::fleet::Fleet;
+use crate::queue::jetstream::{answered, hearing, request};
+use crate::target::Node;
+use anyhow::{Result, bail, ensure};
+use memchr::memmem;
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+/// Where acknowledgements come.
+const INBOX: &str = "_INBOX.durable";
+const STREAM: &str = "durable";
+/// Publications that a room keeps, as with Roomcast.
+const HISTORY: u64 = 100;
+/// How long all acknowledgements may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A connection, and the stream that it has made.
+pub struct JetStream {
+    fleet: Fleet,
+    batches: u64,
+}
+
+impl JetStream {
+    /// Connects to `node`, and makes the stream.
+    pub fn open(node: &Node) -> Result<Self> {
+        let mut fleet = Fleet::new()?;
+        fleet.open(node.plan(hearing([INBOX.to_owned()]), Care::Need), 1)?;
+        let subjects = [format!("{STREAM}.>")];
+        let config = json!({
+            "name": STREAM, "subjects": subjects, "storage": "file", "max_msgs_per_subject": HISTORY,
+            "allow_atomic": true,
+        });
+        let create = format!("$JS.API.STREAM.CREATE.{STREAM}");
+        fleet.send(0, &request(&create, INBOX, &config.to_string()))?;
+        let answer = answered(&mut fleet)?;
+        ensure!(answer["error"].is_null(), "the server answered {create} with {answer}");
+        Ok(Self { fleet, batches: 0 })
+    }
+
+    /// Publishes each by itself. Returns once all are acknowledged.
+    pub fn publish(&mut self, publications: &[Publication<'_>]) -> Result<()> {
+        let one = |it: &Publication<'_>| request(&subject(it.room), INBOX, it.data);
+        let all: Vec<u8> = publications.iter().flat_map(one).collect();
+        self.fleet.send(0, &all)?;
+        self.acknowledged(publications.len())
+    }
+
+    /// Publishes all or none. Returns once they are acknowledged.
+    pub fn publish_atomically(&mut self, publications: &[Publication<'_>]) -> Result<()> {
+        self.batches += 1;
+        let mut all = Vec::new();
+        for (index, it) in publications.iter().enumerate() {
+            let (sequence, last) = (index + 1, index + 1 == publications.len());
+            let (commit, reply) = if last { ("Nats-Batch-Commit: 1\r\n", INBOX) } else { ("", "") };
+            let headers = format!(
+                "NATS/1.0\r\nNats-Batch-Id: {}\r\nNats-Batch-Sequence: {sequence}\r\n{commit}\r\n",
+                self.batches
+            );
+            let (before, size) = (headers.len(), headers.len() + it.data.len());
+            let subject = subject(it.room);
+            all.extend(format!("HPUB {subject} {reply} {before} {size}\r\n").into_bytes());
+            all.extend(headers.into_bytes());
+            all.extend(it.data.as_bytes());
+            all.extend(b"\r\n");
+        }
+        self.fleet.send(0, &all)?;
+        self.acknowledged(1)
+    }
+
+    fn acknowledged(&mut self, wanted: usize) -> Result<()> {
+        let (mut acked, mut refused, begun) = (0, None, Instant::now());
+        while acked < wanted {
+            self.fleet.pump(Duration::from_millis(100), |_, message| {
+                match memmem::find(message, b"\"seq\"") {
+                    Some(_) => acked += 1,
+                    None => refused = Some(String::from_utf8_lossy(message).into_owned()),
+                }
+            })?;
+            if let Some(answer) = refused {
+                bail!("the server refused a publication: {answer}");
+            }
+            ensure!(begun.elapsed() < PATIENCE, "{acked} of {wanted} were acknowledged");
+        }
+        Ok(())
+    }
+}
+
+fn subject(room: u64) -> String {
+    format!("{STREAM}.{room}")
+}
