@@ -360,7 +360,7 @@ fn start_nats(
 /// A NATS server with JetStream, whose folder is removed when it is gone.
 pub fn start_jetstream(places: &Places) -> Result<Running> {
     let (port, program) = (free_port()?, places.program(Kind::Nats)?);
-    let store = std::env::temp_dir().join(format!("jetstream-bench-{}", std::process::id()));
+    let store = std::env::temp_dir().join(format!("jetstream-bench-{port}"));
     let config = places.configs.join("jetstream.conf").into_os_string();
     let args = ["-c".into(), config, "-p".into(), free_port()?.to_string().into()];
     let env = [("WS_PORT", port.to_string()), ("STORE_DIR", store.display().to_string())];
@@ -374,7 +374,7 @@ pub fn start_jetstream(places: &Places) -> Result<Running> {
 /// A Redis whose every write is synced to disk before it is answered.
 pub fn start_durable_redis(places: &Places) -> Result<Running> {
     let (port, program) = (free_port()?, on_path("redis-server")?);
-    let folder = std::env::temp_dir().join(format!("redis-bench-{}", std::process::id()));
+    let folder = std::env::temp_dir().join(format!("redis-bench-{port}"));
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     let mut args = vec![places.configs.join("redis.conf").into_os_string()];
     args.extend(["--port".into(), port.to_string().into(), "--dir".into(), folder.clone().into()]);

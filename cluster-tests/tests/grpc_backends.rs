@@ -12,9 +12,9 @@ use cluster_tests::{
     cluster::Cluster,
     driver::Driver,
     paths,
-    wait::{ensure, until},
+    wait::{ensure, hold, until},
     world::say_skipped,
-    ws::Socket,
+    ws::{Event, Socket},
 };
 use serde_json::{Value, json};
 
@@ -91,6 +91,15 @@ history_ttl = "1m"
 subscribe_proxy_enabled = true
 publish_proxy_enabled = true
 sub_refresh_proxy_enabled = true
+[channel.proxy.subscribe_stream]
+endpoint = "{url}"
+[[channel.namespaces]]
+name = "live"
+subscribe_stream_proxy_enabled = true
+[[channel.namespaces]]
+name = "talk"
+subscribe_stream_proxy_enabled = true
+subscribe_stream_proxy_bidirectional = true
 [http_api]
 key = "test"
 "#
@@ -216,4 +225,167 @@ fn one_that_does_not_answer_is_given_up_and_asked_again_when_it_does() -> Result
         let reply = call(&mut socket)?;
         ensure(reply["rpc"].is_object(), || reply.to_string())
     })
+}
+
+/// What a client has heard so far.
+struct Ear {
+    socket: Socket,
+    heard: Vec<Value>,
+}
+
+impl Ear {
+    fn connect(cluster: &Cluster) -> Result<Self, String> {
+        Ok(Self { socket: connect(cluster)?, heard: Vec::new() })
+    }
+
+    fn say(&mut self, command: &Value) -> Result<(), String> {
+        self.socket.send_text(&command.to_string())
+    }
+
+    /// Listens until it has heard something like this, and gives that.
+    fn hears(&mut self, what: &str, is_it: impl Fn(&Value) -> bool) -> Result<Value, String> {
+        loop {
+            if let Some(index) = self.heard.iter().position(&is_it) {
+                return Ok(self.heard.remove(index));
+            }
+            match self.socket.event(Duration::from_secs(10)) {
+                Ok(Event::Text(text)) => {
+                    self.heard.extend(text.lines().filter_map(|it| serde_json::from_str(it).ok()));
+                }
+                Ok(_) => {}
+                Err(why) => return Err(format!("{what} is not heard: {why}; {:?}", self.heard)),
+            }
+        }
+    }
+
+    fn subscribe(&mut self, id: u32, room: &str) -> Result<Value, String> {
+        self.say(&json!({"id": id, "subscribe": {"channel": room}}))?;
+        self.hears("the answer", |it| it["id"] == id)
+    }
+
+    /// The data of the next publication in a room.
+    fn publication(&mut self) -> Result<Value, String> {
+        let push = self.hears("a publication", |it| it["push"]["pub"].is_object())?;
+        Ok(push["push"]["pub"]["data"].clone())
+    }
+}
+
+fn may() -> Act {
+    Act::Say(json!({"subscribeResponse": {"result": {"data": in_base64(r#"{"hi":1}"#)}}}))
+}
+
+fn says(data: &str) -> Act {
+    Act::Say(json!({"publication": {"data": in_base64(data), "tags": {"k": "v"}}}))
+}
+
+#[test]
+fn a_subscriber_gets_what_its_stream_brings_and_what_the_room_does() -> Result<(), String> {
+    let Some(it) = start()? else { return Ok(()) };
+    let cluster = Cluster::start_with(1, &config(&it.url))?;
+    // Each stream says two things, and then nothing for long.
+    let nexts = std::sync::atomic::AtomicU32::new(0);
+    let streams = move |asked: &Asked| match asked.path.as_str() {
+        "/stream" => may(),
+        "/stream_next" => match nexts.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+            number @ 0..2 => says(&number.to_string()),
+            _ => Act::Hang,
+        },
+        _ => permits(asked),
+    };
+    it.backend.now(streams);
+    let mut ear = Ear::connect(&cluster)?;
+    let reply = ear.subscribe(2, "live:a")?;
+    ensure(reply["subscribe"]["data"] == json!({"hi": 1}), || reply.to_string())?;
+    for number in 0..2 {
+        let data = ear.publication()?;
+        ensure(data == number, || format!("{data} instead of {number}"))?;
+    }
+    let asked = it.backend.asked("stream").remove(0).json();
+    ensure(asked["channel"] == "live:a" && asked["user"] == "ann", || asked.to_string())?;
+    cluster.api(0, "publish", &json!({"channel": "live:a", "data": "to all"}))?;
+    let data = ear.publication()?;
+    ensure(data == "to all", || data.to_string())?;
+    it.backend.now(|_| {
+        Act::Say(json!({"subscribeResponse": {"error": {"code": 1042, "message": "no"}}}))
+    });
+    let reply = ear.subscribe(3, "live:refused")?;
+    ensure(code(&reply) == 1042, || reply.to_string())?;
+    it.backend.now(|_| Act::Status(213, "broken".to_owned()));
+    let reply = ear.subscribe(4, "live:broken")?;
+    ensure(code(&reply) == 100, || reply.to_string())
+}
+
+#[test]
+fn the_end_of_a_stream_ends_the_subscription_and_the_other_way_round() -> Result<(), String> {
+    let Some(it) = start()? else { return Ok(()) };
+    let cluster = Cluster::start_with(1, &config(&it.url))?;
+    for (end, code) in
+        [(Act::Status(200, "end".to_owned()), 2000), (Act::Status(213, "broken".to_owned()), 2500)]
+    {
+        it.backend.now(move |asked| match asked.path.as_str() {
+            "/stream" => may(),
+            "/stream_next" => end.clone(),
+            _ => permits(asked),
+        });
+        let mut ear = Ear::connect(&cluster)?;
+        let reply = ear.subscribe(2, "live:a")?;
+        ensure(reply["subscribe"].is_object(), || reply.to_string())?;
+        let push = ear.hears("the end", |it| it["push"]["unsubscribe"].is_object())?;
+        ensure(push["push"]["unsubscribe"]["code"] == code, || push.to_string())?;
+    }
+    // One that would go on for ever.
+    let said = Duration::from_millis(50);
+    it.backend.now(move |asked| match asked.path.as_str() {
+        "/stream" => may(),
+        "/stream_next" => Act::Late(said, json!({"publication": {"data": in_base64("1")}})),
+        _ => permits(asked),
+    });
+    for leaves in [false, true] {
+        let mut ear = Ear::connect(&cluster)?;
+        ear.subscribe(2, "live:a")?;
+        ear.publication()?;
+        ear.say(&json!({"id": 3, "unsubscribe": {"channel": "live:a"}}))?;
+        if !leaves {
+            ear.hears("the answer", |it| it["id"] == 3)?;
+        }
+        drop(leaves.then_some(ear));
+        // The backend is told: it says nothing more.
+        until(Duration::from_secs(10), || {
+            let before = it.backend.asked("stream_next").len();
+            hold(said * 6);
+            let after = it.backend.asked("stream_next").len();
+            ensure(before == after, || format!("{before} and then {after}"))
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_client_publishes_goes_to_its_stream_and_back() -> Result<(), String> {
+    let Some(it) = start()? else { return Ok(()) };
+    let cluster = Cluster::start_with(1, &config(&it.url))?;
+    it.backend.now(|asked| match asked.path.as_str() {
+        "/stream" => may(),
+        "/stream_published" => {
+            Act::Say(json!({"publication": {"data": asked.json()["publication"]["data"]}}))
+        }
+        _ => permits(asked),
+    });
+    let (mut ear, mut other) = (Ear::connect(&cluster)?, Ear::connect(&cluster)?);
+    for ear in [&mut ear, &mut other] {
+        let reply = ear.subscribe(2, "talk:a")?;
+        ensure(reply["subscribe"].is_object(), || reply.to_string())?;
+    }
+    for number in 0..20 {
+        ear.say(
+            &json!({"id": 3 + number, "publish": {"channel": "talk:a", "data": {"n": number}}}),
+        )?;
+    }
+    for number in 0..20 {
+        let data = ear.publication()?;
+        ensure(data == json!({"n": number}), || format!("{data} instead of {number}"))?;
+    }
+    cluster.api(0, "publish", &json!({"channel": "talk:a", "data": "to all"}))?;
+    let data = other.publication()?;
+    ensure(data == "to all", || format!("another's stream is no one else's: {data}"))
 }

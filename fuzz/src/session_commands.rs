@@ -123,7 +123,7 @@ impl Talk {
                     self.polls.push((room, request));
                 }
                 Out::Call(number, _) => calls.push(number),
-                Out::WakeAt(_) | Out::Close(_) | Out::Authenticated(_) => {}
+                Out::WakeAt(_) | Out::Close(_) | Out::Authenticated(_) | Out::Stream(..) => {}
             }
         }
         // No one outside answers.

@@ -1,9 +1,11 @@
-//! SHELL. Asks backends over HTTP.
+//! SHELL. Asks backends over HTTP, and keeps the streams of those that have some.
 //!
 //! No backend holds up anything that does not need it: calls under way are bounded for each, those that wait
 //! for their turn too, and one that does not answer is given up for a while.
 
 use std::{
+    convert::Infallible,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -13,12 +15,13 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::{Bytes, BytesMut};
+use futures_util::stream::{self as streams, StreamExt as _};
 use hyper::body::Body as _;
 use reqwest::{
     RequestBuilder, StatusCode,
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::{
     breaker::Breaker,
@@ -27,10 +30,11 @@ use super::{
     poll::{self, PollAnswer, PollRequest},
     request::{BackendRequest, OperationKind, TransportInfo},
     response::{self, BackendResponse, InvalidResponse},
+    stream::{self, FromStream, Reader, Said, StreamPublication, ToStream},
 };
 use crate::{
     metrics::Metrics,
-    protocol::grpc::framing,
+    protocol::{codec::Format, grpc::framing},
     runtime::{clock, http_client},
 };
 
@@ -165,6 +169,61 @@ impl BackendClients {
         self.noted(client, OperationKind::SharedPollRefresh, asked)
     }
 
+    /// Opens a stream for a subscriber, and passes on what comes of it until either side ends it. `opened` is told what the
+    /// backend has decided, as by [`Self::ask`]; `tell` what follows, once the session has said [`ToStream::Go`].
+    pub async fn stream(
+        &self,
+        request: BackendRequest,
+        transport: TransportInfo,
+        both_ways: bool,
+        mut orders: mpsc::UnboundedReceiver<ToStream>,
+        opened: impl FnOnce(Option<BackendResponse>),
+        tell: impl Fn(FromStream),
+    ) {
+        let Some(client) = self.clients.get(usize::from(request.to.0)) else { return opened(None) };
+        let kind = OperationKind::SubscribeStream;
+        let (publications, published) = mpsc::unbounded_channel();
+        let opening =
+            client.open_stream(&self.grpc, &request, transport, both_ways.then_some(published));
+        let begun = tokio::select! {
+            begun = opening => begun,
+            // The client has gone, or does not want it any more.
+            _ = orders.recv() => return opened(None),
+        };
+        let (response, stream) = match begun {
+            Ok((response, stream)) => (self.noted(client, kind, Ok(response)), Some(stream)),
+            Err(error) => (self.noted(client, kind, Err(error)), None),
+        };
+        opened(response);
+        let (Some(mut stream), Some(ToStream::Go)) = (stream, orders.recv().await) else { return };
+        loop {
+            let next = tokio::select! {
+                next = stream.next() => next,
+                order = orders.recv() => match order {
+                    Some(ToStream::Publish(data)) => {
+                        // If it is over, the next that comes says so.
+                        let _ = publications.send(stream::publication(data));
+                        continue;
+                    }
+                    Some(ToStream::Go) => continue,
+                    Some(ToStream::End) | None => return,
+                },
+            };
+            match next {
+                Ok(Some(it)) if transport.format == Format::Json && !is_json(&it.data) => {
+                    client.complain(kind, &Failed::InvalidResponse(InvalidResponse::NoJson));
+                    return tell(FromStream::Broken);
+                }
+                Ok(Some(publication)) => tell(FromStream::Publication(publication)),
+                Ok(None) => return tell(FromStream::Ended),
+                Err(error) => {
+                    client.complain(kind, &error);
+                    return tell(FromStream::Broken);
+                }
+            }
+        }
+    }
+
     /// Counts what has become of a call, and says why there is no answer.
     fn noted<T>(
         &self,
@@ -234,6 +293,48 @@ impl BackendClient {
         Ok(messages::read(kind, message)?)
     }
 
+    /// Calls, and waits for the first message. What is `published` follows the request.
+    async fn open_stream(
+        &self,
+        http: &reqwest::Client,
+        request: &BackendRequest,
+        transport: TransportInfo,
+        published: Option<mpsc::UnboundedReceiver<Bytes>>,
+    ) -> Result<(BackendResponse, OpenStream), Failed> {
+        let path = messages::stream_path(published.is_some());
+        let first = messages::stream_body(request, &self.backend, transport, published.is_some());
+        let body = match published {
+            None => reqwest::Body::from(first),
+            Some(published) => {
+                let rest = streams::unfold(published, |mut published| async {
+                    published.recv().await.map(|it| (it, published))
+                });
+                let all = streams::once(async { first }).chain(rest);
+                reqwest::Body::wrap_stream(all.map(Ok::<_, Infallible>))
+            }
+        };
+        let post = http
+            .post(format!("{}{path}", self.backend.endpoint))
+            .headers(self.headers(request))
+            .header(header::CONTENT_TYPE, "application/grpc")
+            .header(header::TE, "trailers")
+            .body(body);
+        let open = async {
+            let response = post.send().await.map_err(anyhow::Error::from)?;
+            if response.status() != StatusCode::OK {
+                return Err(InvalidResponse::Status(response.status().as_u16()).into());
+            }
+            let end = response.headers().clone();
+            let body = Box::pin(reqwest::Body::from(response));
+            let mut stream = OpenStream { body, end, reader: Reader::default() };
+            match stream.next_said().await? {
+                Some(Said::Response(response)) => Ok((*response, stream)),
+                Some(Said::Publication(_)) | None => Err(InvalidResponse::Empty.into()),
+            }
+        };
+        self.in_time(open).await
+    }
+
     async fn poll(
         &self,
         http: &reqwest::Client,
@@ -252,6 +353,11 @@ impl BackendClient {
 
     /// Posts once there is a place for it. An answer may have so many bytes.
     async fn exchange(&self, post: RequestBuilder, limit: usize) -> Result<Answered, Failed> {
+        self.in_time(Self::call(post, limit)).await
+    }
+
+    /// Calls once there is a place for it, unless that takes too long.
+    async fn in_time<T>(&self, call: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
         let timeout = self.backend.timeout;
         let deadline = tokio::time::Instant::now() + timeout;
         let waiting = Waiting::new(&self.waiting, self.backend.concurrency * WAITING)?;
@@ -262,7 +368,7 @@ impl BackendClient {
         if !self.state().breaker.admits(clock::now(), timeout) {
             return Err(Failed::GivenUp);
         }
-        match tokio::time::timeout_at(deadline, Self::call(post, limit)).await {
+        match tokio::time::timeout_at(deadline, call).await {
             Ok(called) => {
                 self.state().breaker.answered();
                 called
@@ -336,6 +442,50 @@ struct Answered {
     /// What came after the body, or else before it.
     end: HeaderMap,
     body: Bytes,
+}
+
+/// A stream that a backend has opened.
+struct OpenStream {
+    body: Pin<Box<reqwest::Body>>,
+    /// What came before the body, until something comes after it.
+    end: HeaderMap,
+    reader: Reader,
+}
+
+impl OpenStream {
+    /// What is said next; none: it is over.
+    async fn next_said(&mut self) -> Result<Option<Said>, Failed> {
+        loop {
+            if let Some(said) = self.reader.next()? {
+                return Ok(Some(said));
+            }
+            let body = &mut self.body;
+            let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await else {
+                self.reader.is_whole().map_err(InvalidResponse::from)?;
+                check_status(&self.end)?;
+                return Ok(None);
+            };
+            match frame.map_err(anyhow::Error::from)?.into_data() {
+                Ok(chunk) => self.reader.push(&chunk),
+                Err(frame) => self.end = frame.into_trailers().unwrap_or_default(),
+            }
+        }
+    }
+
+    /// The next publication; none: it is over.
+    async fn next(&mut self) -> Result<Option<StreamPublication>, Failed> {
+        loop {
+            match self.next_said().await? {
+                Some(Said::Publication(it)) => return Ok(Some(it)),
+                Some(Said::Response(_)) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+fn is_json(data: &[u8]) -> bool {
+    serde_json::from_slice::<&serde_json::value::RawValue>(data).is_ok()
 }
 
 /// Whether a call by gRPC came to its end.

@@ -10,6 +10,7 @@ use super::{
     options::{Backend, Verdict},
     request::{BackendRequest, Operation, OperationKind, TransportInfo},
     response::{self, BackendResponse, InvalidResponse, Publish, Refreshed},
+    stream,
 };
 use crate::{
     access::grant::{Credentials, Flag, Grant, Overrides},
@@ -29,9 +30,17 @@ pub fn path(kind: OperationKind) -> &'static str {
         OperationKind::Subscribe => "/centrifugal.centrifugo.proxy.CentrifugoProxy/Subscribe",
         OperationKind::Publish => "/centrifugal.centrifugo.proxy.CentrifugoProxy/Publish",
         OperationKind::SubRefresh => "/centrifugal.centrifugo.proxy.CentrifugoProxy/SubRefresh",
-        // Keys are asked for by HTTP only.
-        OperationKind::SharedPollRefresh => "",
+        // Keys are asked for by HTTP only, and streams have paths of their own.
+        OperationKind::SharedPollRefresh | OperationKind::SubscribeStream => "",
         OperationKind::Rpc => "/centrifugal.centrifugo.proxy.CentrifugoProxy/RPC",
+    }
+}
+
+/// The path of a stream, in both directions or from the backend alone.
+pub fn stream_path(both_ways: bool) -> &'static str {
+    match both_ways {
+        true => "/centrifugal.centrifugo.proxy.CentrifugoProxy/SubscribeBidirectional",
+        false => "/centrifugal.centrifugo.proxy.CentrifugoProxy/SubscribeUnidirectional",
     }
 }
 
@@ -59,6 +68,24 @@ macro_rules! message {
             $($own)*
         })
     };
+}
+
+/// What a stream begins with, with what gRPC puts before a message.
+pub fn stream_body(
+    request: &BackendRequest,
+    backend: &Backend,
+    transport: TransportInfo,
+    both_ways: bool,
+) -> Bytes {
+    let body = body(request, backend, transport);
+    // What this node has written can be read.
+    match framing::only_message(body.clone())
+        .ok()
+        .and_then(|it| proxy::SubscribeRequest::decode(it).ok())
+    {
+        Some(request) if both_ways => stream::opening(request),
+        _ => body,
+    }
 }
 
 /// The body of a request, with what gRPC puts before a message.
@@ -178,7 +205,9 @@ pub fn read(kind: OperationKind, message: Bytes) -> Result<BackendResponse, Inva
             let it = decided!(message, PublishResponse).ok_or(InvalidResponse::Empty)?;
             BackendResponse::Publish(Box::new(publish(it)?))
         }
-        OperationKind::SharedPollRefresh => return Err(InvalidResponse::Empty),
+        OperationKind::SharedPollRefresh | OperationKind::SubscribeStream => {
+            return Err(InvalidResponse::Empty);
+        }
         OperationKind::Rpc => {
             let it = decided!(message, RpcResponse).unwrap_or_default();
             BackendResponse::Rpc(payload("b64data", it.data, &it.b64data)?)

@@ -4,7 +4,8 @@
 //! there is none. What is asked and what an answer means is pure; [`client`] alone knows HTTP; in
 //! gRPC both are [`messages`]. Names of
 //! options, requests and answers are those of Centrifugo's proxies, so that a backend written for one works
-//! with the other. About keys that clients track no session asks but the node: [`poll`].
+//! with the other. Some subscribers have a [`stream`] of their own. About keys that clients track no session asks but the
+//! node: [`poll`].
 
 pub mod breaker;
 pub mod client;
@@ -14,3 +15,4 @@ pub mod options;
 pub mod poll;
 pub mod request;
 pub mod response;
+pub mod stream;

@@ -74,6 +74,17 @@ pub struct RoomProxies {
     pub publish: Option<BackendId>,
     /// Whether a subscription goes on.
     pub sub_refresh: Option<BackendId>,
+    /// Whether a client may subscribe, by a stream that brings what it gets.
+    pub stream: Option<StreamBackend>,
+}
+
+/// Who has a stream for each subscriber.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamBackend {
+    /// This backend.
+    pub id: BackendId,
+    /// What the subscriber publishes goes there.
+    pub both_ways: bool,
 }
 
 /// Who is asked about rooms.

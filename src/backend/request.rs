@@ -85,6 +85,8 @@ pub enum OperationKind {
     SubRefresh,
     /// See [`Operation::Rpc`].
     Rpc,
+    /// The same as [`Self::Subscribe`], by a [stream](super::stream).
+    SubscribeStream,
     /// See [`PollRequest`](super::poll::PollRequest).
     SharedPollRefresh,
 }
@@ -99,6 +101,7 @@ impl OperationKind {
             Self::Publish => "publish",
             Self::SubRefresh => "sub_refresh",
             Self::Rpc => "rpc",
+            Self::SubscribeStream => "subscribe_stream",
             Self::SharedPollRefresh => "shared_poll_refresh",
         }
     }

@@ -103,6 +103,9 @@ pub enum InvalidResponse {
     /// A code that clients can't be told.
     #[error("{0} is no code of a disconnect (3000 to 4999)")]
     DisconnectCode(u32),
+    /// A client of JSON is to get it.
+    #[error("it is not JSON, and its client speaks no other")]
+    NoJson,
     /// The application can't say, where there is no client to be told.
     #[error("it says that it can't: {0}")]
     Refused(String),
@@ -307,7 +310,10 @@ pub fn read(
             Err(refused) => refused,
         },
         // Has no client, and so no answer for one.
-        OperationKind::SharedPollRefresh => return Err(InvalidResponse::Empty),
+        // By gRPC, or in another form.
+        OperationKind::SharedPollRefresh | OperationKind::SubscribeStream => {
+            return Err(InvalidResponse::Empty);
+        }
         OperationKind::Rpc => match decided::<Done>(body)? {
             Ok(None) => BackendResponse::Rpc(Bytes::new()),
             Ok(Some(it)) => BackendResponse::Rpc(payload("b64data", it.data, it.b64data)?),

@@ -11,7 +11,8 @@ use super::{
 use crate::backend::{
     headers,
     options::{
-        Backend, BackendId, Methods, Protocol, Proxies, RoomBackends, RoomProxies, Status, Verdict,
+        Backend, BackendId, Methods, Protocol, Proxies, RoomBackends, RoomProxies, Status,
+        StreamBackend, Verdict,
     },
     response,
 };
@@ -114,7 +115,13 @@ impl<'a> Register<'a> {
             enabled.then(|| self.named(&key, name, (&at, default))).transpose()
         };
         let it = options;
-        Ok(RoomProxies {
+        let stream = one(
+            "subscribe_stream",
+            it.subscribe_stream_proxy_enabled,
+            &it.subscribe_stream_proxy_name,
+            &defaults.subscribe_stream,
+        )?;
+        let asked = RoomProxies {
             subscribe: one(
                 "subscribe",
                 it.subscribe_proxy_enabled,
@@ -133,7 +140,44 @@ impl<'a> Register<'a> {
                 &it.sub_refresh_proxy_name,
                 &defaults.sub_refresh,
             )?,
-        })
+            stream: stream
+                .map(|id| StreamBackend { id, both_ways: it.subscribe_stream_proxy_bidirectional }),
+        };
+        self.check_stream(key, options, asked)?;
+        Ok(asked)
+    }
+
+    /// Whether a namespace can have streams of its backend.
+    fn check_stream(
+        &self,
+        key: &str,
+        options: &raw::Channel,
+        asked: RoomProxies,
+    ) -> Result<(), Invalid> {
+        let Some(stream) = asked.stream else { return Ok(()) };
+        let wrong = |problem: &str| {
+            Err(Invalid::new(format!("{key}.subscribe_stream_proxy_enabled"), problem))
+        };
+        let backend = self.backends.get(usize::from(stream.id.0));
+        if backend.is_some_and(|it| it.protocol != Protocol::Grpc) {
+            return wrong(
+                "needs a backend that is asked by gRPC: an endpoint like grpc://HOST:PORT",
+            );
+        }
+        if asked.subscribe.is_some() {
+            return wrong(
+                "can't be with subscribe_proxy_enabled: one of the two says who may subscribe",
+            );
+        }
+        if stream.both_ways && asked.publish.is_some() {
+            return wrong(
+                "can't be bidirectional with publish_proxy_enabled: what clients publish goes to one of the two",
+            );
+        }
+        if options.subscription_type != "stream" {
+            return wrong("is for rooms with subscription_type = \"stream\" only");
+        }
+        Ok(())
     }
 
     /// Who is asked for the keys of rooms, by this name in the option `key`.

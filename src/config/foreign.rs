@@ -211,11 +211,6 @@ const KEYS: &[(&str, Harmless, &str)] = &[
     ("channel.user_separator", At(&[","]), SYMBOLS),
     ("rpc.namespace_boundary", At(&[":"]), SYMBOLS),
     ("rpc.ping", Off, "take it out, or have a backend answer the method (rpc.proxy)"),
-    (
-        "channel.proxy.subscribe_stream",
-        Off,
-        "take it out: there are no streams of backends. Let the application publish by the server API",
-    ),
     ("channel.proxy.map_publish", Off, NO_MAP_PROXY),
     ("channel.proxy.map_remove", Off, NO_MAP_PROXY),
     (
@@ -238,13 +233,6 @@ const KEYS: &[(&str, Harmless, &str)] = &[
         At(&["false"]),
         "take it out: the data of keys comes from the backend. What is published goes to rooms of other namespaces",
     ),
-    (
-        "channel.namespaces.subscribe_stream_proxy_enabled",
-        At(&["false"]),
-        "take it out: there are no streams of backends. Let the application publish by the server API",
-    ),
-    ("channel.namespaces.subscribe_stream_proxy_name", Always, ""),
-    ("channel.namespaces.subscribe_stream_proxy_bidirectional", Always, ""),
     ("*.grpc.compression", Off, "take it out: what is asked by gRPC is not compressed"),
     ("*.grpc.tls.cert_pem", EMPTY, NO_OWN_TLS),
     ("*.grpc.tls.key_pem", EMPTY, NO_OWN_TLS),

@@ -33,7 +33,7 @@ fn what_is_the_same_stays_and_what_has_no_place_is_dropped_with_a_word() {
         "log": {"level": "none"},
         "nonsense": 1,
         "channel": {"namespaces": [
-            {"name": "chat", "history_size": 5, "history_ttl": "1m", "subscribe_stream_proxy_enabled": false},
+            {"name": "chat", "history_size": 5, "history_ttl": "1m", "shared_poll": {"publish_enabled": false}},
         ]},
     }));
     assert_eq!(
@@ -59,7 +59,7 @@ fn what_is_the_same_stays_and_what_has_no_place_is_dropped_with_a_word() {
         ("uni_websocket.compression", "it has no effect"),
         ("client.presence_update_interval", "it has no effect"),
         ("nonsense", "there is no such option"),
-        ("channel.namespaces[0].subscribe_stream_proxy_enabled", "it asks for nothing"),
+        ("channel.namespaces[0].shared_poll.publish_enabled", "it asks for nothing"),
     ] {
         let expected = format!("{key} is dropped: {why}");
         assert!(said.iter().any(|it| it.starts_with(&expected)), "{expected}: {said:?}");

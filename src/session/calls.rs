@@ -10,16 +10,21 @@ use super::{
     reply,
     settings::Env,
     state::{Call, CallFailed, Called, ConnectionState, Out, Session},
+    subscription::Stream,
 };
 use crate::{
     backend::{
-        options::{BackendId, RpcBackend, Verdict},
+        options::{BackendId, RpcBackend, StreamBackend, Verdict},
         request::{BackendRequest, Operation},
         response::{BackendResponse, Publish, Refreshed},
+        stream::ToStream,
     },
     protocol::{
         codes::{Disconnect, ErrorCode},
-        message::{PublishRequest, ReplyBody, Request as ClientRequest, RpcRequest, RpcResult},
+        message::{
+            PublishRequest, ReplyBody, Request as ClientRequest, RpcRequest, RpcResult,
+            SubscribeRequest,
+        },
     },
     queue::name,
     room::types::{ClientInfo, NewPublication, ReplyTo, Request, RoomName},
@@ -36,6 +41,8 @@ const REPRIEVE: i64 = 60;
 #[derive(Debug, Default)]
 pub(super) struct PendingCalls {
     last: u32,
+    /// Streams have the numbers under which they were opened, so none is given again.
+    has_opened_streams: bool,
     /// In the order in which they were made.
     parked: Vec<Parked>,
 }
@@ -53,6 +60,8 @@ struct Parked {
 enum Waits {
     /// This command, which has this number.
     Command(u32, ClientRequest),
+    /// This subscribe command, for which a backend opens a stream, in both directions or not.
+    Stream(u32, SubscribeRequest, bool),
     /// Nothing any more: the client has got another answer meanwhile. It counts until the call is over, or
     /// clients could make more of them than they may.
     Nobody,
@@ -64,11 +73,12 @@ enum Waits {
 
 impl PendingCalls {
     pub(super) fn is_empty(&self) -> bool {
-        self.parked.is_empty()
+        self.parked.is_empty() && !self.has_opened_streams
     }
 
     fn park(&mut self, waits: Waits) -> u32 {
         self.last = self.last.wrapping_add(1);
+        self.has_opened_streams |= matches!(waits, Waits::Stream(..));
         self.parked.push(Parked { number: self.last, waits, answer: None });
         self.last
     }
@@ -76,7 +86,9 @@ impl PendingCalls {
     /// The subscribe commands that wait.
     fn subscribes(&self) -> impl Iterator<Item = &str> {
         self.parked.iter().filter_map(|it| match &it.waits {
-            Waits::Command(_, ClientRequest::Subscribe(it)) => Some(it.channel.as_str()),
+            Waits::Command(_, ClientRequest::Subscribe(it)) | Waits::Stream(_, it, _) => {
+                Some(it.channel.as_str())
+            }
             _ => None,
         })
     }
@@ -96,14 +108,14 @@ impl PendingCalls {
     }
 
     /// Takes the answer, and then the next of those that waited for it to come first.
-    fn next_answered(&mut self) -> Option<(Waits, Result<Called, CallFailed>)> {
+    fn next_answered(&mut self) -> Option<(u32, Waits, Result<Called, CallFailed>)> {
         let ready = |index: &usize| {
             self.parked[*index].answer.is_some() && !self.has_earlier_publish(*index)
         };
         let index = (0..self.parked.len()).find(ready)?;
         // Keeps the order of the others.
-        let Parked { waits, answer, .. } = self.parked.remove(index);
-        Some((waits, answer?))
+        let Parked { number, waits, answer } = self.parked.remove(index);
+        Some((number, waits, answer?))
     }
 }
 
@@ -111,20 +123,35 @@ impl Session {
     /// A command waits for something that neither the session nor a room knows.
     pub(super) fn call(&mut self, id: u32, command: ClientRequest, call: Call, out: &mut Vec<Out>) {
         self.in_flight += 1;
-        let number = self.rare_mut().calls.park(Waits::Command(id, command));
+        let waits = match (&call, command) {
+            (Call::Stream(_, both_ways), ClientRequest::Subscribe(it)) => {
+                Waits::Stream(id, it, *both_ways)
+            }
+            (_, command) => Waits::Command(id, command),
+        };
+        let number = self.rare_mut().calls.park(waits);
         out.push(Out::Call(number, call));
     }
 
     /// What to ask a backend.
     pub(super) fn backend_request(&self, to: BackendId, operation: Operation) -> Call {
+        Call::Backend(Box::new(self.request_to(to, operation)))
+    }
+
+    /// What to ask a backend that has a stream for each subscriber.
+    pub(super) fn stream_request(&self, to: StreamBackend, operation: Operation) -> Call {
+        Call::Stream(Box::new(self.request_to(to.id, operation)), to.both_ways)
+    }
+
+    fn request_to(&self, to: BackendId, operation: Operation) -> BackendRequest {
         let rare = self.rare();
-        Call::Backend(Box::new(BackendRequest {
+        BackendRequest {
             to,
             client: self.info.clone(),
             meta: rare.map_or_else(Bytes::new, |it| it.meta.clone()),
             headers: rare.and_then(|it| it.headers.clone()),
             operation,
-        }))
+        }
     }
 
     /// How many rooms the client has asked for and that are still to be decided.
@@ -144,8 +171,13 @@ impl Session {
         }
         for parked in &mut self.rare_mut().calls.parked {
             match &parked.waits {
-                Waits::Command(id, ClientRequest::Subscribe(it)) if it.channel == room => {
+                Waits::Command(id, ClientRequest::Subscribe(it)) | Waits::Stream(id, it, _)
+                    if it.channel == room =>
+                {
                     out.push(Out::Reply(reply::failure(*id, ErrorCode::Internal)));
+                    if matches!(parked.waits, Waits::Stream(..)) {
+                        out.push(Out::Stream(parked.number, ToStream::End));
+                    }
                     parked.waits = Waits::Nobody;
                 }
                 _ => {}
@@ -179,15 +211,16 @@ impl Session {
         }
         // One session's publishes to a room stay in their order, whatever the backend's answers do.
         while let Some(rare) = &mut self.rare
-            && let Some((waits, result)) = rare.calls.next_answered()
+            && let Some((number, waits, result)) = rare.calls.next_answered()
         {
             self.tidy();
-            self.go_on_with(waits, result, env, out);
+            self.go_on_with(number, waits, result, env, out);
         }
     }
 
     fn go_on_with(
         &mut self,
+        number: u32,
         waits: Waits,
         result: Result<Called, CallFailed>,
         env: Env<'_>,
@@ -197,6 +230,11 @@ impl Session {
             Waits::Nobody => self.in_flight = self.in_flight.saturating_sub(1),
             Waits::Connection => self.connection_judged(result, env, out),
             Waits::Subscription(room) => self.subscription_judged(&room, result, env, out),
+            Waits::Stream(id, request, both_ways) => {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                let stream = Stream { number, both_ways };
+                self.stream_opened(id, request, stream, result, env, out);
+            }
             Waits::Command(id, command) => {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 match command {

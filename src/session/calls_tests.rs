@@ -30,6 +30,7 @@ fn with_backends() -> SessionSettings {
         subscribe: Some(SUBSCRIBE),
         publish: Some(PUBLISH),
         sub_refresh: Some(SUB_REFRESH),
+        stream: None,
     };
     let chat = RoomOptions { allow_user_limited: true, ..RoomOptions::default() };
     let named = [("chat".into(), Arc::new(chat))].into_iter().collect();

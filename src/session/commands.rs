@@ -161,6 +161,7 @@ impl Session {
         if !options.data_format.accepts(&request.data) {
             return Err(ErrorCode::BadRequest.into());
         }
+        let Some(request) = self.publish_to_stream(id, request, out) else { return Ok(None) };
         if let Some(backend) = env.settings.proxies.rooms.of(&request.channel).publish {
             self.ask_to_publish(id, request, backend, out);
             return Ok(None);

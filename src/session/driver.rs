@@ -3,10 +3,11 @@
 //! In: what the client sends, what the hub has for it, how the writing goes. Out: what the session says, done:
 //! replies to the connection's [`Transport`], requests to the rooms, timers to the hub.
 
-use std::{cell::RefCell, io, rc::Rc, sync::Arc};
+use std::{cell::RefCell, collections::BTreeMap, io, rc::Rc, sync::Arc};
 
 use actix::prelude::*;
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
 use super::{
     admitted::Admitted,
@@ -22,6 +23,7 @@ use crate::{
     backend::{
         client::BackendClients,
         request::{BackendRequest, TransportInfo},
+        stream::ToStream,
     },
     metrics::Metrics,
     protocol::{codec::Format, codes::Disconnect, encoding::Encoding},
@@ -77,6 +79,8 @@ pub struct Driver {
     encoding: Encoding,
     /// The code that the server closed it with; 0 if it did not.
     closed_with: u16,
+    /// Where the streams of backends for subscriptions hear of this end, by their numbers; few have any.
+    streams: BTreeMap<u32, mpsc::UnboundedSender<ToStream>>,
     /// Counts the client as long as it is held.
     _permit: Option<ConnectionPermit>,
 }
@@ -113,6 +117,7 @@ impl Driver {
             barred: false,
             encoding,
             closed_with: 0,
+            streams: BTreeMap::new(),
             _permit: admitted.permit,
         })
     }
@@ -183,7 +188,17 @@ impl Driver {
                 }
             }
             Out::WakeAt(at) => self.wake_at(at),
+            Out::Call(number, Call::Stream(request, both_ways)) => {
+                self.open_stream(number, *request, both_ways);
+            }
             Out::Call(number, call) => self.call(number, call),
+            Out::Stream(number, ToStream::End) => _ = self.streams.remove(&number),
+            Out::Stream(number, order) => {
+                if let Some(orders) = self.streams.get(&number) {
+                    // If it is over, it has said so.
+                    let _ = orders.send(order);
+                }
+            }
             Out::Authenticated(user) => {
                 let connections = self.shared.users.enter(&user, self.place);
                 let limit = self.shared.user_limit;
@@ -207,6 +222,7 @@ impl Driver {
         let keys = &self.shared.keys;
         let fetcher = match call {
             Call::Backend(request) => return self.ask(number, *request),
+            Call::Stream(..) => return,
             Call::TokenKeys => keys.connection.clone(),
             Call::SubscriptionTokenKeys => keys.subscription.clone(),
         };
@@ -231,6 +247,24 @@ impl Driver {
             let reply = backends.ask(request, transport).await;
             let result = reply.map(Called::Backend).ok_or(CallFailed);
             hub.do_send(SocketInput(place, In::Called(number, result)));
+        });
+    }
+
+    /// Runs as a task of its own, which ends with the sender of what the session has for it.
+    fn open_stream(&mut self, number: u32, request: BackendRequest, both_ways: bool) {
+        let transport =
+            TransportInfo { transport: self.encoding.transport(), format: self.encoding.format() };
+        let backends = self.shared.backends.clone();
+        let (hub, place) = (self.shared.hub.to_socket.clone(), self.place);
+        let (orders, ordered) = mpsc::unbounded_channel();
+        self.streams.insert(number, orders);
+        actix_rt::spawn(async move {
+            let opened = |reply: Option<_>| {
+                let result = reply.map(Called::Backend).ok_or(CallFailed);
+                hub.do_send(SocketInput(place, In::Called(number, result)));
+            };
+            let tell = |it| hub.do_send(SocketInput(place, In::Streamed(number, it)));
+            backends.stream(request, transport, both_ways, ordered, opened, tell).await;
         });
     }
 
@@ -308,6 +342,7 @@ impl Driver {
 
     /// The connection is gone.
     pub fn stopped(&mut self, transport: &mut impl Transport) {
+        self.streams.clear();
         self.input(In::Closed, transport);
         if let Some(user) = self.user.take() {
             self.shared.users.leave(&user, self.place);

@@ -5,7 +5,8 @@
 //!
 //! Pure: [`state`] takes inputs and says what is to be done. Its parts are `connecting` (how a connection begins, and
 //! its refreshes), `commands` (what a client may ask of rooms), `subscribing`, `subscription` and `unsubscribing` (the
-//! rooms it is in), `polling` (those whose keys it tracks), `filter` (which of their publications it wants), `calls` (what backends and key servers are asked)
+//! rooms it is in), `polling` (those whose keys it tracks), `streaming` (those for which a
+//! backend has a stream), `filter` (which of their publications it wants), `calls` (what backends and key servers are asked)
 //! and `keepalive` (pings and expiry); [`settings`] is what all of them go by. [`reply`] puts answers into the
 //! protocol's words, [`id`] names a session, [`admitted`] is what is known when it begins, [`handshake`] opens and
 //! closes as WebSocket wants it, [`outbox`] holds what is not written yet, [`timers`] say when to wake which socket,
@@ -40,6 +41,7 @@ pub mod reply;
 pub mod settings;
 pub mod socket;
 pub mod state;
+mod streaming;
 mod subscribing;
 mod subscription;
 pub mod timers;

@@ -17,7 +17,12 @@ use super::{
     subscription::{Initiator, Subscription},
 };
 use crate::{
-    backend::{headers::Headers, request::BackendRequest, response::BackendResponse},
+    backend::{
+        headers::Headers,
+        request::BackendRequest,
+        response::BackendResponse,
+        stream::{FromStream, ToStream},
+    },
     protocol::{
         codec::{self, Commands, Format},
         codes::{Disconnect, ErrorCode},
@@ -78,6 +83,8 @@ pub enum In {
     },
     /// What was asked by [`Out::Call`] under this number is done, or could not be.
     Called(u32, Result<Called, CallFailed>),
+    /// A stream that was opened by [`Call::Stream`] under this number brings something.
+    Streamed(u32, FromStream),
     /// The application does something to the connection.
     Control(Arc<Control>),
     /// The client can't have seen everything that was said in a room.
@@ -107,6 +114,8 @@ pub enum Out {
     Authenticated(Box<str>),
     /// Ask this of someone outside the node; the answer is [`In::Called`] with the same number.
     Call(u32, Call),
+    /// For the stream that was opened under this number.
+    Stream(u32, ToStream),
 }
 
 /// What a session can't know by itself, nor ask of a room.
@@ -118,6 +127,8 @@ pub enum Call {
     SubscriptionTokenKeys,
     /// Ask one of the application's backends.
     Backend(Box<BackendRequest>),
+    /// The same by a stream, which has the number of the call; in both directions or not.
+    Stream(Box<BackendRequest>, bool),
 }
 
 /// What comes back for a [`Call`].
@@ -299,6 +310,7 @@ impl Session {
             In::Answer { id, answer } => self.answered(id, answer, env, out),
             In::Polled { room, id, reply } => self.polls_answered(room, id, reply, env, out),
             In::Called(id, result) => self.called(id, result, env, out),
+            In::Streamed(number, it) => self.streamed(number, it, out),
             In::Control(control) => self.control(&control, env, out),
             In::InsufficientState(room) => self.insufficient_state(&room, out),
             In::Wake => self.wake(env, out),
@@ -466,3 +478,7 @@ mod terms_tests;
 #[cfg(test)]
 #[path = "one_way_tests.rs"]
 mod one_way_tests;
+
+#[cfg(test)]
+#[path = "streaming_tests.rs"]
+mod streaming_tests;

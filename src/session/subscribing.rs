@@ -277,6 +277,14 @@ impl Session {
                     Operation::Subscribe { room: room.to_owned(), data: request.data.clone() };
                 return Ok(Decided::Ask(self.backend_request(backend, operation)));
             }
+            (None, _)
+                if let Some(stream) = settings.proxies.rooms.of(room).stream
+                    && (!private || settings.insecure) =>
+            {
+                let operation =
+                    Operation::Subscribe { room: room.to_owned(), data: request.data.clone() };
+                return Ok(Decided::Ask(self.stream_request(stream, operation)));
+            }
             (None, _) => options.permissions.may_subscribe(user.is_empty()),
         };
         let permitted = settings.insecure || (!private && open);
@@ -393,6 +401,7 @@ impl Session {
             rights: wanted.consumes.map(|it| it.rights).unwrap_or_default(),
             stand_ins: Vec::new(),
             polled: false,
+            stream: None,
         };
         // Most clients are in very few rooms.
         if self.subscriptions.is_empty() {
@@ -440,6 +449,7 @@ impl Session {
             |it| reply::bounded(reply::wanted(it, delivery.and_then(DeliveryOption::filter)), most);
         match result.map(wanted) {
             Ok(it) if pending.fails(&it) => {
+                self.end_stream(index, out);
                 self.subscriptions.swap_remove(index);
                 out.push(self.leave(room.clone(), ReplyTo::Nobody));
                 let error = ErrorCode::UnrecoverablePosition;
@@ -463,12 +473,14 @@ impl Session {
                 });
                 let result = SubscribeResult { expires, ttl, data, publish_debounce, ..result };
                 self.tell_entered(&room, initiator, result, env, out);
+                self.begin_stream(&room, out);
                 self.stand_in(&room, env, out);
                 if expires_at.is_some() {
                     self.wake_later(env, out);
                 }
             }
             Err(error) => {
+                self.end_stream(index, out);
                 self.subscriptions.swap_remove(index);
                 self.not_entered(&room, pending.initiator, error, env, out);
             }

@@ -38,6 +38,17 @@ pub(super) struct More {
     pub(super) stand_ins: Vec<StandIn>,
     /// Its client tracks keys.
     pub(super) polled: bool,
+    /// A backend's stream brings what the client gets, beside what is published in the room.
+    pub(super) stream: Option<Stream>,
+}
+
+/// A backend's stream for one subscriber.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stream {
+    /// The number under which it was opened.
+    pub(super) number: u32,
+    /// What the client publishes goes there.
+    pub(super) both_ways: bool,
 }
 
 impl More {
@@ -49,6 +60,7 @@ impl More {
             && self.rights == Rights::default()
             && self.stand_ins.is_empty()
             && !self.polled
+            && self.stream.is_none()
     }
 }
 
@@ -119,6 +131,11 @@ impl Subscription {
     /// Whether its client tracks keys.
     pub(super) fn is_polled(&self) -> bool {
         self.more.as_ref().is_some_and(|it| it.polled)
+    }
+
+    /// The backend's stream that is for it.
+    pub(super) fn stream(&self) -> Option<Stream> {
+        self.more.as_ref()?.stream
     }
 
     pub(super) fn take_pending(&mut self) -> Option<Pending> {

@@ -36,7 +36,7 @@ impl Session {
         if room.is_empty() || room.len() > env.settings.channel_max_length {
             return Err(ErrorCode::BadRequest.into());
         }
-        let Some(mut subscription) = self.remove(room) else {
+        let Some(mut subscription) = self.remove(room, out) else {
             self.forget_call(room, out);
             self.forget_loading(room, out);
             out.push(Out::Reply(reply::result(id, ReplyBody::Unsubscribe(Empty {}))));
@@ -61,8 +61,10 @@ impl Session {
         Request::Unsubscribe { socket: self.socket, client: self.info.client, reply }
     }
 
-    fn remove(&mut self, room: &str) -> Option<Subscription> {
+    /// Takes a subscription out, and ends what there is for it outside the node.
+    pub(super) fn remove(&mut self, room: &str, out: &mut Vec<Out>) -> Option<Subscription> {
         let index = self.subscriptions.iter().position(|it| name::is_of(&it.room, room))?;
+        self.end_stream(index, out);
         Some(self.subscriptions.swap_remove(index))
     }
 
@@ -70,7 +72,7 @@ impl Session {
     pub(super) fn take_out_of(&mut self, room: &str, out: &mut Vec<Out>) {
         self.forget_call(room, out);
         self.forget_loading(room, out);
-        if let Some(mut subscription) = self.remove(room) {
+        if let Some(mut subscription) = self.remove(room, out) {
             if let Some(Pending { initiator: Initiator::Client(id), .. }) =
                 subscription.take_pending()
             {
@@ -81,7 +83,7 @@ impl Session {
         }
     }
 
-    fn end_subscription(&self, it: Subscription, why: Unsubscribed, out: &mut Vec<Out>) {
+    pub(super) fn end_subscription(&self, it: Subscription, why: Unsubscribed, out: &mut Vec<Out>) {
         let push = reply::unsubscribe(&it.room, why);
         out.extend(it.stand_ins().iter().filter_map(|it| it.removal()));
         out.push(self.leave_subscription(it));
@@ -95,7 +97,7 @@ impl Session {
             // A client asks anew for rooms that it is put into by connecting.
             Some(it) if it.is_server_side() => self.close(Disconnect::InsufficientState, out),
             Some(_) => {
-                if let Some(subscription) = self.remove(room) {
+                if let Some(subscription) = self.remove(room, out) {
                     self.end_subscription(subscription, Unsubscribed::InsufficientState, out);
                 }
             }
@@ -175,7 +177,7 @@ impl Session {
             None => {}
             Some(it) if it.is_server_side() => self.close(Disconnect::SubscriptionExpired, out),
             Some(_) => {
-                if let Some(subscription) = self.remove(room) {
+                if let Some(subscription) = self.remove(room, out) {
                     self.end_subscription(subscription, Unsubscribed::Expired, out);
                 }
             }

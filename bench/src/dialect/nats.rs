@@ -39,8 +39,9 @@ impl Dialect for Nats {
             0 => {}
             1 => {
                 let verbose = self.verbose;
-                commands
-                    .push_str(&format!("CONNECT {{\"verbose\":{verbose},\"pedantic\":false}}\r\n"));
+                commands.push_str(&format!(
+                    "CONNECT {{\"verbose\":{verbose},\"pedantic\":false,\"headers\":true}}\r\n"
+                ));
                 for (index, Wanted { room, .. }) in who.rooms.iter().enumerate() {
                     commands.push_str(&format!("SUB {room} {}\r\n", index + 1));
                 }

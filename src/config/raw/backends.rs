@@ -28,6 +28,8 @@ section! {
         publish: Proxy = Proxy::default(),
         /// Asked whether a subscription that ends goes on.
         sub_refresh: Proxy = Proxy::default(),
+        /// Has a stream for each subscriber, by gRPC.
+        subscribe_stream: Proxy = Proxy::default(),
         /// Asked for the keys that clients track.
         shared_poll_refresh: Proxy = Proxy::default(),
     }

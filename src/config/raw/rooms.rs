@@ -129,6 +129,13 @@ section! {
         sub_refresh_proxy_enabled: bool = false,
         /// Which: one of `proxies`, or `default`: `channel.proxy.sub_refresh`.
         sub_refresh_proxy_name: String = DEFAULT_PROXY.to_owned(),
+        /// Open a stream of a backend for each subscriber: it says whether the client may subscribe, and brings what this
+        /// client alone gets, beside what is published in the room. By gRPC.
+        subscribe_stream_proxy_enabled: bool = false,
+        /// Which: one of `proxies`, or `default`: `channel.proxy.subscribe_stream`.
+        subscribe_stream_proxy_name: String = DEFAULT_PROXY.to_owned(),
+        /// What the client publishes in the room goes to its stream, and nowhere else.
+        subscribe_stream_proxy_bidirectional: bool = false,
         /// Groups of consumers that share the messages of a room. Needs history.
         queue: Queue = Queue::default(),
         /// What is so for maps.

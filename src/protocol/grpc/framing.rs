@@ -44,6 +44,25 @@ pub fn only_message(mut bytes: Bytes) -> Result<Bytes, Unframed> {
     }
 }
 
+/// Takes the next message from the front of bytes that still come; none while it is not all there.
+///
+/// # Errors
+/// If it is compressed, or longer than `limit`.
+pub fn next_message(bytes: &mut BytesMut, limit: usize) -> Result<Option<Bytes>, Unframed> {
+    let Some((prefix, rest)) = bytes.split_at_checked(PREFIX) else { return Ok(None) };
+    let length = prefix.last_chunk().map_or(0, |it| u32::from_be_bytes(*it) as usize);
+    match prefix[0] {
+        0 if length > limit => Err(Unframed::Malformed),
+        0 if rest.len() < length => Ok(None),
+        0 => {
+            bytes.advance(PREFIX);
+            Ok(Some(bytes.split_to(length).freeze()))
+        }
+        1 => Err(Unframed::Compressed),
+        _ => Err(Unframed::Malformed),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

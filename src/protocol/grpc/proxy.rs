@@ -317,3 +317,28 @@ pub struct SubRefreshResponse {
     #[prost(message, optional, tag = "3")]
     pub disconnect: ::core::option::Option<Disconnect>,
 }
+/// Of a stream: what its client gets, or says.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Publication {
+    #[prost(bytes = "bytes", tag = "4")]
+    pub data: ::prost::bytes::Bytes,
+    #[prost(btree_map = "string, string", tag = "7")]
+    pub tags: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StreamSubscribeRequest {
+    #[prost(message, optional, tag = "1")]
+    pub subscribe_request: ::core::option::Option<SubscribeRequest>,
+    #[prost(message, optional, tag = "2")]
+    pub publication: ::core::option::Option<Publication>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StreamSubscribeResponse {
+    #[prost(message, optional, tag = "1")]
+    pub subscribe_response: ::core::option::Option<SubscribeResponse>,
+    #[prost(message, optional, tag = "2")]
+    pub publication: ::core::option::Option<Publication>,
+}

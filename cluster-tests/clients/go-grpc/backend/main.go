@@ -88,6 +88,75 @@ func (b *backend) SubRefresh(ctx context.Context, it *proxyproto.SubRefreshReque
 	return ask(ctx, b, it, &proxyproto.SubRefreshResponse{})
 }
 
+// What is said on a stream is what is asked for by HTTP, again and again: as JSON, 204 for nothing more, or a status that it ends with.
+func say(ctx context.Context, b *backend, what string, body []byte, send func(*proxyproto.StreamSubscribeResponse) error) (bool, error) {
+	asked, err := http.NewRequestWithContext(ctx, "POST", b.url+"/"+what, bytes.NewReader(body))
+	if err != nil {
+		return false, err
+	}
+	response, err := http.DefaultClient.Do(asked)
+	if err != nil {
+		return false, err
+	}
+	defer response.Body.Close()
+	said, err := io.ReadAll(response.Body)
+	if err != nil {
+		return false, err
+	}
+	if response.StatusCode != 200 {
+		return false, status.Error(codes.Code(response.StatusCode-200), string(said))
+	}
+	if string(said) == "end" {
+		return false, nil
+	}
+	it := &proxyproto.StreamSubscribeResponse{}
+	if err := protojson.Unmarshal(said, it); err != nil {
+		return false, err
+	}
+	return true, send(it)
+}
+
+func asJson(message proto.Message) []byte {
+	body, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(message)
+	if err != nil {
+		panic(err)
+	}
+	return body
+}
+
+// After what the subscription comes to, one message after the other.
+func (b *backend) SubscribeUnidirectional(it *proxyproto.SubscribeRequest, stream grpc.ServerStreamingServer[proxyproto.StreamSubscribeResponse]) error {
+	what := "stream"
+	for {
+		more, err := say(stream.Context(), b, what, asJson(it), stream.Send)
+		if err != nil || !more {
+			return err
+		}
+		what = "stream_next"
+	}
+}
+
+// After what the subscription comes to, one message for each that the client publishes.
+func (b *backend) SubscribeBidirectional(stream grpc.BidiStreamingServer[proxyproto.StreamSubscribeRequest, proxyproto.StreamSubscribeResponse]) error {
+	for {
+		it, err := stream.Recv()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		what := "stream"
+		if it.Publication != nil {
+			what = "stream_published"
+		}
+		more, err := say(stream.Context(), b, what, asJson(it), stream.Send)
+		if err != nil || !more {
+			return err
+		}
+	}
+}
+
 func main() {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
