@@ -461,23 +461,6 @@ mod tests {
     }
 
     #[test]
-    fn rooms_that_are_due_do_not_wait_until_it_is_said_again_that_time_has_passed() {
-        let mut state = alone(RoomSettings::default());
-        for room in 0..3_000 {
-            publish(&mut state, &format!("r{room}"), 10, 0);
-        }
-        // Their publications are too old to be kept.
-        let at = Time::from_millis(62_000);
-        let (mut inputs, slice) = (0, state.node.settings.slice);
-        while inputs == 0 || state.has_work() {
-            state.handle(In::Tick, at);
-            inputs += 1;
-        }
-        assert_eq!(state.history_bytes(), 0);
-        assert!((3_000 / slice..3_000).contains(&inputs), "{inputs}");
-    }
-
-    #[test]
     fn no_input_tells_a_claimer_of_more_rooms_than_one_may_go_through() {
         use crate::{
             cluster::{slot_set::SlotSet, slots::Claim},

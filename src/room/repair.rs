@@ -31,6 +31,9 @@ use crate::{
 const PATIENCE: Duration = Duration::from_millis(500);
 /// When nodes are asked again for what nobody waits for, if none is there that may have it.
 const AGAIN: Duration = Duration::from_secs(5);
+/// The same for what a group or a map can't begin without, and for how long.
+const SOON: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(30);
 /// The most publications that are asked for though nobody waits for them: others once someone reads them.
 const MOST: u64 = 1_000;
 /// The most nodes that are asked for one.
@@ -47,6 +50,8 @@ pub struct Repairs {
     asked: Option<Asked>,
     /// When somebody is looked for again.
     again_at: Option<Time>,
+    /// Since when a group or a map waits for what it can't begin without.
+    waits_since: Option<Time>,
     /// What the log reads for peers: the number of that, and who has asked for it.
     for_peers: Vec<(u64, (NodeId, u64))>,
 }
@@ -88,7 +93,11 @@ impl Room {
     /// A page of the log ends before something damaged: it goes on once that is here again, or nobody has it.
     pub(super) fn repair(&mut self, id: u64, page: LogPage, node: &mut Node) {
         match self.repairs() {
-            Some(repairs) => repairs.get_or_insert_default().waiting.push((id, page)),
+            Some(repairs) => {
+                let repairs = repairs.get_or_insert_default();
+                repairs.waiting.push((id, page));
+                repairs.again_at = None;
+            }
             None => return self.use_read(id, Some(page), node),
         }
         self.ask_for_damaged(node);
@@ -108,7 +117,7 @@ impl Room {
     fn ask_for_damaged(&mut self, node: &mut Node) {
         loop {
             let Some(Some(repairs)) = self.repairs() else { return };
-            if repairs.asked.is_some() {
+            if repairs.asked.is_some() || repairs.again_at.is_some_and(|at| at > node.now) {
                 return;
             }
             let Some(offset) = repairs.waiting.iter().find_map(|(_, page)| page.damaged) else {
@@ -168,7 +177,7 @@ impl Room {
         peers.retain(|it| node.link(*it).is_some());
         let standing = self.stream.as_deref().map(|it| it.standing());
         let (Some(peer), Some(standing)) = (peers.first().copied(), standing) else {
-            return self.give_pages(at.offset, None, node);
+            return self.do_without(at.offset, node);
         };
         let Some(link) = node.link(peer) else { return };
         let (id, until) = (node.next_id(), node.now + PATIENCE);
@@ -179,6 +188,20 @@ impl Room {
         }
         let (root, term) = (standing.root, standing.term);
         self.send_to(peer, RoomMessage::FetchPublication { id, root, term, at }, node);
+    }
+
+    /// Nobody has this publication. What follows from all that was published can't be had without it, and the nodes that
+    /// have it may be about to come back.
+    fn do_without(&mut self, offset: u64, node: &mut Node) {
+        let begins = self.options.is_made_of_changes() && matches!(self.role, Role::Opening(_));
+        if let Some(Some(repairs)) = self.repairs()
+            && begins
+            && node.now.since(*repairs.waits_since.get_or_insert(node.now)) < LONGEST
+        {
+            repairs.again_at = Some(node.now + SOON);
+            return;
+        }
+        self.give_pages(offset, None, node);
     }
 
     /// Whoever waits for this publication goes on, with or without it.

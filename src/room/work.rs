@@ -95,8 +95,6 @@ impl State {
             || self.node.groups.is_due()
             || self.node.fetches.is_ready()
             || self.node.moves.is_ready(self.node.now)
-            // What nobody waits for is due before what someone does, and a busy node seldom hears that time has passed.
-            || self.agenda.next_due().is_some_and(|due| due <= self.node.now)
             || self.node.pages_wait && self.node.flows.values().any(|flow| flow.is_ready(window))
     }
 

@@ -7,7 +7,6 @@ use super::{
     *,
 };
 use crate::{
-    access::grant::Grant,
     backend::{
         options::{BackendId, Proxies, RoomBackends, RoomProxies, StreamBackend, Verdict},
         request::Operation,
@@ -58,7 +57,7 @@ fn subscribe(talk: &mut Talk, id: u32) -> u32 {
 fn in_a_room(both_ways: bool) -> (Talk, u32) {
     let mut talk = connected(both_ways);
     let number = subscribe(&mut talk, 2);
-    decide(&mut talk, number, BackendResponse::Subscribe(Box::new(Grant::default())));
+    decide(&mut talk, number, BackendResponse::Subscribe(Box::default()));
     assert!(!orders(&mut talk).contains(&(number, ToStream::Go)), "it is not in the room yet");
     let result = Ok(Subscribed { position: None, recovery: Recovery::NotAsked });
     talk.input(In::Subscribed { room: "chat:a".into(), id: 2, result });
@@ -116,7 +115,7 @@ fn a_stream_ends_with_its_subscription() {
     let number = subscribe(&mut talk, 2);
     talk.say(&json!({"id": 3, "unsubscribe": {"channel": "chat:a"}}));
     assert_eq!(orders(&mut talk), [(number, ToStream::End)]);
-    decide(&mut talk, number, BackendResponse::Subscribe(Box::new(Grant::default())));
+    decide(&mut talk, number, BackendResponse::Subscribe(Box::default()));
     assert_eq!((talk.out.len(), talk.session.in_flight), (0, 0), "{:?}", talk.out);
 }
 

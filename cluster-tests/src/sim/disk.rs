@@ -97,6 +97,14 @@ impl Disk {
         many
     }
 
+    /// What a scrub finds: what can't be read any more.
+    pub fn damaged(&self) -> Vec<(RoomName, u64)> {
+        let of = |(name, kept): (&RoomName, &Kept)| {
+            kept.damaged.iter().map(|it| (name.clone(), *it)).collect::<Vec<_>>()
+        };
+        self.rooms.iter().flat_map(of).collect()
+    }
+
     /// What a run of its node finds when it starts.
     pub fn found(&mut self) -> Vec<LoggedRoom> {
         self.companions = Companions::new(self.names.clone());

@@ -209,6 +209,7 @@ impl World {
             Happening::LoseClient => self.lose_client()?,
             Happening::Start(node) => self.start(node),
             Happening::Written(node, generation) => self.written(node, generation)?,
+            Happening::Scrubbed(node, generation) => self.scrubbed(node, generation)?,
             Happening::Drain(left) => self.drain(left),
             Happening::HandOver { node, generation, since, left } => {
                 self.hand_over(node, generation, since, left)?;

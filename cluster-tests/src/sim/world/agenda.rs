@@ -61,6 +61,8 @@ pub(super) enum Happening {
     Trouble,
     /// The disk of a node, in this run of it, does what it was asked first.
     Written(usize, u64),
+    /// All that is on the disk of this run of a node was read.
+    Scrubbed(usize, u64),
     /// All nodes crash at once.
     Blackout,
     /// The disk of a node takes no writes, or does again.

@@ -215,6 +215,10 @@ impl World {
         let phase = self.rng.u64(1..TICK);
         self.later(phase, Happening::Tick(index, now));
         self.later(1, Happening::GetToKnow(index, now));
+        if self.plan.rots {
+            let scrubbed = self.rng.u64(500..5_000);
+            self.later(scrubbed, Happening::Scrubbed(index, now));
+        }
         self.everyone_looks();
     }
 
@@ -306,6 +310,17 @@ impl World {
             return Ok(());
         }
         self.input(node, In::Tick)
+    }
+
+    /// All that is on the disk of a node was read.
+    pub(super) fn scrubbed(&mut self, node: usize, generation: u64) -> Result<(), String> {
+        if !self.runs(node, generation) {
+            return Ok(());
+        }
+        for (room, offset) in self.nodes[node].disk.damaged() {
+            self.input(node, In::Log(room, LogReply::Damaged(offset, offset + 1)))?;
+        }
+        Ok(())
     }
 
     /// The disk of a node has done what it was asked first.
