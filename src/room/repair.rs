@@ -290,7 +290,7 @@ impl Room {
         if let Some(repairs) = self.repairs() {
             repairs.get_or_insert_default().for_peers.push((id, asker));
         }
-        let since = Some(at.offset - 1);
+        let since = Some(at.offset.saturating_sub(1));
         self.read_log(id, log::Query { since, reverse: false, count: 1, bytes: 1 }, node);
     }
 
