@@ -389,3 +389,23 @@ fn what_a_client_publishes_goes_to_its_stream_and_back() -> Result<(), String> {
     let data = other.publication()?;
     ensure(data == "to all", || format!("another's stream is no one else's: {data}"))
 }
+
+#[test]
+fn a_client_that_publishes_more_than_its_backend_takes_loses_its_stream() -> Result<(), String> {
+    let Some(it) = start()? else { return Ok(()) };
+    let cluster = Cluster::start_with(1, &config(&it.url))?;
+    it.backend.now(|asked| match asked.path.as_str() {
+        "/stream" => may(),
+        "/stream_published" => Act::Hang,
+        _ => permits(asked),
+    });
+    let mut ear = Ear::connect(&cluster)?;
+    let reply = ear.subscribe(2, "talk:a")?;
+    ensure(reply["subscribe"].is_object(), || reply.to_string())?;
+    let data = "x".repeat(4_000);
+    for number in 0..1_000 {
+        ear.say(&json!({"id": 3 + number, "publish": {"channel": "talk:a", "data": data}}))?;
+    }
+    let push = ear.hears("the end", |it| it["push"]["unsubscribe"].is_object())?;
+    ensure(push["push"]["unsubscribe"]["code"] == 2500, || push.to_string())
+}

@@ -21,7 +21,10 @@ use reqwest::{
     RequestBuilder, StatusCode,
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{
+    Semaphore,
+    mpsc::{self, error::TrySendError},
+};
 
 use super::{
     breaker::Breaker,
@@ -50,6 +53,8 @@ const PONG: Duration = Duration::from_secs(5);
 /// How long a connection is kept for the next call: shorter than servers keep theirs, so that they don't
 /// close it in the moment of a call.
 const KEEP: Duration = Duration::from_secs(4);
+/// The most publications of a client that wait for the backend that has a stream for it.
+const PUBLICATIONS: usize = 256;
 /// The least time between two lines of log about one backend.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -58,7 +63,7 @@ const QUIET: Duration = Duration::from_secs(1);
 enum Failed {
     #[error("it is not asked, since it has not answered lately")]
     GivenUp,
-    #[error("too many calls wait for it")]
+    #[error("too much waits for it")]
     Busy,
     #[error("it has not answered in time")]
     Timeout,
@@ -182,7 +187,7 @@ impl BackendClients {
     ) {
         let Some(client) = self.clients.get(usize::from(request.to.0)) else { return opened(None) };
         let kind = OperationKind::SubscribeStream;
-        let (publications, published) = mpsc::unbounded_channel();
+        let (publications, published) = mpsc::channel(PUBLICATIONS);
         let opening =
             client.open_stream(&self.grpc, &request, transport, both_ways.then_some(published));
         let begun = tokio::select! {
@@ -201,9 +206,11 @@ impl BackendClients {
                 next = stream.next() => next,
                 order = orders.recv() => match order {
                     Some(ToStream::Publish(data)) => {
-                        // If it is over, the next that comes says so.
-                        let _ = publications.send(stream::publication(data));
-                        continue;
+                        match publications.try_send(stream::publication(data)) {
+                            Err(TrySendError::Full(_)) => Err(Failed::Busy),
+                            // If it is over, the next that comes says so.
+                            Ok(()) | Err(TrySendError::Closed(_)) => continue,
+                        }
                     }
                     Some(ToStream::Go) => continue,
                     Some(ToStream::End) | None => return,
@@ -299,7 +306,7 @@ impl BackendClient {
         http: &reqwest::Client,
         request: &BackendRequest,
         transport: TransportInfo,
-        published: Option<mpsc::UnboundedReceiver<Bytes>>,
+        published: Option<mpsc::Receiver<Bytes>>,
     ) -> Result<(BackendResponse, OpenStream), Failed> {
         let path = messages::stream_path(published.is_some());
         let first = messages::stream_body(request, &self.backend, transport, published.is_some());
