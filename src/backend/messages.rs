@@ -59,14 +59,14 @@ struct Common {
 /// A message with some fields of [`Common`] under their names, and others.
 macro_rules! message {
     ($it:ident, $kind:ident, [$($common:ident),*], $($own:tt)*) => {
-        framed(&proxy::$kind {
+        proxy::$kind {
             client: $it.client,
             transport: $it.transport,
             protocol: $it.protocol,
             encoding: $it.encoding,
             $($common: $it.$common,)*
             $($own)*
-        })
+        }
     };
 }
 
@@ -77,15 +77,18 @@ pub fn stream_body(
     transport: TransportInfo,
     both_ways: bool,
 ) -> Bytes {
-    let body = body(request, backend, transport);
-    // What this node has written can be read.
-    match framing::only_message(body.clone())
-        .ok()
-        .and_then(|it| proxy::SubscribeRequest::decode(it).ok())
-    {
-        Some(request) if both_ways => stream::opening(request),
-        _ => body,
+    match &request.operation {
+        Operation::Subscribe { room, .. } if both_ways => {
+            let it = common(request, backend, transport);
+            stream::opening(subscribe_request(it, room))
+        }
+        _ => body(request, backend, transport),
     }
+}
+
+fn subscribe_request(it: Common, room: &str) -> proxy::SubscribeRequest {
+    let channel = room.to_owned();
+    message!(it, SubscribeRequest, [user, meta, data, b64data], channel)
 }
 
 /// The body of a request, with what gRPC puts before a message.
@@ -95,24 +98,21 @@ pub fn body(request: &BackendRequest, backend: &Backend, transport: TransportInf
         // Who it is, is what is asked.
         Operation::Connect { name, version, .. } => {
             let (name, version) = (name.clone(), version.clone());
-            message!(it, ConnectRequest, [data, b64data], name, version)
+            framed(&message!(it, ConnectRequest, [data, b64data], name, version))
         }
-        Operation::Refresh => message!(it, RefreshRequest, [user, meta],),
-        Operation::Subscribe { room, .. } => {
-            let channel = room.clone();
-            message!(it, SubscribeRequest, [user, meta, data, b64data], channel)
-        }
+        Operation::Refresh => framed(&message!(it, RefreshRequest, [user, meta],)),
+        Operation::Subscribe { room, .. } => framed(&subscribe_request(it, room)),
         Operation::Publish { room, .. } => {
             let channel = room.clone();
-            message!(it, PublishRequest, [user, meta, data, b64data], channel)
+            framed(&message!(it, PublishRequest, [user, meta, data, b64data], channel))
         }
         Operation::SubRefresh { room } => {
             let channel = room.clone();
-            message!(it, SubRefreshRequest, [user, meta], channel)
+            framed(&message!(it, SubRefreshRequest, [user, meta], channel))
         }
         Operation::Rpc { method, .. } => {
             let method = method.clone();
-            message!(it, RpcRequest, [user, meta, data, b64data], method)
+            framed(&message!(it, RpcRequest, [user, meta, data, b64data], method))
         }
     }
 }
@@ -142,7 +142,8 @@ fn common(request: &BackendRequest, backend: &Backend, transport: TransportInfo)
     }
 }
 
-fn framed(message: &impl prost::Message) -> Bytes {
+/// A message, with what gRPC puts before it.
+pub(super) fn framed(message: &impl prost::Message) -> Bytes {
     let mut bytes = BytesMut::new();
     framing::append(message, &mut bytes);
     bytes.freeze()
@@ -190,16 +191,8 @@ pub fn read(kind: OperationKind, message: Bytes) -> Result<BackendResponse, Inva
                 _ => Refreshed::Expired,
             })
         }
-        // A permission has to be said.
         OperationKind::Subscribe => {
-            let it = decided!(message, SubscribeResponse).ok_or(InvalidResponse::Empty)?;
-            BackendResponse::Subscribe(Box::new(Grant {
-                expires_at: moment(it.expire_at),
-                info: payload("b64info", it.info, &it.b64info)?,
-                data: payload("b64data", it.data, &it.b64data)?,
-                overrides: overrides(it.r#override),
-                queue: (!it.allow.is_empty()).then(|| Rights::listed(&it.allow)),
-            }))
+            return subscribed(proxy::SubscribeResponse::decode(message)?);
         }
         OperationKind::Publish => {
             let it = decided!(message, PublishResponse).ok_or(InvalidResponse::Empty)?;
@@ -213,6 +206,24 @@ pub fn read(kind: OperationKind, message: Bytes) -> Result<BackendResponse, Inva
             BackendResponse::Rpc(payload("b64data", it.data, &it.b64data)?)
         }
     })
+}
+
+/// The same of an answer about a subscription, by itself or the first of a stream.
+pub(super) fn subscribed(
+    answer: proxy::SubscribeResponse,
+) -> Result<BackendResponse, InvalidResponse> {
+    if let Some(refused) = refused(answer.disconnect, answer.error)? {
+        return Ok(refused);
+    }
+    // A permission has to be said.
+    let it = answer.result.ok_or(InvalidResponse::Empty)?;
+    Ok(BackendResponse::Subscribe(Box::new(Grant {
+        expires_at: moment(it.expire_at),
+        info: payload("b64info", it.info, &it.b64info)?,
+        data: payload("b64data", it.data, &it.b64data)?,
+        overrides: overrides(it.r#override),
+        queue: (!it.allow.is_empty()).then(|| Rights::listed(&it.allow)),
+    })))
 }
 
 fn refused(

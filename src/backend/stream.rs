@@ -6,8 +6,7 @@ use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 
 use super::{
-    messages,
-    request::OperationKind,
+    messages::{self, framed},
     response::{BackendResponse, InvalidResponse},
 };
 use crate::{
@@ -83,9 +82,7 @@ impl Reader {
             let it = proxy::StreamSubscribeResponse::decode(message)?;
             if !std::mem::replace(&mut self.opened, true) {
                 let response = it.subscribe_response.ok_or(InvalidResponse::Empty)?;
-                let response = Bytes::from(response.encode_to_vec());
-                let response = messages::read(OperationKind::Subscribe, response)?;
-                return Ok(Some(Said::Response(response.into())));
+                return Ok(Some(Said::Response(messages::subscribed(response)?.into())));
             }
             // What says nothing is no reason to end it.
             if let Some(proxy::Publication { data, tags }) = it.publication {
@@ -110,12 +107,6 @@ pub(super) fn publication(data: Bytes) -> Bytes {
 /// The first message of a stream in both directions.
 pub(super) fn opening(request: proxy::SubscribeRequest) -> Bytes {
     framed(&proxy::StreamSubscribeRequest { subscribe_request: Some(request), publication: None })
-}
-
-fn framed(message: &impl prost::Message) -> Bytes {
-    let mut bytes = BytesMut::new();
-    framing::append(message, &mut bytes);
-    bytes.freeze()
 }
 
 #[cfg(test)]

@@ -215,7 +215,7 @@ fn verify(which: &Which) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether what is damaged is not there once more.
+/// Whether what is damaged is kept still, and was not written again.
 fn is_needed(store: &mut Disk, damage: &Damage) -> anyhow::Result<bool> {
     let Damage::Publications { room, first, end } = damage else { return Ok(true) };
     let mut since = first.saturating_sub(1);

@@ -14,7 +14,7 @@ use super::{
     attendance::AttendanceEvent,
     control::Control,
     disk::{DiskLog, FromLog},
-    messages::{Message as PeerMessage, Refused, RoomMessage},
+    messages::{Message as PeerMessage, RoomMessage},
     options::Namespaces,
     registry::{In, Out, State},
     types::{Answer, Failure, Findings, NodeFacts, ReplyTo, Request, RoomName, SocketRef, Survey},
@@ -223,7 +223,7 @@ impl RoomRegistry {
                 Some((version, link)) if *version >= since => {
                     link.do_send(ToLink::Frame(frame.clone()))
                 }
-                Some(_) if let Some(answer) = Self::unread(&message) => {
+                Some(_) if let Some(answer) = message.answer_of_older() => {
                     self.handle(In::Peer(*peer, answer));
                 }
                 // The core has something older to say to such a peer, so this is an error of ours.
@@ -254,17 +254,6 @@ impl RoomRegistry {
                 self.send(to, PeerMessage::Room(room, answer(id)));
             }
             _ => {}
-        }
-    }
-
-    /// What a peer would say to a message that it can't read, if that does as an answer.
-    fn unread(message: &PeerMessage) -> Option<PeerMessage> {
-        match message {
-            PeerMessage::Room(room, RoomMessage::FetchPublication { id, .. }) => {
-                let refused = RoomMessage::NotHome(Refused::Fetch(*id));
-                Some(PeerMessage::Room(room.clone(), refused))
-            }
-            _ => None,
         }
     }
 

@@ -63,6 +63,19 @@ impl Message {
     }
 }
 
+impl Message {
+    /// What stands for the answer of a peer that can't read this, since it is older; none: there is something older to be
+    /// said instead.
+    pub fn answer_of_older(&self) -> Option<Self> {
+        match self {
+            Self::Room(room, RoomMessage::FetchPublication { id, .. }) => {
+                Some(Self::Room(room.clone(), RoomMessage::NotHome(Refused::Fetch(*id))))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// What nodes say about who owns which slots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SlotMessage {

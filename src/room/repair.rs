@@ -235,16 +235,13 @@ impl Room {
         let Some(asked) = self.take_asked(answer) else { return };
         let at = asked.at;
         // By now there may be another copy here.
-        if self.damaged_at(at.offset) == Some(at) && entry.publication.offset == at.offset {
-            let found = (node.now.ago(age), entry);
-            if let Some(logged) = self.stream.as_deref_mut().and_then(|it| it.logged.as_deref_mut())
-            {
-                logged.rewrite(&self.name, found.0, found.1.clone(), node);
-            }
-            self.give_pages(at.offset, Some(&found), node);
-        } else {
-            self.give_pages(at.offset, None, node);
+        let is_it = self.damaged_at(at.offset) == Some(at) && entry.publication.offset == at.offset;
+        let found = is_it.then(|| (node.now.ago(age), entry));
+        let logged = self.stream.as_deref_mut().and_then(|it| it.logged.as_deref_mut());
+        if let (Some((at, entry)), Some(logged)) = (&found, logged) {
+            logged.rewrite(&self.name, *at, entry.clone(), node);
         }
+        self.give_pages(at.offset, found.as_ref(), node);
         self.ask_for_damaged(node);
     }
 

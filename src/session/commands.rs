@@ -161,8 +161,12 @@ impl Session {
         if !options.data_format.accepts(&request.data) {
             return Err(ErrorCode::BadRequest.into());
         }
-        let Some(request) = self.publish_to_stream(id, request, out) else { return Ok(None) };
-        if let Some(backend) = env.settings.proxies.rooms.of(&request.channel).publish {
+        let backends = env.settings.proxies.rooms.of(&request.channel);
+        let may_have_a_stream = backends.stream.is_some_and(|it| it.both_ways);
+        if may_have_a_stream && self.publish_to_stream(id, &request, out) {
+            return Ok(None);
+        }
+        if let Some(backend) = backends.publish {
             self.ask_to_publish(id, request, backend, out);
             return Ok(None);
         }

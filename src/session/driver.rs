@@ -188,9 +188,6 @@ impl Driver {
                 }
             }
             Out::WakeAt(at) => self.wake_at(at),
-            Out::Call(number, Call::Stream(request, both_ways)) => {
-                self.open_stream(number, *request, both_ways);
-            }
             Out::Call(number, call) => self.call(number, call),
             Out::Stream(number, ToStream::End) => _ = self.streams.remove(&number),
             Out::Stream(number, order) => {
@@ -218,11 +215,13 @@ impl Driver {
         }
     }
 
-    fn call(&self, number: u32, call: Call) {
+    fn call(&mut self, number: u32, call: Call) {
         let keys = &self.shared.keys;
         let fetcher = match call {
             Call::Backend(request) => return self.ask(number, *request),
-            Call::Stream(..) => return,
+            Call::Stream(request, both_ways) => {
+                return self.open_stream(number, *request, both_ways);
+            }
             Call::TokenKeys => keys.connection.clone(),
             Call::SubscriptionTokenKeys => keys.subscription.clone(),
         };

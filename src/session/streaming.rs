@@ -18,7 +18,7 @@ use crate::{
     },
     protocol::{
         codes::{ErrorCode, Unsubscribed},
-        message::{Empty, PublishRequest, PushBody, ReplyBody, SubscribeRequest},
+        message::{self, Empty, PublishRequest, PushBody, ReplyBody, SubscribeRequest},
     },
     room::types::RoomName,
 };
@@ -49,12 +49,6 @@ impl Session {
         self.outcome(id, asked, out);
     }
 
-    /// The client is in a room: now it gets what the stream for it brings, if there is one.
-    pub(super) fn begin_stream(&mut self, room: &str, out: &mut Vec<Out>) {
-        let stream = self.subscription(room).and_then(|it| it.stream());
-        out.extend(stream.map(|it| Out::Stream(it.number, ToStream::Go)));
-    }
-
     /// The stream for the subscription at this place is not needed any more, if there is one.
     pub(super) fn end_stream(&self, index: usize, out: &mut Vec<Out>) {
         let stream = self.subscriptions.get(index).and_then(Subscription::stream);
@@ -70,8 +64,7 @@ impl Session {
         let Some(room) = room else { return };
         match it {
             FromStream::Publication(StreamPublication { data, tags }) => {
-                let publication =
-                    crate::protocol::message::Publication { data, tags, ..Default::default() };
+                let publication = message::Publication { data, tags, ..Default::default() };
                 out.push(Out::Reply(reply::push(&room, PushBody::Pub(publication))));
             }
             FromStream::Ended => self.end_streamed(&room, Unsubscribed::Server, out),
@@ -86,21 +79,21 @@ impl Session {
         }
     }
 
-    /// Gives what the client publishes to the stream that it has in both directions; or gives it back, for the room.
+    /// Gives what the client publishes to the stream that it has in both directions, if it has one. Returns whether it has.
     pub(super) fn publish_to_stream(
         &mut self,
         id: u32,
-        request: PublishRequest,
+        request: &PublishRequest,
         out: &mut Vec<Out>,
-    ) -> Option<PublishRequest> {
+    ) -> bool {
         let live = self.subscription(&request.channel).filter(|it| it.is_live());
         let Some(stream) = live.and_then(|it| it.stream()).filter(|it| it.both_ways) else {
-            return Some(request);
+            return false;
         };
         // Protobuf lends the buffer of the whole message.
         let data = Bytes::copy_from_slice(&request.data);
         out.push(Out::Stream(stream.number, ToStream::Publish(data)));
         out.push(Out::Reply(reply::result(id, ReplyBody::Publish(Empty {}))));
-        None
+        true
     }
 }

@@ -17,7 +17,7 @@ use crate::{
         fault::TokenError,
         grant::{self, Grant, Overrides},
     },
-    backend::request::Operation,
+    backend::{request::Operation, stream::ToStream},
     protocol::{
         codec::Format,
         codes::{Disconnect, ErrorCode},
@@ -270,22 +270,19 @@ impl Session {
         let user = &*self.info.user;
         let private = options::is_private(room);
         let listed = options.allow_user_limited.then(|| options::is_limited_to(room, user));
-        let open = match (listed.flatten(), settings.proxies.rooms.of(room).subscribe) {
-            (Some(listed), _) => listed,
-            (None, Some(backend)) if !private || settings.insecure => {
-                let operation =
-                    Operation::Subscribe { room: room.to_owned(), data: request.data.clone() };
-                return Ok(Decided::Ask(self.backend_request(backend, operation)));
+        let asked = settings.proxies.rooms.of(room);
+        let may_be_asked = !private || settings.insecure;
+        let operation =
+            || Operation::Subscribe { room: room.to_owned(), data: request.data.clone() };
+        let open = match (listed.flatten(), asked.subscribe, asked.stream) {
+            (Some(listed), ..) => listed,
+            (None, Some(backend), _) if may_be_asked => {
+                return Ok(Decided::Ask(self.backend_request(backend, operation())));
             }
-            (None, _)
-                if let Some(stream) = settings.proxies.rooms.of(room).stream
-                    && (!private || settings.insecure) =>
-            {
-                let operation =
-                    Operation::Subscribe { room: room.to_owned(), data: request.data.clone() };
-                return Ok(Decided::Ask(self.stream_request(stream, operation)));
+            (None, None, Some(stream)) if may_be_asked => {
+                return Ok(Decided::Ask(self.stream_request(stream, operation())));
             }
-            (None, _) => options.permissions.may_subscribe(user.is_empty()),
+            (None, ..) => options.permissions.may_subscribe(user.is_empty()),
         };
         let permitted = settings.insecure || (!private && open);
         permitted
@@ -472,8 +469,9 @@ impl Session {
                     u32::try_from(it.publish_debounce.as_millis()).unwrap_or(u32::MAX)
                 });
                 let result = SubscribeResult { expires, ttl, data, publish_debounce, ..result };
+                let stream = self.subscriptions[index].stream();
                 self.tell_entered(&room, initiator, result, env, out);
-                self.begin_stream(&room, out);
+                out.extend(stream.map(|it| Out::Stream(it.number, ToStream::Go)));
                 self.stand_in(&room, env, out);
                 if expires_at.is_some() {
                     self.wake_later(env, out);

@@ -150,3 +150,17 @@ fn what_was_closed_is_not_taken_for_torn_whatever_is_damaged() {
     let said = Damage::Publications { room: "a".into(), first: 1, end: 2 };
     assert_eq!((opened.torn, opened.damage), (0, vec![said]));
 }
+
+#[test]
+fn a_look_at_a_room_does_not_take_it_into_memory() {
+    let disk = Disk::new(1);
+    let (mut store, mut model) = (open(&disk).0, Model::default());
+    fill(&mut store, &mut model, 2, 80);
+    let (mut store, _) = open(&disk);
+    let query = Query { since: None, reverse: false, count: 100, bytes: 1 << 20 };
+    store.read("room1", &query).expect("read");
+    for (room, known) in [("room0", 1), ("room1", 1)] {
+        let looked = store.plan_apart(room, &query).expect("planned").read(&disk).expect("read");
+        assert_eq!((looked.entries.len(), store.stats().rooms), (80, known), "{room}");
+    }
+}
