@@ -3,10 +3,9 @@
 use super::Publication;
 use crate::conn::Care;
 use crate::fleet::Fleet;
-use crate::queue::jetstream::{answered, hearing, request};
+use crate::queue::jetstream::{answered, hearing, request, stored};
 use crate::target::Node;
-use anyhow::{Result, bail, ensure};
-use memchr::memmem;
+use anyhow::{Result, ensure};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -46,7 +45,7 @@ impl JetStream {
         let one = |it: &Publication<'_>| request(&subject(it.room), INBOX, it.data);
         let all: Vec<u8> = publications.iter().flat_map(one).collect();
         self.fleet.send(0, &all)?;
-        self.acknowledged(publications.len())
+        self.acknowledged(publications.len() as u64)
     }
 
     /// Publishes all or none. Returns once they are acknowledged.
@@ -71,18 +70,10 @@ impl JetStream {
         self.acknowledged(1)
     }
 
-    fn acknowledged(&mut self, wanted: usize) -> Result<()> {
-        let (mut acked, mut refused, begun) = (0, None, Instant::now());
+    fn acknowledged(&mut self, wanted: u64) -> Result<()> {
+        let (mut acked, begun) = (0, Instant::now());
         while acked < wanted {
-            self.fleet.pump(Duration::from_millis(100), |_, message| {
-                match memmem::find(message, b"\"seq\"") {
-                    Some(_) => acked += 1,
-                    None => refused = Some(String::from_utf8_lossy(message).into_owned()),
-                }
-            })?;
-            if let Some(answer) = refused {
-                bail!("the server refused a publication: {answer}");
-            }
+            acked += stored(&mut self.fleet, Duration::from_millis(100))?;
             ensure!(begun.elapsed() < PATIENCE, "{acked} of {wanted} were acknowledged");
         }
         Ok(())

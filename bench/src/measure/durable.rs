@@ -133,12 +133,14 @@ pub struct Durable {
     args: DurableArgs,
     kinds: Vec<(Kind, Figures)>,
     syncs: f64,
+    /// The peers that could not be started, and why.
+    missing: Vec<String>,
 }
 
 /// Runs the measurement.
 pub fn run(args: &DurableArgs) -> Result<Durable> {
     let nodes = args.target.nodes_on_disk(args.nodes as usize)?;
-    let peers = args.start_peers()?;
+    let (peers, missing) = args.start_peers();
     let roomcast = |namespace| Server::Roomcast { namespace, api_key: args.target.api_key() };
     let mut kinds = vec![
         (Kind::Memory, roomcast(IN_MEMORY), &nodes[..], Vec::new()),
@@ -162,18 +164,26 @@ pub fn run(args: &DurableArgs) -> Result<Durable> {
     }
     let syncs = target::sum_of_metric(&nodes, "roomcast_log_syncs")?;
     let kinds = kinds.iter().map(|(kind, .., rounds)| (*kind, Figures::middle(rounds))).collect();
-    Ok(Durable { args: args.clone(), kinds, syncs })
+    Ok(Durable { args: args.clone(), kinds, syncs, missing })
 }
 
 impl DurableArgs {
-    /// Each has a server of its own, so that none is slower for what another has left there.
-    fn start_peers(&self) -> Result<Vec<(Kind, Running)>> {
-        let Some(places) = self.installed.places() else { return Ok(Vec::new()) };
-        Ok(vec![
-            (Kind::JetStream, peers::start_jetstream(&places)?),
-            (Kind::JetStreamBatches, peers::start_jetstream(&places)?),
-            (Kind::Redis, peers::start_durable_redis(&places)?),
-        ])
+    /// Each has a server of its own, so that none is slower for what another has left there. Also returns why some
+    /// could not be started.
+    fn start_peers(&self) -> (Vec<(Kind, Running)>, Vec<String>) {
+        let (mut peers, mut missing) = (Vec::new(), Vec::new());
+        for kind in [Kind::JetStream, Kind::JetStreamBatches, Kind::Redis] {
+            let Some(places) = self.installed.places() else { break };
+            let started = match kind {
+                Kind::Redis => peers::start_durable_redis(&places),
+                _ => peers::start_jetstream(&places),
+            };
+            match started {
+                Ok(running) => peers.push((kind, running)),
+                Err(why) => missing.push(format!("{}: {why:#}", kind.name())),
+            }
+        }
+        (peers, missing)
     }
 
     fn round(&self, server: &mut Server<'_>, nodes: &[Node]) -> Result<Figures> {
@@ -235,13 +245,14 @@ impl Durable {
             "Rooms on disk: {nodes} nodes, {} rooms, {under_way} publications of {size} bytes under way",
             count(rooms)
         );
-        let notes = vec![
+        let mut notes = vec![
             format!("A publication on disk takes {:.2} × the CPU time of one in memory.", self.ratio()),
             format!("{} syncs on all of Roomcast's nodes.", count(self.syncs as u64)),
             "Each call is of so many publications, and the next begins when all are acknowledged; this program and the \
              nodes share the machine."
                 .to_owned(),
         ];
+        notes.extend(self.missing.clone());
         all.insert("bench".to_owned(), json!("durable"));
         all.insert("cpu_ratio".to_owned(), json!(self.ratio()));
         Report { title, table, notes, json: all.into() }

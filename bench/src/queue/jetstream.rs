@@ -149,6 +149,19 @@ pub(crate) fn answered(fleet: &mut Fleet) -> Result<Value> {
     answer.context("the server does not answer")
 }
 
+/// How many publications are acknowledged, of those whose answers come within `timeout`.
+pub(crate) fn stored(fleet: &mut Fleet, timeout: Duration) -> Result<u64> {
+    let (mut stored, mut refused) = (0, None);
+    fleet.pump(timeout, |_, message| match memmem::find(message, b"\"seq\"") {
+        Some(_) => stored += 1,
+        None => refused = Some(String::from_utf8_lossy(message).into_owned()),
+    })?;
+    match refused {
+        Some(answer) => bail!("the server refused a publication: {answer}"),
+        None => Ok(stored),
+    }
+}
+
 /// Publishes all messages on a thread of its own.
 fn publish(work: Work, server: SocketAddr, clock: Clock) -> JoinHandle<Result<()>> {
     thread::spawn(move || {
@@ -167,16 +180,7 @@ fn publish(work: Work, server: SocketAddr, clock: Clock) -> JoinHandle<Result<()
             if !batch.is_empty() {
                 fleet.send(0, &batch)?;
             }
-            let mut refused = None;
-            fleet.pump(Duration::from_millis(1), |_, message| {
-                match memmem::find(message, b"\"seq\"") {
-                    Some(_) => taken += 1,
-                    None => refused = Some(String::from_utf8_lossy(message).into_owned()),
-                }
-            })?;
-            if let Some(answer) = refused {
-                bail!("the server refused a publication: {answer}");
-            }
+            taken += stored(&mut fleet, Duration::from_millis(1))?;
         }
         Ok(())
     })
