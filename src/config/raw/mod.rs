@@ -303,8 +303,8 @@ section! {
         max_bytes: u64 = 0,
         /// Bytes of one file. A publication has to fit into one.
         segment_bytes: u64 = 64 << 20,
-        /// How often all that is kept is read in search of damage, which is repaired from other nodes' copies; a
-        /// mebibyte a second at most. "0s": never.
+        /// How often all publications are read in search of damage, which is repaired from other nodes' copies; about a
+        /// mebibyte a second. "0s": never.
         scrub_interval: Span = seconds(86_400),
     }
 }
