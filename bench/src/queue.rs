@@ -17,6 +17,8 @@ use memchr::memmem;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -108,11 +110,12 @@ pub fn run(work: &Work, plans: Vec<Plan>, api: SocketAddr, api_key: &str) -> Res
     let (mut fleet, consumers) = (Fleet::new()?, plans.len());
     fleet.open_each(plans.into_iter().map(Rc::new))?;
     let (mut done, clock, begun) = (Done::new()?, Clock::start(), Instant::now());
-    let publisher = publish(work.clone(), api, api_key.to_owned(), clock);
+    let refused = Arc::new(AtomicU64::new(0));
+    let publisher = publish(work.clone(), api, api_key.to_owned(), clock, refused.clone());
     let mut given: Vec<Vec<String>> = vec![Vec::new(); consumers];
     let (mut id, mut last) = (FIRST_RPC, begun);
     while done.acked < work.messages && last.elapsed() < PATIENCE {
-        let mut refused = None;
+        let mut failed = None;
         fleet.pump(Duration::from_millis(100), |consumer, message| {
             if let Some(delivery) = quoted(message, br#""roomcast-delivery":""#) {
                 given[consumer].push(String::from_utf8_lossy(delivery).into_owned());
@@ -124,10 +127,10 @@ pub fn run(work: &Work, plans: Vec<Plan>, api: SocketAddr, api_key: &str) -> Res
                 done.stale += memmem::find_iter(message, br#""stale""#).count() as u64;
                 last = Instant::now();
             } else if memmem::find(message, br#""error":"#).is_some() {
-                refused.get_or_insert_with(|| String::from_utf8_lossy(message).into_owned());
+                failed.get_or_insert_with(|| String::from_utf8_lossy(message).into_owned());
             }
         })?;
-        if let Some(answer) = refused {
+        if let Some(answer) = failed {
             bail!("the server refused an acknowledgement: {answer}");
         }
         for (consumer, given) in given.iter_mut().enumerate().filter(|(_, it)| !it.is_empty()) {
@@ -143,8 +146,9 @@ pub fn run(work: &Work, plans: Vec<Plan>, api: SocketAddr, api_key: &str) -> Res
     }
     done.took = begun.elapsed();
     if done.acked == work.messages || publisher.is_finished() {
-        done.refused = publisher.join().ok().context("the publisher has panicked")??;
+        publisher.join().ok().context("the publisher has panicked")??;
     }
+    done.refused = refused.load(Ordering::Relaxed);
     Ok(done)
 }
 
@@ -154,10 +158,16 @@ fn quoted<'a>(message: &'a [u8], before: &[u8]) -> Option<&'a [u8]> {
     Some(&rest[..memchr::memchr(b'"', rest)?])
 }
 
-/// Publishes all messages on a thread of its own. A room that is full is tried again: how often, it returns.
-fn publish(work: Work, api: SocketAddr, key: String, clock: Clock) -> JoinHandle<Result<u64>> {
+/// Publishes all messages on a thread of its own. A room that is full is tried again: how often, `refused` says.
+fn publish(
+    work: Work,
+    api: SocketAddr,
+    key: String,
+    clock: Clock,
+    refused: Arc<AtomicU64>,
+) -> JoinHandle<Result<()>> {
     thread::spawn(move || {
-        let (mut left, mut next, mut refused): (Vec<Value>, u64, u64) = (Vec::new(), 0, 0);
+        let (mut left, mut next): (Vec<Value>, u64) = (Vec::new(), 0);
         let (begun, first) = (Instant::now(), clock.now());
         while next < work.messages || !left.is_empty() {
             let due = work.due(begun).min(next + AT_ONCE - left.len() as u64);
@@ -180,12 +190,12 @@ fn publish(work: Work, api: SocketAddr, key: String, clock: Clock) -> JoinHandle
             if let Some(reply) = fatal {
                 bail!("the server refused a publication: {reply}");
             }
-            refused += left.len() as u64;
+            refused.fetch_add(left.len() as u64, Ordering::Relaxed);
             if left.len() == before {
                 thread::sleep(FULL);
             }
         }
-        Ok(refused)
+        Ok(())
     })
 }
 

@@ -481,6 +481,35 @@ fn a_full_queue_refuses_until_something_is_settled() {
 }
 
 #[test]
+fn those_who_consume_a_group_that_is_removed_are_told_and_it_holds_nothing_up() {
+    let mut world = World::with(2, CONFIG);
+    let names = ["here", "there"];
+    for (node, client) in names.into_iter().enumerate() {
+        world.play([Connect { client, sdk: Js, format: Json, node }]);
+        consume(&mut world, client, "small:a", "one", 4);
+    }
+    let mut api = caller(&world, 0);
+    api.call("queue_remove", json!({"channel": "small:a", "group": "one"}));
+    world.eventually("both have heard of it", REACTION, |world| {
+        let hears = |it: &&str| {
+            let events = world.clients.events(it);
+            events.iter().any(|it| it["ev"] == "unsubscribed" && it["code"] == 2000)
+        };
+        ensure(names.iter().all(hears), || "one has not".into())
+    });
+    // Others would be refused, for as long as the group has not settled what they would push out.
+    for number in 0..30 {
+        api.call("publish", json!({"channel": "small:a", "data": number}));
+    }
+    consume(&mut world, "there", "small:a", "one", 4);
+    world.eventually("whoever comes after that begins it anew", REACTION, |world| {
+        let settled = settled(world, "there").len();
+        ensure(settled == 10, || format!("{settled} are settled"))
+    });
+    assert_eq!(settled(&world, "here"), []);
+}
+
+#[test]
 fn hostile_consumers_harm_only_themselves() {
     let mut world = World::with(2, CONFIG);
     for (client, node) in [("greedy", 0), ("good", 1)] {

@@ -353,7 +353,7 @@ impl Group {
             Change::Extended(offsets, millis) => {
                 offsets.iter().for_each(|it| self.extend(*it, at + Duration::from_millis(*millis)));
             }
-            Change::Removed => self.clear(None),
+            Change::Removed => self.end_all(at),
         }
     }
 
@@ -373,6 +373,16 @@ impl Group {
             if !std::mem::replace(&mut consumer.in_turn, true) {
                 self.turn.push_back(*who);
             }
+        }
+    }
+
+    /// Nobody consumes any more, or waits for messages.
+    fn end_all(&mut self, at: Time) {
+        self.clear(None);
+        self.consumers.clear();
+        self.turn.clear();
+        for pull in &mut self.pulls {
+            (pull.most, pull.until) = (0, at);
         }
     }
 
@@ -697,7 +707,7 @@ impl Group {
         out.push(Effect::Change(Change::State(self.state(now))));
     }
 
-    /// There is no such group any more.
+    /// There is no such group any more, and nobody consumes.
     pub fn remove(&mut self, now: Time, out: &mut Vec<Effect>) {
         self.make(Change::Removed, now, out);
     }

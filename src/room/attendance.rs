@@ -66,6 +66,7 @@ impl Room {
         if clients.is_empty() && self.present.is_none() {
             return;
         }
+        self.readmit_consumers(&clients);
         let present = self.present.get_or_insert_default();
         let surplus = present.surplus(&clients);
         let (mut come, gone) = present.replace(at, clients);

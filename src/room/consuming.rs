@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
+    control::{Action, Control},
     group::{GroupHome, GroupOut},
     messages::RoomMessage,
     node::{Node, Out},
@@ -88,10 +89,11 @@ impl Room {
             return;
         }
         let present = self.present.iter().flat_map(|it| it.all());
-        let there: BTreeMap<u128, u32> =
+        let mut there: BTreeMap<u128, u32> =
             present.map(|(_, info)| (info.client.0, prefetch(&info))).collect();
         let now = node.now;
-        let Some(GroupHome { group, .. }) = self.group_mut() else { return };
+        let Some(GroupHome { group, dismissed, .. }) = self.group_mut() else { return };
+        dismissed.retain(|it| there.remove(it).is_some());
         let known: Vec<u128> = group.consumers().collect();
         known
             .iter()
@@ -161,6 +163,9 @@ impl Room {
         for out in all {
             match out {
                 GroupOut::Change(change) => {
+                    if matches!(change, Change::Removed) {
+                        self.dismiss_consumers(node);
+                    }
                     offset = self.keep_change(&change, None, node);
                     self.group_mut().into_iter().for_each(|it| it.has_kept(&change, offset));
                 }
@@ -189,6 +194,24 @@ impl Room {
         }
         for (at, messages) in pushes {
             self.push_to(at, messages, node);
+        }
+    }
+
+    /// The group is removed: those who consume are told, by the end of their subscriptions.
+    fn dismiss_consumers(&mut self, node: &mut Node) {
+        let present = self.present.as_ref().map_or_else(Vec::new, |it| it.all());
+        let Some(side) = self.group_mut() else { return };
+        side.dismissed = present.iter().map(|(_, info)| info.client.0).collect();
+        for (at, info) in present {
+            let action = Action::Unsubscribe { room: self.name.to_string() };
+            node.control(at, Control::of_client(&info.user, info.client, action));
+        }
+    }
+
+    /// A node says anew who is there: whoever was dismissed and still is has not been told, or has come again.
+    pub(super) fn readmit_consumers(&mut self, said: &[Arc<ClientInfo>]) {
+        if let Some(side) = self.group_mut().filter(|it| !it.dismissed.is_empty()) {
+            side.dismissed.retain(|it| said.iter().all(|said| said.client.0 != *it));
         }
     }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::types::Since;
+use super::types::{ClientId, Since};
 use crate::access::grant::Grant;
 
 /// Something that is done to some connections of a user.
@@ -17,6 +17,14 @@ pub struct Control {
     pub session: String,
     /// What is done.
     pub action: Action,
+}
+
+impl Control {
+    /// This is done to one connection of a user.
+    pub fn of_client(user: &str, client: ClientId, action: Action) -> Self {
+        let (user, client) = (user.to_owned(), client.to_string());
+        Self { user, client, session: String::new(), action }
+    }
 }
 
 /// What is done to a connection.

@@ -15,7 +15,7 @@
 //! In: requests, who comes and goes, the messages of the other room, time. Out: changes, pushes and answers.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -71,6 +71,8 @@ pub struct GroupHome {
     read_at: Option<Time>,
     /// A message that can't be read any more.
     unreadable: Option<u64>,
+    /// Those who consumed when the group was removed, and have not gone yet: it does not begin again for them.
+    pub(super) dismissed: BTreeSet<u128>,
 }
 
 /// What the log reads for a group, from which offset on.
@@ -114,6 +116,7 @@ impl GroupHome {
             reading: None,
             read_at: None,
             unreadable: None,
+            dismissed: BTreeSet::new(),
         }
     }
 

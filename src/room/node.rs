@@ -19,7 +19,7 @@ use super::{
     transfer::{Flow, Source, parts, weight_of_answer},
     types::{
         Answer, Epoch, Event, Failure, Findings, MemberFlags, Publication, ReplyTo, RoomName,
-        SocketRef, Subscribed,
+        SocketRef, Subscribed, Survey,
     },
 };
 use crate::{
@@ -363,6 +363,17 @@ impl Node {
         if !to.is_empty() {
             self.out.push(Out::Send { to, message: Message::Room(room.clone(), message) });
         }
+    }
+
+    /// Has something done to a connection of a node. Nobody waits for the answer.
+    pub(super) fn control(&mut self, at: NodeId, control: Control) {
+        let out = if at == self.me {
+            Out::Control(Arc::new(control))
+        } else {
+            let message = Message::Survey(self.next_id(), Survey::Control(control));
+            Out::Send { to: vec![at], message }
+        };
+        self.out.push(out);
     }
 
     /// Tells a peer something about slots.

@@ -435,8 +435,12 @@ mod tests {
             options::{QueueOptions, Start},
         },
         room::{
+            control::Action,
             options::RoomOptions,
-            types::{GroupAnswer, GroupRequest, NewPublication, ReplyTo},
+            types::{
+                ClientId, ClientInfo, GroupAnswer, GroupRequest, MemberFlags, NewPublication,
+                ReplyTo, SocketRef, Subscribe,
+            },
         },
     };
 
@@ -564,6 +568,45 @@ mod tests {
             let answer = ask_group(&mut state, room, request, at);
             assert_eq!(answer, Some(GroupAnswer::Done), "{room}");
         }
+    }
+
+    /// Someone consumes what the group of room `a` gives.
+    fn consume(state: &mut State, client: u128, at: u64) -> Vec<Out> {
+        let info = ClientInfo::new(ClientId(client), "ann");
+        let subscribe = Subscribe {
+            socket: SocketRef { worker: 0, slot: client as u32, generation: 0 },
+            id: 1,
+            info: Arc::new(info),
+            flags: MemberFlags::default(),
+            delivery: None,
+            recover: None,
+            must_recover: false,
+        };
+        let room = name::of_group("a", "one").into();
+        state
+            .handle(In::Request(room, Request::Subscribe(subscribe)), Time::from_millis(1_000 + at))
+    }
+
+    #[test]
+    fn a_group_that_is_removed_does_not_begin_again_for_those_who_consumed() {
+        let mut state = with_groups(RoomSettings::default());
+        let pushed = |out: Vec<Out>| out.iter().any(|it| matches!(it, Out::Push { .. }));
+        publish(&mut state, "a", 10, 1);
+        assert!(pushed(consume(&mut state, 1, 2)));
+        let request = Request::Group(GroupRequest::Remove.into(), ReplyTo::Api(1));
+        let room: RoomName = name::of_group("a", "one").into();
+        let out = state.handle(In::Request(room.clone(), request), Time::from_millis(1_003));
+        let told = out.iter().any(|it| match it {
+            Out::Control(control) => {
+                control.client == ClientId(1).to_string()
+                    && control.action == Action::Unsubscribe { room: room.to_string() }
+            }
+            _ => false,
+        });
+        assert!(told, "{out:?}");
+        assert!(!pushed(publish(&mut state, "a", 10, 4)));
+        assert_eq!(state.node.groups.floor(&"a".into()), None, "it holds up no publication");
+        assert!(pushed(consume(&mut state, 2, 5)), "a new one begins");
     }
 
     #[test]

@@ -7,16 +7,12 @@ use std::sync::Arc;
 
 use super::{
     control::{Action, Control},
-    node::{Node, Out},
+    node::Node,
     presence::Presence,
     room::Room,
     types::{ClientId, ClientInfo},
 };
-use crate::{
-    cluster::node::NodeId,
-    protocol::codes::Disconnect,
-    room::{messages::Message, types::Survey},
-};
+use crate::{cluster::node::NodeId, protocol::codes::Disconnect};
 
 impl Presence {
     /// Of the clients that a node reports: those that have to be closed, because a newer connection of their user was
@@ -47,20 +43,8 @@ impl Room {
 /// Closes another connection of the user.
 fn close(at: NodeId, user: &ClientInfo, client: ClientId, node: &mut Node) {
     let (code, reason) = Disconnect::ConnectionLimit.parts();
-    let control = Control {
-        user: user.user.to_string(),
-        client: client.to_string(),
-        session: String::new(),
-        action: Action::Disconnect { code, reason: reason.to_owned(), except: Vec::new() },
-    };
-    let out = if at == node.me {
-        Out::Control(Arc::new(control))
-    } else {
-        // Nobody waits for the answer.
-        let message = Message::Survey(node.next_id(), Survey::Control(control));
-        Out::Send { to: vec![at], message }
-    };
-    node.out.push(out);
+    let action = Action::Disconnect { code, reason: reason.to_owned(), except: Vec::new() };
+    node.control(at, Control::of_client(&user.user, client, action));
 }
 
 #[cfg(test)]
