@@ -6,6 +6,7 @@ use super::{
     idempotency,
     logged::Logged,
     messages::RoomMessage,
+    mirror::OFFER_AGAIN,
     node::Node,
     room::{Role, Room},
     stream::Stream,
@@ -19,9 +20,6 @@ use crate::{
 /// is kept that no home has asked for.
 const UNUSED: Duration = Duration::from_secs(60);
 
-/// How often a node that is about to leave says what it holds for a room's home to take.
-const OFFER_AGAIN: Duration = Duration::from_millis(500);
-
 impl Room {
     /// When something will be due if nothing comes in.
     pub fn next_due(&self, node: &Node) -> Option<Time> {
@@ -32,6 +30,9 @@ impl Room {
         let keys = self.keys.as_ref().and_then(|keys| keys.next_expiry());
         let role = match &self.role {
             Role::Home(home) => self.home_due(home, node),
+            Role::Mirror(mirror) if self.is_to_be_offered(node) => {
+                mirror.next_due(node).into_iter().chain([mirror.offer_due()]).min()
+            }
             Role::Mirror(mirror) => mirror.next_due(node),
             Role::Guest if self.is_to_be_offered(node) => Some(node.now + OFFER_AGAIN),
             Role::Opening(opening) => opening.next_due(),

@@ -59,7 +59,11 @@ impl Room {
         invited: bool,
         node: &mut Node,
     ) {
+        let needs_copies = self.needs_copies();
         let (Some(link), Role::Home(home)) = (node.link(from), &mut self.role) else { return };
+        if invited && needs_copies {
+            home.replication.keep(from);
+        }
         let succeeds = invited && home.replication.includes(from);
         home.replication.attached(from, succeeds);
         let (have, clients) = (have.map(Box::new), Some(Box::default()));

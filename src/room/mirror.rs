@@ -20,6 +20,9 @@ use crate::{cluster::node::NodeId, runtime::time::Time};
 /// How long after a refusal the same home is not asked again: its view may be about to change.
 const BACKOFF: Duration = Duration::from_millis(50);
 
+/// How often a node that is about to leave says what it holds for a room's home to take.
+pub(super) const OFFER_AGAIN: Duration = Duration::from_millis(500);
+
 /// How a node listens to a room's home.
 #[derive(Debug)]
 pub struct Mirror {
@@ -38,6 +41,8 @@ pub struct Mirror {
     pub(super) said: bool,
     /// Until when it does not take a lesser copy of the home's; none: none was offered.
     keeps_until: Time,
+    /// When the home was told last what is held here, as long as it is to be offered.
+    offered: Time,
 }
 
 /// How far it is. Another link than the one named ends it.
@@ -66,6 +71,7 @@ impl Mirror {
             incoming: None,
             said: false,
             keeps_until: Time::default(),
+            offered: Time::default(),
         }
     }
 
@@ -108,6 +114,11 @@ impl Mirror {
         self.keeps_until
     }
 
+    /// When what is held here may be offered.
+    pub(super) fn offer_due(&self) -> Time {
+        self.offered + OFFER_AGAIN
+    }
+
     pub(super) fn next_due(&self, node: &Node) -> Option<Time> {
         let retry = (self.state == State::Detached && self.not_before > node.now)
             .then_some(self.not_before);
@@ -146,15 +157,27 @@ impl Room {
 
     /// Whether this node can't leave until the home, which may not know of it, has what is held here.
     pub(super) fn is_to_be_offered(&self, node: &Node) -> bool {
-        let waits = matches!(self.role, Role::Guest) && self.owed && node.is_draining();
-        waits && self.held().is_some()
+        let is_of_no_successor = match &self.role {
+            Role::Guest => true,
+            Role::Mirror(mirror) => !mirror.invited,
+            Role::Home(_) | Role::Opening(_) => false,
+        };
+        is_of_no_successor && self.owed && node.is_draining() && self.held().is_some()
     }
 
     /// Offers the home what this node came to hold only after it had answered the home's claim, as if in answer to it.
     fn offer_what_is_owed(&mut self, home: NodeId, node: &mut Node) {
+        if let Role::Mirror(mirror) = &self.role
+            && node.now < mirror.offer_due()
+        {
+            return;
+        }
         if self.is_to_be_offered(node)
             && let Some(held) = self.held()
         {
+            if let Role::Mirror(mirror) = &mut self.role {
+                mirror.offered = node.now;
+            }
             let (rooms, ended, unsure) = (vec![(self.name.clone(), held)], vec![], vec![]);
             let offer = SlotMessage::Inventory { claim: 0, rooms, ended, unsure, last: false };
             node.send_about_slots(vec![home], offer);

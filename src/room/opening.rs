@@ -108,11 +108,13 @@ impl Opening {
     }
 
     /// `from` has no such copy (any more).
-    pub(super) fn has_no_copy(&mut self, from: NodeId, id: u64) {
-        if self.fetch.as_ref().is_some_and(|fetch| (fetch.from, fetch.id) == (from, id)) {
-            self.fetch = None;
+    /// Returns whether that was waited for.
+    pub(super) fn has_no_copy(&mut self, from: NodeId, id: u64) -> bool {
+        let is_it = self.fetch.take_if(|it| (it.from, it.id) == (from, id)).is_some();
+        if is_it {
             self.heard.retain(|(node, _)| *node != from);
         }
+        is_it
     }
 
     /// Whether one of the copies that others hold is known to be of the room's stream, and begins as this one does.

@@ -504,6 +504,25 @@ mod tests {
     }
 
     #[test]
+    fn what_someone_waits_for_is_not_due_behind_rooms_that_nobody_waits_for() {
+        const ROOMS: usize = 3_000;
+        let mut state = alone(RoomSettings::default());
+        for room in 0..ROOMS {
+            publish(&mut state, &format!("r{room}"), 10, 0);
+        }
+        // All of them have something to drop. It is done in slices that follow one another, and then it is done.
+        let now = Time::from_millis(1_000 + 61_000);
+        let slices = (0..ROOMS).take_while(|_| {
+            state.handle(In::Tick, now);
+            state.next_due() <= now
+        });
+        let slices = slices.count();
+        let slice = state.node.settings.slice;
+        assert!((ROOMS / slice - 1..=ROOMS / slice + 1).contains(&slices), "{slices}");
+        assert_eq!(state.history_bytes(), 0);
+    }
+
+    #[test]
     fn the_rooms_that_nobody_used_for_the_longest_go_first() {
         let mut state = alone(RoomSettings { room_limit: 3, ..Default::default() });
         for (at, room) in ["a", "b", "c", "a", "d"].into_iter().enumerate() {

@@ -133,6 +133,12 @@ impl Replication {
         complete.count() >= many
     }
 
+    /// `peer` takes itself for a successor: another home has asked it to be one, or this one before a link was lost.
+    /// So it is, if only until others have what it has; then it is told that it is none.
+    pub fn keep(&mut self, peer: NodeId) {
+        self.successors.entry(peer).or_default();
+    }
+
     /// `peer` listens as a successor from now on, or it does not.
     pub fn attached(&mut self, peer: NodeId, attached: bool) {
         if let Some(successor) = self.successors.get_mut(&peer) {
@@ -330,6 +336,21 @@ mod tests {
         assert_eq!(replication.choose(&[A], |_| true, at(200)), (vec![A], vec![]));
         attach(&mut replication, &[A]);
         assert_eq!(replication.choose(&[A], |_| true, at(900)), (vec![], vec![]));
+    }
+
+    #[test]
+    fn who_takes_itself_for_a_successor_is_one_until_it_is_told_otherwise() {
+        let mut replication = with_successors(&[A]);
+        replication.keep(B);
+        attach(&mut replication, &[A, B]);
+        assert_eq!(replication.choose(&[A], |_| true, at(100)), (vec![], vec![]));
+        replication.has(A, 1, 1);
+        assert_eq!(replication.choose(&[A], |_| true, at(101)), (vec![], vec![B]));
+        // If it is wanted after all, it listens already.
+        replication.keep(B);
+        attach(&mut replication, &[B]);
+        assert_eq!(replication.choose(&[A, B], |_| true, at(900)), (vec![], vec![]));
+        assert_eq!(replication.successors(), [A, B]);
     }
 
     #[test]

@@ -320,8 +320,10 @@ impl Room {
                 }
             }
             (Refused::Fetch(id), role) => {
-                if let Role::Opening(opening) = role {
-                    opening.has_no_copy(from, id);
+                if let Role::Opening(opening) = role
+                    && opening.has_no_copy(from, id)
+                {
+                    node.fetches.end(&self.name);
                 }
                 self.repair_refused((from, id), node);
             }

@@ -90,6 +90,7 @@ impl State {
     pub fn has_work(&self) -> bool {
         let window = self.node.settings.window;
         self.work.is_left()
+            || self.agenda.next_due().is_some_and(|due| due <= self.node.now)
             || self.work.searches.is_left(self.node.me)
             || self.recovery.is_left()
             || self.node.groups.is_due()
