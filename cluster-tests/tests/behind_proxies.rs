@@ -224,6 +224,7 @@ impl Behind {
             ("refusals reach the client", Self::refusals_arrive),
             ("nothing else is served", Self::rest_is_hidden),
             ("streams are not held back", Self::streams_flow),
+            ("whoever goes is gone", Self::leavers_are_noticed),
             ("SDKs work over every transport", Self::sdks_work),
             ("a node that drains is left out", Self::drained_node_is_left_out),
             ("a node that is killed is left out", Self::killed_node_is_left_out),
@@ -311,6 +312,26 @@ impl Behind {
             }
         }
         Ok(())
+    }
+
+    /// At once, and not when the node pings the next time: a proxy that keeps what the client has closed shows others as
+    /// present that have gone.
+    fn leavers_are_noticed(&mut self) -> Result<(), String> {
+        let all = self.versions().iter().map(|version| self.stream(version, &[]));
+        let mut all = all.collect::<Result<Vec<_>, _>>()?;
+        for stream in &mut all {
+            stream.line_with("\"subscribe\"", REACTION)?;
+        }
+        drop(all);
+        // Nodes behind a proxy that passes TLS on take no calls from here; their connections end with the client's.
+        let nodes = if self.opaque { 0..0 } else { 0..3 };
+        until(SECONDS, || {
+            for node in nodes.clone() {
+                let connected = self.cluster.metric(node, "roomcast_connections")?;
+                ensure(connected == 0.0, || format!("node {node} has {connected} connections"))?;
+            }
+            Ok(())
+        })
     }
 
     fn sdks_work(&mut self) -> Result<(), String> {

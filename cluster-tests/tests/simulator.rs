@@ -210,6 +210,16 @@ const ONCE_FAILED_WITH_CONSUMERS: &[(u64, Faults)] = &[
     // that in which others had been acknowledged meanwhile.
     (1307, Faults::Disks),
     (3373, Faults::Disks),
+    // A node that drained listened to a group without having been asked to keep a copy, and nobody knew that it kept one.
+    (35, Faults::Drains),
+];
+
+/// The same of histories with maps.
+const ONCE_FAILED_WITH_MAPS: &[(u64, Faults)] = &[
+    // A home did not take who attached as its successor for one, and asked again, in vain.
+    (194, Faults::Quorum),
+    // A new home did not know yet that a majority has what a client was given before, and let it in behind that.
+    (877, Faults::Quorum),
 ];
 
 #[test]
@@ -222,6 +232,11 @@ fn what_once_failed_does_not_fail_again() {
     for (seed, faults) in ONCE_FAILED_WITH_CONSUMERS {
         if let (Err(failure), _) = sim::play_with_consumers(*seed, *faults, None) {
             panic!("{seed} with {faults:?} and consumers: {failure}");
+        }
+    }
+    for (seed, faults) in ONCE_FAILED_WITH_MAPS {
+        if let (Err(failure), _) = sim::play_with_maps(*seed, *faults, None) {
+            panic!("{seed} with {faults:?} and maps: {failure}");
         }
     }
 }

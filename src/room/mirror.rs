@@ -315,8 +315,9 @@ impl Room {
             return;
         }
         let here = self.stream.as_deref().map(Stream::visible);
-        if self.live_home(node).is_none() {
-            // The home was lost or has changed meanwhile: begin again with the current one.
+        if self.live_home(node).is_none() || self.is_too_early(&subscribe) {
+            // The home was lost or has changed meanwhile: begin again with the current one. Or that is new, and does not
+            // know yet that a majority has what its predecessor has given to this client.
             let until = node.now + node.settings.publish_timeout;
             self.waiting.push_back((subscribe, until));
             return;

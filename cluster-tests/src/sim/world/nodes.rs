@@ -1,7 +1,7 @@
 //! The nodes: how they start and end, and what becomes of what their cores say.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -48,6 +48,8 @@ pub(super) struct Node {
     pub(super) disk: Disk,
     /// When the disk is done with what it was asked last.
     pub(super) disk_busy: u64,
+    /// What has come for it while what came before is being done; none: nothing is.
+    waiting: Option<VecDeque<In>>,
     /// Which sockets are in which room: what hubs know.
     pub(super) members: BTreeMap<RoomName, BTreeSet<SocketRef>>,
 }
@@ -140,6 +142,7 @@ impl World {
             frozen: None,
             disk: Disk::default(),
             disk_busy: 0,
+            waiting: None,
             members: BTreeMap::new(),
         });
     }
@@ -263,8 +266,24 @@ impl World {
         Ok(())
     }
 
-    /// Gives a node an input and does what it says.
+    /// Gives a node an input and does what it says. What comes of that for the same node waits until all of it is
+    /// done, as with an actor: else a link would carry what follows before what comes first.
     pub(super) fn input(&mut self, node: usize, input: In) -> Result<(), String> {
+        if let Some(waiting) = &mut self.nodes[node].waiting {
+            waiting.push_back(input);
+            return Ok(());
+        }
+        self.nodes[node].waiting = Some(VecDeque::from([input]));
+        while let Some(input) =
+            self.nodes[node].waiting.as_mut().and_then(|waiting| waiting.pop_front())
+        {
+            self.handle(node, input)?;
+        }
+        self.nodes[node].waiting = None;
+        Ok(())
+    }
+
+    fn handle(&mut self, node: usize, input: In) -> Result<(), String> {
         let now = Time::from_millis(self.now);
         if let Some((_, missed)) = &mut self.nodes[node].frozen {
             // Time does not pass for it, so it misses no ticks.
