@@ -105,6 +105,13 @@ pub fn go_api() -> PathBuf {
     target_dir().join("go-api")
 }
 
+/// What loads the PHP client of the API: `CLUSTER_TESTS_PHPCENT`, else what the run script installs where there is
+/// Composer.
+pub fn phpcent() -> PathBuf {
+    let installed = || target_dir().join("php/vendor/autoload.php");
+    env::var_os("CLUSTER_TESTS_PHPCENT").map_or_else(installed, PathBuf::from)
+}
+
 /// The calls of the API by gRPC in Go, which the run script builds there, too.
 pub fn go_grpc() -> PathBuf {
     target_dir().join("go-grpc-api")

@@ -14,19 +14,19 @@ use cluster_tests::{
 };
 use serde_json::json;
 
-/// Whether a program in Go is built; says so if not.
-fn go(program: &Path, what: &str) -> bool {
+/// Whether a program is there; says what is skipped if not, and why.
+fn is_there(program: &Path, what: &str, why: &str) -> bool {
     let there = program.exists();
     if !there {
         // Not by a macro: what those print of a test that passes is not shown.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: {what} is not built, for there is no Go");
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {what} is not here, for there is no {why}");
     }
     there
 }
 
 #[test]
 fn the_go_sdk_publishes_and_recovers_across_nodes() {
-    if !go(&paths::go_driver(), "the driver of the Go SDK") {
+    if !is_there(&paths::go_driver(), "the driver of the Go SDK", "Go") {
         return;
     }
     let mut world = World::new(3);
@@ -84,6 +84,11 @@ fn the_official_clients_of_the_api_work_on_every_node() {
     let mut node = Command::new("node");
     node.arg(paths::js("api.mjs"));
     script(&mut world, "cent.js calls every method", node);
+    if is_there(&paths::phpcent(), "the client of the API in PHP", "Composer") {
+        let mut php = Command::new("php");
+        php.arg(paths::crate_dir().join("clients/php/api.php")).arg(paths::phpcent());
+        script(&mut world, "phpcent calls every method", php);
+    }
 }
 
 #[test]
@@ -92,7 +97,7 @@ fn clients_of_the_api_that_send_one_command_to_a_line_work_on_every_node() {
     let mut python = Command::new(paths::python());
     python.arg(paths::crate_dir().join("clients/python/api4.py"));
     script(&mut world, "cent 4 calls every method", python);
-    if go(&paths::go_api(), "the client of the API in Go") {
+    if is_there(&paths::go_api(), "the client of the API in Go", "Go") {
         script(&mut world, "gocent calls every method", Command::new(paths::go_api()));
     }
 }

@@ -173,7 +173,8 @@ impl State {
             return;
         }
         let window = self.node.settings.window;
-        let peers: Vec<NodeId> = self.node.flows.keys().copied().collect();
+        let waiting = self.node.flows.iter().filter(|(_, flow)| !flow.is_idle());
+        let peers: Vec<NodeId> = waiting.map(|(peer, _)| *peer).collect();
         for peer in peers {
             while let Some(flow) = self.node.flows.get_mut(&peer)
                 && let Some((room, answer)) = flow.next_answer(window)
