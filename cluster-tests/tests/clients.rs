@@ -1,6 +1,6 @@
 //! Clients that we did not write: the Go SDK, and those of the server API, on three nodes.
 
-use std::{io::Write as _, path::Path, process::Command};
+use std::{path::Path, process::Command};
 
 use cluster_tests::{
     check, paths,
@@ -10,7 +10,7 @@ use cluster_tests::{
     },
     step::Step::*,
     wait::ensure,
-    world::World,
+    world::{World, say_skipped},
 };
 use serde_json::json;
 
@@ -18,8 +18,7 @@ use serde_json::json;
 fn is_there(program: &Path, what: &str, why: &str) -> bool {
     let there = program.exists();
     if !there {
-        // Not by a macro: what those print of a test that passes is not shown.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: {what} is not here, for there is no {why}");
+        say_skipped(&format!("{what} is not here, for there is no {why}"));
     }
     there
 }
