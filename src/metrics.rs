@@ -53,6 +53,8 @@ metrics! {
     subscriptions: IntGauge = "subscriptions", "Subscriptions of this node's clients.";
     /// Rooms known.
     rooms: IntGauge = "rooms", "Rooms that this node knows, as home or as mirror.";
+    /// Of these, those on disk that are out of memory.
+    dormant_rooms: IntGauge = "dormant_rooms", "Rooms on disk that nobody uses, which are out of memory.";
     /// The longest input of the room registry.
     longest_input: Gauge = "registry_longest_input_seconds", "Longest that one input kept all rooms of this node waiting, of the last minute or two.";
     /// History kept.

@@ -27,6 +27,7 @@ pub mod rounds;
 pub mod server;
 pub mod settling;
 pub mod steady;
+pub mod stored;
 pub mod table;
 pub mod target;
 pub mod wire;

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use roomcast_bench::measure::{
     all, compare, connect, durable, fanout, grow, hot, kill, latency, memory, mesh, moves,
-    presence, queue, rooms, storm,
+    presence, queue, rooms, stored, storm,
 };
 use roomcast_bench::{floor, limits, server, target};
 use std::ffi::OsString;
@@ -51,11 +51,13 @@ enum Command {
     Kill(kill::KillArgs),
     /// Publications that are synced to disk before they are acknowledged, beside those in memory
     Durable(durable::DurableArgs),
+    /// A server that starts with very many publications on its disk: how long, how much memory, how fast they are read
+    Stored(stored::StoredArgs),
     /// Messages through a group of consumers: published, given, acknowledged
     Queue(queue::QueueArgs),
     /// How costs grow with clients, rooms, size and nodes: tables and plots
     Grow(grow::GrowArgs),
-    /// Everything but `join`, `drain`, `durable` and `queue`, with the README's settings
+    /// Everything but `join`, `drain`, `durable`, `stored` and `queue`, with the README's settings
     All(target::TargetArgs),
     /// Roomcast beside the servers that `bench/compare` has installed
     Compare(compare::CompareArgs),
@@ -95,6 +97,7 @@ fn run(args: &Args) -> Result<()> {
         Command::Drain(options) => moves::drain(options)?.report(),
         Command::Kill(options) => kill::run(options)?.report(),
         Command::Durable(options) => durable::run(options)?.report(),
+        Command::Stored(options) => stored::run(options)?.report(),
         Command::Queue(options) => queue::run(options)?.report(),
         Command::Grow(options) => grow::run(options)?,
         Command::Hot(options) => hot::run(options)?.report(),

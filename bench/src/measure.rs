@@ -16,4 +16,5 @@ pub mod moves;
 pub mod presence;
 pub mod queue;
 pub mod rooms;
+pub mod stored;
 pub mod storm;

@@ -75,6 +75,17 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// Where the server of this number, from 1 on, has its rooms on disk.
+    pub fn data_dir_of(&self, number: usize) -> Option<PathBuf> {
+        Some(self.data.as_ref()?.0.join(name_of(number)))
+    }
+}
+
+fn name_of(number: usize) -> String {
+    format!("bench-{number}")
+}
+
 /// A directory that is removed when the servers are gone that have it.
 #[derive(Debug)]
 pub struct DataDir(PathBuf);
@@ -191,7 +202,7 @@ fn start_one<'a>(
 ) -> Result<Server> {
     let joins: Vec<Option<&str>> =
         others.into_iter().map(|server| server.gossip.as_deref()).collect();
-    let name = format!("bench-{}", joins.len() + 1);
+    let name = name_of(joins.len() + 1);
     let mut args: Vec<OsString> = vec!["serve".into(), "--config".into(), config.into()];
     args.extend(["--listen", "127.0.0.1:0", "--node-name", &name].map(OsString::from));
     if clustered {

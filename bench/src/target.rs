@@ -246,6 +246,19 @@ impl TargetArgs {
         Ok(servers.into_iter().map(|server| Node::started(server, self)).collect())
     }
 
+    /// Settings of servers with a directory for rooms on disk, and this much more of a configuration.
+    pub fn settings_on_disk(&self, more: &str) -> Result<Settings> {
+        let mut settings = self.settings()?.on_disk();
+        settings.config += more;
+        Ok(settings)
+    }
+
+    /// Starts one server that is alone.
+    pub fn start(&self, settings: &Settings) -> Result<Node> {
+        let server = server::start(settings, 1)?.pop().context("no server was started")?;
+        Ok(Node::started(server, self))
+    }
+
     /// Starts one server more, which joins `nodes`; returns once it serves.
     pub fn join(&self, nodes: &[Node]) -> Result<Node> {
         let servers = nodes.iter().map(Node::own_server).collect::<Result<Vec<_>>>()?;

@@ -174,6 +174,49 @@ fn history_is_read_from_disk_both_ways_past_what_memory_has() {
 }
 
 #[test]
+fn rooms_that_nobody_uses_are_out_of_memory_and_nobody_notices() {
+    const MANY: usize = 2_000;
+    // On three nodes each room has a home and a successor.
+    const COPIES: f64 = MANY as f64 * 2.0;
+    let config = on_disk() + "[disk]\nidle_timeout = \"1s\"\n";
+    let mut cluster = Cluster::start_with(3, &config).expect("the cluster starts");
+    let names = rooms::names("idle", MANY);
+    rooms::fill(cluster.node(0).http, &names, &json!("first")).expect("published");
+    let dormant = |cluster: &Cluster, nodes: &[usize], least: f64| {
+        until(SETTLED, || {
+            let of = |node: &usize| cluster.metric(*node, "roomcast_dormant_rooms");
+            let all = nodes.iter().map(of).sum::<Result<f64, String>>()?;
+            ensure(all >= least, || format!("{all} of {least} are out of memory"))
+        })
+    };
+    dormant(&cluster, &[0, 1, 2], COPIES).expect("all go out of memory");
+    // They go on in their epochs, whoever is asked.
+    let before = rooms::read(cluster.node(1).http, &names, -1).expect("read");
+    for node in [2, 0] {
+        let now = rooms::read(cluster.node(node).http, &names, -1).expect("read");
+        rooms::same(&names, &before, &now).expect("all is as it was");
+    }
+    dormant(&cluster, &[0, 1, 2], COPIES).expect("they go out of memory again");
+    rooms::fill(cluster.node(2).http, &names, &json!("second")).expect("published");
+    let before = rooms::read(cluster.node(0).http, &names, -1).expect("read");
+    dormant(&cluster, &[0, 1, 2], COPIES).expect("they go out of memory once more");
+    // A node drains, and takes nothing with it; then one dies. The last one has everything.
+    cluster.node(2).terminate();
+    let left = cluster.node_mut(2).exit_status(SETTLED).expect("it hands over");
+    assert!(left.success(), "{left}");
+    let now = rooms::read(cluster.node(1).http, &names, -1).expect("read");
+    rooms::same(&names, &before, &now).expect("nothing is lost, no epoch changed");
+    dormant(&cluster, &[0, 1], COPIES).expect("they are out of memory where they are now");
+    cluster.node_mut(0).kill();
+    until(SETTLED, || {
+        let now = rooms::read(cluster.node(1).http, &names, -1)?;
+        let has_all = now.iter().all(|it| it.kept.len() == 2);
+        ensure(has_all, || "some rooms lack a publication".into())
+    })
+    .expect("the other one had copies of all");
+}
+
+#[test]
 fn keys_and_versions_outlive_the_node() {
     let mut cluster = start(1);
     let mut api = Api::open(cluster.node(0).http).expect("it answers");

@@ -113,6 +113,11 @@ fn maps_are_the_same_for_all_whatever_happens() {
     play_all("maps", sim::play_with_maps);
 }
 
+#[test]
+fn rooms_that_were_out_of_memory_are_what_they_were() {
+    play_all("idle rooms", sim::play_with_idle_rooms);
+}
+
 type Played = (Result<(), String>, Vec<String>);
 
 /// Plays histories of each kind that have something beside rooms.
@@ -222,6 +227,19 @@ const ONCE_FAILED_WITH_MAPS: &[(u64, Faults)] = &[
     (877, Faults::Quorum),
 ];
 
+/// The same of histories with rooms that are often out of memory.
+const ONCE_FAILED_WITH_IDLE_ROOMS: &[(u64, Faults)] = &[
+    // A successor claimed the slot in vain, and listened no more; its home took it for one that did, and did without it.
+    (175, Faults::Quorum),
+    (788, Faults::Cuts),
+    // What a node found on its disk passed for what a majority had.
+    (651, Faults::Quorum),
+    // A client that had missed nothing was told that it had, since memory did not have what it was to get next.
+    (384, Faults::Quorum),
+    // Clients of a node that was to keep a copy had to subscribe again, and came and went once more.
+    (9, Faults::Drains),
+];
+
 #[test]
 fn what_once_failed_does_not_fail_again() {
     for (seed, faults) in ONCE_FAILED {
@@ -237,6 +255,11 @@ fn what_once_failed_does_not_fail_again() {
     for (seed, faults) in ONCE_FAILED_WITH_MAPS {
         if let (Err(failure), _) = sim::play_with_maps(*seed, *faults, None) {
             panic!("{seed} with {faults:?} and maps: {failure}");
+        }
+    }
+    for (seed, faults) in ONCE_FAILED_WITH_IDLE_ROOMS {
+        if let (Err(failure), _) = sim::play_with_idle_rooms(*seed, *faults, None) {
+            panic!("{seed} with {faults:?} and idle rooms: {failure}");
         }
     }
 }

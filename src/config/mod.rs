@@ -325,6 +325,7 @@ impl Raw {
             recovery_limit: self.client.recovery_max_publication_limit,
             history_bytes: self.channel.history_max_bytes,
             room_limit: self.channel.max_rooms,
+            idle_timeout: self.disk.idle_timeout.0,
             ..Default::default()
         })
     }
@@ -375,6 +376,9 @@ impl raw::Disk {
         let segment_bytes = segment_bytes.filter(|it| segments.contains(it)).ok_or_else(|| {
             Invalid::new("disk.segment_bytes", "1 MiB to 1 GiB (1048576 to 1073741824)")
         })?;
+        if self.idle_timeout.0 < Duration::from_secs(1) {
+            return Err(Invalid::new("disk.idle_timeout", "at least \"1s\""));
+        }
         Ok(DiskOptions {
             data_dir: self.data_dir.clone().into(),
             sync_interval,

@@ -8,7 +8,8 @@ use std::{
     fmt,
     sync::{
         Arc,
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread::{self, JoinHandle},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -104,10 +105,37 @@ enum Ask {
     Close(Done<Result<(), WriteError>>),
 }
 
+/// What waits has one of the [`WAITING`] places. (A bounded channel would take memory for all of them at once.)
+#[derive(Debug)]
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(waiting: &Arc<AtomicUsize>) -> Result<Self, Behind> {
+        let place = Self(waiting.clone());
+        match waiting.fetch_add(1, Ordering::Relaxed) < WAITING {
+            true => Ok(place),
+            false => Err(Behind),
+        }
+    }
+
+    /// One beside those.
+    fn extra(waiting: &Arc<AtomicUsize>) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting.clone())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// The thread that writes a log. The last one that is dropped ends it, without a last sync.
 #[derive(Debug)]
 pub struct Writer {
-    asks: SyncSender<Ask>,
+    asks: Sender<(Place, Ask)>,
+    waiting: Arc<AtomicUsize>,
     /// The writing one, then the reading one, which ends after it.
     threads: [JoinHandle<()>; 2],
 }
@@ -127,8 +155,7 @@ impl Writer {
         sync_interval: Option<Duration>,
         policy: impl Policy + Send + 'static,
     ) -> Self {
-        let (asks, asked) = sync_channel(WAITING);
-        let (plans, planned) = sync_channel(WAITING);
+        let ((asks, asked), (plans, planned)) = (channel(), channel());
         let files = directory.clone();
         let reading = thread::spawn(move || read(&files, &planned));
         let work = Work {
@@ -142,13 +169,12 @@ impl Writer {
             rested: None,
         };
         let writing = thread::spawn(move || work.run(&asked));
-        Self { asks, threads: [writing, reading] }
+        Self { asks, waiting: Arc::default(), threads: [writing, reading] }
     }
 
     fn ask(&self, ask: Ask) -> Result<(), Behind> {
-        self.asks.try_send(ask).map_err(|error| match error {
-            TrySendError::Full(_) | TrySendError::Disconnected(_) => Behind,
-        })
+        let place = Place::take(&self.waiting)?;
+        self.asks.send((place, ask)).map_err(|_| Behind)
     }
 
     /// Writes and syncs.
@@ -202,10 +228,10 @@ impl Writer {
 
     /// Writes what waits, and ends. Blocks until then.
     pub fn close(self) -> Result<(), WriteError> {
-        let (told, answer) = sync_channel(1);
+        let (told, answer) = channel();
         let done = Box::new(move |closed| _ = told.send(closed));
         // If the thread has gone, there is no answer.
-        let _ = self.asks.send(Ask::Close(done));
+        let _ = self.asks.send((Place::extra(&self.waiting), Ask::Close(done)));
         let closed = answer.recv();
         // Then nobody holds the directory any more.
         self.threads.into_iter().for_each(|it| _ = it.join());
@@ -213,11 +239,11 @@ impl Writer {
     }
 }
 
-type Planned = (Plan, Done<Result<Page, ReadError>>);
+type Planned = (Place, Plan, Done<Result<Page, ReadError>>);
 
 /// Reads pages while the other thread writes on.
 fn read(directory: &Directory, planned: &Receiver<Planned>) {
-    while let Ok((plan, done)) = planned.recv() {
+    while let Ok((_place, plan, done)) = planned.recv() {
         done(plan.read(directory));
     }
 }
@@ -230,19 +256,19 @@ struct Work<P> {
     sync_interval: Option<Duration>,
     /// When it was synced last, if there is an interval.
     synced: SystemTime,
-    plans: SyncSender<Planned>,
+    plans: Sender<Planned>,
     policy: P,
     /// When the last round of retention ended.
     rested: Option<SystemTime>,
 }
 
 impl<P: Policy> Work<P> {
-    fn run(mut self, asked: &Receiver<Ask>) {
+    fn run(mut self, asked: &Receiver<(Place, Ask)>) {
         let (mut requests, mut batches) = (Vec::new(), 0u32);
         loop {
             match asked.recv_timeout(IDLE) {
-                Ok(Ask::Close(done)) => return done(self.store.close()),
-                Ok(ask) => self.take(ask, &mut requests),
+                Ok((_, Ask::Close(done))) => return done(self.store.close()),
+                Ok((place, ask)) => self.take(place, ask, &mut requests),
                 Err(RecvTimeoutError::Timeout) => {
                     self.sync_now_and_then();
                     self.retain();
@@ -253,13 +279,13 @@ impl<P: Policy> Work<P> {
             let mut closing = None;
             let mut size = 0;
             while size < BATCH
-                && let Ok(ask) = asked.try_recv()
+                && let Ok((place, ask)) = asked.try_recv()
             {
                 if let Ask::Close(done) = ask {
                     closing = Some(done);
                     break;
                 }
-                self.take(ask, &mut requests);
+                self.take(place, ask, &mut requests);
                 let changes = requests.last().map(|it| it.changes.iter().map(Change::size).sum());
                 size += changes.unwrap_or(0);
             }
@@ -275,16 +301,16 @@ impl<P: Policy> Work<P> {
         }
     }
 
-    fn take(&mut self, ask: Ask, requests: &mut Vec<Request>) {
+    fn take(&mut self, place: Place, ask: Ask, requests: &mut Vec<Request>) {
         match ask {
             Ask::Write(request) => requests.push(request),
             Ask::Read(room, query, done) => {
                 let plan = self.store.plan(&room, &query);
-                self.read_as_planned(plan, done);
+                self.read_as_planned(place, plan, done);
             }
             Ask::Look(room, query, done) => {
                 let plan = self.store.plan_apart(&room, &query);
-                self.read_as_planned(plan, done);
+                self.read_as_planned(place, plan, done);
             }
             Ask::Rooms(after, limit, done) => done(self.store.rooms(after.as_deref(), limit)),
             Ask::Head(room, done) => done(self.store.head(&room)),
@@ -293,9 +319,14 @@ impl<P: Policy> Work<P> {
         }
     }
 
-    fn read_as_planned(&self, plan: Result<Plan, ReadError>, done: Done<Result<Page, ReadError>>) {
+    fn read_as_planned(
+        &self,
+        place: Place,
+        plan: Result<Plan, ReadError>,
+        done: Done<Result<Page, ReadError>>,
+    ) {
         match plan {
-            Ok(plan) => _ = self.plans.send((plan, done)),
+            Ok(plan) => _ = self.plans.send((place, plan, done)),
             Err(error) => done(Err(error)),
         }
     }
@@ -387,7 +418,7 @@ fn owner(requests: &[Request], op: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::mpsc::{self, Sender},
+        sync::mpsc::{Sender, channel},
         time::Instant,
     };
 
@@ -429,7 +460,7 @@ mod tests {
     fn what_was_done_is_there_and_one_that_is_refused_harms_no_other() {
         let scratch = Scratch::new("writer");
         let writer = start(&scratch, 1_000);
-        let (told, ended) = mpsc::channel();
+        let (told, ended) = channel();
         let rooms: Vec<Arc<str>> = vec!["a".into(), "b".into()];
         for offset in 1..=50 {
             append(&writer, &rooms[0], offset, 0, &told);
@@ -442,7 +473,7 @@ mod tests {
         assert!(ended.iter().any(|(slot, it)| *slot == 1 && it.is_err()));
         writer.close().expect("closed");
         let writer = start(&scratch, 1_000);
-        let (told, page) = mpsc::channel();
+        let (told, page) = channel();
         let query = Query { since: Some(10), reverse: false, count: 5, bytes: 9_999 };
         let done = Box::new(move |it| _ = told.send(it));
         writer.read(rooms[0].clone(), query, done).expect("few wait");
@@ -469,7 +500,7 @@ mod tests {
         let writer = start(&scratch, 100);
         let rooms: Vec<Arc<str>> = (0..10_000).map(|it| format!("chat:{it}").into()).collect();
         let mut next = vec![1; rooms.len()];
-        let (told, ended) = mpsc::channel();
+        let (told, ended) = channel();
         let (total, waiting) = (2_000_000, 256);
         let mut sent = vec![Instant::now(); waiting];
         let mut latencies = Vec::with_capacity(total);
@@ -491,7 +522,7 @@ mod tests {
         }
         let (took, cpu) = (begun.elapsed().as_secs_f64(), computed() - before);
         latencies.sort();
-        let (told, state) = mpsc::channel();
+        let (told, state) = channel();
         writer.state(Box::new(move |it| _ = told.send(it))).expect("few wait");
         println!(
             "{:.0} appends/s, p50 {:?}, p99 {:?}, CPU {:.2} us per append (driver included), {:?}",

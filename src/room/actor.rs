@@ -271,7 +271,9 @@ impl RoomRegistry {
             uptime: clock::uptime().as_secs() as u32,
             ..self.facts.clone()
         };
+        let dormant = self.state.dormant_rooms();
         self.metrics.rooms.set(self.state.rooms() as i64);
+        self.metrics.dormant_rooms.set(dormant as i64);
         self.metrics.history_bytes.set(self.state.history_bytes() as i64);
         self.metrics.subscriptions.set(self.state.subscriptions() as i64);
         self.metrics.mesh_links.set(self.links.len() as i64);
@@ -283,7 +285,8 @@ impl RoomRegistry {
         self.handle(In::Facts(facts));
         let now = clock::now();
         self.metrics.longest_input.set(self.longest.get(now).as_secs_f64());
-        self.reclaim.update(self.state.rooms() + self.state.subscriptions(), now);
+        let in_memory = self.state.rooms() - dormant;
+        self.reclaim.update(in_memory + self.state.subscriptions(), now);
         // It takes long, and there is more to give back once the work is done.
         if !self.state.has_work() && self.reclaim.take_due(now) {
             memory::give_back();

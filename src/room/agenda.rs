@@ -8,6 +8,17 @@ use crate::runtime::time::Time;
 /// A room that is due and still is after settling comes up again after this.
 const NOT_YET: Duration = Duration::from_millis(50);
 
+/// What is to become of a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It stays in memory.
+    Stays,
+    /// Nobody uses it, and it can be read from disk again.
+    Sleeps,
+    /// It is forgotten.
+    Over,
+}
+
 /// What a node notes of its rooms, so that it need not look through them.
 #[derive(Debug, Default)]
 pub struct Agenda {
@@ -20,10 +31,10 @@ pub struct Agenda {
 }
 
 impl Agenda {
-    /// Takes note of a room after something has happened in it. Returns whether it is over.
-    pub fn note(&mut self, room: &mut Room, node: &mut Node) -> bool {
+    /// Takes note of a room after something has happened in it. Returns what is to become of it.
+    pub fn note(&mut self, room: &mut Room, node: &mut Node) -> Fate {
         if room.is_over(node) {
-            return true;
+            return Fate::Over;
         }
         let to_be_taken = room.is_to_be_taken();
         let noted = std::mem::replace(&mut room.noted_to_be_taken, to_be_taken);
@@ -49,7 +60,10 @@ impl Agenda {
         {
             self.set_due(room, next);
         }
-        false
+        match room.dormant_due(node) {
+            Some(at) if at <= node.now => Fate::Sleeps,
+            _ => Fate::Stays,
+        }
     }
 
     fn set_due(&mut self, room: &mut Room, at: Time) {

@@ -370,10 +370,8 @@ impl Room {
     fn tell_of_new_stream(&mut self, old: Option<Position>, node: &mut Node) {
         let (Some(old), Some(stream)) = (old, &self.stream) else { return };
         let missed = stream.after(old);
-        // Where takeovers keep the epoch, nothing that members have had is missing in it.
-        let complete = stream.committed().is_some()
-            && old.epoch == stream.position().epoch
-            && missed.is_some();
+        // In one epoch nothing that members have had is missing, be it another copy of it.
+        let complete = old.epoch == stream.position().epoch && missed.is_some();
         if !complete {
             self.deliver_local(Event::InsufficientState, node);
         }

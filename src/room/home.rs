@@ -9,6 +9,7 @@ use std::{
 use litemap::LiteMap;
 
 use super::{
+    dormant::DormantHome,
     group::GroupHome,
     listeners::Listener,
     map::MapHome,
@@ -82,6 +83,42 @@ impl Home {
             derived: None,
             acked: 0,
         }
+    }
+
+    /// A home that has come back into memory as it was.
+    pub(super) fn woken(dormant: DormantHome, top: u64) -> Self {
+        let DormantHome { term, successors, runs } = dormant;
+        let listener = |(peer, attach, link)| (peer, Listener::at_rest(attach, link));
+        Self {
+            replication: Replication::at_rest(successors.iter().map(|it| it.0), top),
+            listeners: successors.into_iter().map(listener).collect(),
+            runs: runs.into_iter().map(|(peer, run, next)| (peer, (run, next))).collect(),
+            acked: top,
+            ..Self::new(term, None)
+        }
+    }
+
+    /// What is remembered of one in which nothing is under way.
+    pub(super) fn to_dormant(&self, node: &Node) -> DormantHome {
+        let successors = self.listeners.iter();
+        let successors = successors.filter_map(|(peer, it)| {
+            it.attachment(node, *peer).map(|(attach, link)| (*peer, attach, link))
+        });
+        let runs = self.runs.iter().map(|(peer, (run, next))| (*peer, *run, *next));
+        DormantHome { term: self.term, successors: successors.collect(), runs: runs.collect() }
+    }
+
+    /// Whether nothing is under way, nobody is there, and the nodes `wanted` have all that there is, up to `top`, and
+    /// nobody else listens.
+    pub(super) fn is_at_rest(&self, wanted: &[NodeId], top: u64, node: &Node) -> bool {
+        let is_at_rest = |(peer, it): (&NodeId, &Listener)| it.attachment(node, *peer).is_some();
+        let waits = self.occupied || self.unknown.is_some() || self.waits_to_change;
+        let works = self.is_reading() || self.has_holders() || self.derived.is_some();
+        !waits
+            && !works
+            && self.replication.is_at_rest(wanted, top)
+            && self.listeners.len() == wanted.len()
+            && self.listeners.iter().all(is_at_rest)
     }
 
     /// The group whose room it is.
@@ -187,16 +224,22 @@ impl Room {
         self.note_acked(node);
     }
 
+    /// The nodes that are to keep a copy beside this one.
+    pub(super) fn wanted_successors(&self, node: &Node) -> Vec<NodeId> {
+        let first = node.placement.home(self.slot);
+        let next = node.placement.successors(self.slot).iter().copied();
+        let wanted = first.into_iter().chain(next).filter(|peer| *peer != node.me);
+        wanted.take(node.settings.replicas).collect()
+    }
+
     /// Asks the slot's next nodes to keep a copy, as often as it takes.
     pub(super) fn choose_successors(&mut self, node: &mut Node) {
         if !self.needs_copies() {
             return;
         }
-        let Role::Home(home) = &mut self.role else { return };
+        let wanted = self.wanted_successors(node);
         let first = node.placement.home(self.slot);
-        let next = node.placement.successors(self.slot).iter().copied();
-        let wanted = first.into_iter().chain(next).filter(|peer| *peer != node.me);
-        let wanted: Vec<NodeId> = wanted.take(node.settings.replicas).collect();
+        let Role::Home(home) = &mut self.role else { return };
         // The next home fetches its copy when it claims the slot. Until then those that have one do.
         let leaves = first.is_some_and(|it| it != node.me && node.reaches(it));
         let complete = home.replication.is_complete(wanted.len(), |peer| node.reaches(peer));

@@ -40,11 +40,13 @@ impl Room {
         };
         let repairs = logged.and_then(|it| it.repairs.as_deref()?.next_due());
         let all = [self.requests.next_due(), waiting, expiry, keys, role, log, repairs];
-        all.into_iter().chain([self.keep_until(node.settings.linger)]).flatten().min()
+        let sleeps = self.dormant_due(node).filter(|at| *at > node.now);
+        let all = all.into_iter().chain([self.keep_until(node.settings.linger), sleeps]);
+        all.flatten().min()
     }
 
     /// Until when the node keeps the room for nobody; none while it is in use.
-    fn keep_until(&self, linger: Duration) -> Option<Time> {
+    pub(super) fn keep_until(&self, linger: Duration) -> Option<Time> {
         let said = self.stream.as_deref().is_some_and(|stream| stream.history.top() > 0);
         let keep = match &self.role {
             _ if self.is_needed() || !self.outgoing.is_empty() => return None,

@@ -36,6 +36,17 @@ pub(super) struct Listener {
 }
 
 impl Listener {
+    /// One that has had all of the copy, and has no clients.
+    pub(super) fn at_rest(attach: u64, link: u64) -> Self {
+        Self { attach, link, have: None, live: true, clients: None }
+    }
+
+    /// Of one for which nothing is under way: its number, and its link.
+    pub(super) fn attachment(&self, node: &Node, peer: NodeId) -> Option<(u64, u64)> {
+        let is_at_rest = self.live && self.clients.is_none() && self.is_on(node, peer);
+        is_at_rest.then_some((self.attach, self.link))
+    }
+
     /// Whether the link that it has attached on is up.
     pub(super) fn is_on(&self, node: &Node, peer: NodeId) -> bool {
         node.link(peer) == Some(self.link)

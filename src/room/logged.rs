@@ -168,6 +168,20 @@ impl Logged {
         Self { first, synced, head, cold: true, ..Self::default() }
     }
 
+    /// Whether all of the stream is there, and nothing is to be written, read or repaired.
+    pub(super) fn is_at_rest(&self, stream: &Stream) -> bool {
+        let waits = self.retry_at.is_some() || self.copying.is_some() || self.repairs.is_some();
+        let (epoch, Standing { root, term, top, .. }) =
+            (stream.position().epoch, stream.standing());
+        let is_written = self.unsynced.is_empty() && self.synced == top;
+        is_written && !waits && !self.unproven && self.head == Some((epoch, root, term))
+    }
+
+    /// The first offset that may be there.
+    pub(super) fn first_known(&self) -> u64 {
+        self.first
+    }
+
     /// Up to where everything is synced.
     pub fn synced(&self) -> u64 {
         self.synced
@@ -440,7 +454,12 @@ impl Room {
         let LoggedRoom { head, first, next, .. } = found;
         let logged = Logged::found(&head, first, next);
         node.slots.resume(self.slot, head.term.max(head.root.term));
-        self.stream = Some(Box::new(Stream::from_log(head, logged, next)));
+        let mut stream = Stream::from_log(head, logged, next);
+        if node.is_quorum() {
+            // Whether a majority has any of it is not known.
+            stream.commit(0);
+        }
+        self.stream = Some(Box::new(stream));
         self.owed = true;
     }
 

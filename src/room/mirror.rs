@@ -75,6 +75,21 @@ impl Mirror {
         }
     }
 
+    /// A successor that has told its home that it has everything.
+    pub(super) fn successor(home: NodeId, id: u64, link: u64) -> Self {
+        let state = State::Live { id, link };
+        Self { state, invited: true, said: true, ..Self::new(home) }
+    }
+
+    /// Of a successor in which nothing is under way: under which number it has attached, and on which link.
+    pub(super) fn attachment(&self, node: &Node) -> Option<(u64, u64)> {
+        let is_at_rest = self.invited && self.said && self.incoming.is_none();
+        match self.state {
+            State::Live { id, link } if is_at_rest && self.is_live(node) => Some((id, link)),
+            _ => None,
+        }
+    }
+
     /// Whether the home knows of this mirror, which then has to report who comes and goes.
     pub(super) fn is_attached(&self, node: &Node) -> bool {
         match self.state {

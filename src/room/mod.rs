@@ -20,6 +20,7 @@
 //! - [`filter`]: which publications a subscriber wants, by their tags; [`delivery`]: in which form each
 //!   gets them.
 //! - [`companions`]: who was there, for when a node with rooms on disk comes back.
+//! - `dormant`: rooms on disk that nobody uses, out of memory.
 //! - [`logged`]: what goes to this node's disk ([`disk`]), in the form of [`persisted`]; [`reading`] and `warming`: what comes
 //!   back from there; `repair`: what can't be read there, from other nodes.
 //! - [`group`]: a group of consumers in a room of its own, and `group_messages` what it shares; [`consuming`]: what its room does
@@ -37,6 +38,7 @@ pub mod consuming;
 pub mod control;
 pub mod delivery;
 pub mod disk;
+mod dormant;
 pub mod filter;
 pub mod following;
 pub mod group;

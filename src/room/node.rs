@@ -122,6 +122,8 @@ pub struct RoomSettings {
     pub replica_timeout: Duration,
     /// How long a mirror stays attached after its last subscriber.
     pub linger: Duration,
+    /// How long nobody has used a room on disk before it goes out of memory.
+    pub idle_timeout: Duration,
     /// How long a home keeps the presence of a node whose link broke, and how long a node stays routable
     /// then.
     pub link_grace: Duration,
@@ -152,6 +154,7 @@ impl Default for RoomSettings {
             publish_timeout: Duration::from_secs(2),
             replica_timeout: Duration::from_secs(1),
             linger: Duration::from_secs(3),
+            idle_timeout: Duration::from_secs(60),
             link_grace: Duration::from_millis(500),
             settling: Duration::from_secs(2),
             claim_again: Duration::from_millis(200),

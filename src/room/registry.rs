@@ -12,7 +12,8 @@ use std::{
 
 pub use super::node::{Out, RoomSettings};
 use super::{
-    agenda::Agenda,
+    agenda::{Agenda, Fate},
+    dormant::DormantRooms,
     groups::Groups,
     logged::{LogReply, LoggedRoom},
     messages::{Message, RoomMessage},
@@ -29,6 +30,7 @@ use super::{
 use crate::{
     cluster::{
         node::{NodeId, NodeInfo, Phase},
+        placement,
         view::View,
     },
     queue::name,
@@ -71,8 +73,9 @@ pub enum In {
 #[derive(Debug)]
 pub struct State {
     pub(super) node: Node,
-    namespaces: Arc<Namespaces>,
+    pub(super) namespaces: Arc<Namespaces>,
     pub(super) rooms: Rooms,
+    pub(super) dormant: DormantRooms,
     pub(super) agenda: Agenda,
     pub(super) surveys: Surveys,
     pub(super) facts: NodeFacts,
@@ -106,6 +109,7 @@ impl State {
             node: Node::new(me, settings, seed),
             namespaces,
             rooms: Rooms::new(seed),
+            dormant: DormantRooms::new(seed),
             agenda: Agenda::default(),
             surveys: Surveys::default(),
             facts: NodeFacts::default(),
@@ -131,6 +135,10 @@ impl State {
             return false;
         }
         self.node.now = now;
+        if !options.is_made_of_changes() {
+            let keep = options.history_meta_ttl;
+            return self.find_dormant(found, keep);
+        }
         let (name, options) = (found.name.clone(), options.clone());
         let Self { rooms, node, agenda, .. } = self;
         let room = rooms.get_or_insert(&name, || Some(Room::new(found.name.clone(), options, now)));
@@ -170,7 +178,7 @@ impl State {
             }
             In::View(view) => self.see(view),
             In::Log(name, reply) => {
-                self.with_room(&name, |room, node| room.log_answered(reply, node));
+                self.with_woken(&name, |room, node| room.log_answered(reply, node));
             }
             In::Facts(facts) => self.facts = facts,
             In::Tick => self.tick(),
@@ -188,8 +196,8 @@ impl State {
         if self.has_work() {
             return self.node.now;
         }
-        let room = self.agenda.next_due();
-        let due = room.into_iter().chain(self.surveys.next_due());
+        let room = self.agenda.next_due().into_iter().chain(self.dormant.next_due());
+        let due = room.chain(self.surveys.next_due());
         let due = due.chain(self.route_at).chain(self.claim_at);
         due.fold(self.ticked + LULL, Time::min)
     }
@@ -199,7 +207,17 @@ impl State {
         self.ticked
     }
 
-    /// A room, if this node has anything to do with it.
+    /// Whether a room is out of memory.
+    pub fn is_dormant(&self, name: &str) -> bool {
+        self.dormant.contains(placement::slot(name), name)
+    }
+
+    /// How many rooms on disk are out of memory.
+    pub fn dormant_rooms(&self) -> usize {
+        self.dormant.len()
+    }
+
+    /// A room, if it is in memory.
     pub fn room(&self, name: &str) -> Option<&Room> {
         self.rooms.get(name)
     }
@@ -212,7 +230,7 @@ impl State {
 
     /// How many rooms this node has anything to do with.
     pub fn rooms(&self) -> usize {
-        self.rooms.len()
+        self.rooms.len() + self.dormant.len()
     }
 
     /// The nodes that rooms are routed to.
@@ -237,7 +255,7 @@ impl State {
         let to_be_claimed =
             |slot| placement.home(slot).is_some_and(|home| home != *me && self.node.reaches(home));
         let more = slots.is_claiming() || slots.owned().into_iter().any(to_be_claimed);
-        self.agenda.to_be_taken.max(usize::from(more))
+        (self.agenda.to_be_taken + self.dormant.len()).max(usize::from(more))
     }
 
     /// Bytes of history kept.
@@ -328,6 +346,7 @@ impl State {
         name: &RoomName,
         action: impl FnOnce(&mut Room, &mut Node),
     ) -> bool {
+        self.wake(name);
         let Self { rooms, node, namespaces, agenda, .. } = self;
         let room = rooms.get_or_insert(name, || {
             Some(Room::new(name.clone(), namespaces.options(name)?.clone(), node.now))
@@ -335,9 +354,8 @@ impl State {
         let Some(room) = room else { return false };
         action(room, node);
         node.groups.note(room);
-        if agenda.note(room, node) {
-            self.forget(name);
-        }
+        let fate = agenda.note(room, node);
+        self.leave(name, fate);
         true
     }
 
@@ -351,10 +369,18 @@ impl State {
         let room = rooms.get_mut(name)?;
         let done = action(room, node);
         node.groups.note(room);
-        if agenda.note(room, node) {
-            self.forget(name);
-        }
+        let fate = agenda.note(room, node);
+        self.leave(name, fate);
         Some(done)
+    }
+
+    /// Nothing more is to be done with a room now.
+    fn leave(&mut self, name: &RoomName, fate: Fate) {
+        match fate {
+            Fate::Stays => {}
+            Fate::Sleeps => self.put_to_sleep(name),
+            Fate::Over => self.forget(name),
+        }
     }
 
     fn forget(&mut self, name: &RoomName) {
@@ -379,6 +405,7 @@ impl State {
                 self.agenda.not_before(room, now);
             }
         }
+        self.look_for_old_rooms();
         if self.route_at.is_some_and(|at| at <= now) {
             self.route();
         }

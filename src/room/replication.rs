@@ -60,6 +60,36 @@ pub struct Replication {
 }
 
 impl Replication {
+    /// These successors have all that there is, up to `top`, and all of that was acknowledged.
+    pub fn at_rest(successors: impl Iterator<Item = NodeId>, top: u64) -> Self {
+        let successor = |peer| {
+            let it = Successor {
+                wanted: true,
+                attached: true,
+                has: top,
+                complete: true,
+                ..Default::default()
+            };
+            (peer, it)
+        };
+        Self {
+            successors: successors.map(successor).collect(),
+            acknowledged: true,
+            ..Self::default()
+        }
+    }
+
+    /// Whether it is so with the successors `wanted`.
+    pub fn is_at_rest(&self, wanted: &[NodeId], top: u64) -> bool {
+        let is_at_rest = |peer: &NodeId, it: &Successor| {
+            let has_all = it.attached && it.complete && !it.lags && it.has >= top;
+            it.wanted && has_all && wanted.contains(peer)
+        };
+        self.unacked.is_empty()
+            && self.successors.len() == wanted.len()
+            && self.successors.iter().all(|(peer, it)| is_at_rest(peer, it))
+    }
+
     /// Whether `peer` is a successor.
     pub fn includes(&self, peer: NodeId) -> bool {
         self.successors.contains_key(&peer)

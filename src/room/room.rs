@@ -177,7 +177,7 @@ impl Room {
 
     /// The stream, if it is a copy that a home can go on from. A mirror that is no successor has only the end of what
     /// is on disk elsewhere: that serves its subscribers, and is nobody's beginning.
-    pub(super) fn copy(&self) -> Option<&Stream> {
+    pub fn copy(&self) -> Option<&Stream> {
         let on_disk = self.options.is_on_disk();
         self.stream.as_deref().filter(|it| !on_disk || it.logged.is_some())
     }
@@ -253,7 +253,10 @@ impl Room {
             | RoomMessage::Joined(..)
             | RoomMessage::Left(_)
             | RoomMessage::HistoryRemoved
-            | RoomMessage::Dismiss => self.follow(from, message, node),
+            | RoomMessage::Dismiss => {
+                self.last_used = node.now;
+                self.follow(from, message, node);
+            }
             RoomMessage::Request { .. }
             | RoomMessage::Attach { .. }
             | RoomMessage::Clients { .. }
@@ -375,7 +378,7 @@ impl Room {
         }
         let owned = matches!(ownership, Ownership::Mine(_));
         // What is on disk waits there until someone needs it, unless another node may have to have a copy.
-        let rests = node.routable.len() <= 1 && self.is_cold();
+        let rests = self.is_cold() && !self.is_to_wake_up(node);
         let wanted = match self.role {
             Role::Guest => self.is_needed() || owned && self.holds_something() && !rests,
             // What the last home said last may still be on its way.

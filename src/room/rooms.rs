@@ -17,7 +17,13 @@ use crate::cluster::{
 };
 
 #[derive(Debug, Clone, Copy)]
-struct Keyed(u64, u64);
+pub(super) struct Keyed(u64, u64);
+
+impl Keyed {
+    pub(super) fn new(secret: u64) -> Self {
+        Self(mix(secret), mix(!secret))
+    }
+}
 
 impl BuildHasher for Keyed {
     type Hasher = SipHasher13;
@@ -42,7 +48,7 @@ pub struct Rooms {
 impl Rooms {
     /// No rooms. `secret` is the hash's key.
     pub fn new(secret: u64) -> Self {
-        let keyed = Keyed(mix(secret), mix(!secret));
+        let keyed = Keyed::new(secret);
         let tables = (0..SLOTS).map(|_| HashMap::with_hasher(keyed));
         Self { tables: tables.collect(), occupied: SlotSet::default(), count: 0 }
     }

@@ -177,6 +177,29 @@ impl Stream {
         self.term = term;
     }
 
+    /// It has come back into memory as it was: it had come to this version.
+    pub(super) fn resume(&mut self, version: Option<Version>) {
+        self.come_to(version);
+    }
+
+    /// Whether something was said in it, and all of that is on disk and nothing of it in use.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let top = self.history.top();
+        let keyed = self.placed.as_deref().is_some_and(|it| !it.keys.is_empty());
+        let logged = self.logged.as_deref();
+        top > 0 && !keyed && logged.is_some_and(|it| it.is_at_rest(self))
+    }
+
+    /// When the last publication came that another node might send again.
+    pub(super) fn last_forward(&self) -> Option<Time> {
+        self.placed.as_deref()?.origins.values().map(|(_, at)| *at).max()
+    }
+
+    /// The version that it has come to.
+    pub(super) fn version(&self) -> Option<&Version> {
+        self.version.as_deref()
+    }
+
     /// What a log keeps of it, beside its publications.
     pub fn head(&self) -> Head {
         Head { line: self.line(), root: self.root, term: self.term }
@@ -209,6 +232,11 @@ impl Stream {
         let top = self.history.top();
         let offset = self.committed.map_or(top, |committed| committed.min(top));
         Position { offset, ..self.position() }
+    }
+
+    /// Whether members may have all of it.
+    pub(super) fn is_visible(&self) -> bool {
+        self.visible().offset == self.history.top()
     }
 
     /// Quorum: up to where a majority has it, as far as this node knows.
@@ -412,7 +440,12 @@ impl Stream {
                 |it: &Arc<Publication>| filter.is_none_or(|filter| filter.matches(&it.tags));
             return Some(vec![latest.find(wanted)?]);
         }
-        self.after(self.resolve(since)?).filter(|missed| missed.len() <= limit)
+        let at = self.resolve(since)?;
+        if at.offset == self.visible().offset {
+            // Nothing is missed, however much there is that members may not have yet.
+            return Some(Vec::new());
+        }
+        self.after(at).filter(|missed| missed.len() <= limit)
     }
 }
 

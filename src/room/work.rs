@@ -111,20 +111,30 @@ impl State {
         self.claim_more();
     }
 
+    /// The slots that this node has any rooms of.
+    fn occupied_slots(&self) -> SlotSet {
+        let mut occupied = self.rooms.occupied().clone();
+        occupied.extend(self.dormant.occupied());
+        occupied
+    }
+
     fn sweep_some(&mut self) {
         if !self.work.is_left() {
             return;
         }
-        self.work.changed.retain(self.rooms.occupied());
-        self.work.slots.retain(self.rooms.occupied());
+        let occupied = self.occupied_slots();
+        self.work.changed.retain(&occupied);
+        self.work.slots.retain(&occupied);
         for _ in 0..self.slice {
             while self.work.rooms.is_empty()
                 && let Some(slot) = self.work.next_slot()
             {
                 self.work.rooms = self.rooms.of_slot(slot).cloned().collect();
+                let disturbed = self.disturbed(slot);
+                self.work.rooms.extend(disturbed);
             }
             let Some(name) = self.work.rooms.pop() else { break };
-            self.with_room(&name, Room::settle);
+            self.with_woken(&name, Room::settle);
         }
         if self.work.changed.is_empty() && self.work.slots.is_empty() && self.work.rooms.is_empty()
         {
@@ -231,12 +241,13 @@ impl State {
         let (mut rooms, mut bytes) = (Vec::new(), 0);
         let most = self.node.settings.page;
         let mut looked = 0;
-        inventory.slots.retain(self.rooms.occupied());
+        inventory.slots.retain(&self.occupied_slots());
         while bytes < most && looked < slice {
             while inventory.rooms.is_empty()
                 && let Some(slot) = inventory.slots.pop_first()
             {
                 inventory.rooms = self.rooms.of_slot(slot).cloned().collect();
+                inventory.rooms.extend(self.dormant.names(slot));
             }
             let Some(name) = inventory.rooms.pop_front() else { break };
             looked += 1;
@@ -265,7 +276,11 @@ impl State {
 
     /// What this node holds of a room, as one that is not its home.
     fn take_stock(&mut self, name: &RoomName) -> Option<Held> {
-        let held = self.with_room(name, |room, node| {
+        let dormant = self.held_dormant(name);
+        if dormant.is_some() {
+            return dormant;
+        }
+        let held = self.with_woken(name, |room, node| {
             room.follow_slot(node);
             room.held()
         });

@@ -63,6 +63,11 @@ impl Disk {
         Some((room, reply))
     }
 
+    /// The node ends in good order: what waits is written.
+    pub fn close(&mut self) {
+        while self.answer().is_some() {}
+    }
+
     /// The node crashes: of what waits, only what comes before some place may have been written.
     pub fn crash(&mut self, rng: &mut Rng) {
         let written = rng.usize(..=self.waiting.len());

@@ -102,6 +102,17 @@ pub fn play_with_maps(
     (outcome, world.story)
 }
 
+/// The same with rooms on disk that are often out of memory.
+pub fn play_with_idle_rooms(
+    seed: u64,
+    faults: Faults,
+    mutant: Option<mutants::Mutant>,
+) -> (Result<(), String>, Vec<String>) {
+    let mut world = world::World::new(seed, faults, mutant).with_idle_rooms();
+    let outcome = world.run();
+    (outcome, world.story)
+}
+
 /// The same with groups of consumers in every room.
 pub fn play_with_consumers(
     seed: u64,

@@ -51,6 +51,8 @@ const BEGINNING: u64 = 10_000_000;
 const LONGEST: u64 = 300_000;
 /// How long the cluster has to come to rest, then.
 const REST: u64 = 12_000;
+/// How long rooms have to go out of memory then, in histories in which they do.
+const IDLE: u64 = 10_000;
 /// How often it is seen whether a core wants to be told that time has passed, in milliseconds.
 const TICK: u64 = roomcast::room::actor::TICK.as_millis() as u64;
 
@@ -146,6 +148,12 @@ impl World {
         self
     }
 
+    /// The same with rooms on disk that are often out of memory.
+    pub fn with_idle_rooms(mut self) -> Self {
+        self.plan_idle_rooms();
+        self
+    }
+
     fn later(&mut self, delay: u64, happening: Happening) {
         self.agenda.add(self.now + delay, happening);
     }
@@ -164,7 +172,7 @@ impl World {
         if !self.healed {
             return Err("the cluster does not come to rest between troubles".to_owned());
         }
-        let end = self.now + REST;
+        let end = self.now + REST + if self.plan.idle { IDLE } else { 0 };
         self.pass_until(end, |_| false)?;
         self.now = end;
         self.judge()

@@ -306,6 +306,9 @@ section! {
         /// How often all publications are read in search of damage, which is repaired from other nodes' copies; about a
         /// mebibyte a second. "0s": never.
         scrub_interval: Span = seconds(86_400),
+        /// How long nobody has used a room on disk before it goes out of memory, but for some 150 bytes. Whoever uses it
+        /// then does not notice, but that its history is read from disk. At least "1s".
+        idle_timeout: Span = seconds(60),
     }
 }
 

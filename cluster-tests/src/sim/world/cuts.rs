@@ -129,8 +129,11 @@ impl World {
     fn holders(&self, room: usize) -> BTreeSet<usize> {
         let holds = |node: &usize| {
             let state = self.nodes[*node].state.as_ref();
-            let stream = state.and_then(|it| it.room(&self.rooms[room])?.stream());
-            stream.is_some_and(|it| it.position().offset > 0)
+            let name = &self.rooms[room];
+            let stream = state.and_then(|it| it.room(name)?.copy());
+            // Something was said in those that are out of memory.
+            state.is_some_and(|it| it.is_dormant(name))
+                || stream.is_some_and(|it| it.position().offset > 0)
         };
         (0..self.nodes.len()).filter(holds).collect()
     }

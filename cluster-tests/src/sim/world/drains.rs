@@ -61,8 +61,9 @@ impl World {
             if waited > self.patience() {
                 let left: Vec<_> = (self.rooms.iter())
                     .filter(|name| {
-                        let state = self.nodes[node].state.as_ref();
-                        state.and_then(|it| it.room(name)).is_some_and(|it| it.is_to_be_taken())
+                        let Some(state) = &self.nodes[node].state else { return false };
+                        let room = state.room(name);
+                        state.is_dormant(name) || room.is_some_and(|it| it.is_to_be_taken())
                     })
                     .take(MOST_NAMED)
                     .collect();
@@ -109,6 +110,7 @@ impl World {
         }
         let name = self.nodes[node].name.clone();
         self.tell(|| format!("{name} ends"));
+        self.nodes[node].disk.close();
         self.take_down(node)?;
         let delay = self.rng.u64(100..2_500);
         self.later(delay, Happening::Start(node));

@@ -81,6 +81,7 @@ impl World {
     /// At rest, everyone must agree, and nothing that was promised may be missing.
     pub(super) fn judge(&mut self) -> Result<(), String> {
         let pace = self.judge_pace();
+        let asleep = self.judge_idle_rooms();
         // Who judges is in nobody's way.
         self.network.capacity = None;
         let all = |limit| Query::History(HistoryFilter { limit, since: None, reverse: false });
@@ -111,7 +112,31 @@ impl World {
         self.judge_presence(&clients)?;
         self.judge_consumers()?;
         self.judge_maps()?;
-        pace
+        pace.and(asleep)
+    }
+
+    /// Rooms on disk that nobody uses are out of memory, on every node, unless idempotency keys are remembered in them or
+    /// nothing in them was acknowledged.
+    fn judge_idle_rooms(&self) -> Result<(), String> {
+        if !self.plan.idle {
+            return Ok(());
+        }
+        let keyed = self.record.asked.iter().filter(|(number, _)| self.has_key(**number));
+        let mut in_use: BTreeSet<&RoomName> = keyed.map(|(_, it)| &self.rooms[it.room]).collect();
+        in_use.extend(self.clients.iter().map(|it| &it.room));
+        let counts: BTreeSet<usize> = self.record.acked.values().map(|it| it.room).collect();
+        let all = self.rooms.iter().enumerate().filter(|(room, _)| counts.contains(room));
+        for name in all.map(|(_, name)| name).filter(|it| !in_use.contains(it)) {
+            let awake = self.nodes.iter().filter(|node| {
+                let room = node.state.as_ref().and_then(|it| it.room(name));
+                room.and_then(|it| it.copy()).is_some_and(|it| it.position().offset > 0)
+            });
+            let awake: Vec<&str> = awake.map(|it| &*it.name).collect();
+            if !awake.is_empty() {
+                return Err(format!("nobody uses {name}, and it is in the memory of {awake:?}"));
+            }
+        }
+        Ok(())
     }
 
     /// What was acknowledged is there.

@@ -189,8 +189,9 @@ impl World {
         }
         let seed = self.rng.u64(..);
         let replicas = Mutant::replicas(self.mutant, self.plan.replicas);
-        let settings =
-            RoomSettings { replicas, quorum_of: self.plan.quorum_of, ..RoomSettings::default() };
+        let idle_timeout = Duration::from_millis(if self.plan.idle { 200 } else { 5_000 });
+        let quorum_of = self.plan.quorum_of;
+        let settings = RoomSettings { replicas, quorum_of, idle_timeout, ..Default::default() };
         let (now, node) = (self.now, &mut self.nodes[index]);
         let before = node.id();
         node.generation = now;
@@ -199,7 +200,8 @@ impl World {
         (node.started, node.met, node.viewed) = (now, None, now);
         node.members.clear();
         let id = node.id();
-        let log = if self.faults == Faults::Disks { LogKind::Disk } else { LogKind::Memory };
+        let on_disk = self.faults == Faults::Disks || self.plan.idle;
+        let log = if on_disk { LogKind::Disk } else { LogKind::Memory };
         let queue = self.consumers.as_ref().map(Consumers::options);
         let mut state = State::new(id, Arc::new(namespaces(log, queue)), settings, seed);
         for mut room in node.disk.found() {

@@ -39,7 +39,7 @@ impl World {
 
     pub(super) fn send_away(&mut self, client: usize) {
         self.clients[client].place = Place::Away;
-        let delay = self.rng.u64(1..1_500);
+        let delay = self.rng.u64(1..self.longest_away());
         self.later(delay, Happening::Return(client));
     }
 

@@ -17,6 +17,11 @@ const QUEUE: u64 = 2 << 20;
 /// Bytes that the narrowest links carry in a millisecond: some 10,000 rooms go over one in the time in which
 /// 1,000,000 go over a link of 1 Gbit/s.
 const NARROWEST: u64 = 1_000;
+/// The most milliseconds until a client comes back, and in histories in which rooms are idle.
+const AWAY: (u64, u64) = (1_500, 9_000);
+/// How many more rooms such histories have.
+const IDLE_ROOMS: usize = 9;
+
 /// When a crowd is there, and how long it then has to move.
 const FILLED: u64 = 10_000;
 const MOVED: u64 = 22_000;
@@ -51,6 +56,8 @@ pub(super) struct Plan {
     pub(super) rots: bool,
     /// Whether some nodes are one mesh version behind the others.
     pub(super) mixed: bool,
+    /// Whether rooms are on disk in any case, and go out of memory as soon as nobody uses them, which is often.
+    pub(super) idle: bool,
 }
 
 impl Plan {
@@ -73,6 +80,7 @@ impl Plan {
             again: false,
             rots: false,
             mixed: seed % 4 == 3,
+            idle: false,
         };
         match faults {
             Faults::Delays | Faults::Links | Faults::Standstills => plan,
@@ -161,6 +169,18 @@ impl World {
             }
         }
         self.plan_trouble();
+    }
+
+    /// More rooms than are in use at a time.
+    pub(super) fn plan_idle_rooms(&mut self) {
+        self.plan.idle = true;
+        let rooms = self.rooms.len();
+        self.rooms.extend((rooms..rooms + IDLE_ROOMS).map(|it| format!("room-{it}").into()));
+    }
+
+    /// The most milliseconds until a client comes back.
+    pub(super) fn longest_away(&self) -> u64 {
+        if self.plan.idle { AWAY.1 } else { AWAY.0 }
     }
 
     pub(super) fn any_room(&mut self) -> usize {

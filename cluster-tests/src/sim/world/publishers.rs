@@ -64,6 +64,12 @@ impl World {
         self.try_on(node, number)
     }
 
+    /// Every other publisher tries again when it is told that it failed; not so many where rooms are to go out of memory,
+    /// since a room whose keys are remembered stays.
+    pub(super) fn has_key(&self, number: u64) -> bool {
+        number.is_multiple_of(if self.plan.idle { 16 } else { 2 })
+    }
+
     fn try_on(&mut self, node: usize, number: u64) -> Result<(), String> {
         let Some(asked) = self.record.asked.get_mut(&number) else { return Ok(()) };
         asked.through = Some(node);
@@ -71,8 +77,7 @@ impl World {
         self.record.tries.push(Try { number, room: asked.room, node, at: self.now });
         let publication = NewPublication {
             data: content(number, asked.size),
-            // Every other publisher tries again when it is told that it failed.
-            idempotency_key: number.is_multiple_of(2).then(|| format!("key {number}").into()),
+            idempotency_key: self.has_key(number).then(|| format!("key {number}").into()),
             tags: self.tags_of(number),
             ..NewPublication::default()
         };
@@ -110,7 +115,7 @@ impl World {
     }
 
     fn try_again(&mut self, number: u64, tries: u8) {
-        if number.is_multiple_of(2) && tries < RETRIES {
+        if self.has_key(number) && tries < RETRIES {
             let delay = self.rng.u64(1..300);
             self.later(delay, Happening::Retry(number, tries + 1));
         }

@@ -1,0 +1,320 @@
+//! Tests of rooms that go out of memory and come back, on a node that is alone with a log that takes everything.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::*;
+use crate::{
+    cluster::{
+        node::{NodeInfo, Phase},
+        view::View,
+    },
+    log,
+    room::{
+        line::Root,
+        logged::{LogChange, LogPage, LogReply, LogRequest},
+        node::{Out, RoomSettings},
+        options::{LogKind, Namespaces},
+        registry::In,
+        stream::Entry,
+        types::{Answer, Epoch, HistoryFilter, NewPublication, Position, Query, ReplyTo, Request},
+    },
+};
+
+const SECOND: u64 = 1_000;
+
+/// A node that is alone, and its log.
+struct Alone {
+    state: State,
+    log: BTreeMap<RoomName, BTreeMap<u64, (Time, Entry)>>,
+    heads: BTreeMap<RoomName, Head>,
+    answers: Vec<Answer>,
+    reads: usize,
+    now: u64,
+}
+
+fn settings() -> RoomSettings {
+    RoomSettings { idle_timeout: Duration::from_secs(60), ..RoomSettings::default() }
+}
+
+impl Alone {
+    /// With these rooms in its log.
+    fn with(
+        heads: BTreeMap<RoomName, Head>,
+        log: BTreeMap<RoomName, BTreeMap<u64, (Time, Entry)>>,
+    ) -> Self {
+        let keeps = RoomOptions {
+            history_size: 100,
+            history_ttl: Duration::from_secs(3_600),
+            history_meta_ttl: Duration::from_secs(86_400),
+            log: LogKind::Disk,
+            ..RoomOptions::default()
+        };
+        let namespaces = Namespaces { default: keeps.into(), named: BTreeMap::new() };
+        // Another run than the one before.
+        let now = 100_000 + log.len() as u64;
+        let me = NodeInfo {
+            name: "a".into(),
+            generation: now,
+            mesh: ([127, 0, 0, 1], 1).into(),
+            http: ([127, 0, 0, 1], 1).into(),
+            phase: Phase::Ready,
+        };
+        let mut state = State::new(me.id(), Arc::new(namespaces), settings(), 1);
+        for (name, head) in &heads {
+            let next = log.get(name).and_then(|it| it.keys().last()).map_or(1, |it| it + 1);
+            let found = LoggedRoom { name: name.clone(), head: head.clone(), first: 1, next };
+            assert!(state.find_in_log(found, Time::from_millis(now)));
+        }
+        let mut node = Self { state, log, heads, answers: Vec::new(), reads: 0, now };
+        node.input(In::View(View::new([me])));
+        node
+    }
+
+    fn empty() -> Self {
+        Self::with(BTreeMap::new(), BTreeMap::new())
+    }
+
+    /// The same after it was killed and started again.
+    fn again(self) -> Self {
+        Self::with(self.heads, self.log)
+    }
+
+    fn input(&mut self, input: In) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            for out in self.state.handle(input, Time::from_millis(self.now)) {
+                match out {
+                    Out::Answer { answer, .. } => self.answers.push(answer),
+                    Out::Log { room, request } => {
+                        let reply = self.logs(&room, request);
+                        inputs.push_back(In::Log(room, reply));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn logs(&mut self, room: &RoomName, request: LogRequest) -> LogReply {
+        let kept = self.log.entry(room.clone()).or_default();
+        match request {
+            LogRequest::Write(id, changes) => {
+                for change in changes {
+                    match change {
+                        LogChange::Append(at, entry) => {
+                            kept.insert(entry.publication.offset, (at, entry));
+                        }
+                        LogChange::Head(head) => drop(self.heads.insert(room.clone(), head)),
+                        LogChange::Remove => kept.clear(),
+                        _ => {}
+                    }
+                }
+                if kept.is_empty() {
+                    self.log.remove(room);
+                }
+                LogReply::Written(id)
+            }
+            LogRequest::Read(id, log::Query { since, reverse, count, .. }) => {
+                self.reads += 1;
+                let since = since.unwrap_or(if reverse { u64::MAX } else { 0 });
+                let entries: Vec<_> = match reverse {
+                    true => {
+                        kept.range(..since).rev().take(count).map(|(_, it)| it.clone()).collect()
+                    }
+                    false => {
+                        kept.range(since + 1..).take(count).map(|(_, it)| it.clone()).collect()
+                    }
+                };
+                LogReply::Read(id, Some(LogPage { entries, first: 1, damaged: None }))
+            }
+        }
+    }
+
+    /// Time passes, and whatever is due happens.
+    fn pass(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            self.now += SECOND;
+            self.input(In::Tick);
+        }
+    }
+
+    fn publish_with(&mut self, room: &str, publication: NewPublication) -> Position {
+        self.input(In::Request(room.into(), Request::Publish(publication, ReplyTo::Api(1))));
+        match self.answers.pop() {
+            Some(Answer::Published(Some(position))) => position,
+            other => panic!("it was answered {other:?}"),
+        }
+    }
+
+    fn publish(&mut self, room: &str) -> Position {
+        self.publish_with(room, NewPublication { data: "x".into(), ..NewPublication::default() })
+    }
+
+    /// Up to so many publications of a room, and where it stands.
+    fn history(&mut self, room: &str, limit: usize) -> (usize, Position) {
+        let query = Query::History(HistoryFilter { limit, since: None, reverse: false });
+        self.input(In::Request(room.into(), Request::Query(query, ReplyTo::Api(1))));
+        match self.answers.pop() {
+            Some(Answer::History(publications, position)) => (publications.len(), position),
+            other => panic!("it was answered {other:?}"),
+        }
+    }
+
+    fn sleeps(&self, room: &str) -> bool {
+        assert_ne!(self.state.is_dormant(room), self.state.room(room).is_some());
+        self.state.is_dormant(room)
+    }
+}
+
+#[test]
+fn a_room_that_nobody_uses_goes_out_of_memory_and_goes_on_where_it_was() {
+    let mut node = Alone::empty();
+    let first = node.publish("room");
+    node.pass(59);
+    assert!(!node.sleeps("room"));
+    node.pass(2);
+    assert!(node.sleeps("room"));
+    assert_eq!((node.state.rooms(), node.state.history_bytes(), node.reads), (1, 0, 0));
+    let second = node.publish("room");
+    assert_eq!(second, Position { offset: 2, ..first }, "in the same epoch, and at once");
+    assert!(!node.sleeps("room") && node.reads == 0);
+    assert_eq!(node.history("room", 9), (2, second), "what is not in memory is read");
+    assert_eq!(node.reads, 1);
+    // Reading is use as well.
+    node.pass(50);
+    node.history("room", 1);
+    node.pass(50);
+    assert!(!node.sleeps("room"));
+}
+
+#[test]
+fn a_room_whose_keys_are_remembered_stays_in_memory_until_they_are_not() {
+    let mut node = Alone::empty();
+    let keyed = || NewPublication {
+        data: "x".into(),
+        idempotency_key: Some("key".into()),
+        ..NewPublication::default()
+    };
+    let first = node.publish_with("room", keyed());
+    node.pass(290);
+    assert!(!node.sleeps("room"));
+    assert_eq!(node.publish_with("room", keyed()), first);
+    node.pass(61);
+    assert!(node.sleeps("room"));
+}
+
+#[test]
+fn a_version_that_a_room_has_come_to_is_known_when_it_comes_back() {
+    let mut node = Alone::empty();
+    let versioned = |number| NewPublication {
+        data: "x".into(),
+        version: Some(Version { number, epoch: "v".into() }),
+        ..NewPublication::default()
+    };
+    node.publish_with("room", versioned(7));
+    node.pass(61);
+    assert!(node.sleeps("room"));
+    node.publish_with("room", versioned(6));
+    assert_eq!(node.history("room", 0).1.offset, 1, "it is an old one");
+    node.publish_with("room", versioned(8));
+    assert_eq!(node.history("room", 0).1.offset, 2);
+}
+
+#[test]
+fn rooms_that_are_found_in_the_log_are_out_of_memory_until_they_are_used() {
+    let mut node = Alone::empty();
+    let names: Vec<String> = (0..500).map(|it| format!("room-{it}")).collect();
+    for name in &names {
+        node.publish(name);
+    }
+    let mut node = node.again();
+    node.pass(5);
+    assert_eq!((node.state.dormant_rooms(), node.reads), (500, 0), "nothing of them was read");
+    assert!(node.state.to_be_taken() >= 500, "the node has what no other has");
+    let after = node.publish("room-7");
+    assert_eq!(after.offset, 2);
+    assert_eq!((node.state.dormant_rooms(), node.state.rooms()), (499, 500));
+    assert_eq!(node.history("room-7", 9), (2, after));
+    node.pass(70);
+    assert_eq!(node.state.dormant_rooms(), 500);
+}
+
+#[test]
+fn a_dormant_room_is_forgotten_when_its_time_is_over() {
+    let mut node = Alone::empty();
+    node.publish("room");
+    node.pass(61);
+    assert!(node.sleeps("room"));
+    node.now += 86_400 * SECOND;
+    node.pass(15);
+    assert_eq!((node.state.rooms(), node.log.len()), (0, 0), "on disk too");
+}
+
+#[test]
+fn damage_that_is_found_in_a_dormant_room_is_told_to_it() {
+    let mut node = Alone::empty();
+    node.publish("room");
+    node.pass(61);
+    assert!(node.sleeps("room"));
+    node.input(In::Log("room".into(), LogReply::Damaged(1, 2)));
+    assert!(!node.sleeps("room"), "it looks for another copy");
+}
+
+fn dormant(role: DormantRole) -> Dormant {
+    let term = Term { count: 9, node: NodeId(0x8877_6655_4433_2211) };
+    let line = Line { epoch: Epoch(u64::MAX / 3), lineage: vec![(Epoch(5), 2)], top: 40_000 };
+    let root = Root { tentative: false, term, serial: 77 };
+    Dormant {
+        head: Head { line, root, term },
+        first: 39_000,
+        last_used: 86_400_000,
+        attendance: 12,
+        owed: false,
+        given: None,
+        committed: false,
+        version: None,
+        role,
+    }
+}
+
+#[test]
+fn what_is_remembered_is_read_again_and_is_small() {
+    let (a, b) = (NodeId(u64::MAX / 7), NodeId(u64::MAX / 9));
+    let home = DormantHome {
+        term: Term { count: 9, node: a },
+        successors: vec![(b, 123_456, 12)],
+        runs: vec![(b, 123_457, 3)],
+    };
+    for role in [DormantRole::Guest, DormantRole::Successor(b, 70_000, 3), DormantRole::Home(home)]
+    {
+        let room = dormant(role);
+        let record = room.to_bytes("chat:room-123456").expect("its name is short enough");
+        assert_eq!((record.name(), record.room().as_ref()), ("chat:room-123456", Some(&room)));
+        assert!(record.0.len() <= 150, "{} bytes for {room:?}", record.0.len());
+    }
+}
+
+#[test]
+fn a_home_is_the_same_when_it_comes_back() {
+    let (home, b) = (NodeId(1), NodeId(2));
+    let woken = DormantHome {
+        term: Term { count: 9, node: home },
+        successors: vec![(b, 5, 12)],
+        runs: vec![(b, 6, 3)],
+    };
+    let mut node = Node::new(home, settings(), 1);
+    node.links.insert(b, crate::room::node::LinkState { up: Some(12), since: Time::default() });
+    let it = Home::woken(woken.clone(), 7);
+    assert!(it.is_at_rest(&[b], 7, &node));
+    assert_eq!(it.to_dormant(&node), woken);
+    for (wanted, top, why) in [
+        (&[][..], 7, "it has a successor that is not wanted"),
+        (&[b, NodeId(3)], 7, "it lacks one"),
+        (&[NodeId(3)], 7, "it has another"),
+        (&[b], 8, "its successor has not all that there is"),
+    ] {
+        assert!(!it.is_at_rest(wanted, top, &node), "{why}");
+    }
+    node.links.insert(b, crate::room::node::LinkState { up: Some(13), since: Time::default() });
+    assert!(!it.is_at_rest(&[b], 7, &node), "the link is another");
+}
