@@ -75,7 +75,7 @@ pub(super) struct Dormant {
 /// What its node is in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum DormantRole {
-    /// It holds a copy, until the home says that others have it, and has not read it.
+    /// It holds a copy, until the home says that others have it. It reads it anew should it have to.
     Guest,
     /// It is a successor, attached to this home under this number and on this link.
     Successor(NodeId, u64, u64),
@@ -178,7 +178,7 @@ impl Room {
             && stream.is_at_rest()
             && node.groups.of_room(&self.name) == 0
             && match &self.role {
-                Role::Guest => self.owed && self.is_cold() && !self.is_to_wake_up(node),
+                Role::Guest => self.owed && !self.is_to_wake_up(node),
                 Role::Mirror(mirror) => {
                     stream.is_visible()
                         && mirror.attachment(node).is_some()
