@@ -271,9 +271,8 @@ impl RoomRegistry {
             uptime: clock::uptime().as_secs() as u32,
             ..self.facts.clone()
         };
-        let dormant = self.state.dormant_rooms();
         self.metrics.rooms.set(self.state.rooms() as i64);
-        self.metrics.dormant_rooms.set(dormant as i64);
+        self.metrics.dormant_rooms.set(self.state.dormant_rooms() as i64);
         self.metrics.history_bytes.set(self.state.history_bytes() as i64);
         self.metrics.subscriptions.set(self.state.subscriptions() as i64);
         self.metrics.mesh_links.set(self.links.len() as i64);
@@ -285,8 +284,7 @@ impl RoomRegistry {
         self.handle(In::Facts(facts));
         let now = clock::now();
         self.metrics.longest_input.set(self.longest.get(now).as_secs_f64());
-        let in_memory = self.state.rooms() - dormant;
-        self.reclaim.update(in_memory + self.state.subscriptions(), now);
+        self.reclaim.update(self.state.rooms_in_memory() + self.state.subscriptions(), now);
         // It takes long, and there is more to give back once the work is done.
         if !self.state.has_work() && self.reclaim.take_due(now) {
             memory::give_back();

@@ -54,13 +54,15 @@ impl Agenda {
             }
             self.idle.extend(idle.map(|since| (since, room.name.clone())));
         }
+        let sleeps = room.dormant_due(node);
         // A room may come up earlier than needed, so only an earlier time has to be noted.
-        if let Some(next) = room.next_due(node)
+        let next = room.next_due(node);
+        if let Some(next) = sleeps.filter(|at| *at > node.now).into_iter().chain(next).min()
             && room.due.is_none_or(|due| next < due)
         {
             self.set_due(room, next);
         }
-        match room.dormant_due(node) {
+        match sleeps {
             Some(at) if at <= node.now => Fate::Sleeps,
             _ => Fate::Stays,
         }

@@ -103,9 +103,9 @@ impl Room {
             self.present = None;
         }
         let (tells, name) = (self.options.webhooks, self.name.clone());
-        let Some(home) = self.home_mut().filter(|_| tells) else { return };
-        if home.occupied && !anyone {
-            home.occupied = false;
+        let Some(home) = self.home_mut().filter(|home| home.occupied && !anyone) else { return };
+        home.occupied = false;
+        if tells {
             node.out.push(Out::Notify(AttendanceEvent::Vacated(name)));
         }
     }

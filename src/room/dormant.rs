@@ -1,9 +1,9 @@
 //! Rooms on disk that nobody uses: what is remembered of them instead of the room itself.
 //!
 //! In: a room in which nothing is under way, and whose copies are all where they should be. Out: some bytes, from which the
-//! room is made again as soon as anyone needs it. Nobody else notices: neither its clients nor other nodes are told, and
-//! its role, its epoch and who listens to it are what they were. Only its ring of publications is empty then, as that
-//! of any room on disk may be: they are read from the log.
+//! room is made again as soon as anyone needs it. Neither its clients nor other nodes are told: its role, its epoch and who
+//! listens to it are what they were. Only its ring of publications is empty then, as that of any room on disk may be:
+//! they are read from the log.
 //!
 //! ```text
 //!           nothing has happened for a while ([`Room::dormant_due`])
@@ -66,8 +66,10 @@ pub(super) struct Dormant {
     attendance: u64,
     owed: bool,
     given: Option<Term>,
-    /// Quorum: a majority is known to have all of it.
-    committed: bool,
+    /// What the log has was not read since the node started.
+    cold: bool,
+    /// Members may have all of it.
+    visible: bool,
     version: Option<Version>,
     role: DormantRole,
 }
@@ -103,7 +105,8 @@ impl Dormant {
             attendance: 0,
             owed: true,
             given: None,
-            committed: false,
+            cold: true,
+            visible: false,
             version: None,
             role: DormantRole::Guest,
         }
@@ -122,21 +125,26 @@ impl Dormant {
         matches!(self.role, DormantRole::Guest)
     }
 
+    /// When it is forgotten; none: others say so.
+    fn over_at(&self, options: &RoomOptions) -> Option<Time> {
+        let at = Time::from_millis(self.last_used) + options.history_meta_ttl;
+        (!matches!(self.role, DormantRole::Successor(..))).then_some(at)
+    }
+
     /// The room again.
     fn wake(self, name: RoomName, options: Arc<RoomOptions>, is_quorum: bool) -> Room {
-        let is_guest = self.is_guest();
-        let Self { head, first, last_used, attendance, owed, given, committed, version, role } =
+        let Self { head, first, last_used, attendance, owed, given, cold, visible, version, role } =
             self;
         let top = head.line.top;
         let mut logged = Logged::found(&head, first, top + 1);
-        if !is_guest {
+        if !cold {
             logged.is_warm();
         }
         let mut stream = Stream::from_log(head, logged, top + 1);
-        stream.resume(version);
+        stream.come_to(version);
         if is_quorum {
             // Of what was found in the log it is not known whether a majority has it.
-            stream.commit(if committed { top } else { 0 });
+            stream.commit(if visible { top } else { 0 });
         }
         let mut room = Room::new(name, options, Time::from_millis(last_used));
         room.stream = Some(Box::new(stream));
@@ -167,7 +175,13 @@ fn millis(at: Time) -> u64 {
 impl Room {
     /// When it may go out of memory, if nothing happens in it until then; none while something is under way.
     pub(super) fn dormant_due(&self, node: &Node) -> Option<Time> {
-        if !self.options.is_on_disk() || self.is_needed() || self.options.is_made_of_changes() {
+        let options = &*self.options;
+        if !options.is_on_disk() {
+            return None;
+        }
+        // What follows from its publications, or its newest one, is to be had at once.
+        let is_kept = options.is_made_of_changes() || options.recovery_cache;
+        if is_kept || self.is_needed() {
             return None;
         }
         let stream = self.stream.as_deref()?;
@@ -178,7 +192,7 @@ impl Room {
             && stream.is_at_rest()
             && node.groups.of_room(&self.name) == 0
             && match &self.role {
-                Role::Guest => self.owed && !self.is_to_wake_up(node),
+                Role::Guest => self.owed && !node.wakes_guests(self.slot),
                 Role::Mirror(mirror) => {
                     stream.is_visible()
                         && mirror.attachment(node).is_some()
@@ -186,6 +200,7 @@ impl Room {
                 }
                 Role::Home(home) => {
                     stream.is_visible()
+                        && self.is_on_a_majority(node.acks_needed())
                         && node.slots.ownership(self.slot) == Ownership::Mine(home.term)
                         && home.is_at_rest(&self.wanted_successors(node), self.top(), node)
                 }
@@ -196,11 +211,6 @@ impl Room {
         let repeats = stream.last_forward().map(|at| at + settings.publish_timeout * 3);
         let due = self.last_used + settings.idle_timeout;
         is_at_rest.then(|| repeats.map_or(due, |it| due.max(it)))
-    }
-
-    /// Whether the copy that a node found in its log is to be opened or offered, although nobody uses the room.
-    pub(super) fn is_to_wake_up(&self, node: &Node) -> bool {
-        node.wakes_guests(self.slot)
     }
 
     /// What is remembered of it while it is out of memory.
@@ -222,7 +232,8 @@ impl Room {
             attendance: self.attendance,
             owed: self.owed,
             given: self.given.as_deref().copied(),
-            committed: stream.is_visible(),
+            cold: self.is_cold() || matches!(self.role, Role::Guest),
+            visible: stream.is_visible(),
             version: stream.version().cloned(),
             role,
         })
@@ -359,10 +370,15 @@ impl DormantRooms {
         self.count > 0 && self.tables[usize::from(slot)].records.contains(name)
     }
 
-    /// How many of a slot there are, and how many of those are of guests.
-    pub(super) fn of_slot(&self, slot: u16) -> (usize, usize) {
-        let table = &self.tables[usize::from(slot)];
-        (table.records.len(), table.guests)
+    fn of_slot(&self, slot: u16) -> impl Iterator<Item = (&str, Dormant)> {
+        let records = self.tables[usize::from(slot)].records.iter();
+        records.filter_map(|it| Some((it.name(), it.room()?)))
+    }
+
+    /// Whether all of a slot are of homes of this term.
+    pub(super) fn are_all_of(&self, slot: u16, term: Term) -> bool {
+        let is_of = |it: Dormant| matches!(it.role, DormantRole::Home(home) if home.term == term);
+        self.of_slot(slot).all(|(_, it)| is_of(it))
     }
 
     /// The names of those of a slot.
@@ -395,8 +411,15 @@ impl DormantRooms {
             table.guests += usize::from(room.is_guest());
         }
         self.occupied.insert(slot);
+        self.look_at(slot, over_at);
+        true
+    }
+
+    /// A slot is to be looked through at this time.
+    fn look_at(&mut self, slot: u16, at: Option<Time>) {
+        let table = &mut self.tables[usize::from(slot)];
         // Those that end at about the same time are looked through together.
-        if let Some(at) = over_at.map(|at| at.round_up(TOGETHER))
+        if let Some(at) = at.map(|at| at.round_up(TOGETHER))
             && table.over_at.is_none_or(|known| at < known)
         {
             if let Some(known) = table.over_at.replace(at) {
@@ -404,13 +427,9 @@ impl DormantRooms {
             }
             self.over.insert((at, slot));
         }
-        true
     }
 
     fn take(&mut self, slot: u16, name: &str) -> Option<Dormant> {
-        if self.count == 0 {
-            return None;
-        }
         let table = &mut self.tables[usize::from(slot)];
         let room = table.records.take(name)?.room();
         self.count -= 1;
@@ -436,7 +455,7 @@ impl DormantRooms {
 }
 
 impl State {
-    /// Takes in a room that was found in this node's log, unless it has to be in memory.
+    /// Takes in a room that was found in this node's log, to be forgotten if nobody uses it for so long.
     pub(super) fn find_dormant(&mut self, found: LoggedRoom, keep: Duration) -> bool {
         let Self { dormant, node, .. } = self;
         let slot = placement::slot(&found.name);
@@ -454,7 +473,8 @@ impl State {
         let over_at = room.keep_until(node.settings.linger);
         let surroundings = node.surroundings(room.slot);
         if !dormant.insert(room.slot, name, &it, surroundings, over_at) {
-            return;
+            // Others of its slot have to look first what has changed.
+            return self.work.sweep([room.slot]);
         }
         if let Some(room) = rooms.remove(name) {
             agenda.forget(&room, node);
@@ -465,6 +485,9 @@ impl State {
 
     /// Brings a room back into memory, if it is out of it. Something has to be done with it at once.
     pub(super) fn wake(&mut self, name: &RoomName) {
+        if self.dormant.len() == 0 {
+            return;
+        }
         let Some(room) = self.dormant.take(placement::slot(name), name) else { return };
         // Its namespace may have gone meanwhile, or be on disk no more: then it is left there, as it is at a start.
         let options = self.namespaces.options(name).filter(|it| it.is_on_disk());
@@ -486,8 +509,8 @@ impl State {
 
     /// Whether the dormant rooms of a slot have to look what has changed.
     pub(super) fn is_disturbed(&self, slot: u16) -> bool {
-        let (all, guests) = self.dormant.of_slot(slot);
         let table = &self.dormant.tables[usize::from(slot)];
+        let (all, guests) = (table.records.len(), table.guests);
         all > guests && table.surroundings != self.node.surroundings(slot)
             || guests > 0 && self.node.wakes_guests(slot)
     }
@@ -515,10 +538,19 @@ impl State {
         while left > 0
             && let Some(slot) = self.dormant.pop_over(self.node.now)
         {
-            let names: Vec<RoomName> = self.dormant.names(slot).collect();
-            left -= names.len().clamp(1, left);
-            for name in names {
-                self.with_woken(&name, |_, _| ());
+            let (mut over, mut next, mut looked) = (Vec::new(), None, 1);
+            for (name, room) in self.dormant.of_slot(slot) {
+                looked += 1;
+                let options = self.namespaces.options(name);
+                match options.and_then(|options| room.over_at(options)) {
+                    Some(at) if at <= self.node.now => over.push(RoomName::from(name)),
+                    at => next = [next, at].into_iter().flatten().min(),
+                }
+            }
+            left -= looked.min(left);
+            self.dormant.look_at(slot, next);
+            for name in &over {
+                self.with_woken(name, Room::settle);
             }
         }
     }

@@ -9,6 +9,7 @@ use crate::{
         view::View,
     },
     log,
+    queue::{name, options::QueueOptions},
     room::{
         line::Root,
         logged::{LogChange, LogPage, LogReply, LogRequest},
@@ -16,7 +17,10 @@ use crate::{
         options::{LogKind, Namespaces},
         registry::In,
         stream::Entry,
-        types::{Answer, Epoch, HistoryFilter, NewPublication, Position, Query, ReplyTo, Request},
+        types::{
+            Answer, ClientId, ClientInfo, Epoch, GroupAnswer, GroupRequest, HistoryFilter,
+            MemberFlags, NewPublication, Position, Query, ReplyTo, Request, SocketRef, Subscribe,
+        },
     },
 };
 
@@ -32,6 +36,18 @@ struct Alone {
     now: u64,
 }
 
+fn options() -> RoomOptions {
+    RoomOptions {
+        presence: true,
+        join_leave: true,
+        history_size: 100,
+        history_ttl: Duration::from_secs(3_600),
+        history_meta_ttl: Duration::from_secs(86_400),
+        log: LogKind::Disk,
+        ..RoomOptions::default()
+    }
+}
+
 fn settings() -> RoomSettings {
     RoomSettings { idle_timeout: Duration::from_secs(60), ..RoomSettings::default() }
 }
@@ -39,17 +55,11 @@ fn settings() -> RoomSettings {
 impl Alone {
     /// With these rooms in its log.
     fn with(
+        options: RoomOptions,
         heads: BTreeMap<RoomName, Head>,
         log: BTreeMap<RoomName, BTreeMap<u64, (Time, Entry)>>,
     ) -> Self {
-        let keeps = RoomOptions {
-            history_size: 100,
-            history_ttl: Duration::from_secs(3_600),
-            history_meta_ttl: Duration::from_secs(86_400),
-            log: LogKind::Disk,
-            ..RoomOptions::default()
-        };
-        let namespaces = Namespaces { default: keeps.into(), named: BTreeMap::new() };
+        let namespaces = Namespaces { default: options.into(), named: BTreeMap::new() };
         // Another run than the one before.
         let now = 100_000 + log.len() as u64;
         let me = NodeInfo {
@@ -71,12 +81,16 @@ impl Alone {
     }
 
     fn empty() -> Self {
-        Self::with(BTreeMap::new(), BTreeMap::new())
+        Self::with_options(options())
+    }
+
+    fn with_options(options: RoomOptions) -> Self {
+        Self::with(options, BTreeMap::new(), BTreeMap::new())
     }
 
     /// The same after it was killed and started again.
     fn again(self) -> Self {
-        Self::with(self.heads, self.log)
+        Self::with(options(), self.heads, self.log)
     }
 
     fn input(&mut self, input: In) {
@@ -221,6 +235,59 @@ fn a_version_that_a_room_has_come_to_is_known_when_it_comes_back() {
 }
 
 #[test]
+fn a_group_begins_over_a_room_that_is_out_of_memory() {
+    let groups = vec!["one".to_owned()];
+    let queue = QueueOptions { groups, ..QueueOptions::default() };
+    let mut node = Alone::with_options(options().with_queue(queue));
+    node.publish("room");
+    node.pass(70);
+    assert!(node.sleeps("room"));
+    let pull =
+        GroupRequest::Pull { most: 10, wait: Duration::from_secs(1), by: None, bytes: 1 << 20 };
+    let room = name::of_group("room", "one").into();
+    node.input(In::Request(room, Request::Group(pull.into(), ReplyTo::Api(1))));
+    node.pass(2);
+    match node.answers.pop() {
+        Some(Answer::Group(GroupAnswer::Pulled(it))) => assert_eq!(it.len(), 1),
+        other => panic!("it was answered {other:?}"),
+    }
+    node.pass(120);
+    assert!(!node.sleeps("room"), "its messages are needed");
+}
+
+#[test]
+fn a_room_of_which_only_the_latest_is_recovered_stays_in_memory() {
+    let mut node = Alone::with_options(RoomOptions { recovery_cache: true, ..options() });
+    node.publish("room");
+    node.pass(120);
+    assert!(!node.sleeps("room"), "the latest is in no ring then");
+}
+
+#[test]
+fn a_room_that_someone_has_left_goes_out_of_memory() {
+    // Nobody is notified of that, so nothing but the room itself has to forget it.
+    let mut node = Alone::empty();
+    node.publish("room");
+    let (socket, client) = (SocketRef { worker: 0, slot: 1, generation: 0 }, ClientId(1));
+    let subscribe = Subscribe {
+        socket,
+        id: 1,
+        info: ClientInfo::new(client, "ann").into(),
+        flags: MemberFlags { positioned: true, join_leave: true },
+        delivery: None,
+        recover: None,
+        must_recover: false,
+    };
+    node.input(In::Request("room".into(), Request::Subscribe(subscribe)));
+    node.pass(120);
+    assert!(!node.sleeps("room"), "someone is there");
+    let left = Request::Unsubscribe { socket, client, reply: ReplyTo::Nobody };
+    node.input(In::Request("room".into(), left));
+    node.pass(70);
+    assert!(node.sleeps("room"));
+}
+
+#[test]
 fn rooms_that_are_found_in_the_log_are_out_of_memory_until_they_are_used() {
     let mut node = Alone::empty();
     let names: Vec<String> = (0..500).map(|it| format!("room-{it}")).collect();
@@ -271,7 +338,8 @@ fn dormant(role: DormantRole) -> Dormant {
         attendance: 12,
         owed: false,
         given: None,
-        committed: false,
+        cold: false,
+        visible: true,
         version: None,
         role,
     }

@@ -228,6 +228,9 @@ impl State {
             self.with_room(name, |room, node| room.open_for_group(node));
             return;
         };
+        if self.is_dormant(group.source()) {
+            self.with_woken(group.source(), |room, node| room.last_used = node.now);
+        }
         let source = self.rooms.get(group.source()).filter(|it| it.is_home());
         let Some(source) = source else {
             let source = group.source().clone();

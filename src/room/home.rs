@@ -27,8 +27,6 @@ use crate::{
     runtime::time::Time,
 };
 
-/// How long a node that is to be a successor may ignore that it is asked to.
-const IGNORED: Duration = Duration::from_secs(3);
 /// How often a home looks whether nodes that have not attached are still to come.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -256,12 +254,6 @@ impl Room {
         }
         let (absent, unwanted) =
             home.replication.choose(&wanted, |peer| node.reaches(peer), node.now);
-        let is_ignored = home.replication.is_ignored(|peer| node.reaches(peer), node.now, IGNORED);
-        if is_ignored && node.is_quorum() {
-            // It has answered a later claim, which came to nothing. (Without a quorum owners that meet make out whose the
-            // slot is.)
-            node.claim_anew.insert(self.slot);
-        }
         node.send_to(absent, &self.name, RoomMessage::Invite);
         node.send_to(unwanted, &self.name, RoomMessage::Dismiss);
     }

@@ -40,9 +40,7 @@ impl Room {
         };
         let repairs = logged.and_then(|it| it.repairs.as_deref()?.next_due());
         let all = [self.requests.next_due(), waiting, expiry, keys, role, log, repairs];
-        let sleeps = self.dormant_due(node).filter(|at| *at > node.now);
-        let all = all.into_iter().chain([self.keep_until(node.settings.linger), sleeps]);
-        all.flatten().min()
+        all.into_iter().chain([self.keep_until(node.settings.linger)]).flatten().min()
     }
 
     /// Until when the node keeps the room for nobody; none while it is in use.

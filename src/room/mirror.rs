@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::{
-    messages::{RoomMessage, SlotMessage},
+    messages::{Refused, RoomMessage, SlotMessage},
     node::Node,
     requests::Asker,
     room::{Role, Room},
@@ -217,6 +217,7 @@ impl Room {
     }
 
     fn listen(&mut self, home: NodeId, node: &mut Node) {
+        let keeps_on_disk = self.options.is_on_disk() && self.copy().is_some();
         if matches!(self.role, Role::Guest) {
             self.role = Role::Mirror(Box::new(Mirror::new(home)));
         }
@@ -228,6 +229,9 @@ impl Room {
         }
         let id = node.next_id();
         mirror.state = State::Attaching { id, link };
+        // Who keeps a copy on disk until others have it is as good as a successor until then. The home may not know that, and
+        // others are sent the end of what is on disk, which would take the copy's place.
+        mirror.invited |= self.owed && keeps_on_disk;
         (mirror.not_before, mirror.incoming, mirror.said) = (Time::default(), None, false);
         let invited = mirror.invited;
         let stream = if invited { self.copy() } else { self.stream.as_deref() };
@@ -265,6 +269,12 @@ impl Room {
     /// The home wants a copy kept here. One that is not the home as this node sees it asks again.
     pub(super) fn invited(&mut self, from: NodeId, node: &mut Node) {
         if self.owner(node) != Some(from) {
+            if node.is_quorum() {
+                // This node has answered a later claim, which may have come to nothing. (Without a quorum owners that meet make
+                // out whose the slot is.)
+                let refused = Refused::Delivery(node.slots.promised(self.slot));
+                self.send_to(from, RoomMessage::NotHome(refused), node);
+            }
             return;
         }
         self.last_used = node.now;

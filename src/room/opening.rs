@@ -441,8 +441,8 @@ impl Room {
         for (from, _, message) in opening.held {
             self.refuse_peer(from, &message, node);
         }
-        if let Some(owner) = self.owner(node).filter(|_| self.owed) {
-            // To that one it may be a successor that listens, as it was before: it has heard nothing since.
+        if let Some(owner) = self.owner(node).filter(|it| *it != node.me) {
+            // To that one it may be listening, as it was before: it has heard nothing since.
             self.send_to(owner, RoomMessage::Detach, node);
         }
     }

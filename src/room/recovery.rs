@@ -120,8 +120,8 @@ impl State {
     fn is_settled(&self, slot: u16) -> bool {
         let needed = self.node.acks_needed();
         let settled = |name| self.rooms.get(name).is_none_or(|room| room.is_on_a_majority(needed));
-        let (_, unopened) = self.dormant.of_slot(slot);
-        unopened == 0 && self.rooms.of_slot(slot).all(|name| settled(name))
+        let dormant = self.dormant.are_all_of(slot, self.node.slots.term(slot));
+        dormant && self.rooms.of_slot(slot).all(|name| settled(name))
     }
 
     /// A node that owns slots which it may have forgotten something of is sure of them once it has what it has

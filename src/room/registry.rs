@@ -217,6 +217,11 @@ impl State {
         self.dormant.len()
     }
 
+    /// How many rooms are in memory.
+    pub fn rooms_in_memory(&self) -> usize {
+        self.rooms.len()
+    }
+
     /// A room, if it is in memory.
     pub fn room(&self, name: &str) -> Option<&Room> {
         self.rooms.get(name)

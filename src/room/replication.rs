@@ -19,8 +19,6 @@ struct Successor {
     attached: bool,
     /// When it was last asked to.
     asked: Time,
-    /// Since when it has been asked in vain.
-    ignores: Option<Time>,
     /// Up to where it has everything.
     has: u64,
     /// It has had everything since it attached.
@@ -127,7 +125,6 @@ impl Replication {
             successor.wanted = true;
             if !successor.attached && now.since(successor.asked) >= INVITE_AGAIN {
                 successor.asked = now;
-                successor.ignores.get_or_insert(now);
                 absent.push(peer);
             }
         }
@@ -143,24 +140,6 @@ impl Replication {
         };
         self.successors.retain(|peer, _| !unwanted.contains(peer));
         (absent, unwanted)
-    }
-
-    /// Whether one that is reached has been asked to listen for so long, in vain. It is asked anew from here on.
-    pub fn is_ignored(
-        &mut self,
-        reaches: impl Fn(NodeId) -> bool,
-        now: Time,
-        patience: Duration,
-    ) -> bool {
-        let mut ignored = false;
-        for (peer, it) in self.successors.iter_mut() {
-            if !it.wanted || it.attached || !reaches(*peer) {
-                it.ignores = None;
-            } else if it.ignores.take_if(|since| now.since(*since) >= patience).is_some() {
-                ignored = true;
-            }
-        }
-        ignored
     }
 
     /// Whether every successor that is reached has had all that there is.

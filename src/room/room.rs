@@ -378,7 +378,7 @@ impl Room {
         }
         let owned = matches!(ownership, Ownership::Mine(_));
         // What is on disk waits there until someone needs it, unless another node may have to have a copy.
-        let rests = self.is_cold() && !self.is_to_wake_up(node);
+        let rests = self.is_cold() && !node.wakes_guests(self.slot);
         let wanted = match self.role {
             Role::Guest => self.is_needed() || owned && self.holds_something() && !rests,
             // What the last home said last may still be on its way.

@@ -42,6 +42,7 @@ impl State {
             let linked = self.node.links.iter().filter(|(_, it)| it.up.is_some());
             let to: Vec<NodeId> = linked.map(|(peer, _)| *peer).collect();
             self.say_phase(to, phase);
+            self.work.sweep_all();
         }
         self.route();
     }

@@ -177,11 +177,6 @@ impl Stream {
         self.term = term;
     }
 
-    /// It has come back into memory as it was: it had come to this version.
-    pub(super) fn resume(&mut self, version: Option<Version>) {
-        self.come_to(version);
-    }
-
     /// Whether something was said in it, and all of that is on disk and nothing of it in use.
     pub(super) fn is_at_rest(&self) -> bool {
         let top = self.history.top();
@@ -336,7 +331,7 @@ impl Stream {
     }
 
     /// A publication without a version leaves the last one as it is.
-    fn come_to(&mut self, version: Option<Version>) {
+    pub(super) fn come_to(&mut self, version: Option<Version>) {
         if let Some(version) = version {
             self.version = Some(Box::new(version));
         }
