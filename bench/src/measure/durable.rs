@@ -48,9 +48,6 @@ pub struct DurableArgs {
 enum Kind {
     Memory,
     Disk,
-    /// One message for all rooms of a call.
-    MemoryBroadcast,
-    DiskBroadcast,
     /// Each publication by itself.
     JetStream,
     /// All that are under way in one atomic batch.
@@ -63,8 +60,6 @@ impl Kind {
         match self {
             Self::Memory => "Roomcast, in memory",
             Self::Disk => "Roomcast, on disk, synced",
-            Self::MemoryBroadcast => "Roomcast, in memory, a broadcast into as many rooms",
-            Self::DiskBroadcast => "Roomcast, on disk, synced, a broadcast into as many rooms",
             Self::JetStream => "JetStream, one node, synced",
             Self::JetStreamBatches => "JetStream, one node, synced, in atomic batches",
             Self::Redis => "Redis Streams, one node, synced",
@@ -75,8 +70,6 @@ impl Kind {
         match self {
             Self::Memory => "memory",
             Self::Disk => "disk",
-            Self::MemoryBroadcast => "memory_broadcast",
-            Self::DiskBroadcast => "disk_broadcast",
             Self::JetStream => "jetstream",
             Self::JetStreamBatches => "jetstream_batches",
             Self::Redis => "redis_streams",
@@ -87,7 +80,6 @@ impl Kind {
 /// Who does it.
 enum Server<'a> {
     Roomcast { namespace: &'static str, api_key: &'a str },
-    Broadcasts { namespace: &'static str, api_key: &'a str },
     JetStream(JetStream),
     JetStreamBatches(JetStream),
     Redis(Redis),
@@ -100,21 +92,6 @@ impl Server<'_> {
             Self::JetStream(server) => server.publish(publications),
             Self::JetStreamBatches(server) => server.publish_atomically(publications),
             Self::Redis(server) => server.publish(publications),
-            Self::Broadcasts { namespace, api_key } => {
-                let channels: Vec<String> =
-                    publications.iter().map(|it| format!("{namespace}:{}", it.room)).collect();
-                let data = publications.first().map_or("", |it| it.data);
-                let body = json!({"channels": channels, "data": data});
-                let answer = node.call("broadcast", api_key, &body)?;
-                let responses = answer["responses"].as_array().map_or(&[][..], Vec::as_slice);
-                ensure!(
-                    responses.len() == publications.len(),
-                    "a broadcast was not answered for every room"
-                );
-                let refused = responses.iter().find(|it| it["result"].is_null());
-                ensure!(refused.is_none(), "a publication was refused: {refused:?}");
-                Ok(())
-            }
             Self::Roomcast { namespace, api_key } => {
                 let request = |it: &Publication<'_>| json!({"channel": format!("{namespace}:{}", it.room), "data": it.data});
                 let requests = publications.iter().map(request).collect();
@@ -165,12 +142,9 @@ pub fn run(args: &DurableArgs) -> Result<Durable> {
     let nodes = args.target.nodes_on_disk(args.nodes as usize)?;
     let (peers, missing) = args.start_peers();
     let roomcast = |namespace| Server::Roomcast { namespace, api_key: args.target.api_key() };
-    let broadcasts = |namespace| Server::Broadcasts { namespace, api_key: args.target.api_key() };
     let mut kinds = vec![
         (Kind::Memory, roomcast(IN_MEMORY), &nodes[..], Vec::new()),
         (Kind::Disk, roomcast(ON_DISK), &nodes[..], Vec::new()),
-        (Kind::MemoryBroadcast, broadcasts(IN_MEMORY), &nodes[..], Vec::new()),
-        (Kind::DiskBroadcast, broadcasts(ON_DISK), &nodes[..], Vec::new()),
     ];
     for (kind, running) in &peers {
         let node = &running.nodes[0];
