@@ -73,9 +73,7 @@ impl Settings {
         self.data = Some(Arc::new(DataDir::new(std::env::temp_dir().join(name))));
         self
     }
-}
 
-impl Settings {
     /// Where the server of this number, from 1 on, has its rooms on disk.
     pub fn data_dir_of(&self, number: usize) -> Option<PathBuf> {
         Some(self.data.as_ref()?.0.join(name_of(number)))

@@ -241,7 +241,7 @@ impl TargetArgs {
         if self.is_attached() {
             return self.nodes(count);
         }
-        let settings = self.settings()?.on_disk();
+        let settings = self.settings_on_disk("")?;
         let servers = server::start(&settings, count)?;
         Ok(servers.into_iter().map(|server| Node::started(server, self)).collect())
     }

@@ -119,9 +119,11 @@ fn rooms_that_were_out_of_memory_are_what_they_were() {
 }
 
 type Played = (Result<(), String>, Vec<String>);
+type Seeds = &'static [(u64, Faults)];
+type Play = fn(u64, Faults, Option<Mutant>) -> Played;
 
 /// Plays histories of each kind that have something beside rooms.
-fn play_all(what: &str, play: impl Fn(u64, Faults, Option<Mutant>) -> Played) {
+fn play_all(what: &str, play: Play) {
     let kinds = Faults::ALL.into_iter().filter(|it| *it != Faults::ManyRooms);
     let one = number("SIMULATOR_SEED");
     let mut failures = Vec::new();
@@ -249,19 +251,16 @@ fn what_once_failed_does_not_fail_again() {
             panic!("{failure}");
         }
     }
-    for (seed, faults) in ONCE_FAILED_WITH_CONSUMERS {
-        if let (Err(failure), _) = sim::play_with_consumers(*seed, *faults, None) {
-            panic!("{seed} with {faults:?} and consumers: {failure}");
-        }
-    }
-    for (seed, faults) in ONCE_FAILED_WITH_MAPS {
-        if let (Err(failure), _) = sim::play_with_maps(*seed, *faults, None) {
-            panic!("{seed} with {faults:?} and maps: {failure}");
-        }
-    }
-    for (seed, faults) in ONCE_FAILED_WITH_IDLE_ROOMS {
-        if let (Err(failure), _) = sim::play_with_idle_rooms(*seed, *faults, None) {
-            panic!("{seed} with {faults:?} and idle rooms: {failure}");
+    let others: [(&str, Seeds, Play); 3] = [
+        ("consumers", ONCE_FAILED_WITH_CONSUMERS, sim::play_with_consumers),
+        ("maps", ONCE_FAILED_WITH_MAPS, sim::play_with_maps),
+        ("idle rooms", ONCE_FAILED_WITH_IDLE_ROOMS, sim::play_with_idle_rooms),
+    ];
+    for (what, histories, play) in others {
+        for (seed, faults) in histories {
+            if let (Err(failure), _) = play(*seed, *faults, None) {
+                panic!("{seed} with {faults:?} and {what}: {failure}");
+            }
         }
     }
 }

@@ -176,12 +176,9 @@ impl Room {
     /// When it may go out of memory, if nothing happens in it until then; none while something is under way.
     pub(super) fn dormant_due(&self, node: &Node) -> Option<Time> {
         let options = &*self.options;
-        if !options.is_on_disk() {
-            return None;
-        }
         // What follows from its publications, or its newest one, is to be had at once.
-        let is_kept = options.is_made_of_changes() || options.recovery_cache;
-        if is_kept || self.is_needed() {
+        let is_kept = || options.is_made_of_changes() || options.recovery_cache;
+        if !options.is_on_disk() || is_kept() || self.is_needed() {
             return None;
         }
         let stream = self.stream.as_deref()?;
@@ -508,7 +505,7 @@ impl State {
     }
 
     /// Whether the dormant rooms of a slot have to look what has changed.
-    pub(super) fn is_disturbed(&self, slot: u16) -> bool {
+    fn is_disturbed(&self, slot: u16) -> bool {
         let table = &self.dormant.tables[usize::from(slot)];
         let (all, guests) = (table.records.len(), table.guests);
         all > guests && table.surroundings != self.node.surroundings(slot)
