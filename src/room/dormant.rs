@@ -33,7 +33,7 @@ use super::{
     mirror::Mirror,
     node::Node,
     options::RoomOptions,
-    persisted::Head,
+    persisted::{self, Head},
     registry::State,
     room::{Role, Room},
     rooms::Keyed,
@@ -116,8 +116,7 @@ impl Dormant {
     fn to_bytes(&self, name: &str) -> Option<Record> {
         let mut bytes = u16::try_from(name.len()).ok()?.to_le_bytes().to_vec();
         bytes.extend_from_slice(name.as_bytes());
-        let config = bincode::config::standard();
-        bincode::serde::encode_into_std_write(self, &mut bytes, config).ok()?;
+        persisted::pack(self, &mut bytes);
         Some(Record(bytes.into()))
     }
 
@@ -282,9 +281,7 @@ impl Record {
     }
 
     fn room(&self) -> Option<Dormant> {
-        let (_, rest) = self.split();
-        let read = bincode::serde::decode_from_slice(rest, bincode::config::standard());
-        read.ok().map(|(room, _)| room)
+        persisted::unpack(self.split().1)
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! In: a [`Head`] or an [`Entry`]. Out: bytes that begin with the version of their format; and back. What comes from a
 //! disk has passed the log's checksums, and may still have been written by a later version: then it is none.
+//! Dormant rooms are packed in the same way, without a version: they never leave the process.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -45,21 +46,28 @@ fn config() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<MAX>()
 }
 
+/// Adds `value` to `bytes`.
+pub(super) fn pack(value: &impl Serialize, bytes: &mut Vec<u8>) {
+    // Into memory, and of values that have no lengths unknown: there is nothing that can fail.
+    let written = bincode::serde::encode_into_std_write(value, bytes, config());
+    debug_assert!(written.is_ok(), "{written:?}");
+}
+
+/// What was packed into all of `bytes`; none if they are anything else.
+pub(super) fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    let (value, read) = bincode::serde::decode_from_slice(bytes, config()).ok()?;
+    (read == bytes.len()).then_some(value)
+}
+
 fn write(value: &impl Serialize) -> Bytes {
     let mut bytes = vec![FORMAT];
-    // Into memory, and of values that have no lengths unknown: there is nothing that can fail.
-    let written = bincode::serde::encode_into_std_write(value, &mut bytes, config());
-    debug_assert!(written.is_ok(), "{written:?}");
+    pack(value, &mut bytes);
     bytes.into()
 }
 
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     let (format, rest) = bytes.split_first()?;
-    if *format != FORMAT {
-        return None;
-    }
-    let (value, read) = bincode::serde::decode_from_slice(rest, config()).ok()?;
-    (read == rest.len()).then_some(value)
+    (*format == FORMAT).then(|| unpack(rest))?
 }
 
 impl Head {
