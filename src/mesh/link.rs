@@ -302,8 +302,8 @@ impl Link {
         }
     }
 
-    fn queue(&mut self, frame: Bytes, ctx: &mut Context<Self>) {
-        let bytes = self.outgoing.bytes.get() + frame.len();
+    fn queue(&mut self, frames: Vec<Bytes>, ctx: &mut Context<Self>) {
+        let bytes = self.outgoing.bytes.get() + frames.iter().map(Bytes::len).sum::<usize>();
         if bytes > self.settings.queue_limit {
             tracing::warn!(peer = %self.peer.name, bytes, "a node does not take what it is sent; closing the link");
             self.reason = "slow";
@@ -311,7 +311,7 @@ impl Link {
             return;
         }
         self.outgoing.bytes.set(bytes);
-        self.outgoing.frames.borrow_mut().push_back(frame);
+        self.outgoing.frames.borrow_mut().extend(frames);
         self.outgoing.more.notify_one();
     }
 
@@ -341,7 +341,7 @@ impl Link {
         if !std::mem::take(&mut self.spoke)
             && let Ok(frame) = wire::encode(&Frame::Alive)
         {
-            self.queue(frame, ctx);
+            self.queue(vec![frame], ctx);
         }
     }
 }
@@ -410,15 +410,14 @@ async fn receive(
         bytes.inc_by(read as u64);
         ahead += read;
         messages_ahead += messages.len();
+        let mut about_rooms = Vec::with_capacity(messages.len());
         for message in messages {
             match message {
                 Frame::Alive => {}
                 Frame::Emulation(session, commands) => {
                     settings.emulated.give(&session, commands);
                 }
-                Frame::Rooms(message) => {
-                    settings.registry.do_send(FromLink::Peer(peer, message));
-                }
+                Frame::Rooms(message) => about_rooms.push(message),
                 Frame::Polls(message) => {
                     if let Some(polls) = &settings.polls {
                         polls.do_send(FromPollLink::Peer(peer, message));
@@ -427,6 +426,9 @@ async fn receive(
                 // Once is enough.
                 Frame::Hello(_) => {}
             }
+        }
+        if !about_rooms.is_empty() {
+            settings.registry.do_send(FromLink::Peer(peer, about_rooms));
         }
         if ahead >= AHEAD || messages_ahead >= MESSAGES_AHEAD {
             (ahead, messages_ahead) = (0, 0);
@@ -481,9 +483,9 @@ impl Handler<ToLink> for Link {
 
     fn handle(&mut self, message: ToLink, ctx: &mut Self::Context) {
         match message {
-            ToLink::Frame(frame) => {
+            ToLink::Frames(frames) => {
                 self.spoke = true;
-                self.queue(frame, ctx);
+                self.queue(frames, ctx);
             }
             ToLink::Replaced => {
                 self.reason = "replaced";

@@ -129,7 +129,7 @@ fn a_node_whose_rooms_are_busy_for_long_keeps_its_links() {
         // More than is read ahead of the rooms, so that what follows is not read.
         let commands = vec![b'x'; AHEAD].into();
         let large = Frame::Emulation(SessionId::new([7; 16]), commands);
-        on_a.do_send(ToLink::Frame(wire::encode(&large).expect("it fits a frame")));
+        on_a.do_send(ToLink::Frames(vec![wire::encode(&large).expect("it fits a frame")]));
         tokio::time::sleep(busy + HEARTBEAT).await;
         assert!(on_a.connected() && on_b.connected());
         let read = || b.settings.metrics.mesh_messages.with_label_values(&["in"]).get();

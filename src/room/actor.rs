@@ -13,7 +13,8 @@ use tokio::sync::oneshot;
 use super::{
     attendance::AttendanceEvent,
     control::Control,
-    disk::{DiskLog, FromLog},
+    disk::{DiskLog, LogReplied},
+    logged::LogRequest,
     messages::{Message as PeerMessage, RoomMessage},
     options::Namespaces,
     registry::{In, Out, State},
@@ -36,6 +37,8 @@ use crate::{
 
 /// How precisely the core's timers fire.
 pub const TICK: Duration = Duration::from_millis(50);
+/// Inputs after which a turn ends, though more wait: what is to go to others waits no longer.
+const MAX_INPUTS: u32 = 128;
 /// How often gauges and the facts about this node are brought up to date.
 const FACTS: Duration = Duration::from_secs(1);
 
@@ -51,8 +54,9 @@ pub struct RoomRegistry {
     /// None: no room of this node is on disk.
     log: Option<DiskLog>,
     hubs: FxHashMap<u16, Recipient<ToHub>>,
-    links: FxHashMap<NodeId, (MeshVersion, Recipient<ToLink>)>,
+    links: FxHashMap<NodeId, PeerLink>,
     encode: Encode,
+    outgoing: Outgoing,
     next_call: u64,
     calls: HashMap<u64, Call>,
     /// Of the rooms and subscriptions.
@@ -75,9 +79,37 @@ pub trait Application: Send + Sync {
     fn notify(&self, event: AttendanceEvent);
 }
 
+/// The link to a peer.
+struct PeerLink {
+    version: MeshVersion,
+    link: Recipient<ToLink>,
+    /// Frames that it gets when the turn ends.
+    frames: Vec<Bytes>,
+}
+
+/// What goes to other threads when the turn ends: all of it together wakes each of them once.
+#[derive(Default)]
+struct Outgoing {
+    /// The peers that have frames.
+    peers: Vec<NodeId>,
+    /// What rooms ask of the log.
+    log: Vec<(RoomName, LogRequest)>,
+    /// Inputs since the last turn ended.
+    inputs: u32,
+}
+
 enum Call {
     Room(oneshot::Sender<Answer>),
     Survey(oneshot::Sender<Findings>),
+}
+
+impl Outgoing {
+    fn add(&mut self, peer: NodeId, link: &mut PeerLink, frame: Bytes) {
+        if link.frames.is_empty() {
+            self.peers.push(peer);
+        }
+        link.frames.push(frame);
+    }
 }
 
 impl RoomRegistry {
@@ -102,6 +134,7 @@ impl RoomRegistry {
             hubs: FxHashMap::default(),
             links: FxHashMap::default(),
             encode,
+            outgoing: Outgoing::default(),
             next_call: 0,
             calls: HashMap::new(),
             reclaim: Reclaim::default(),
@@ -121,6 +154,10 @@ impl RoomRegistry {
         // A busy mailbox is emptied before anything else of the actor runs.
         if now.since(self.state.ticked()) >= TICK {
             self.handle_at(In::Tick, clock::now());
+        }
+        self.outgoing.inputs += 1;
+        if self.outgoing.inputs >= MAX_INPUTS {
+            self.end_turn();
         }
     }
 
@@ -161,11 +198,7 @@ impl RoomRegistry {
                 }
             }
             Out::Send { to, message } => self.send(&to, message),
-            Out::Log { room, request } => {
-                if let (Some(log), Some(address)) = (&self.log, &self.address) {
-                    log.request(room, request, &address.clone().recipient());
-                }
-            }
+            Out::Log { room, request } => self.outgoing.log.push((room, request)),
             Out::Control(control) => {
                 for socket in self.users.of(&control.user) {
                     if let Some(hub) = self.hubs.get(&socket.worker) {
@@ -219,15 +252,13 @@ impl RoomRegistry {
         };
         let since = message.since();
         for peer in to {
-            match self.links.get(peer) {
-                Some((version, link)) if *version >= since => {
-                    link.do_send(ToLink::Frame(frame.clone()))
-                }
+            match self.links.get_mut(peer) {
+                Some(link) if link.version >= since => self.outgoing.add(*peer, link, frame.clone()),
                 Some(_) if let Some(answer) = message.answer_of_older() => {
                     self.handle(In::Peer(*peer, answer));
                 }
                 // The core has something older to say to such a peer, so this is an error of ours.
-                Some((version, _)) => {
+                Some(PeerLink { version, .. }) => {
                     tracing::error!(%peer, version, since, "a node can't read what it was to be sent");
                 }
                 None => {}
@@ -257,6 +288,22 @@ impl RoomRegistry {
         }
     }
 
+    /// Lets go of what is to go to links and to the log.
+    fn end_turn(&mut self) {
+        let outgoing = &mut self.outgoing;
+        outgoing.inputs = 0;
+        for peer in outgoing.peers.drain(..) {
+            if let Some(link) = self.links.get_mut(&peer) {
+                link.link.do_send(ToLink::Frames(std::mem::take(&mut link.frames)));
+            }
+        }
+        for (room, request) in outgoing.log.drain(..) {
+            if let Some(log) = &self.log {
+                log.request(room, request);
+            }
+        }
+    }
+
     fn call(&mut self, call: Call) -> u64 {
         self.next_call += 1;
         self.calls.insert(self.next_call, call);
@@ -277,8 +324,8 @@ impl RoomRegistry {
         self.metrics.subscriptions.set(self.state.subscriptions() as i64);
         self.metrics.mesh_links.set(self.links.len() as i64);
         self.count_messages();
-        if let (Some(log), Some(address)) = (&mut self.log, &self.address) {
-            log.measure(&address.clone().recipient());
+        if let Some(log) = &mut self.log {
+            log.measure();
             log.note_companions(self.state.companions());
         }
         self.handle(In::Facts(facts));
@@ -297,9 +344,15 @@ impl Actor for RoomRegistry {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.address = Some(ctx.address());
+        if let Some(log) = &self.log {
+            log.answer_to(ctx.address().recipient());
+        }
         self.refresh_facts();
         timers::run(ctx);
-        ctx.run_interval(FACTS, |registry, _| registry.refresh_facts());
+        ctx.run_interval(FACTS, |registry, _| {
+            registry.refresh_facts();
+            registry.end_turn();
+        });
     }
 }
 
@@ -312,6 +365,10 @@ impl Timed for RoomRegistry {
 
     fn run_due(&mut self) {
         self.handle_at(In::Tick, clock::now());
+    }
+
+    fn end_turn(&mut self) {
+        self.end_turn();
     }
 }
 
@@ -448,17 +505,20 @@ impl Handler<Forward> for RoomRegistry {
     type Result = bool;
 
     fn handle(&mut self, Forward { to, frame }: Forward, _: &mut Self::Context) -> bool {
-        let Some((_, link)) = self.links.get(&to) else { return false };
-        link.do_send(ToLink::Frame(frame));
+        let Some(link) = self.links.get_mut(&to) else { return false };
+        self.outgoing.add(to, link, frame);
         true
     }
 }
 
-impl Handler<FromLog> for RoomRegistry {
+impl Handler<LogReplied> for RoomRegistry {
     type Result = ();
 
-    fn handle(&mut self, FromLog(room, reply): FromLog, _: &mut Self::Context) {
-        self.handle(In::Log(room, reply));
+    fn handle(&mut self, _: LogReplied, _: &mut Self::Context) {
+        let replies = self.log.as_ref().map(DiskLog::take_replies).unwrap_or_default();
+        for (room, reply) in replies {
+            self.handle(In::Log(room, reply));
+        }
     }
 }
 
@@ -471,6 +531,7 @@ impl Handler<CloseLog> for RoomRegistry {
     type Result = ();
 
     fn handle(&mut self, _: CloseLog, _: &mut Self::Context) {
+        self.end_turn();
         if let Some(log) = self.log.take() {
             log.close();
         }
@@ -500,8 +561,8 @@ impl Handler<NewView> for RoomRegistry {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub enum ToLink {
-    /// Send this to the peer.
-    Frame(Bytes),
+    /// Send these to the peer.
+    Frames(Vec<Bytes>),
     /// Close: a newer link to the same peer replaces it.
     Replaced,
 }
@@ -509,14 +570,13 @@ pub enum ToLink {
 /// What links tell.
 #[derive(Message)]
 #[rtype(result = "()")]
-#[expect(clippy::large_enum_variant, reason = "nearly all are of the large one")]
 pub enum FromLink {
     /// A link is up.
     LinkUp(NodeId, MeshVersion, Recipient<ToLink>),
     /// A link is down.
     LinkDown(NodeId, Recipient<ToLink>),
-    /// A peer says something.
-    Peer(NodeId, PeerMessage),
+    /// A peer says something: all that was read at once.
+    Peer(NodeId, Vec<PeerMessage>),
 }
 
 impl Handler<FromLink> for RoomRegistry {
@@ -526,21 +586,26 @@ impl Handler<FromLink> for RoomRegistry {
         match message {
             FromLink::LinkUp(peer, version, link) => {
                 // A second link replaces the first: whatever was under way on that is lost.
-                if let Some((_, old)) = self.links.insert(peer, (version, link)) {
-                    old.do_send(ToLink::Replaced);
+                let new = PeerLink { version, link, frames: Vec::new() };
+                if let Some(old) = self.links.insert(peer, new) {
+                    old.link.do_send(ToLink::Replaced);
                     self.handle(In::LinkDown(peer));
                 }
                 self.metrics.mesh_links.set(self.links.len() as i64);
                 self.handle(In::LinkUp(peer));
             }
             FromLink::LinkDown(peer, link) => {
-                if self.links.get(&peer).is_some_and(|(_, known)| *known == link) {
+                if self.links.get(&peer).is_some_and(|it| it.link == link) {
                     self.links.remove(&peer);
                     self.metrics.mesh_links.set(self.links.len() as i64);
                     self.handle(In::LinkDown(peer));
                 }
             }
-            FromLink::Peer(peer, message) => self.handle(In::Peer(peer, message)),
+            FromLink::Peer(peer, messages) => {
+                for message in messages {
+                    self.handle(In::Peer(peer, message));
+                }
+            }
         }
     }
 }

@@ -1,13 +1,13 @@
 //! SHELL. The log of a node's rooms on its disk: opens it, finds the rooms in it, and does what rooms ask of it.
 //!
-//! In: [`LogRequest`]s. Out: [`LogReply`]s, from the log's threads to the registry. Times are the node's own inside,
+//! In: [`LogRequest`]s. Out: [`LogReply`]s, which the log's threads leave for the registry to take. Times are the node's own inside,
 //! and Unix time on disk.
 
 use std::{
     collections::BTreeSet,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -80,22 +80,109 @@ pub enum DiskError {
     },
 }
 
-/// The log answers about a room.
+/// The log has answered: see [`DiskLog::take_replies`].
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct FromLog(pub RoomName, pub LogReply);
+pub struct LogReplied;
 
 /// The log of a node's rooms.
 pub struct DiskLog {
     writer: Writer,
-    metrics: Metrics,
-    /// The last write has failed.
-    failing: Arc<AtomicBool>,
+    outcome: Arc<Outcome>,
     companions: Companions,
     /// What was found to be damaged when it was opened, and not told to its rooms yet.
     damage: Vec<Damage>,
     scrub_interval: Option<Duration>,
     scrub: Arc<Mutex<Scrub>>,
+}
+
+/// What comes of what was asked. The log's threads say it.
+struct Outcome {
+    metrics: Metrics,
+    /// The last write has failed.
+    failing: AtomicBool,
+    /// What the registry has not taken yet.
+    replies: Mutex<Vec<(RoomName, LogReply)>>,
+    registry: OnceLock<Recipient<LogReplied>>,
+}
+
+impl Outcome {
+    /// One message stands for all that wait: a batch of the log wakes the registry once.
+    fn reply(&self, room: RoomName, reply: LogReply) {
+        let mut replies = locked(&self.replies);
+        replies.push((room, reply));
+        let is_first = replies.len() == 1;
+        drop(replies);
+        if is_first && let Some(registry) = self.registry.get() {
+            registry.do_send(LogReplied);
+        }
+    }
+
+    fn failed(&self, what: &str) {
+        self.metrics.log_errors.with_label_values(&[what]).inc();
+    }
+
+    fn wrote(&self, room: RoomName, write: &Write, written: Result<(), log::WriteError>) {
+        let Err(why) = written else {
+            let took = clock::now().since(write.since);
+            self.metrics.log_write_seconds.observe(took.as_secs_f64());
+            if write.repairs > 0 {
+                tracing::info!(
+                    room = &*room,
+                    "wrote a damaged publication to the log again, as another node has it"
+                );
+            }
+            if self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::Relaxed) {
+                tracing::info!("the log on disk takes writes again");
+            }
+            return self.reply(room, LogReply::Written(write.id));
+        };
+        self.failed("write");
+        if !self.failing.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                %why,
+                "the log on disk does not take writes: publications into rooms on disk fail with a temporary error \
+                 until it does. Give it space, or see to the disk"
+            );
+        }
+        self.reply(room, LogReply::Failed(write.id));
+    }
+
+    fn read(&self, room: RoomName, id: u64, page: Result<Page, log::ReadError>) {
+        let page = page.inspect_err(|why| {
+            self.failed("read");
+            tracing::error!(room = &*room, %why, "the log on disk can't be read");
+        });
+        self.reply(room, LogReply::Read(id, page.ok().map(read_page)));
+    }
+
+    /// Tells everyone of damage that was found.
+    fn found_damage(&self, damage: Vec<Damage>) {
+        for damage in &damage {
+            self.failed("damage");
+            report_damage(damage);
+        }
+        self.tell_of(damage);
+    }
+
+    /// Tells rooms which of their publications are damaged.
+    fn tell_of(&self, damage: Vec<Damage>) {
+        for damage in damage {
+            if let Damage::Publications { room, first, end } = damage
+                && let Some(room) = name_of(&room.into())
+            {
+                self.reply(room, LogReply::Damaged(first, end));
+            }
+        }
+    }
+}
+
+/// A write that is under way.
+struct Write {
+    id: u64,
+    since: Time,
+    /// How many damaged publications it writes again.
+    repairs: u64,
 }
 
 /// How much of each room is kept on disk: as much as its namespace says.
@@ -187,8 +274,12 @@ impl DiskLog {
         let writer = Writer::start(store, directory, sizes, options.sync_interval, policy);
         let log = Self {
             writer,
-            metrics,
-            failing: Arc::default(),
+            outcome: Arc::new(Outcome {
+                metrics,
+                failing: AtomicBool::new(false),
+                replies: Mutex::default(),
+                registry: OnceLock::new(),
+            }),
             companions: Companions::new(companions.clone()),
             damage,
             scrub_interval: options.scrub_interval,
@@ -197,77 +288,48 @@ impl DiskLog {
         Ok((log, companions))
     }
 
-    /// Does what a room asks, and tells `to`.
-    pub fn request(&self, room: RoomName, request: LogRequest, to: &Recipient<FromLog>) {
+    /// Tells `registry` when there is an answer.
+    pub fn answer_to(&self, registry: Recipient<LogReplied>) {
+        // Once: there is one registry.
+        let _ = self.outcome.registry.set(registry);
+    }
+
+    /// What was answered since this was last asked.
+    pub fn take_replies(&self) -> Vec<(RoomName, LogReply)> {
+        std::mem::take(&mut locked(&self.outcome.replies))
+    }
+
+    /// Does what a room asks.
+    pub fn request(&self, room: RoomName, request: LogRequest) {
         match request {
-            LogRequest::Write(id, changes) => self.write(room, id, changes, to.clone()),
-            LogRequest::Read(id, query) => self.read(room, id, query, to.clone()),
+            LogRequest::Write(id, changes) => self.write(room, id, changes),
+            LogRequest::Read(id, query) => self.read(room, id, query),
         }
     }
 
-    fn write(&self, room: RoomName, id: u64, changes: Vec<LogChange>, to: Recipient<FromLog>) {
-        let (unix, now) = (clock::unix_millis(), clock::now());
+    fn write(&self, room: RoomName, id: u64, changes: Vec<LogChange>) {
+        let (unix, since) = (clock::unix_millis(), clock::now());
         let repairs =
             changes.iter().filter(|it| matches!(it, LogChange::Repair(..))).count() as u64;
-        let changes = changes.into_iter().map(|it| it.written(unix, now)).collect();
-        let (name, failing, metrics) = (room.clone(), self.failing.clone(), self.metrics.clone());
-        let tell = to.clone();
-        let done = move |written: Result<(), log::WriteError>| {
-            let reply = match written {
-                Ok(()) => {
-                    let took = clock::now().since(now);
-                    metrics.log_write_seconds.observe(took.as_secs_f64());
-                    if repairs > 0 {
-                        tracing::info!(
-                            room = &*name,
-                            "wrote a damaged publication to the log again, as another node has it"
-                        );
-                    }
-                    if failing.load(Ordering::Relaxed) && failing.swap(false, Ordering::Relaxed) {
-                        tracing::info!("the log on disk takes writes again");
-                    }
-                    LogReply::Written(id)
-                }
-                Err(why) => {
-                    metrics.log_errors.with_label_values(&["write"]).inc();
-                    if !failing.swap(true, Ordering::Relaxed) {
-                        tracing::error!(
-                            %why,
-                            "the log on disk does not take writes: publications into rooms on disk fail with a \
-                             temporary error until it does. Give it space, or see to the disk"
-                        );
-                    }
-                    LogReply::Failed(id)
-                }
-            };
-            tell.do_send(FromLog(name, reply));
-        };
-        self.metrics.log_writes.inc();
-        self.metrics.log_repairs.inc_by(repairs);
-        let request = Request { room: name_on_disk(&room), changes, done: Box::new(done) };
-        if self.writer.write(request).is_err() {
-            self.metrics.log_errors.with_label_values(&["behind"]).inc();
-            to.do_send(FromLog(room, LogReply::Failed(id)));
+        let changes = changes.into_iter().map(|it| it.written(unix, since)).collect();
+        let (name, outcome) = (room.clone(), self.outcome.clone());
+        let write = Write { id, since, repairs };
+        let done = Box::new(move |written| outcome.wrote(name, &write, written));
+        self.outcome.metrics.log_writes.inc();
+        self.outcome.metrics.log_repairs.inc_by(repairs);
+        if self.writer.write(Request { room: name_on_disk(&room), changes, done }).is_err() {
+            self.outcome.failed("behind");
+            self.outcome.reply(room, LogReply::Failed(id));
         }
     }
 
-    fn read(&self, room: RoomName, id: u64, query: log::Query, to: Recipient<FromLog>) {
-        let (name, metrics, tell) = (room.clone(), self.metrics.clone(), to.clone());
-        let done = move |page: Result<Page, log::ReadError>| {
-            let page = match page {
-                Ok(page) => Some(read_page(page)),
-                Err(why) => {
-                    metrics.log_errors.with_label_values(&["read"]).inc();
-                    tracing::error!(room = &*name, %why, "the log on disk can't be read");
-                    None
-                }
-            };
-            tell.do_send(FromLog(name, LogReply::Read(id, page)));
-        };
-        self.metrics.log_reads.inc();
-        if self.writer.read(name_on_disk(&room), query, Box::new(done)).is_err() {
-            self.metrics.log_errors.with_label_values(&["behind"]).inc();
-            to.do_send(FromLog(room, LogReply::Read(id, None)));
+    fn read(&self, room: RoomName, id: u64, query: log::Query) {
+        let (name, outcome) = (room.clone(), self.outcome.clone());
+        let done = Box::new(move |page| outcome.read(name, id, page));
+        self.outcome.metrics.log_reads.inc();
+        if self.writer.read(name_on_disk(&room), query, done).is_err() {
+            self.outcome.failed("behind");
+            self.outcome.reply(room, LogReply::Read(id, None));
         }
     }
 
@@ -285,31 +347,32 @@ impl DiskLog {
         let _ = self.writer.write(Request { room, changes, done: Box::new(done) });
     }
 
-    /// Brings the metrics up to date, and tells `to` of damage that was found since.
-    pub fn measure(&mut self, to: &Recipient<FromLog>) {
-        tell_of(std::mem::take(&mut self.damage), to);
-        self.scrub(to);
-        let (metrics, to) = (self.metrics.clone(), to.clone());
+    /// Brings the metrics up to date, and tells of damage that was found since.
+    pub fn measure(&mut self) {
+        self.outcome.tell_of(std::mem::take(&mut self.damage));
+        self.scrub();
+        let outcome = self.outcome.clone();
         // Too busy to say: it is asked again in a moment.
         let _ = self.writer.state(Box::new(move |(stats, damage)| {
+            let metrics = &outcome.metrics;
             metrics.log_bytes.set(i64::try_from(stats.bytes).unwrap_or(i64::MAX));
             metrics.log_segments.set(i64::try_from(stats.segments).unwrap_or(i64::MAX));
             metrics.log_syncs.set(i64::try_from(stats.syncs).unwrap_or(i64::MAX));
-            found_damage(damage, &metrics, &to);
+            outcome.found_damage(damage);
         }));
     }
 
     /// Reads a little more of all that there is.
-    fn scrub(&self, to: &Recipient<FromLog>) {
+    fn scrub(&self) {
         let Some(interval) = self.scrub_interval else { return };
         let next = locked(&self.scrub).next(clock::uptime(), interval);
         match next {
             None => {}
             Some(Step::List(after, limit)) => {
-                let (scrub, metrics) = (self.scrub.clone(), self.metrics.clone());
+                let (scrub, outcome) = (self.scrub.clone(), self.outcome.clone());
                 let done = move |rooms: Result<_, log::ReadError>| {
                     if locked(&scrub).listed(rooms.ok()) {
-                        metrics.log_scrubs.inc();
+                        outcome.metrics.log_scrubs.inc();
                     }
                 };
                 if self.writer.rooms(after, limit, Box::new(done)).is_err() {
@@ -317,18 +380,17 @@ impl DiskLog {
                 }
             }
             Some(Step::Read(pages)) => {
-                pages.into_iter().for_each(|(room, query)| self.look(room, query, to));
+                pages.into_iter().for_each(|(room, query)| self.look(room, query));
             }
         }
     }
 
     /// Reads a page of a room in search of damage.
-    fn look(&self, room: Arc<str>, query: log::Query, to: &Recipient<FromLog>) {
-        let (name, scrub) = (room.clone(), self.scrub.clone());
-        let (metrics, to) = (self.metrics.clone(), to.clone());
+    fn look(&self, room: Arc<str>, query: log::Query) {
+        let (name, scrub, outcome) = (room.clone(), self.scrub.clone(), self.outcome.clone());
         let done = move |page: Result<Page, log::ReadError>| {
             let damage = locked(&scrub).read(&name, page.ok().as_ref());
-            found_damage(damage.into_iter().collect(), &metrics, &to);
+            outcome.found_damage(damage.into_iter().collect());
         };
         if self.writer.look(room.clone(), query, Box::new(done)).is_err() {
             locked(&self.scrub).read(&room, None);
@@ -359,29 +421,9 @@ fn name_of(on_disk: &Arc<str>) -> Option<RoomName> {
     }
 }
 
-/// Tells rooms which of their publications are damaged.
-fn tell_of(damage: Vec<Damage>, to: &Recipient<FromLog>) {
-    for damage in damage {
-        if let Damage::Publications { room, first, end } = damage
-            && let Some(room) = name_of(&room.into())
-        {
-            to.do_send(FromLog(room, LogReply::Damaged(first, end)));
-        }
-    }
-}
-
-/// Tells everyone of damage that was found.
-fn found_damage(damage: Vec<Damage>, metrics: &Metrics, to: &Recipient<FromLog>) {
-    for damage in &damage {
-        metrics.log_errors.with_label_values(&["damage"]).inc();
-        report_damage(damage);
-    }
-    tell_of(damage, to);
-}
-
-/// Whatever has ended while it was locked, it is a scrub's place still.
-fn locked(scrub: &Mutex<Scrub>) -> MutexGuard<'_, Scrub> {
-    scrub.lock().unwrap_or_else(PoisonError::into_inner)
+/// Whatever has ended while it was locked, what it holds is whole.
+fn locked<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
+    it.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn report_damage(damage: &Damage) {

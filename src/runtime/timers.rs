@@ -3,7 +3,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context as TaskContext, Poll, ready},
+    task::{Context as TaskContext, Poll},
     time::Duration,
 };
 
@@ -22,6 +22,9 @@ pub trait Timed: Actor<Context = Context<Self>> {
 
     /// Does what is due.
     fn run_due(&mut self);
+
+    /// It has handled all that had come, and done what is due.
+    fn end_turn(&mut self) {}
 }
 
 /// Runs the timer of the actor of `ctx` for as long as it lives.
@@ -56,17 +59,21 @@ impl<A: Timed> ActorFuture<A> for Timer {
             let due = actor.due();
             let same = self.due == due;
             self.due = due;
-            let Some(due) = due else { return Poll::Pending };
+            let Some(due) = due else { break };
             if !same {
                 let at = due.max(self.fired + Duration::from_millis(1)).round_up(A::GRAIN);
                 self.sleep.as_mut().reset(Instant::now() + at.since(clock::now()));
             } else if !self.sleep.is_elapsed() {
-                return Poll::Pending;
+                break;
             }
-            ready!(self.sleep.as_mut().poll(task));
+            if self.sleep.as_mut().poll(task).is_pending() {
+                break;
+            }
             self.due = None;
             self.fired = clock::now();
             actor.run_due();
         }
+        actor.end_turn();
+        Poll::Pending
     }
 }

@@ -92,7 +92,7 @@ impl SharedPolls {
             Out::Send(node, message) => match (self.encode)(message) {
                 Ok(frame) => {
                     if let Some(link) = self.links.get(&node) {
-                        link.do_send(ToLink::Frame(frame));
+                        link.do_send(ToLink::Frames(vec![frame]));
                     }
                 }
                 Err(_) => tracing::error!(%node, "what is new about a key is too large for a link"),
