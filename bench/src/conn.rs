@@ -13,7 +13,7 @@ use mio::event::Event;
 use mio::net::TcpStream;
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// What a connection is for, shared by all that are opened alike.
 #[derive(Debug)]
@@ -108,7 +108,7 @@ enum Stage {
 #[derive(Debug)]
 pub struct Conn {
     wire: Wire,
-    plan: Rc<Plan>,
+    plan: Arc<Plan>,
     stage: Stage,
     parser: Parser,
     /// The start of a message (or response) that is not complete.
@@ -122,7 +122,7 @@ pub struct Conn {
 
 impl Conn {
     /// A connection whose dialing has begun.
-    pub fn new(stream: TcpStream, plan: Rc<Plan>) -> Result<Self> {
+    pub fn new(stream: TcpStream, plan: Arc<Plan>) -> Result<Self> {
         Ok(Self {
             wire: Wire::new(stream, plan.security.as_ref())?,
             plan,
@@ -236,7 +236,7 @@ impl Conn {
             other => other.context("connecting")?,
         };
         self.wire.tcp().set_nodelay(true).context("setting TCP_NODELAY")?;
-        let plan = Rc::clone(&self.plan);
+        let plan = Arc::clone(&self.plan);
         match &plan.speak {
             Speak::Client { path, dialect, .. } => {
                 self.stage = Stage::Upgrading;
@@ -343,7 +343,7 @@ impl Conn {
 
     /// Hands on the messages that are complete with this piece of a frame, and keeps what isn't.
     fn take_data(&mut self, piece: &Piece<'_>, counts: &mut Counts, ear: Ear<'_>) -> Result<()> {
-        let plan = Rc::clone(&self.plan);
+        let plan = Arc::clone(&self.plan);
         let Speak::Client { dialect, .. } = &plan.speak else {
             // The floor server's frames are whole messages.
             counts.deliveries += u64::from(piece.message_ends);
@@ -422,7 +422,7 @@ impl Conn {
 
     /// Begins step `step` of the set-up, or ends it when there is none.
     fn set_up(&mut self, step: usize, counts: &mut Counts) -> Result<()> {
-        let plan = Rc::clone(&self.plan);
+        let plan = Arc::clone(&self.plan);
         let Speak::Client { dialect, who, .. } = &plan.speak else {
             bail!("only a client has a set-up")
         };

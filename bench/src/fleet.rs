@@ -13,7 +13,7 @@ use socket2::{Domain, Socket, Type};
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Connections in their set-up at any time; less than any listen backlog.
@@ -52,13 +52,13 @@ impl Fleet {
 
     /// Opens `count` connections alike and returns when all have finished their set-up.
     pub fn open(&mut self, plan: Plan, count: usize) -> Result<Range<usize>> {
-        self.open_each(std::iter::repeat_n(Rc::new(plan), count))
+        self.open_each(std::iter::repeat_n(Arc::new(plan), count))
     }
 
     /// Opens a connection for each of `plans` and returns when all have finished their set-up.
     pub fn open_each(
         &mut self,
-        plans: impl ExactSizeIterator<Item = Rc<Plan>>,
+        plans: impl ExactSizeIterator<Item = Arc<Plan>>,
     ) -> Result<Range<usize>> {
         self.open_each_hearing(plans, |_, _| {})
     }
@@ -66,7 +66,7 @@ impl Fleet {
     /// [`Self::open_each`] for those who want what is heard meanwhile.
     pub fn open_each_hearing(
         &mut self,
-        plans: impl ExactSizeIterator<Item = Rc<Plan>>,
+        plans: impl ExactSizeIterator<Item = Arc<Plan>>,
         mut ear: impl FnMut(usize, Heard<'_>),
     ) -> Result<Range<usize>> {
         let (count, mut plans) = (plans.len(), plans);
@@ -98,13 +98,13 @@ impl Fleet {
         }
     }
 
-    fn dial(&mut self, plan: &Rc<Plan>) -> Result<()> {
-        let conn = self.dialed(self.conns.len(), Rc::clone(plan))?;
+    fn dial(&mut self, plan: &Arc<Plan>) -> Result<()> {
+        let conn = self.dialed(self.conns.len(), Arc::clone(plan))?;
         self.conns.push(conn);
         Ok(())
     }
 
-    fn dialed(&mut self, id: usize, plan: Rc<Plan>) -> Result<Conn> {
+    fn dialed(&mut self, id: usize, plan: Arc<Plan>) -> Result<Conn> {
         let mut stream = match source_address(id) {
             Some(source) if plan.server.is_ipv4() => connect_from(source, plan.server),
             _ => TcpStream::connect(plan.server).map_err(|error| anyhow!(error)),
@@ -123,7 +123,7 @@ impl Fleet {
     }
 
     /// Dials for connection `id` again, whose old connection is closed.
-    pub fn redial(&mut self, id: usize, plan: Rc<Plan>) -> Result<()> {
+    pub fn redial(&mut self, id: usize, plan: Arc<Plan>) -> Result<()> {
         self.conns[id] = self.dialed(id, plan)?;
         Ok(())
     }

@@ -16,7 +16,6 @@ use hdrhistogram::Histogram;
 use memchr::memmem;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -108,7 +107,7 @@ impl Done {
 /// Ends early, with fewer acknowledged, if nothing comes any more.
 pub fn run(work: &Work, plans: Vec<Plan>, api: SocketAddr, api_key: &str) -> Result<Done> {
     let (mut fleet, consumers) = (Fleet::new()?, plans.len());
-    fleet.open_each(plans.into_iter().map(Rc::new))?;
+    fleet.open_each(plans.into_iter().map(Arc::new))?;
     let (mut done, clock, begun) = (Done::new()?, Clock::start(), Instant::now());
     let refused = Arc::new(AtomicU64::new(0));
     let publisher = publish(work.clone(), api, api_key.to_owned(), clock, refused.clone());

@@ -18,6 +18,7 @@ use super::{
     messages::{Message as PeerMessage, RoomMessage},
     options::Namespaces,
     registry::{In, Out, State},
+    replies::{Replies, Reply},
     types::{Answer, Failure, Findings, NodeFacts, ReplyTo, Request, RoomName, SocketRef, Survey},
     users::Users,
 };
@@ -94,12 +95,14 @@ struct Outgoing {
     peers: Vec<NodeId>,
     /// What rooms ask of the log.
     log: Vec<(RoomName, LogRequest)>,
+    /// Answers to API calls.
+    replies: Replies,
     /// Inputs since the last turn ended.
     inputs: u32,
 }
 
 enum Call {
-    Room(oneshot::Sender<Answer>),
+    Room(Reply),
     Survey(oneshot::Sender<Findings>),
 }
 
@@ -185,8 +188,7 @@ impl RoomRegistry {
             }
             Out::Answer { to: ReplyTo::Api(call), answer } => {
                 if let Some(Call::Room(reply)) = self.calls.remove(&call) {
-                    // The caller may be gone.
-                    let _ = reply.send(answer);
+                    self.outgoing.replies.push(reply, answer);
                 }
             }
             Out::Answer { to: ReplyTo::Nobody | ReplyTo::Burial(_), .. } => {}
@@ -253,7 +255,9 @@ impl RoomRegistry {
         let since = message.since();
         for peer in to {
             match self.links.get_mut(peer) {
-                Some(link) if link.version >= since => self.outgoing.add(*peer, link, frame.clone()),
+                Some(link) if link.version >= since => {
+                    self.outgoing.add(*peer, link, frame.clone())
+                }
                 Some(_) if let Some(answer) = message.answer_of_older() => {
                     self.handle(In::Peer(*peer, answer));
                 }
@@ -302,6 +306,7 @@ impl RoomRegistry {
                 log.request(room, request);
             }
         }
+        outgoing.replies.flush();
     }
 
     fn call(&mut self, call: Call) -> u64 {
@@ -461,7 +466,7 @@ pub struct ApiRequest {
     /// What is asked.
     pub request: Box<dyn FnOnce(ReplyTo) -> Request + Send>,
     /// Where the answer goes.
-    pub reply: oneshot::Sender<Answer>,
+    pub reply: Reply,
 }
 
 impl Handler<ApiRequest> for RoomRegistry {

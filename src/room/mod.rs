@@ -2,7 +2,7 @@
 //!
 //! In: requests of this node's sockets and API calls, messages of peers, changes of the view. Out: answers,
 //! deliveries to the hubs, messages to peers. All of it is pure except [`actor`], the shell around
-//! [`registry::State`], and [`users`].
+//! [`registry::State`], with [`replies`] to API calls and the log on [`disk`], and [`users`].
 //!
 //! - [`registry`]: all of the node's rooms ([`rooms`]) and what comes in for them. [`routing`]: who is there, and
 //!   who owns which slot. [`pace`]: how fast slots are taken over, [`moves`]: rooms. [`agenda`]: when rooms are due. [`work`]: what has
@@ -72,6 +72,7 @@ pub mod recovery;
 pub mod registry;
 mod repair;
 pub mod replication;
+pub mod replies;
 pub mod requests;
 #[expect(clippy::module_inception, reason = "a room is the unit that this folder is about")]
 pub mod room;

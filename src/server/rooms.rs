@@ -1,7 +1,6 @@
 //! SHELL. The methods of the server API that publish into rooms and read them.
 
 use futures_util::{StreamExt as _, stream};
-use tokio::sync::oneshot;
 
 use super::{
     calls::{History, Publish, Room, bad_request},
@@ -13,6 +12,7 @@ use crate::{
     protocol::{codes::ErrorCode, message},
     room::{
         actor::ApiRequest,
+        replies,
         types::{Answer, Failure, HistoryFilter, NewPublication, Query, ReplyTo, Request, Since},
     },
     runtime::clock,
@@ -124,7 +124,7 @@ pub(super) async fn answer_of(
     room: &str,
     request: impl FnOnce(ReplyTo) -> Request + Send + 'static,
 ) -> Result<Answer, message::Error> {
-    let (reply, answer) = oneshot::channel();
+    let (reply, answer) = replies::channel();
     let request = Box::new(request);
     parts.registry.do_send(ApiRequest { room: room.into(), request, reply });
     answer.await.map_err(|_| ErrorCode::Internal.into())

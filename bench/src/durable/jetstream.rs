@@ -9,40 +9,40 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-/// Where acknowledgements come.
-const INBOX: &str = "_INBOX.durable";
 const STREAM: &str = "durable";
 /// Publications that a room keeps, as with Roomcast.
 const HISTORY: u64 = 100;
 /// How long all acknowledgements may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A connection, and the stream that it has made.
+/// A connection, and the stream that the first of them has made.
 pub struct JetStream {
     fleet: Fleet,
+    /// Where acknowledgements come. Its last part sets this connection's batches apart, too.
+    inbox: String,
     batches: u64,
 }
 
 impl JetStream {
-    /// Connects to `node`, and makes the stream.
-    pub fn open(node: &Node) -> Result<Self> {
-        let mut fleet = Fleet::new()?;
-        fleet.open(node.plan(hearing([INBOX.to_owned()]), Care::Need), 1)?;
+    /// Connects to `node`, and makes the stream if it is not there. Each connection has a `number` of its own.
+    pub fn open(node: &Node, number: u64) -> Result<Self> {
+        let (mut fleet, inbox) = (Fleet::new()?, format!("_INBOX.durable{number}"));
+        fleet.open(node.plan(hearing([inbox.clone()]), Care::Need), 1)?;
         let subjects = [format!("{STREAM}.>")];
         let config = json!({
             "name": STREAM, "subjects": subjects, "storage": "file", "max_msgs_per_subject": HISTORY,
             "allow_atomic": true,
         });
         let create = format!("$JS.API.STREAM.CREATE.{STREAM}");
-        fleet.send(0, &request(&create, INBOX, &config.to_string()))?;
+        fleet.send(0, &request(&create, &inbox, &config.to_string()))?;
         let answer = answered(&mut fleet)?;
         ensure!(answer["error"].is_null(), "the server answered {create} with {answer}");
-        Ok(Self { fleet, batches: 0 })
+        Ok(Self { fleet, inbox, batches: 0 })
     }
 
     /// Publishes each by itself. Returns once all are acknowledged.
     pub fn publish(&mut self, publications: &[Publication<'_>]) -> Result<()> {
-        let one = |it: &Publication<'_>| request(&subject(it.room), INBOX, it.data);
+        let one = |it: &Publication<'_>| request(&subject(it.room), &self.inbox, it.data);
         let all: Vec<u8> = publications.iter().flat_map(one).collect();
         self.fleet.send(0, &all)?;
         self.acknowledged(publications.len() as u64)
@@ -51,13 +51,14 @@ impl JetStream {
     /// Publishes all or none. Returns once they are acknowledged.
     pub fn publish_atomically(&mut self, publications: &[Publication<'_>]) -> Result<()> {
         self.batches += 1;
+        let Self { inbox, batches, .. } = &*self;
         let mut all = Vec::new();
         for (index, it) in publications.iter().enumerate() {
             let (sequence, last) = (index + 1, index + 1 == publications.len());
-            let (commit, reply) = if last { ("Nats-Batch-Commit: 1\r\n", INBOX) } else { ("", "") };
+            let (commit, reply) =
+                if last { ("Nats-Batch-Commit: 1\r\n", &**inbox) } else { ("", "") };
             let headers = format!(
-                "NATS/1.0\r\nNats-Batch-Id: {}\r\nNats-Batch-Sequence: {sequence}\r\n{commit}\r\n",
-                self.batches
+                "NATS/1.0\r\nNats-Batch-Id: {inbox}.{batches}\r\nNats-Batch-Sequence: {sequence}\r\n{commit}\r\n"
             );
             let (before, size) = (headers.len(), headers.len() + it.data.len());
             let subject = subject(it.room);

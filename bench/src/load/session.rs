@@ -11,7 +11,7 @@ use crate::publisher::FIRST_ID;
 use anyhow::{Result, bail};
 use memchr::memmem;
 use std::collections::VecDeque;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Without any progress for this long, what is missing counts as lost.
@@ -91,10 +91,10 @@ impl<'a> Session<'a> {
         }
         session.outcome.connected_in = session.start.elapsed();
         let publishers = (0..args.publishers as usize).map(|publisher| match args.api_key {
-            Some(_) => Rc::new(session.servers.api(publisher)),
+            Some(_) => Arc::new(session.servers.api(publisher)),
             None => {
                 let who = Who { rooms: Vec::new(), token: args.token.clone(), data: None };
-                Rc::new(session.servers.plan(publisher, who, Care::Need))
+                Arc::new(session.servers.plan(publisher, who, Care::Need))
             }
         });
         let publishers: Vec<_> = publishers.collect();
@@ -103,7 +103,7 @@ impl<'a> Session<'a> {
         Ok(session)
     }
 
-    fn open(&mut self, plans: Vec<Rc<crate::conn::Plan>>) -> Result<()> {
+    fn open(&mut self, plans: Vec<Arc<crate::conn::Plan>>) -> Result<()> {
         let Self { fleet, book, .. } = self;
         let clients = self.args.clients as usize;
         let mut first_close = None;
@@ -124,12 +124,12 @@ impl<'a> Session<'a> {
     }
 
     /// How client `client` connects, where it left off.
-    fn plan(&self, client: usize) -> Rc<crate::conn::Plan> {
+    fn plan(&self, client: usize) -> Arc<crate::conn::Plan> {
         let prefix = &self.args.room_prefix;
         let rooms = self.book.rooms_of(client);
         let rooms = rooms.map(|(room, since)| Wanted { room: format!("{prefix}{room}"), since });
         let who = Who { rooms: rooms.collect(), token: self.args.token.clone(), data: None };
-        Rc::new(self.servers.plan(client, who, Care::Hear))
+        Arc::new(self.servers.plan(client, who, Care::Hear))
     }
 
     /// Publishes at the rate, whatever the answers, while clients come and go.

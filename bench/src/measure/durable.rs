@@ -11,7 +11,7 @@ use crate::target::{self, Node, TargetArgs};
 use anyhow::{Result, ensure};
 use clap::Args;
 use serde_json::json;
-use std::time::Instant;
+use std::{thread, time::Instant};
 
 /// The namespace that keeps its rooms in memory.
 const IN_MEMORY: &str = "kept";
@@ -27,13 +27,16 @@ pub struct DurableArgs {
     /// Rooms
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     rooms: u64,
-    /// Publications under way: all of one call of the server API
+    /// Publications under way
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     under_way: u64,
+    /// Callers, each with a connection of its own and its part of what is under way, all in one call of the server API
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=64))]
+    callers: u64,
     /// Bytes of a publication's data
     #[arg(long, default_value_t = 256)]
     size: usize,
-    /// Calls in a round
+    /// Calls of each caller in a round
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u64).range(1..))]
     calls: u64,
     /// Rounds of each kind, in turn; figures are the median round's
@@ -77,7 +80,7 @@ impl Kind {
     }
 }
 
-/// Who does it.
+/// Who does it, through one connection.
 enum Server<'a> {
     Roomcast { namespace: &'static str, api_key: &'a str },
     JetStream(JetStream),
@@ -141,24 +144,18 @@ pub struct Durable {
 pub fn run(args: &DurableArgs) -> Result<Durable> {
     let nodes = args.target.nodes_on_disk(args.nodes as usize)?;
     let (peers, missing) = args.start_peers();
-    let roomcast = |namespace| Server::Roomcast { namespace, api_key: args.target.api_key() };
-    let mut kinds = vec![
-        (Kind::Memory, roomcast(IN_MEMORY), &nodes[..], Vec::new()),
-        (Kind::Disk, roomcast(ON_DISK), &nodes[..], Vec::new()),
-    ];
-    for (kind, running) in &peers {
-        let node = &running.nodes[0];
-        let server = match kind {
-            Kind::Redis => Server::Redis(Redis::open(node.address())?),
-            Kind::JetStreamBatches => Server::JetStreamBatches(JetStream::open(node)?),
-            _ => Server::JetStream(JetStream::open(node)?),
-        };
-        kinds.push((*kind, server, &running.nodes, Vec::new()));
+    let own = [(Kind::Memory, &nodes[..]), (Kind::Disk, &nodes[..])];
+    let others = peers.iter().map(|(kind, running)| (*kind, &running.nodes[..]));
+    let mut kinds = Vec::new();
+    for (kind, nodes) in own.into_iter().chain(others) {
+        let callers: Result<Vec<_>> =
+            (0..args.callers).map(|number| args.open(kind, &nodes[0], number)).collect();
+        kinds.push((kind, callers?, nodes, Vec::new()));
     }
     // The first round is for rooms to be there, and to know their successors.
     for number in 0..=args.rounds {
-        for (_, server, nodes, rounds) in &mut kinds {
-            let figures = args.round(server, nodes)?;
+        for (_, callers, nodes, rounds) in &mut kinds {
+            let figures = args.round(callers, nodes)?;
             rounds.extend((number > 0).then_some(figures));
         }
     }
@@ -186,22 +183,30 @@ impl DurableArgs {
         (peers, missing)
     }
 
-    fn round(&self, server: &mut Server<'_>, nodes: &[Node]) -> Result<Figures> {
-        let data = "x".repeat(self.size);
+    /// A caller's connection.
+    fn open(&self, kind: Kind, node: &Node, number: u64) -> Result<Server<'_>> {
+        let roomcast = |namespace| Server::Roomcast { namespace, api_key: self.target.api_key() };
+        Ok(match kind {
+            Kind::Memory => roomcast(IN_MEMORY),
+            Kind::Disk => roomcast(ON_DISK),
+            Kind::Redis => Server::Redis(Redis::open(node.address())?),
+            Kind::JetStream => Server::JetStream(JetStream::open(node, number)?),
+            Kind::JetStreamBatches => Server::JetStreamBatches(JetStream::open(node, number)?),
+        })
+    }
+
+    fn round(&self, callers: &mut [Server<'_>], nodes: &[Node]) -> Result<Figures> {
         let processes = target::processes(nodes)?;
-        let (begun, cpu, mut took) = (Instant::now(), processes.cpu_time()?, Vec::new());
-        let publications = self.calls * self.under_way;
-        for call in 0..self.calls {
-            // Far from each other, so that each call is of many rooms.
-            let room =
-                |number: u64| (call * self.under_way + number).wrapping_mul(7_919) % self.rooms;
-            let one = |number| Publication { room: room(number), data: &data };
-            let all: Vec<Publication<'_>> = (0..self.under_way).map(one).collect();
-            let sent = Instant::now();
-            server.publish(&nodes[0], &all)?;
-            took.push(sent.elapsed().as_secs_f64() * 1e3);
-        }
-        let seconds = begun.elapsed().as_secs_f64();
+        let (begun, cpu) = (Instant::now(), processes.cpu_time()?);
+        let took: Result<Vec<Vec<f64>>> = thread::scope(|scope| {
+            let calls =
+                |(number, server)| scope.spawn(move || self.call(number, server, &nodes[0]));
+            let calling: Vec<_> = (0..).zip(callers).map(calls).collect();
+            let ended = calling.into_iter().map(|it| it.join().expect("a caller does not panic"));
+            ended.collect()
+        });
+        let (took, seconds) = (took?.concat(), begun.elapsed().as_secs_f64());
+        let publications = took.len() as u64 * self.of_a_call();
         let cpu = (processes.cpu_time()? - cpu).as_secs_f64() * 1e6 / publications as f64;
         Ok(Figures {
             acked_per_second: publications as f64 / seconds,
@@ -209,6 +214,28 @@ impl DurableArgs {
             p50: median(took.iter().copied()),
             p99: quantile(took.iter().copied(), 0.99),
         })
+    }
+
+    /// Publications of one call.
+    fn of_a_call(&self) -> u64 {
+        (self.under_way / self.callers).max(1)
+    }
+
+    /// What one caller does in a round. Returns how long each call took, in ms.
+    fn call(&self, caller: u64, server: &mut Server<'_>, node: &Node) -> Result<Vec<f64>> {
+        let (data, many) = ("x".repeat(self.size), self.of_a_call());
+        let mut took = Vec::new();
+        for call in 0..self.calls {
+            // Far from each other, so that each call is of many rooms.
+            let first = (call * self.callers + caller) * many;
+            let room = |number: u64| (first + number).wrapping_mul(7_919) % self.rooms;
+            let all: Vec<Publication<'_>> =
+                (0..many).map(|number| Publication { room: room(number), data: &data }).collect();
+            let sent = Instant::now();
+            server.publish(node, &all)?;
+            took.push(sent.elapsed().as_secs_f64() * 1e3);
+        }
+        Ok(took)
     }
 }
 
@@ -224,7 +251,8 @@ impl Durable {
 
     /// Everything that can be said about it.
     pub fn report(&self) -> Report {
-        let DurableArgs { nodes, rooms, under_way, size, .. } = self.args;
+        let DurableArgs { nodes, rooms, callers, size, .. } = self.args;
+        let many = self.args.of_a_call();
         let head = ["", "acked/s", "µs CPU per publication", "call p50, ms", "call p99, ms"];
         let (mut table, mut all) = (Table::new(head), serde_json::Map::new());
         for (kind, figures) in &self.kinds {
@@ -242,14 +270,14 @@ impl Durable {
             all.insert(kind.key().to_owned(), json);
         }
         let title = format!(
-            "Rooms on disk: {nodes} nodes, {} rooms, {under_way} publications of {size} bytes under way",
+            "Rooms on disk: {nodes} nodes, {} rooms, {callers} callers with {many} publications of {size} bytes each under way",
             count(rooms)
         );
         let mut notes = vec![
             format!("A publication on disk takes {:.2} × the CPU time of one in memory.", self.ratio()),
             format!("{} syncs on all of Roomcast's nodes.", count(self.syncs as u64)),
-            "Each call is of so many publications, and the next begins when all are acknowledged; this program and the \
-             nodes share the machine."
+            "A caller's next call begins when all publications of its last one are acknowledged; this program and the nodes \
+             share the machine."
                 .to_owned(),
         ];
         notes.extend(self.missing.clone());

@@ -21,7 +21,7 @@ use crate::target::{Node, TargetArgs};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::{Value, json};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -161,8 +161,9 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     /// Subscribers, on every node in turn.
     fn connect(args: &'a KillArgs, nodes: &[Node]) -> Result<Self> {
-        let plan =
-            |room: usize| Rc::new(nodes[room % nodes.len()].client_plan(&[kept::room(room)], true));
+        let plan = |room: usize| {
+            Arc::new(nodes[room % nodes.len()].client_plan(&[kept::room(room)], true))
+        };
         let mut fleet = Fleet::new()?;
         let mut rooms: Vec<Room> = (0..args.subscribed).map(|_| Room::default()).collect();
         let plans: Vec<_> = (0..rooms.len()).map(plan).collect();

@@ -13,7 +13,7 @@ use crate::target::{Node, TargetArgs, processes, sum_of_metric};
 use anyhow::{Result, ensure};
 use clap::Args;
 use serde_json::json;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Rooms of one client, under the server's limit of 128.
@@ -100,10 +100,10 @@ fn plans(
     nodes: &[Node],
     clients: u64,
     rooms: impl Fn(u64) -> Vec<String>,
-) -> impl ExactSizeIterator<Item = Rc<Plan>> {
+) -> impl ExactSizeIterator<Item = Arc<Plan>> {
     let plan = move |client: usize| {
         let who = Who::new(&rooms(client as u64));
-        Rc::new(nodes[client % nodes.len()].plan(who, Care::Count))
+        Arc::new(nodes[client % nodes.len()].plan(who, Care::Count))
     };
     (0..clients as usize).map(plan)
 }

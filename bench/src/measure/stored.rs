@@ -12,7 +12,7 @@ use crate::target::{Node, TargetArgs};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::json;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Publications of a page of history.
@@ -109,7 +109,7 @@ pub fn run(args: &StoredArgs) -> Result<Stored> {
     let plans: Vec<_> = (1..=args.clients)
         .map(|it| {
             let since = Since { epoch: sample.epoch.clone(), offset: 0 };
-            Rc::new(node.returning_plan(&stored::room(it), since))
+            Arc::new(node.returning_plan(&stored::room(it), since))
         })
         .collect();
     fleet.open_each(plans.into_iter())?;

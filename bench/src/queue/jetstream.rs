@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use memchr::memmem;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ pub fn run(work: &Work, consumers: u64, node: &Node, storage: &str) -> Result<Do
     prepare(work, node, storage)?;
     let mut fleet = Fleet::new()?;
     let plan = |consumer: u64| node.plan(hearing([messages(consumer), acks(consumer)]), Care::Need);
-    fleet.open_each((0..consumers).map(plan).map(Rc::new).collect::<Vec<_>>().into_iter())?;
+    fleet.open_each((0..consumers).map(plan).map(Arc::new).collect::<Vec<_>>().into_iter())?;
     for consumer in 0..consumers {
         pull(&mut fleet, work, consumer, work.prefetch)?;
     }
