@@ -13,7 +13,7 @@ use crate::{
     metrics::Metrics,
     protocol::{codec::Format, codes::Disconnect, encoding::Encoding, message::Reply},
     room::{
-        actor::ToHub,
+        actor::{ForHub, ToHub},
         delivery::{DeliveryOption, DeliveryOptions, Form},
         node::Out,
         types::{Event, MemberFlags, Publication, ReplyTo, RoomName, SocketRef},
@@ -379,11 +379,19 @@ impl Handler<FromSocket> for Hub {
 impl Handler<ToHub> for Hub {
     type Result = ();
 
-    fn handle(&mut self, message: ToHub, _: &mut Self::Context) {
-        let out = match message {
-            ToHub::Control(socket, control) => return self.tell(socket, In::Control(control)),
-            ToHub::Out(out) => out,
-        };
+    fn handle(&mut self, ToHub(all): ToHub, _: &mut Self::Context) {
+        for it in all {
+            match it {
+                ForHub::Control(socket, control) => self.tell(socket, In::Control(control)),
+                ForHub::Out(out) => self.pass_on(out),
+            }
+        }
+    }
+}
+
+impl Hub {
+    /// To those that it concerns.
+    fn pass_on(&mut self, out: Out) {
         match out {
             Out::Subscribed { socket, id, room, flags, delivery, result } => {
                 if result.is_ok() {

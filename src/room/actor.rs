@@ -1,7 +1,7 @@
 //! SHELL. The room-registry actor: one per node, around [`State`].
 //!
 //! It translates messages of sockets, API calls, links and membership to inputs, and performs the outputs:
-//! to hubs, to API calls, to links. It decides nothing.
+//! to hubs, to API calls, to links, to the log, all at the end of a [`Turn`]. It decides nothing.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -14,11 +14,11 @@ use super::{
     attendance::AttendanceEvent,
     control::Control,
     disk::{DiskLog, LogReplied},
-    logged::LogRequest,
     messages::{Message as PeerMessage, RoomMessage},
     options::Namespaces,
     registry::{In, Out, State},
-    replies::{Replies, Reply},
+    replies::Reply,
+    turn::Turn,
     types::{Answer, Failure, Findings, NodeFacts, ReplyTo, Request, RoomName, SocketRef, Survey},
     users::Users,
 };
@@ -38,8 +38,6 @@ use crate::{
 
 /// How precisely the core's timers fire.
 pub const TICK: Duration = Duration::from_millis(50);
-/// Inputs after which a turn ends, though more wait: what is to go to others waits no longer.
-const MAX_INPUTS: u32 = 128;
 /// How often gauges and the facts about this node are brought up to date.
 const FACTS: Duration = Duration::from_secs(1);
 
@@ -57,7 +55,7 @@ pub struct RoomRegistry {
     hubs: FxHashMap<u16, Recipient<ToHub>>,
     links: FxHashMap<NodeId, PeerLink>,
     encode: Encode,
-    outgoing: Outgoing,
+    turn: Turn,
     next_call: u64,
     calls: HashMap<u64, Call>,
     /// Of the rooms and subscriptions.
@@ -84,35 +82,11 @@ pub trait Application: Send + Sync {
 struct PeerLink {
     version: MeshVersion,
     link: Recipient<ToLink>,
-    /// Frames that it gets when the turn ends.
-    frames: Vec<Bytes>,
-}
-
-/// What goes to other threads when the turn ends: all of it together wakes each of them once.
-#[derive(Default)]
-struct Outgoing {
-    /// The peers that have frames.
-    peers: Vec<NodeId>,
-    /// What rooms ask of the log.
-    log: Vec<(RoomName, LogRequest)>,
-    /// Answers to API calls.
-    replies: Replies,
-    /// Inputs since the last turn ended.
-    inputs: u32,
 }
 
 enum Call {
     Room(Reply),
     Survey(oneshot::Sender<Findings>),
-}
-
-impl Outgoing {
-    fn add(&mut self, peer: NodeId, link: &mut PeerLink, frame: Bytes) {
-        if link.frames.is_empty() {
-            self.peers.push(peer);
-        }
-        link.frames.push(frame);
-    }
 }
 
 impl RoomRegistry {
@@ -137,7 +111,7 @@ impl RoomRegistry {
             hubs: FxHashMap::default(),
             links: FxHashMap::default(),
             encode,
-            outgoing: Outgoing::default(),
+            turn: Turn::default(),
             next_call: 0,
             calls: HashMap::new(),
             reclaim: Reclaim::default(),
@@ -158,10 +132,6 @@ impl RoomRegistry {
         if now.since(self.state.ticked()) >= TICK {
             self.handle_at(In::Tick, clock::now());
         }
-        self.outgoing.inputs += 1;
-        if self.outgoing.inputs >= MAX_INPUTS {
-            self.end_turn();
-        }
     }
 
     fn handle_at(&mut self, input: In, now: Time) {
@@ -175,37 +145,39 @@ impl RoomRegistry {
         {
             address.do_send(GoOn);
         }
-        self.longest.note(clock::now().since(now));
+        let end = clock::now();
+        self.longest.note(end.since(now));
+        if self.turn.is_long(now, end) {
+            self.end_turn();
+        }
     }
 
     fn perform(&mut self, out: Out) {
         match out {
             Out::Subscribed { socket, .. } | Out::Unsubscribed { socket, .. } => {
-                self.to_hub(socket.worker, out);
+                self.turn.to_hub(socket.worker, ForHub::Out(out));
             }
             Out::Answer { to: ReplyTo::Command { socket, .. }, .. } => {
-                self.to_hub(socket.worker, out);
+                self.turn.to_hub(socket.worker, ForHub::Out(out));
             }
             Out::Answer { to: ReplyTo::Api(call), answer } => {
                 if let Some(Call::Room(reply)) = self.calls.remove(&call) {
-                    self.outgoing.replies.push(reply, answer);
+                    self.turn.answer(reply, answer);
                 }
             }
             Out::Answer { to: ReplyTo::Nobody | ReplyTo::Burial(_), .. } => {}
-            Out::Push { socket, .. } => self.to_hub(socket.worker, out),
+            Out::Push { socket, .. } => self.turn.to_hub(socket.worker, ForHub::Out(out)),
             Out::Event { workers, room, event } => {
                 for worker in (0..64).filter(|worker| workers & (1 << worker) != 0) {
                     let (room, event) = (room.clone(), event.clone());
-                    self.to_hub(worker, Out::Event { workers, room, event });
+                    self.turn.to_hub(worker, ForHub::Out(Out::Event { workers, room, event }));
                 }
             }
             Out::Send { to, message } => self.send(&to, message),
-            Out::Log { room, request } => self.outgoing.log.push((room, request)),
+            Out::Log { room, request } => self.turn.to_log(room, request),
             Out::Control(control) => {
                 for socket in self.users.of(&control.user) {
-                    if let Some(hub) = self.hubs.get(&socket.worker) {
-                        hub.do_send(ToHub::Control(socket, control.clone()));
-                    }
+                    self.turn.to_hub(socket.worker, ForHub::Control(socket, control.clone()));
                 }
             }
             Out::Notify(event) => {
@@ -240,12 +212,6 @@ impl RoomRegistry {
         self.counted = now;
     }
 
-    fn to_hub(&self, worker: u16, out: Out) {
-        if let Some(hub) = self.hubs.get(&worker) {
-            hub.do_send(ToHub::Out(out));
-        }
-    }
-
     /// Encodes once, however many peers it goes to.
     fn send(&mut self, to: &[NodeId], message: PeerMessage) {
         let frame = match (self.encode)(&message) {
@@ -254,10 +220,8 @@ impl RoomRegistry {
         };
         let since = message.since();
         for peer in to {
-            match self.links.get_mut(peer) {
-                Some(link) if link.version >= since => {
-                    self.outgoing.add(*peer, link, frame.clone())
-                }
+            match self.links.get(peer) {
+                Some(link) if link.version >= since => self.turn.to_link(*peer, frame.clone()),
                 Some(_) if let Some(answer) = message.answer_of_older() => {
                     self.handle(In::Peer(*peer, answer));
                 }
@@ -292,21 +256,10 @@ impl RoomRegistry {
         }
     }
 
-    /// Lets go of what is to go to links and to the log.
     fn end_turn(&mut self) {
-        let outgoing = &mut self.outgoing;
-        outgoing.inputs = 0;
-        for peer in outgoing.peers.drain(..) {
-            if let Some(link) = self.links.get_mut(&peer) {
-                link.link.do_send(ToLink::Frames(std::mem::take(&mut link.frames)));
-            }
-        }
-        for (room, request) in outgoing.log.drain(..) {
-            if let Some(log) = &self.log {
-                log.request(room, request);
-            }
-        }
-        outgoing.replies.flush();
+        let Self { links, hubs, .. } = self;
+        let link = |peer| links.get(&peer).map(|it| &it.link);
+        self.turn.end(link, |worker| hubs.get(&worker), self.log.as_ref());
     }
 
     fn call(&mut self, call: Call) -> u64 {
@@ -413,15 +366,20 @@ impl Handler<ToBeTaken> for RoomRegistry {
     type Result = usize;
 
     fn handle(&mut self, _: ToBeTaken, _: &mut Self::Context) -> usize {
+        // Whoever asks may end the node next.
+        self.end_turn();
         self.state.to_be_taken()
     }
 }
 
-/// What the registry has for the sockets of a worker, which their hub passes on.
+/// What the registry has for the sockets of a worker, which their hub passes on: all of a turn.
 #[derive(Message)]
 #[rtype(result = "()")]
+pub struct ToHub(pub Vec<ForHub>);
+
+/// One thing that a hub passes on.
 #[expect(clippy::large_enum_variant, reason = "nearly all are of the large one")]
-pub enum ToHub {
+pub enum ForHub {
     /// What the rooms say to them.
     Out(Out),
     /// What the application does to one of them.
@@ -510,9 +468,11 @@ impl Handler<Forward> for RoomRegistry {
     type Result = bool;
 
     fn handle(&mut self, Forward { to, frame }: Forward, _: &mut Self::Context) -> bool {
-        let Some(link) = self.links.get_mut(&to) else { return false };
-        self.outgoing.add(to, link, frame);
-        true
+        let is_there = self.links.contains_key(&to);
+        if is_there {
+            self.turn.to_link(to, frame);
+        }
+        is_there
     }
 }
 
@@ -591,8 +551,9 @@ impl Handler<FromLink> for RoomRegistry {
         match message {
             FromLink::LinkUp(peer, version, link) => {
                 // A second link replaces the first: whatever was under way on that is lost.
-                let new = PeerLink { version, link, frames: Vec::new() };
-                if let Some(old) = self.links.insert(peer, new) {
+                // What is for the old link is not for the new one.
+                self.end_turn();
+                if let Some(old) = self.links.insert(peer, PeerLink { version, link }) {
                     old.link.do_send(ToLink::Replaced);
                     self.handle(In::LinkDown(peer));
                 }
@@ -600,6 +561,7 @@ impl Handler<FromLink> for RoomRegistry {
                 self.handle(In::LinkUp(peer));
             }
             FromLink::LinkDown(peer, link) => {
+                self.end_turn();
                 if self.links.get(&peer).is_some_and(|it| it.link == link) {
                     self.links.remove(&peer);
                     self.metrics.mesh_links.set(self.links.len() as i64);

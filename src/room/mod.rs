@@ -2,7 +2,8 @@
 //!
 //! In: requests of this node's sockets and API calls, messages of peers, changes of the view. Out: answers,
 //! deliveries to the hubs, messages to peers. All of it is pure except [`actor`], the shell around
-//! [`registry::State`], with [`replies`] to API calls and the log on [`disk`], and [`users`].
+//! [`registry::State`], with what it has for other threads in a [`turn`], [`replies`] to API calls and the log on [`disk`], and
+//! [`users`].
 //!
 //! - [`registry`]: all of the node's rooms ([`rooms`]) and what comes in for them. [`routing`]: who is there, and
 //!   who owns which slot. [`pace`]: how fast slots are taken over, [`moves`]: rooms. [`agenda`]: when rooms are due. [`work`]: what has
@@ -83,6 +84,7 @@ pub mod stream;
 pub mod subscribers;
 pub mod survey;
 pub mod transfer;
+pub mod turn;
 pub mod types;
 pub mod users;
 mod warming;
