@@ -202,6 +202,9 @@ const ONCE_FAILED: &[(u64, Faults)] = &[
     // A node that was to keep its copy until others had it gave it up for the end that the home had in memory.
     (2597, Faults::Disks),
     (8261, Faults::Disks),
+    // All nodes had come back, and the first that was ready gave the only other copy up before those were ready that were to
+    // have one. Then its own disk was lost.
+    (5613, Faults::Disks),
 ];
 
 /// The same of histories with consumers.

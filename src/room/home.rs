@@ -252,8 +252,8 @@ impl Room {
             }
             return;
         }
-        let (absent, unwanted) =
-            home.replication.choose(&wanted, |peer| node.reaches(peer), node.now);
+        let (many, reaches) = (|| node.copies_to_come(), |peer| node.reaches(peer));
+        let (absent, unwanted) = home.replication.choose(&wanted, many, reaches, node.now);
         node.send_to(absent, &self.name, RoomMessage::Invite);
         node.send_to(unwanted, &self.name, RoomMessage::Dismiss);
     }
