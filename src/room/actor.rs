@@ -130,8 +130,14 @@ impl RoomRegistry {
         }
         // A busy mailbox is emptied before anything else of the actor runs.
         if now.since(self.state.ticked()) >= TICK {
-            self.handle_at(In::Tick, clock::now());
+            self.tick();
         }
+    }
+
+    /// It may take long, and nobody should wait for it.
+    fn tick(&mut self) {
+        self.flush();
+        self.handle_at(In::Tick, clock::now());
     }
 
     fn handle_at(&mut self, input: In, now: Time) {
@@ -145,10 +151,10 @@ impl RoomRegistry {
         {
             address.do_send(GoOn);
         }
-        let end = clock::now();
-        self.longest.note(end.since(now));
-        if self.turn.is_long(now, end) {
-            self.end_turn();
+        let uptime = clock::uptime();
+        self.longest.note(clock::at(uptime).since(now));
+        if self.turn.is_long(uptime) {
+            self.flush();
         }
     }
 
@@ -187,7 +193,7 @@ impl RoomRegistry {
             }
             Out::Findings { to, findings } => {
                 if let Some(Call::Survey(reply)) = self.calls.remove(&to) {
-                    let _ = reply.send(findings);
+                    self.turn.found(reply, findings);
                 }
             }
         }
@@ -256,7 +262,8 @@ impl RoomRegistry {
         }
     }
 
-    fn end_turn(&mut self) {
+    /// Ends the turn.
+    fn flush(&mut self) {
         let Self { links, hubs, .. } = self;
         let link = |peer| links.get(&peer).map(|it| &it.link);
         self.turn.end(link, |worker| hubs.get(&worker), self.log.as_ref());
@@ -292,6 +299,7 @@ impl RoomRegistry {
         self.reclaim.update(self.state.rooms_in_memory() + self.state.subscriptions(), now);
         // It takes long, and there is more to give back once the work is done.
         if !self.state.has_work() && self.reclaim.take_due(now) {
+            self.flush();
             memory::give_back();
         }
     }
@@ -309,6 +317,7 @@ impl Actor for RoomRegistry {
         timers::run(ctx);
         ctx.run_interval(FACTS, |registry, _| {
             registry.refresh_facts();
+            // The timer was polled before this.
             registry.end_turn();
         });
     }
@@ -322,11 +331,11 @@ impl Timed for RoomRegistry {
     }
 
     fn run_due(&mut self) {
-        self.handle_at(In::Tick, clock::now());
+        self.tick();
     }
 
     fn end_turn(&mut self) {
-        self.end_turn();
+        self.flush();
     }
 }
 
@@ -340,7 +349,7 @@ impl Handler<GoOn> for RoomRegistry {
 
     fn handle(&mut self, _: GoOn, _: &mut Self::Context) {
         self.goes_on = false;
-        self.handle_at(In::Tick, clock::now());
+        self.tick();
     }
 }
 
@@ -367,7 +376,7 @@ impl Handler<ToBeTaken> for RoomRegistry {
 
     fn handle(&mut self, _: ToBeTaken, _: &mut Self::Context) -> usize {
         // Whoever asks may end the node next.
-        self.end_turn();
+        self.flush();
         self.state.to_be_taken()
     }
 }
@@ -496,10 +505,11 @@ impl Handler<CloseLog> for RoomRegistry {
     type Result = ();
 
     fn handle(&mut self, _: CloseLog, _: &mut Self::Context) {
-        self.end_turn();
-        if let Some(log) = self.log.take() {
-            log.close();
+        self.flush();
+        for (room, reply) in self.log.take().map(DiskLog::close).unwrap_or_default() {
+            self.handle(In::Log(room, reply));
         }
+        self.flush();
     }
 }
 
@@ -518,6 +528,8 @@ impl Handler<NewView> for RoomRegistry {
     type Result = ();
 
     fn handle(&mut self, NewView(view): NewView, _: &mut Self::Context) {
+        // All rooms may have to turn to it.
+        self.flush();
         self.handle(In::View(view));
     }
 }
@@ -552,7 +564,7 @@ impl Handler<FromLink> for RoomRegistry {
             FromLink::LinkUp(peer, version, link) => {
                 // A second link replaces the first: whatever was under way on that is lost.
                 // What is for the old link is not for the new one.
-                self.end_turn();
+                self.flush();
                 if let Some(old) = self.links.insert(peer, PeerLink { version, link }) {
                     old.link.do_send(ToLink::Replaced);
                     self.handle(In::LinkDown(peer));
@@ -561,7 +573,7 @@ impl Handler<FromLink> for RoomRegistry {
                 self.handle(In::LinkUp(peer));
             }
             FromLink::LinkDown(peer, link) => {
-                self.end_turn();
+                self.flush();
                 if self.links.get(&peer).is_some_and(|it| it.link == link) {
                     self.links.remove(&peer);
                     self.metrics.mesh_links.set(self.links.len() as i64);

@@ -1,7 +1,7 @@
 //! SHELL. The log of a node's rooms on its disk: opens it, finds the rooms in it, and does what rooms ask of it.
 //!
-//! In: [`LogRequest`]s. Out: [`LogReply`]s, which the log's threads leave for the registry to take. Times are the node's own inside,
-//! and Unix time on disk.
+//! In: [`LogRequest`]s. Out: [`LogReply`]s, which the log's threads leave for the registry to take. Times are the node's
+//! own inside, and Unix time on disk.
 
 use std::{
     collections::BTreeSet,
@@ -107,7 +107,7 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// One message stands for all that wait: a batch of the log wakes the registry once.
+    /// One message stands for all that wait, so that a batch of the log is not many messages.
     fn reply(&self, room: RoomName, reply: LogReply) {
         let mut replies = locked(&self.replies);
         replies.push((room, reply));
@@ -118,34 +118,45 @@ impl Outcome {
         }
     }
 
+    fn take_replies(&self) -> Vec<(RoomName, LogReply)> {
+        std::mem::take(&mut locked(&self.replies))
+    }
+
     fn failed(&self, what: &str) {
         self.metrics.log_errors.with_label_values(&[what]).inc();
     }
 
     fn wrote(&self, room: RoomName, write: &Write, written: Result<(), log::WriteError>) {
-        let Err(why) = written else {
-            let took = clock::now().since(write.since);
-            self.metrics.log_write_seconds.observe(took.as_secs_f64());
-            if write.repairs > 0 {
-                tracing::info!(
-                    room = &*room,
-                    "wrote a damaged publication to the log again, as another node has it"
-                );
+        let reply = match written {
+            Ok(()) => {
+                let took = clock::now().since(write.since);
+                self.metrics.log_write_seconds.observe(took.as_secs_f64());
+                if write.repairs > 0 {
+                    tracing::info!(
+                        room = &*room,
+                        "wrote a damaged publication to the log again, as another node has it"
+                    );
+                }
+                if self.failing.load(Ordering::Relaxed)
+                    && self.failing.swap(false, Ordering::Relaxed)
+                {
+                    tracing::info!("the log on disk takes writes again");
+                }
+                LogReply::Written(write.id)
             }
-            if self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::Relaxed) {
-                tracing::info!("the log on disk takes writes again");
+            Err(why) => {
+                self.failed("write");
+                if !self.failing.swap(true, Ordering::Relaxed) {
+                    tracing::error!(
+                        %why,
+                        "the log on disk does not take writes: publications into rooms on disk fail with a temporary \
+                         error until it does. Give it space, or see to the disk"
+                    );
+                }
+                LogReply::Failed(write.id)
             }
-            return self.reply(room, LogReply::Written(write.id));
         };
-        self.failed("write");
-        if !self.failing.swap(true, Ordering::Relaxed) {
-            tracing::error!(
-                %why,
-                "the log on disk does not take writes: publications into rooms on disk fail with a temporary error \
-                 until it does. Give it space, or see to the disk"
-            );
-        }
-        self.reply(room, LogReply::Failed(write.id));
+        self.reply(room, reply);
     }
 
     fn read(&self, room: RoomName, id: u64, page: Result<Page, log::ReadError>) {
@@ -291,12 +302,15 @@ impl DiskLog {
     /// Tells `registry` when there is an answer.
     pub fn answer_to(&self, registry: Recipient<LogReplied>) {
         // Once: there is one registry.
-        let _ = self.outcome.registry.set(registry);
+        let registry = self.outcome.registry.get_or_init(|| registry);
+        if !locked(&self.outcome.replies).is_empty() {
+            registry.do_send(LogReplied);
+        }
     }
 
     /// What was answered since this was last asked.
     pub fn take_replies(&self) -> Vec<(RoomName, LogReply)> {
-        std::mem::take(&mut locked(&self.outcome.replies))
+        self.outcome.take_replies()
     }
 
     /// Does what a room asks.
@@ -397,11 +411,12 @@ impl DiskLog {
         }
     }
 
-    /// Writes what waits, syncs, and ends.
-    pub fn close(self) {
+    /// Writes what waits, syncs, and ends. Returns what was not taken yet.
+    pub fn close(self) -> Vec<(RoomName, LogReply)> {
         if let Err(why) = self.writer.close() {
             tracing::error!(%why, "the log on disk was not closed in good order");
         }
+        self.outcome.take_replies()
     }
 }
 
@@ -491,17 +506,81 @@ fn read_page(page: Page) -> LogPage {
 
 #[cfg(test)]
 mod tests {
+    use std::{path::Path, time::Instant};
+
+    use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
     use super::*;
     use crate::{
         log::{File, Op},
         room::{line::Line, options::RoomOptions, types::Publication},
     };
 
-    #[test]
-    fn a_room_whose_head_is_damaged_is_found_and_any_other_copy_takes_its_place() {
+    fn scratch(what: &str) -> PathBuf {
         let mut random = [0; 8];
         getrandom::fill(&mut random).expect("random bytes");
-        let data_dir = std::env::temp_dir().join(format!("roomcast-head-{random:?}"));
+        std::env::temp_dir().join(format!("roomcast-{what}-{random:?}"))
+    }
+
+    fn open(data_dir: &Path, found: impl FnMut(LoggedRoom)) -> DiskLog {
+        let options = DiskOptions {
+            data_dir: data_dir.into(),
+            sync_interval: None,
+            max_bytes: None,
+            segment_bytes: 1 << 20,
+            scrub_interval: None,
+        };
+        let default = Arc::new(RoomOptions::default());
+        let namespaces = Arc::new(Namespaces { default, ..Namespaces::default() });
+        let metrics = Metrics::new().expect("registered");
+        DiskLog::open(&options, namespaces, metrics, 9, found).expect("it opens").0
+    }
+
+    struct Registry(UnboundedSender<()>);
+
+    impl Actor for Registry {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<LogReplied> for Registry {
+        type Result = ();
+
+        fn handle(&mut self, _: LogReplied, _: &mut Self::Context) {
+            self.0.send(()).expect("the test is there");
+        }
+    }
+
+    #[test]
+    fn one_message_stands_for_all_replies_that_wait_and_none_is_forgotten() {
+        let data_dir = scratch("replies");
+        let log = open(&data_dir, |_| {});
+        System::new().block_on(async {
+            let ask = |id| {
+                let query = log::Query { since: None, reverse: false, count: 1, bytes: 1 };
+                log.request("room".into(), LogRequest::Read(id, query));
+            };
+            (1..=3).for_each(ask);
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while locked(&log.outcome.replies).len() < 3 {
+                assert!(Instant::now() < deadline, "the log answers");
+                tokio::task::yield_now().await;
+            }
+            let (told, mut came) = unbounded_channel();
+            log.answer_to(Registry(told).start().recipient());
+            assert_eq!(came.recv().await, Some(()), "of those that came before it was there");
+            assert_eq!(log.take_replies().len(), 3);
+            ask(4);
+            assert_eq!(came.recv().await, Some(()));
+            assert_eq!(log.take_replies().len(), 1);
+            assert!(came.try_recv().is_err(), "one for each time");
+        });
+        assert!(log.close().is_empty());
+        std::fs::remove_dir_all(&data_dir).expect("removed");
+    }
+
+    #[test]
+    fn a_room_whose_head_is_damaged_is_found_and_any_other_copy_takes_its_place() {
+        let data_dir = scratch("head");
         let directory = Directory::open(&data_dir).expect("it can be made");
         let sizes = log::Options { segment_bytes: 1 << 20, ..Default::default() };
         let (mut store, _) = Store::open(directory, sizes, 7).expect("it opens");
@@ -517,18 +596,8 @@ mod tests {
         let at = bytes.windows(head.len()).position(|it| it == head).expect("it has the head");
         bytes[at + 3] ^= 1;
         std::fs::write(&segment, bytes).expect("written");
-        let options = DiskOptions {
-            data_dir: data_dir.clone(),
-            sync_interval: None,
-            max_bytes: None,
-            segment_bytes: 1 << 20,
-            scrub_interval: None,
-        };
-        let default = Arc::new(RoomOptions::default());
-        let namespaces = Arc::new(Namespaces { default, ..Namespaces::default() });
-        let (mut rooms, metrics) = (Vec::new(), Metrics::new().expect("registered"));
-        let opened = DiskLog::open(&options, namespaces, metrics, 9, |it| rooms.push(it));
-        opened.expect("it opens").0.close();
+        let mut rooms = Vec::new();
+        open(&data_dir, |it| rooms.push(it)).close();
         std::fs::remove_dir_all(&data_dir).expect("removed");
         let [LoggedRoom { head, first: 1, next: 2, .. }] = &rooms[..] else { panic!("{rooms:?}") };
         assert!(head.root.tentative && head.line.epoch != Epoch(0x1122_3344_5566_7788));

@@ -2,7 +2,7 @@
 //!
 //! In: requests of this node's sockets and API calls, messages of peers, changes of the view. Out: answers,
 //! deliveries to the hubs, messages to peers. All of it is pure except [`actor`], the shell around
-//! [`registry::State`], with what it has for other threads in a [`turn`], [`replies`] to API calls and the log on [`disk`], and
+//! [`registry::State`], with [`turn`], [`replies`] and [`disk`], which take to other threads what it has for them, and
 //! [`users`].
 //!
 //! - [`registry`]: all of the node's rooms ([`rooms`]) and what comes in for them. [`routing`]: who is there, and

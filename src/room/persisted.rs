@@ -67,7 +67,7 @@ fn write(value: &impl Serialize) -> Bytes {
 
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     let (format, rest) = bytes.split_first()?;
-    (*format == FORMAT).then(|| unpack(rest))?
+    (*format == FORMAT).then(|| unpack(rest)).flatten()
 }
 
 impl Head {

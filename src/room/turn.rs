@@ -9,34 +9,36 @@ use std::time::Duration;
 use actix::prelude::*;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
+use tokio::sync::oneshot;
 
 use super::{
     actor::{ForHub, ToHub, ToLink},
     disk::DiskLog,
     logged::LogRequest,
     replies::{Replies, Reply},
-    types::{Answer, RoomName},
+    types::{Answer, Findings, RoomName},
 };
-use crate::{cluster::node::NodeId, runtime::time::Time};
+use crate::cluster::node::NodeId;
 
-/// How long a turn may last while more and more waits: what is to go to others waits no longer than that.
+/// How long a turn may last while more and more waits. What is to go to others waits no longer than that and one input.
 const LONGEST: Duration = Duration::from_micros(500);
 
 /// What a turn has for other threads.
 #[derive(Default)]
 pub struct Turn {
-    /// When it began: with its first input.
-    began: Option<Time>,
+    /// When its first input had been handled, as the clock's uptime.
+    began: Option<Duration>,
     frames: FxHashMap<NodeId, Vec<Bytes>>,
     hubs: FxHashMap<u16, Vec<ForHub>>,
     log: Vec<(RoomName, LogRequest)>,
     replies: Replies,
+    findings: Vec<(oneshot::Sender<Findings>, Findings)>,
 }
 
 impl Turn {
-    /// An input was handled from `begun` to `ended`. Returns whether the turn has to end with it.
-    pub fn is_long(&mut self, begun: Time, ended: Time) -> bool {
-        ended.since(*self.began.get_or_insert(begun)) >= LONGEST
+    /// An input has been handled, at this uptime of the clock. Returns whether the turn has to end.
+    pub fn is_long(&mut self, uptime: Duration) -> bool {
+        uptime.saturating_sub(*self.began.get_or_insert(uptime)) >= LONGEST
     }
 
     /// A frame for a peer.
@@ -59,6 +61,11 @@ impl Turn {
         self.replies.push(reply, answer);
     }
 
+    /// The answer to a survey.
+    pub fn found(&mut self, reply: oneshot::Sender<Findings>, findings: Findings) {
+        self.findings.push((reply, findings));
+    }
+
     /// Ends it: all goes to those that are there, and the next one begins.
     pub fn end<'a>(
         &mut self,
@@ -77,11 +84,16 @@ impl Turn {
                 log.request(room, request);
             }
         }
-        self.replies.flush();
         for (worker, all) in self.hubs.drain() {
             if let Some(hub) = hub(worker) {
                 hub.do_send(ToHub(all));
             }
+        }
+        // Whoever is answered may take what was asked for done.
+        self.replies.flush();
+        for (reply, findings) in self.findings.drain(..) {
+            // The caller may be gone.
+            let _ = reply.send(findings);
         }
     }
 }
@@ -92,7 +104,7 @@ mod tests {
 
     use super::*;
 
-    const BEGUN: Time = Time::from_millis(5);
+    const BEGUN: Duration = Duration::from_secs(5);
     const PEER: NodeId = NodeId(1);
 
     struct Link(UnboundedSender<Vec<Bytes>>);
@@ -133,9 +145,10 @@ mod tests {
     #[test]
     fn a_turn_ends_when_it_was_long() {
         let mut turn = Turn::default();
-        assert!(!turn.is_long(BEGUN, BEGUN + LONGEST / 2));
-        assert!(turn.is_long(BEGUN + LONGEST / 2, BEGUN + LONGEST));
+        assert!(!turn.is_long(BEGUN));
+        assert!(!turn.is_long(BEGUN + LONGEST / 2));
+        assert!(turn.is_long(BEGUN + LONGEST));
         turn.end(|_| None, |_| None, None);
-        assert!(!turn.is_long(BEGUN + LONGEST, BEGUN + LONGEST * 3 / 2), "another one has begun");
+        assert!(!turn.is_long(BEGUN + LONGEST), "another one has begun");
     }
 }

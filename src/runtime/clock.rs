@@ -12,7 +12,12 @@ const FIRST: Time = Time::from_millis(10 * 365 * 24 * 3_600_000);
 
 /// The monotonic clock.
 pub fn now() -> Time {
-    FIRST + uptime()
+    at(uptime())
+}
+
+/// The moment when the clock had run for so long.
+pub fn at(uptime: Duration) -> Time {
+    FIRST + uptime
 }
 
 /// Time since the clock was first read.

@@ -1,5 +1,5 @@
 //! SHELL. An actor's timer: it fires when something of the actor is due, and not before, so that a node that
-//! only waits costs nothing.
+//! only waits costs nothing. It also tells the actor when all that had come is handled.
 
 use std::{
     pin::Pin,
@@ -75,5 +75,68 @@ impl<A: Timed> ActorFuture<A> for Timer {
         }
         actor.end_turn();
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix::{Handler, Message, System};
+    use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+    use super::*;
+
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Work(u32);
+
+    struct Worker {
+        handled: Vec<u32>,
+        told: UnboundedSender<Vec<u32>>,
+    }
+
+    impl Actor for Worker {
+        type Context = Context<Self>;
+
+        fn started(&mut self, ctx: &mut Self::Context) {
+            run(ctx);
+        }
+    }
+
+    impl Handler<Work> for Worker {
+        type Result = ();
+
+        fn handle(&mut self, Work(number): Work, _: &mut Self::Context) {
+            self.handled.push(number);
+        }
+    }
+
+    impl Timed for Worker {
+        const GRAIN: Duration = Duration::from_millis(50);
+
+        fn due(&self) -> Option<Time> {
+            None
+        }
+
+        fn run_due(&mut self) {
+            panic!("nothing is due");
+        }
+
+        fn end_turn(&mut self) {
+            if !self.handled.is_empty() {
+                self.told.send(std::mem::take(&mut self.handled)).expect("the test is there");
+            }
+        }
+    }
+
+    #[test]
+    fn an_actor_that_nothing_is_due_for_is_told_when_all_that_came_is_handled() {
+        System::new().block_on(async {
+            let (told, mut turns) = unbounded_channel();
+            let worker = Worker { handled: Vec::new(), told }.start();
+            [1, 2].into_iter().for_each(|it| worker.do_send(Work(it)));
+            assert_eq!(turns.recv().await, Some(vec![1, 2]));
+            worker.do_send(Work(3));
+            assert_eq!(turns.recv().await, Some(vec![3]));
+        });
     }
 }

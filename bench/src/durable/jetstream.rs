@@ -1,4 +1,4 @@
-//! JetStream: one stream on disk with a subject for each room, published to over one connection.
+//! JetStream: one stream on disk with a subject for each room, published to over a connection for each caller.
 
 use super::Publication;
 use crate::conn::Care;

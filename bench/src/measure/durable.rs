@@ -53,7 +53,7 @@ enum Kind {
     Disk,
     /// Each publication by itself.
     JetStream,
-    /// All that are under way in one atomic batch.
+    /// All of a caller's in one atomic batch.
     JetStreamBatches,
     Redis,
 }
@@ -142,6 +142,10 @@ pub struct Durable {
 
 /// Runs the measurement.
 pub fn run(args: &DurableArgs) -> Result<Durable> {
+    ensure!(
+        args.under_way >= args.callers,
+        "each caller needs a publication (--under-way, --callers)"
+    );
     let nodes = args.target.nodes_on_disk(args.nodes as usize)?;
     let (peers, missing) = args.start_peers();
     let own = [(Kind::Memory, &nodes[..]), (Kind::Disk, &nodes[..])];
@@ -218,7 +222,7 @@ impl DurableArgs {
 
     /// Publications of one call.
     fn of_a_call(&self) -> u64 {
-        (self.under_way / self.callers).max(1)
+        self.under_way / self.callers
     }
 
     /// What one caller does in a round. Returns how long each call took, in ms.
