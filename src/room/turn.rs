@@ -21,7 +21,7 @@ use super::{
 use crate::cluster::node::NodeId;
 
 /// How long a turn may last while more and more waits. What is to go to others waits no longer than that and one input.
-const LONGEST: Duration = Duration::from_micros(500);
+const LONGEST: Duration = Duration::from_millis(1);
 
 /// What a turn has for other threads.
 #[derive(Default)]
