@@ -8,7 +8,7 @@
 //! session::Socket ─── Request ──► room::RoomRegistry      session::Socket
 //!  (one per connection,            (one per node: homes      ▲ one message per socket, same thread
 //!   on its worker's thread)         and mirrors, pure)    hub::Hub (one per worker: encodes once)
-//!                                     │ home elsewhere        ▲ one message per worker
+//!                                     │ home elsewhere        ▲ one message per worker and turn
 //!                                     ▼                       │
 //!                                  mesh::Link ══ TCP ══► mesh::Link ─► room::RoomRegistry
 //!                                  (one per peer)             of the other node
@@ -33,6 +33,8 @@
 //! - **Attach**: a mirror asks the home for what it lacks, and for everything from then on.
 //! - **Copy**: all that another node needs to go on with a room. It travels in **pages**, as many at a time as the
 //!   link has room for.
+//! - **Turn**: all that a node's rooms do before what they have for other threads goes to those, for each thread together
+//!   ([room::turn]).
 //! - **Log**: where rooms on disk outlive the process: one more copy that an acknowledgement waits for, read when memory
 //!   does not reach back far enough ([room::logged], [log]). **Segment**: one of its files.
 //! - **Group**: consumers that share a room's messages, each message once. It lives in a room of its own beside that

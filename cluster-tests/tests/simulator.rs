@@ -245,6 +245,8 @@ const ONCE_FAILED_WITH_IDLE_ROOMS: &[(u64, Faults)] = &[
     (127, Faults::Quorum),
     // Clients of a node that was to keep a copy had to subscribe again, and came and went once more.
     (9, Faults::Drains),
+    // A successor that left was kept until a node that came had a copy, and came back with what it had.
+    (187, Faults::Drains),
 ];
 
 #[test]

@@ -252,8 +252,10 @@ impl Room {
             }
             return;
         }
-        let (many, reaches) = (|| node.copies_to_come(), |peer| node.reaches(peer));
-        let (absent, unwanted) = home.replication.choose(&wanted, many, reaches, node.now);
+        // Who leaves does not wait for those that come.
+        let others = |peer| if node.stays(peer) { node.copies_to_come() } else { 0 };
+        let reaches = |peer| node.reaches(peer);
+        let (absent, unwanted) = home.replication.choose(&wanted, others, reaches, node.now);
         node.send_to(absent, &self.name, RoomMessage::Invite);
         node.send_to(unwanted, &self.name, RoomMessage::Dismiss);
     }

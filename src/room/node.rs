@@ -339,6 +339,11 @@ impl Node {
         self.settings.quorum_of.map(|expected| Quorum { expected }.majority() - 1)
     }
 
+    /// Whether a peer has rooms, or is to have some in a moment.
+    pub(super) fn stays(&self, peer: NodeId) -> bool {
+        self.placed.contains(&peer) || self.joining.contains(&peer)
+    }
+
     /// How many other nodes are to have a copy of a room, once those that are here have joined.
     pub(super) fn copies_to_come(&self) -> usize {
         let others = self.placed.iter().chain(&self.joining).filter(|peer| **peer != self.me);

@@ -111,12 +111,13 @@ impl Replication {
     }
 
     /// Makes `wanted` the successors, as far as they are reached. Returns whom to invite now, and whom to
-    /// dismiss: those that are wanted no more, once the others have what they have, and are `many` at least. Where nodes
-    /// come back together, more may be wanted in a moment, and those that have a copy are all that there is.
+    /// dismiss: those that are wanted no more, once the others have what they have, and are as many as `others` says of
+    /// each. Where nodes come back together, more may be wanted in a moment, and those that have a copy are all that
+    /// there is.
     pub fn choose(
         &mut self,
         wanted: &[NodeId],
-        many: impl FnOnce() -> usize,
+        others: impl Fn(NodeId) -> usize,
         reaches: impl Fn(NodeId) -> bool,
         now: Time,
     ) -> (Vec<NodeId>, Vec<NodeId>) {
@@ -134,16 +135,11 @@ impl Replication {
             return (absent, Vec::new());
         }
         let wanted = || self.successors.values().filter(|it| it.wanted);
-        let others_have_it = wanted().all(|it| it.complete) && wanted().count() >= many();
-        let unwanted: Vec<NodeId> = match others_have_it {
-            true => self.successors.iter().filter(|(_, it)| !it.wanted).map(|it| *it.0).collect(),
-            false => {
-                // Without a link it keeps what it has by itself.
-                let lost =
-                    self.successors.iter().filter(|(peer, it)| !it.wanted && !reaches(**peer));
-                lost.map(|(peer, _)| *peer).collect()
-            }
-        };
+        let (complete, many) = (wanted().all(|it| it.complete), wanted().count());
+        // Without a link it keeps what it has by itself.
+        let may_go = |peer| !reaches(peer) || complete && many >= others(peer);
+        let unwanted = self.successors.iter().filter(|(_, it)| !it.wanted).map(|(peer, _)| *peer);
+        let unwanted: Vec<NodeId> = unwanted.filter(|peer| may_go(*peer)).collect();
         self.successors.retain(|peer, _| !unwanted.contains(peer));
         (absent, unwanted)
     }
@@ -290,7 +286,7 @@ mod tests {
 
     fn with_successors(successors: &[NodeId]) -> Replication {
         let mut replication = Replication::default();
-        assert_eq!(replication.choose(successors, || 0, |_| true, at(0)).0, successors);
+        assert_eq!(replication.choose(successors, |_| 0, |_| true, at(0)).0, successors);
         replication
     }
 
@@ -368,10 +364,10 @@ mod tests {
     #[test]
     fn successors_are_invited_until_they_come() {
         let mut replication = with_successors(&[A]);
-        assert_eq!(replication.choose(&[A], || 1, |_| true, at(100)), (vec![], vec![]));
-        assert_eq!(replication.choose(&[A], || 1, |_| true, at(200)), (vec![A], vec![]));
+        assert_eq!(replication.choose(&[A], |_| 1, |_| true, at(100)), (vec![], vec![]));
+        assert_eq!(replication.choose(&[A], |_| 1, |_| true, at(200)), (vec![A], vec![]));
         attach(&mut replication, &[A]);
-        assert_eq!(replication.choose(&[A], || 1, |_| true, at(900)), (vec![], vec![]));
+        assert_eq!(replication.choose(&[A], |_| 1, |_| true, at(900)), (vec![], vec![]));
     }
 
     #[test]
@@ -379,13 +375,13 @@ mod tests {
         let mut replication = with_successors(&[A]);
         replication.keep(B);
         attach(&mut replication, &[A, B]);
-        assert_eq!(replication.choose(&[A], || 1, |_| true, at(100)), (vec![], vec![]));
+        assert_eq!(replication.choose(&[A], |_| 1, |_| true, at(100)), (vec![], vec![]));
         replication.has(A, 1, 1);
-        assert_eq!(replication.choose(&[A], || 1, |_| true, at(101)), (vec![], vec![B]));
+        assert_eq!(replication.choose(&[A], |_| 1, |_| true, at(101)), (vec![], vec![B]));
         // If it is wanted after all, it listens already.
         replication.keep(B);
         attach(&mut replication, &[B]);
-        assert_eq!(replication.choose(&[A, B], || 1, |_| true, at(900)), (vec![], vec![]));
+        assert_eq!(replication.choose(&[A, B], |_| 1, |_| true, at(900)), (vec![], vec![]));
         assert_eq!(replication.successors(), [A, B]);
     }
 
@@ -395,16 +391,16 @@ mod tests {
         attach(&mut replication, &[A]);
         replication.has(A, 1, 1);
         assert_eq!(
-            replication.choose(&[], || 1, |_| true, at(900)),
+            replication.choose(&[], |_| 1, |_| true, at(900)),
             (vec![], vec![]),
             "B is on its way"
         );
-        assert_eq!(replication.choose(&[B], || 1, |_| true, at(901)), (vec![B], vec![]));
+        assert_eq!(replication.choose(&[B], |_| 1, |_| true, at(901)), (vec![B], vec![]));
         attach(&mut replication, &[B]);
         replication.has(B, 1, 1);
-        assert_eq!(replication.choose(&[B], || 1, |_| true, at(902)), (vec![], vec![A]));
+        assert_eq!(replication.choose(&[B], |_| 1, |_| true, at(902)), (vec![], vec![A]));
         assert_eq!(
-            replication.choose(&[], || 0, |_| true, at(903)),
+            replication.choose(&[], |_| 0, |_| true, at(903)),
             (vec![], vec![B]),
             "nobody is"
         );
@@ -414,13 +410,13 @@ mod tests {
     fn a_successor_is_dismissed_once_the_next_one_has_everything() {
         let mut replication = with_successors(&[A]);
         attach(&mut replication, &[A]);
-        assert_eq!(replication.choose(&[B], || 1, |_| true, at(900)), (vec![B], vec![]));
+        assert_eq!(replication.choose(&[B], |_| 1, |_| true, at(900)), (vec![B], vec![]));
         attach(&mut replication, &[B]);
         assert!(!replication.is_safe(|_| true));
         replication.has(A, 1, 1);
         replication.has(B, 1, 1);
         assert!(replication.is_safe(|_| true));
-        assert_eq!(replication.choose(&[B], || 1, |_| true, at(901)), (vec![], vec![A]));
+        assert_eq!(replication.choose(&[B], |_| 1, |_| true, at(901)), (vec![], vec![A]));
         assert_eq!(replication.successors(), [B]);
     }
 }
