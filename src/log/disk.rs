@@ -190,7 +190,7 @@ fn sync_dir(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::{
         super::{Op, Options, Query, Store},
         *,

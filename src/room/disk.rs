@@ -512,15 +512,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        log::{File, Op},
+        log::{File, Op, disk::tests::Scratch},
         room::{line::Line, options::RoomOptions, types::Publication},
     };
-
-    fn scratch(what: &str) -> PathBuf {
-        let mut random = [0; 8];
-        getrandom::fill(&mut random).expect("random bytes");
-        std::env::temp_dir().join(format!("roomcast-{what}-{random:?}"))
-    }
 
     fn open(data_dir: &Path, found: impl FnMut(LoggedRoom)) -> DiskLog {
         let options = DiskOptions {
@@ -552,8 +546,8 @@ mod tests {
 
     #[test]
     fn one_message_stands_for_all_replies_that_wait_and_none_is_forgotten() {
-        let data_dir = scratch("replies");
-        let log = open(&data_dir, |_| {});
+        let scratch = Scratch::new("replies");
+        let log = open(&scratch.0, |_| {});
         System::new().block_on(async {
             let ask = |id| {
                 let query = log::Query { since: None, reverse: false, count: 1, bytes: 1 };
@@ -575,13 +569,12 @@ mod tests {
             assert!(came.try_recv().is_err(), "one for each time");
         });
         assert!(log.close().is_empty());
-        std::fs::remove_dir_all(&data_dir).expect("removed");
     }
 
     #[test]
     fn a_room_whose_head_is_damaged_is_found_and_any_other_copy_takes_its_place() {
-        let data_dir = scratch("head");
-        let directory = Directory::open(&data_dir).expect("it can be made");
+        let scratch = Scratch::new("head");
+        let directory = Directory::open(&scratch.0).expect("it can be made");
         let sizes = log::Options { segment_bytes: 1 << 20, ..Default::default() };
         let (mut store, _) = Store::open(directory, sizes, 7).expect("it opens");
         let head = Head { line: Line::new(Epoch(0x1122_3344_5566_7788)), ..Head::lost(Epoch(0)) };
@@ -591,14 +584,13 @@ mod tests {
         let append = Op::Append { room: "room", offset: 1, time: 0, bytes: &entry };
         store.commit(&[append, Op::Head { room: "room", bytes: &head }]).expect("written");
         store.close().expect("synced");
-        let segment = data_dir.join(File::Segment(1).to_string());
+        let segment = scratch.0.join(File::Segment(1).to_string());
         let mut bytes = std::fs::read(&segment).expect("it is there");
         let at = bytes.windows(head.len()).position(|it| it == head).expect("it has the head");
         bytes[at + 3] ^= 1;
         std::fs::write(&segment, bytes).expect("written");
         let mut rooms = Vec::new();
-        open(&data_dir, |it| rooms.push(it)).close();
-        std::fs::remove_dir_all(&data_dir).expect("removed");
+        open(&scratch.0, |it| rooms.push(it)).close();
         let [LoggedRoom { head, first: 1, next: 2, .. }] = &rooms[..] else { panic!("{rooms:?}") };
         assert!(head.root.tentative && head.line.epoch != Epoch(0x1122_3344_5566_7788));
     }
