@@ -138,6 +138,14 @@ impl Slot {
         }
     }
 
+    /// The lowest term of which something is taken here. A term that `me` has only from its disk was another's when it was
+    /// written, who may own the slot in it still.
+    fn least(&self, me: NodeId) -> Term {
+        let from_disk =
+            self.stand == Stand::Follows && self.term == Term { node: me, ..self.floor };
+        if from_disk { self.floor } else { self.term.max(self.floor) }
+    }
+
     /// Another node owns it too, in the term `other`: neither does from here on.
     fn give_up_beside(&mut self, other: Term) {
         self.end(Term::default());
@@ -392,7 +400,7 @@ impl Slots {
                 owner == from || owner == self.me || claim.asked.contains(&owner) || !reaches(owner)
             };
             let owns = it.stand == Stand::Owns;
-            let refused = term < it.term.max(it.floor)
+            let refused = term < it.least(self.me)
                 || !claim.held && (owns && keeps(slot) || !owner.is_none_or(has_its_say));
             let meets = owns && self.quorum.is_none() && !claim.asked.contains(&self.me);
             if refused || meets {
@@ -742,11 +750,14 @@ mod tests {
 
     #[test]
     fn an_owner_that_lives_is_known_again_by_a_node_that_comes_back() {
-        let (mut a, mut b) = (node(A), node(B));
-        take(&mut b, &mut []);
-        a.resume(7, b.term(7));
-        let told = b.meet(A, || 5).remove(0);
-        assert_eq!(a.answer(B, &told, |_| false, |_| true).granted, [7]);
+        for (owner, back) in [(A, B), (B, A)] {
+            let (mut owner, mut back) = (node(owner), node(back));
+            take(&mut owner, &mut []);
+            back.resume(7, owner.term(7));
+            let told = owner.meet(back.me, || 5).remove(0);
+            assert_eq!(back.answer(owner.me, &told, |_| false, |_| true).granted, [7]);
+            assert_eq!(back.ownership(7), Ownership::Theirs(Some(owner.me)));
+        }
     }
 
     #[test]
