@@ -55,6 +55,8 @@ metrics! {
     rooms: IntGauge = "rooms", "Rooms that this node knows, as home or as mirror.";
     /// Of these, those on disk that are out of memory.
     dormant_rooms: IntGauge = "dormant_rooms", "Rooms on disk that nobody uses, which are out of memory.";
+    /// Rooms whose acknowledgements do without a successor.
+    rooms_behind: IntGauge = "rooms_behind", "Rooms at home here that acknowledge without a node that is to keep a copy, because it or its disk is too slow.";
     /// The longest input of the room registry.
     longest_input: Gauge = "registry_longest_input_seconds", "Longest that one input kept all rooms of this node waiting, of the last minute or two.";
     /// History kept.

@@ -133,6 +133,22 @@ impl Raw {
         by_api.max(by_client)
     }
 
+    /// A publication that is too large for the log could not be kept, and would hold up its room.
+    pub(super) fn check_segments(&self) -> Result<(), Invalid> {
+        let options = self.channel.namespaces.iter().map(|it| &it.options);
+        let mut all = options.chain([&self.channel.without_namespace]);
+        let largest = self.largest_publication();
+        let least = largest.saturating_mul(2);
+        if !all.any(|it| it.log == "disk") || self.disk.segment_bytes >= least as u64 {
+            return Ok(());
+        }
+        let problem = format!(
+            "at least {least}: twice the largest publication that is allowed, which has {largest} bytes \
+             (client.queue_max_size / 2, websocket.message_size_limit, emulation.max_request_body_size)"
+        );
+        Err(Invalid::new("disk.segment_bytes", problem))
+    }
+
     /// A link whose queue can't hold what is sent as one would be closed as too slow, again and again.
     pub(super) fn check_link_queue(&self) -> Result<(), Invalid> {
         let largest = self.largest_publication();

@@ -402,3 +402,27 @@ fn variables_that_are_not_text_are_ignored_unless_they_are_options() {
     }
     assert_eq!(keys(of("ROOMCAST_NODE_NAME".into())), ["ROOMCAST_NODE_NAME"]);
 }
+
+#[test]
+fn a_disk_takes_the_largest_publication_and_bytes_are_bounded_where_rooms_are_on_disk() {
+    let rooms = |disk: &str, rooms: &str| {
+        format!(
+            "{disk}[[channel.namespaces]]\nname = \"ab\"\nhistory_size = 9\nhistory_ttl = \"1m\"\n{rooms}"
+        )
+    };
+    let on_disk = "log = \"disk\"\nhistory_bytes = 1000\n";
+    let segments = "[disk]\nsegment_bytes = 1048576\n";
+    load_text("toml", &rooms(segments, on_disk)).expect("twice the largest");
+    let large = format!("[websocket]\nmessage_size_limit = 524289\n{segments}");
+    load_text("toml", &rooms(&large, "")).expect("nothing is on disk");
+    let told = problem(&rooms(&large, on_disk));
+    assert!(told.starts_with("disk.segment_bytes: at least 1048578: twice the largest"), "{told}");
+    for (options, why) in [
+        ("history_bytes = 1", "needs log = \"disk\""),
+        ("log = \"disk\"\nhistory_bytes = 1\nqueue.groups = [\"g\"]", "would drop messages"),
+    ] {
+        let told = problem(&rooms("", options));
+        assert!(told.starts_with("channel.namespaces[0].history_bytes: "), "{told}");
+        assert!(told.contains(why), "{told}");
+    }
+}

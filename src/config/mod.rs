@@ -50,6 +50,8 @@ use crate::{
 
 /// The most worker threads: a room's workers are a bit each.
 pub const MAX_WORKERS: usize = 64;
+/// `disk.sync`: before anything is answered.
+const ALWAYS: &str = "always";
 /// The largest body of a call of the server API, in bytes.
 pub const BODY_LIMIT: usize = 16 << 20;
 /// How much can be logged.
@@ -310,6 +312,7 @@ impl Raw {
         }
         self.client.check(problems);
         self.log.check(problems);
+        problems.take(self.check_segments());
         if !self.cluster.is_alone() {
             problems.take(self.check_link_queue());
         }
@@ -326,6 +329,7 @@ impl Raw {
             history_bytes: self.channel.history_max_bytes,
             room_limit: self.channel.max_rooms,
             idle_timeout: self.disk.idle_timeout.0,
+            syncs_late: self.disk.sync != ALWAYS,
             ..Default::default()
         })
     }
@@ -364,7 +368,7 @@ impl raw::Disk {
             return Err(Invalid::new("disk.data_dir", "a directory"));
         }
         let sync_interval = match self.sync.as_str() {
-            "always" => None,
+            ALWAYS => None,
             span => Some(humantime::parse_duration(span).map_err(|_| {
                 let problem =
                     format!("{span:?} is neither \"always\" nor a length of time like \"100ms\"");

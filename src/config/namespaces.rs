@@ -121,6 +121,7 @@ impl Channel {
             force_push_join_leave: self.force_push_join_leave,
             history_size: self.history_size,
             history_ttl: self.history_ttl.0,
+            history_bytes: problems.take(self.bytes(key)).flatten(),
             history_meta_ttl: if meta_ttl.is_zero() { defaults.meta_ttl } else { meta_ttl },
             log: problems.take(self.log(key)).unwrap_or_default(),
             ring_limit: 0,
@@ -162,6 +163,21 @@ impl Channel {
                 problems.add(Invalid::new(format!("{key}.{option}"), problem));
             }
         }
+    }
+
+    fn bytes(&self, key: &str) -> Result<Option<u64>, Invalid> {
+        let problem = if self.history_bytes == 0 {
+            return Ok(None);
+        } else if self.log != "disk" {
+            "needs log = \"disk\" in the same namespace; channel.history_max_bytes bounds what is in memory"
+        } else if self.is_map() {
+            "a map is bounded by map.max_keys"
+        } else if !self.queue.groups.is_empty() {
+            "would drop messages that groups have not settled; history_size bounds how many wait"
+        } else {
+            return Ok(Some(self.history_bytes));
+        };
+        Err(Invalid::new(format!("{key}.history_bytes"), problem))
     }
 
     fn log(&self, key: &str) -> Result<LogKind, Invalid> {

@@ -275,6 +275,21 @@ impl RoomRegistry {
         self.next_call
     }
 
+    /// Copies are what keeps what was acknowledged when this node is lost, so people should know where there are too few.
+    fn say_whether_behind(&mut self) {
+        let (rooms, before) = (self.state.rooms_behind() as i64, self.metrics.rooms_behind.get());
+        self.metrics.rooms_behind.set(rooms);
+        match (before, rooms) {
+            (0, 1..) => tracing::warn!(
+                rooms,
+                "a node that is to keep copies is too slow: what is published is acknowledged without it until it has \
+                 caught up. See to its disk and its load (roomcast_rooms_behind says how many rooms)"
+            ),
+            (1.., 0) => tracing::info!("all nodes that are to keep copies have caught up"),
+            _ => {}
+        }
+    }
+
     fn refresh_facts(&mut self) {
         self.facts_at = clock::now();
         let facts = NodeFacts {
@@ -285,6 +300,7 @@ impl RoomRegistry {
         };
         self.metrics.rooms.set(self.state.rooms() as i64);
         self.metrics.dormant_rooms.set(self.state.dormant_rooms() as i64);
+        self.say_whether_behind();
         self.metrics.history_bytes.set(self.state.history_bytes() as i64);
         self.metrics.subscriptions.set(self.state.subscriptions() as i64);
         self.metrics.mesh_links.set(self.links.len() as i64);

@@ -28,6 +28,8 @@ pub struct Agenda {
     idle: BTreeSet<(Time, RoomName)>,
     /// Rooms that would lose something if the node left now.
     pub to_be_taken: usize,
+    /// Rooms at home here whose acknowledgements do without a successor.
+    pub behind: usize,
 }
 
 impl Agenda {
@@ -40,6 +42,10 @@ impl Agenda {
         let noted = std::mem::replace(&mut room.noted_to_be_taken, to_be_taken);
         self.to_be_taken += usize::from(to_be_taken);
         self.to_be_taken -= usize::from(noted);
+        let behind = room.is_behind();
+        let noted = std::mem::replace(&mut room.noted_behind, behind);
+        self.behind += usize::from(behind);
+        self.behind -= usize::from(noted);
         let moves = room.is_moving();
         let noted = std::mem::replace(&mut room.noted_moving, moves);
         match (noted, moves) {
@@ -107,6 +113,7 @@ impl Agenda {
             self.idle.remove(&(since, room.name.clone()));
         }
         self.to_be_taken -= usize::from(room.noted_to_be_taken);
+        self.behind -= usize::from(room.noted_behind);
         if room.noted_moving {
             node.moves.end(node.now);
         }

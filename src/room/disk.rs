@@ -214,7 +214,7 @@ impl Policy for ByNamespace {
             Some(options) => Keep {
                 count: Some(options.history_size as u64),
                 age: u64::try_from(options.history_ttl.as_millis()).ok(),
-                bytes: None,
+                bytes: options.history_bytes,
                 // What follows from its publications follows from all of them.
                 whole: options.is_made_of_changes(),
             },
@@ -513,7 +513,11 @@ mod tests {
     use super::*;
     use crate::{
         log::{File, Op, disk::tests::Scratch},
-        room::{line::Line, options::RoomOptions, types::Publication},
+        room::{
+            line::Line,
+            options::{LogKind, RoomOptions},
+            types::Publication,
+        },
     };
 
     fn open(data_dir: &Path, found: impl FnMut(LoggedRoom)) -> DiskLog {
@@ -593,6 +597,26 @@ mod tests {
         open(&scratch.0, |it| rooms.push(it)).close();
         let [LoggedRoom { head, first: 1, next: 2, .. }] = &rooms[..] else { panic!("{rooms:?}") };
         assert!(head.root.tentative && head.line.epoch != Epoch(0x1122_3344_5566_7788));
+    }
+
+    #[test]
+    fn as_much_of_a_room_is_kept_as_its_namespace_says() {
+        let options = RoomOptions {
+            history_size: 10,
+            history_ttl: Duration::from_secs(60),
+            history_bytes: Some(5_000),
+            log: LogKind::Disk,
+            ..RoomOptions::default()
+        };
+        let in_memory = Arc::new(RoomOptions { log: LogKind::Memory, ..options.clone() });
+        let named = [("disk".into(), Arc::new(options))].into();
+        let namespaces = Arc::new(Namespaces { default: in_memory, named });
+        let policy = ByNamespace { namespaces, max_bytes: Some(7) };
+        let Keep { count, age, bytes, whole } = policy.keep("disk:a");
+        assert_eq!((count, age, bytes, whole), (Some(10), Some(60_000), Some(5_000), false));
+        let Keep { count, age, bytes, .. } = policy.keep("a");
+        assert_eq!((count, age, bytes), (None, None, None), "nobody knows");
+        assert_eq!(policy.max_bytes(), Some(7));
     }
 
     #[test]

@@ -38,7 +38,7 @@ use super::{
     room::{Role, Room},
     rooms::Keyed,
     stream::Stream,
-    types::{RoomName, Version},
+    types::RoomName,
 };
 use crate::{
     cluster::{
@@ -70,7 +70,6 @@ pub(super) struct Dormant {
     cold: bool,
     /// Members may have all of it.
     visible: bool,
-    version: Option<Version>,
     role: DormantRole,
 }
 
@@ -107,7 +106,6 @@ impl Dormant {
             given: None,
             cold: true,
             visible: false,
-            version: None,
             role: DormantRole::Guest,
         }
     }
@@ -132,15 +130,14 @@ impl Dormant {
 
     /// The room again.
     fn wake(self, name: RoomName, options: Arc<RoomOptions>, is_quorum: bool) -> Room {
-        let Self { head, first, last_used, attendance, owed, given, cold, visible, version, role } =
-            self;
+        let Self { head, first, last_used, attendance, owed, given, cold, visible, role } = self;
         let top = head.line.top;
         let mut logged = Logged::found(&head, first, top + 1);
         if !cold {
+            logged.goes_on();
             logged.is_warm();
         }
         let mut stream = Stream::from_log(head, logged, top + 1);
-        stream.come_to(version);
         if is_quorum {
             // Of what was found in the log it is not known whether a majority has it.
             stream.commit(if visible { top } else { 0 });
@@ -160,7 +157,7 @@ impl Dormant {
 
     /// What the node holds of it.
     fn held(&self) -> Held {
-        let Head { line, root, term } = &self.head;
+        let Head { line, root, term, .. } = &self.head;
         let (attendance, top) = (self.attendance, line.top);
         let standing = Standing { root: *root, term: *term, top, attendance };
         Held { standing, given: self.given }
@@ -230,7 +227,6 @@ impl Room {
             given: self.given.as_deref().copied(),
             cold: self.is_cold() || matches!(self.role, Role::Guest),
             visible: stream.is_visible(),
-            version: stream.version().cloned(),
             role,
         })
     }

@@ -1,184 +1,19 @@
 //! Tests of rooms that go out of memory and come back, on a node that is alone with a log that takes everything.
 
-use std::collections::{BTreeMap, VecDeque};
-
 use super::*;
 use crate::{
-    cluster::{
-        node::{NodeInfo, Phase},
-        view::View,
-    },
-    log,
     queue::{name, options::QueueOptions},
     room::{
+        alone::{Alone, SECOND, options, settings},
         line::Root,
-        logged::{LogChange, LogPage, LogReply, LogRequest},
-        node::{Out, RoomSettings},
-        options::{LogKind, Namespaces},
+        logged::LogReply,
         registry::In,
-        stream::Entry,
         types::{
-            Answer, ClientId, ClientInfo, Epoch, GroupAnswer, GroupRequest, HistoryFilter,
-            MemberFlags, NewPublication, Position, Query, ReplyTo, Request, SocketRef, Subscribe,
+            Answer, ClientId, ClientInfo, Epoch, GroupAnswer, GroupRequest, MemberFlags,
+            NewPublication, Position, ReplyTo, Request, SocketRef, Subscribe, Version,
         },
     },
 };
-
-const SECOND: u64 = 1_000;
-
-/// A node that is alone, and its log.
-struct Alone {
-    state: State,
-    log: BTreeMap<RoomName, BTreeMap<u64, (Time, Entry)>>,
-    heads: BTreeMap<RoomName, Head>,
-    answers: Vec<Answer>,
-    reads: usize,
-    now: u64,
-}
-
-fn options() -> RoomOptions {
-    RoomOptions {
-        presence: true,
-        join_leave: true,
-        history_size: 100,
-        history_ttl: Duration::from_secs(3_600),
-        history_meta_ttl: Duration::from_secs(86_400),
-        log: LogKind::Disk,
-        ..RoomOptions::default()
-    }
-}
-
-fn settings() -> RoomSettings {
-    RoomSettings { idle_timeout: Duration::from_secs(60), ..RoomSettings::default() }
-}
-
-impl Alone {
-    /// With these rooms in its log.
-    fn with(
-        options: RoomOptions,
-        heads: BTreeMap<RoomName, Head>,
-        log: BTreeMap<RoomName, BTreeMap<u64, (Time, Entry)>>,
-    ) -> Self {
-        let namespaces = Namespaces { default: options.into(), named: BTreeMap::new() };
-        // Another run than the one before.
-        let now = 100_000 + log.len() as u64;
-        let me = NodeInfo {
-            name: "a".into(),
-            generation: now,
-            mesh: ([127, 0, 0, 1], 1).into(),
-            http: ([127, 0, 0, 1], 1).into(),
-            phase: Phase::Ready,
-        };
-        let mut state = State::new(me.id(), Arc::new(namespaces), settings(), 1);
-        for (name, head) in &heads {
-            let next = log.get(name).and_then(|it| it.keys().last()).map_or(1, |it| it + 1);
-            let found = LoggedRoom { name: name.clone(), head: head.clone(), first: 1, next };
-            assert!(state.find_in_log(found, Time::from_millis(now)));
-        }
-        let mut node = Self { state, log, heads, answers: Vec::new(), reads: 0, now };
-        node.input(In::View(View::new([me])));
-        node
-    }
-
-    fn empty() -> Self {
-        Self::with_options(options())
-    }
-
-    fn with_options(options: RoomOptions) -> Self {
-        Self::with(options, BTreeMap::new(), BTreeMap::new())
-    }
-
-    /// The same after it was killed and started again.
-    fn again(self) -> Self {
-        Self::with(options(), self.heads, self.log)
-    }
-
-    fn input(&mut self, input: In) {
-        let mut inputs = VecDeque::from([input]);
-        while let Some(input) = inputs.pop_front() {
-            for out in self.state.handle(input, Time::from_millis(self.now)) {
-                match out {
-                    Out::Answer { answer, .. } => self.answers.push(answer),
-                    Out::Log { room, request } => {
-                        let reply = self.logs(&room, request);
-                        inputs.push_back(In::Log(room, reply));
-                    }
-                    _ => {}
-                }
-            }
-        }
-    }
-
-    fn logs(&mut self, room: &RoomName, request: LogRequest) -> LogReply {
-        let kept = self.log.entry(room.clone()).or_default();
-        match request {
-            LogRequest::Write(id, changes) => {
-                for change in changes {
-                    match change {
-                        LogChange::Append(at, entry) => {
-                            kept.insert(entry.publication.offset, (at, entry));
-                        }
-                        LogChange::Head(head) => drop(self.heads.insert(room.clone(), head)),
-                        LogChange::Remove => kept.clear(),
-                        _ => {}
-                    }
-                }
-                if kept.is_empty() {
-                    self.log.remove(room);
-                }
-                LogReply::Written(id)
-            }
-            LogRequest::Read(id, log::Query { since, reverse, count, .. }) => {
-                self.reads += 1;
-                let since = since.unwrap_or(if reverse { u64::MAX } else { 0 });
-                let entries: Vec<_> = match reverse {
-                    true => {
-                        kept.range(..since).rev().take(count).map(|(_, it)| it.clone()).collect()
-                    }
-                    false => {
-                        kept.range(since + 1..).take(count).map(|(_, it)| it.clone()).collect()
-                    }
-                };
-                LogReply::Read(id, Some(LogPage { entries, first: 1, damaged: None }))
-            }
-        }
-    }
-
-    /// Time passes, and whatever is due happens.
-    fn pass(&mut self, seconds: u64) {
-        for _ in 0..seconds {
-            self.now += SECOND;
-            self.input(In::Tick);
-        }
-    }
-
-    fn publish_with(&mut self, room: &str, publication: NewPublication) -> Position {
-        self.input(In::Request(room.into(), Request::Publish(publication, ReplyTo::Api(1))));
-        match self.answers.pop() {
-            Some(Answer::Published(Some(position))) => position,
-            other => panic!("it was answered {other:?}"),
-        }
-    }
-
-    fn publish(&mut self, room: &str) -> Position {
-        self.publish_with(room, NewPublication { data: "x".into(), ..NewPublication::default() })
-    }
-
-    /// Up to so many publications of a room, and where it stands.
-    fn history(&mut self, room: &str, limit: usize) -> (usize, Position) {
-        let query = Query::History(HistoryFilter { limit, since: None, reverse: false });
-        self.input(In::Request(room.into(), Request::Query(query, ReplyTo::Api(1))));
-        match self.answers.pop() {
-            Some(Answer::History(publications, position)) => (publications.len(), position),
-            other => panic!("it was answered {other:?}"),
-        }
-    }
-
-    fn sleeps(&self, room: &str) -> bool {
-        assert_ne!(self.state.is_dormant(room), self.state.room(room).is_some());
-        self.state.is_dormant(room)
-    }
-}
 
 #[test]
 fn a_room_that_nobody_uses_goes_out_of_memory_and_goes_on_where_it_was() {
@@ -332,7 +167,7 @@ fn dormant(role: DormantRole) -> Dormant {
     let line = Line { epoch: Epoch(u64::MAX / 3), lineage: vec![(Epoch(5), 2)], top: 40_000 };
     let root = Root { tentative: false, term, serial: 77 };
     Dormant {
-        head: Head { line, root, term },
+        head: Head { line, root, term, version: None },
         first: 39_000,
         last_used: 86_400_000,
         attendance: 12,
@@ -340,7 +175,6 @@ fn dormant(role: DormantRole) -> Dormant {
         given: None,
         cold: false,
         visible: true,
-        version: None,
         role,
     }
 }

@@ -6,7 +6,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
     line::{Line, Root},
-    logged::log_page,
+    logged::{Logged, log_page},
     messages::{Begin, End, Item, Page, Refused, RoomMessage},
     mirror::State,
     node::Node,
@@ -140,7 +140,8 @@ impl Room {
         }
     }
 
-    fn lose_track(&mut self) {
+    /// It attaches anew.
+    pub(super) fn lose_track(&mut self) {
         if let Role::Mirror(mirror) = &mut self.role {
             mirror.state = State::Detached;
         }
@@ -227,13 +228,15 @@ impl Room {
             Some(stream) => stream.history.top(),
             None => self.top(),
         };
+        // A node that is about to be home needs all of it.
+        let may_break_off = matches!(self.role, Role::Mirror(_));
         let stream = self.stream.as_deref_mut().filter(|_| incoming.follows);
         let logged = match stream {
             Some(stream) => stream.logged.as_deref_mut(),
             None => incoming.logged.as_deref_mut(),
         };
         if let Some(logged) = logged {
-            log_page(logged, &self.name, top, items, node);
+            log_page((logged, may_break_off), &self.name, top, items, node);
         }
     }
 
@@ -303,7 +306,10 @@ impl Room {
     /// it does. With `all`, who is there is a part of it.
     pub(super) fn install(&mut self, incoming: Incoming, all: bool, node: &mut Node) {
         let Incoming { stream, others, follows, committed, logged } = incoming;
-        if !follows {
+        if follows {
+            let here = self.stream.as_deref_mut().and_then(|it| it.logged.as_deref_mut());
+            here.into_iter().for_each(Logged::goes_on);
+        } else {
             // What this node gave is no more.
             self.given = None;
             self.begin_fetches_again(node);

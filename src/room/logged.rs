@@ -7,7 +7,7 @@
 //! Which copies are on disk: a home's, those of its successors, and of others that hold one until those have theirs. An
 //! ordinary mirror keeps none.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use super::{
     line::{Root, Standing},
@@ -18,12 +18,11 @@ use super::{
     repair::Repairs,
     room::{Role, Room},
     stream::{Entry, Stream},
-    types::{Epoch, Publication, RoomName},
+    types::{Epoch, Publication, RoomName, Version},
+    writes::Writes,
 };
 use crate::{cluster::slots::Term, log, runtime::time::Time};
 
-/// How long after a failure the log is asked again.
-const RETRY: Duration = Duration::from_millis(500);
 /// Bytes of one write, at most, where there is much to be written; a publication more where one is large. The smallest
 /// segment has twice as many.
 const WRITE: usize = 1 << 19;
@@ -31,6 +30,10 @@ const WRITE: usize = 1 << 19;
 const OVERHEAD: usize = 200;
 /// The most writes of a room that wait for the log.
 const MOST_UNSYNCED: usize = 10_000;
+/// The most writes of a copy that wait for a log that takes none.
+const MOST_COPIED: usize = 16;
+/// The changes with which a copy begins, beside publications: what is there goes, and where it is to begin.
+const BEGINNING: usize = 2;
 
 /// What a room asks of the log of its node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,28 +98,18 @@ pub struct LoggedRoom {
     pub next: u64,
 }
 
-/// A write without an answer.
-#[derive(Debug, Clone)]
-struct Unsynced {
-    id: u64,
-    /// Up to where the stream is in the log then.
-    through: u64,
-    changes: Vec<LogChange>,
-}
-
 /// How much of a stream this node's log has.
 #[derive(Debug, Clone, Default)]
 pub struct Logged {
     /// The first offset that it may have.
     first: u64,
-    synced: u64,
-    unsynced: VecDeque<Unsynced>,
-    /// After a failure: when all of those are to be written again.
-    retry_at: Option<Time>,
+    writes: Writes,
     /// Of what was written last as the head.
-    head: Option<(Epoch, Root, Term)>,
+    head: Option<(Epoch, Root, Term, Option<Version>)>,
     /// What the log has was not read since the node started: neither publications nor keys are in memory.
     cold: bool,
+    /// It was found when the node started, and no home has gone on from it since.
+    found: bool,
     /// Nothing that was said in the stream since it began here was acknowledged. Should the node end now, another may begin
     /// the room, and what is here is no reason to forget what was acknowledged there.
     unproven: bool,
@@ -141,7 +134,8 @@ struct Copying {
 impl Logged {
     /// Of a stream that is to be written from this offset on; it may have been begun just now.
     fn new(first: u64, begins: bool) -> Self {
-        Self { first, synced: first.saturating_sub(1), unproven: begins, ..Self::default() }
+        let writes = Writes::after(first.saturating_sub(1));
+        Self { first, writes, unproven: begins, ..Self::default() }
     }
 
     /// Has the log read something, once it has all that there is. As long as what was copied here is not written, it lacks
@@ -155,7 +149,7 @@ impl Logged {
 
     /// Reads what is to be read, if all that was copied is written.
     fn read_if_whole(&mut self, room: &RoomName, node: &mut Node) {
-        let synced = self.synced;
+        let synced = self.synced();
         let whole = |it: &mut Box<Copying>| it.beginning.is_empty() && it.through <= synced;
         let reads = self.copying.take_if(whole).into_iter().flat_map(|it| it.reads);
         reads.for_each(|(id, query)| node.log(room, LogRequest::Read(id, query)));
@@ -163,18 +157,19 @@ impl Logged {
 
     /// Of a stream that was found in the log.
     pub fn found(head: &Head, first: u64, next: u64) -> Self {
-        let synced = next.saturating_sub(1);
-        let head = Some((head.line.epoch, head.root, head.term));
-        Self { first, synced, head, cold: true, ..Self::default() }
+        let writes = Writes::after(next.saturating_sub(1));
+        let head = Some((head.line.epoch, head.root, head.term, head.version.clone()));
+        Self { first, writes, head, cold: true, found: true, ..Self::default() }
     }
 
     /// Whether all of the stream is there, and nothing is to be written, read or repaired.
     pub(super) fn is_at_rest(&self, stream: &Stream) -> bool {
-        let waits = self.retry_at.is_some() || self.copying.is_some() || self.repairs.is_some();
+        let waits = self.is_failing() || self.copying.is_some() || self.repairs.is_some();
         let (epoch, Standing { root, term, top, .. }) =
             (stream.position().epoch, stream.standing());
-        let is_written = self.unsynced.is_empty() && self.synced == top;
-        is_written && !waits && !self.unproven && self.head == Some((epoch, root, term))
+        let is_written = self.writes.is_empty() && self.synced() == top;
+        let is_known = self.has_head((epoch, root, term), stream);
+        is_written && !waits && !self.unproven && is_known
     }
 
     /// The first offset that may be there.
@@ -184,12 +179,12 @@ impl Logged {
 
     /// Up to where everything is synced.
     pub fn synced(&self) -> u64 {
-        self.synced
+        self.writes.synced()
     }
 
     /// Whether this publication is there, for all that is known.
     pub fn has(&self, offset: u64) -> bool {
-        (self.first..=self.synced).contains(&offset)
+        (self.first..=self.synced()).contains(&offset)
     }
 
     /// The first offset that may be read, of a stream that has come to `top`.
@@ -207,6 +202,11 @@ impl Logged {
         self.cold
     }
 
+    /// A home has gone on from it, this node or another.
+    pub(super) fn goes_on(&mut self) {
+        self.found = false;
+    }
+
     /// They were.
     pub fn is_warm(&mut self) {
         self.cold = false;
@@ -214,66 +214,64 @@ impl Logged {
 
     /// Whether the log does not take what it is to write.
     pub fn is_failing(&self) -> bool {
-        self.retry_at.is_some()
+        self.writes.is_failing()
     }
 
     /// When the log is to be asked again.
     pub fn next_due(&self) -> Option<Time> {
-        self.retry_at
+        self.writes.next_due()
     }
 
-    /// Has the log write this, after which it has the stream up to `through`.
+    /// Whether nothing more is written here until the stream is copied anew.
+    pub(super) fn is_broken_off(&self) -> bool {
+        self.writes.are_broken_off()
+    }
+
+    /// Whether the log takes writes again after they were broken off.
+    pub(super) fn may_begin_again(&self) -> bool {
+        self.writes.may_begin_again()
+    }
+
+    /// Has the log write this, after which it has the stream up to `through`. Returns the number of the request; 0: it is
+    /// sent later.
     pub fn write(
         &mut self,
         room: &RoomName,
         changes: Vec<LogChange>,
         through: u64,
         node: &mut Node,
-    ) {
-        let id = node.next_id();
+    ) -> u64 {
+        if self.is_broken_off() {
+            return 0;
+        }
         let changes = match self.copying.as_mut().map(|it| std::mem::take(&mut it.beginning)) {
             None => changes,
             Some(beginning) => beginning.into_iter().chain(changes).collect(),
         };
-        if self.retry_at.is_none() {
-            node.log(room, LogRequest::Write(id, changes.clone()));
-        }
-        self.unsynced.push_back(Unsynced { id, through, changes });
-    }
-
-    /// The log says what became of the write `id`. Returns whether it was one of these, and is synced.
-    pub fn answered(&mut self, id: u64, written: bool, now: Time) -> bool {
-        let Some(index) = self.unsynced.iter().position(|it| it.id == id) else { return false };
-        if !written {
-            self.retry_at.get_or_insert(now + RETRY);
-            // What is under way behind it can't be told from what will be written again.
-            self.unsynced.iter_mut().for_each(|it| it.id = 0);
-            return false;
-        }
-        for synced in self.unsynced.drain(..=index) {
-            self.synced = synced.through;
-        }
-        true
+        self.writes.write(room, changes, through, node)
     }
 
     /// Has the log write once more what it can't read any more.
     pub(super) fn rewrite(&mut self, room: &RoomName, at: Time, entry: Entry, node: &mut Node) {
-        let through = self.unsynced.back().map_or(self.synced, |it| it.through);
-        self.write(room, vec![LogChange::Repair(at, entry)], through, node);
+        self.write(room, vec![LogChange::Repair(at, entry)], self.writes.through(), node);
     }
 
-    /// Writes again what could not be written.
-    pub fn retry(&mut self, room: &RoomName, node: &mut Node) {
-        if self.retry_at.take_if(|at| *at <= node.now).is_none() {
-            return;
+    /// This node can do without: the home acknowledges by its own log and others, and what this one has to write takes more and
+    /// more memory.
+    fn break_off(&mut self, now: Time) {
+        if let Some(copying) = &mut self.copying {
+            copying.beginning.truncate(BEGINNING);
         }
-        // What was refused may be there after all, or a part of what followed it.
-        let mut first = Some(LogChange::Truncate(self.synced));
-        for write in &mut self.unsynced {
-            write.id = node.next_id();
-            let changes = first.take().into_iter().chain(write.changes.clone()).collect();
-            node.log(room, LogRequest::Write(write.id, changes));
-        }
+        self.writes.break_off(now);
+    }
+
+    /// Writes again what could not be written, once it is time.
+    fn retry(&mut self, room: &RoomName, head: impl FnOnce() -> Head, node: &mut Node) {
+        let copying = self.copying.as_deref();
+        // Nothing that was copied is there yet, and what was there before is another's.
+        let beginning = copying.map_or(&[][..], |it| &it.beginning);
+        let probe = || beginning.iter().cloned().chain([LogChange::Head(head())]).collect();
+        self.writes.retry(room, probe, node);
     }
 
     /// The head to be written before anything else, if it has changed.
@@ -281,10 +279,17 @@ impl Logged {
         let (epoch, Standing { mut root, term, .. }) = (stream.position().epoch, stream.standing());
         // An empty one takes nobody's place.
         root.tentative |= self.unproven && term != Term::default();
-        let key = Some((epoch, root, term));
-        (self.head != key).then(|| {
-            self.head = key;
+        (!self.has_head((epoch, root, term), stream)).then(|| {
+            self.head = Some((epoch, root, term, stream.version().cloned()));
             LogChange::Head(Head { root, ..stream.head() })
+        })
+    }
+
+    /// Whether this is what was written last as the head.
+    fn has_head(&self, known: (Epoch, Root, Term), stream: &Stream) -> bool {
+        let written = self.head.as_ref();
+        written.is_some_and(|(epoch, root, term, version)| {
+            (*epoch, *root, *term) == known && version.as_ref() == stream.version()
         })
     }
 
@@ -293,7 +298,7 @@ impl Logged {
         // What is not in the log yet has to be in the ring, or nobody could read it.
         let ring = options.ring_size();
         let most = if options.history_size > ring { ring } else { MOST_UNSYNCED };
-        self.unsynced.len() >= most
+        self.writes.len() >= most
     }
 
     /// Whether the log can't take what is said now: it fails, or it is too slow.
@@ -325,13 +330,26 @@ impl Room {
         if !self.options.is_on_disk() {
             return;
         }
-        let Some(stream) = self.stream.as_deref_mut().filter(|it| it.logged.is_none()) else {
+        let is_whole = |it: &mut Box<Logged>| !it.is_broken_off();
+        let Some(stream) = self.stream.as_deref_mut() else { return };
+        if stream.logged.as_mut().is_some_and(is_whole) {
             return;
-        };
+        }
         let (first, top) = (stream.history.first(), stream.history.top());
+        let (mut logged, mut changes) = match stream.logged.take() {
+            // Memory has all that it lacks.
+            Some(logged) if logged.copying.is_none() && first <= logged.synced() + 1 => {
+                let changes = vec![LogChange::Truncate(logged.synced())];
+                (logged, changes)
+            }
+            _ => {
+                let changes = vec![LogChange::Remove, LogChange::Trim(first)];
+                (Box::new(Logged::new(first, begins)), changes)
+            }
+        };
+        logged.writes.begin_again();
+        let (first, mut bytes) = (logged.synced() + 1, 0);
         let repeats = stream.repeats(first.saturating_sub(1), node.now);
-        let (mut changes, mut bytes) = (vec![LogChange::Remove, LogChange::Trim(first)], 0);
-        let mut logged = Logged::new(first, begins);
         for offset in first..=top {
             let Some((age, publication)) = stream.history.get(offset, node.now) else { continue };
             let size = size_on_disk(&publication, &self.name);
@@ -346,7 +364,7 @@ impl Room {
         changes.extend(logged.new_head(stream));
         logged.write(&self.name, changes, top, node);
         logged.copying = Some(Box::new(Copying { through: top, ..Copying::default() }));
-        stream.logged = Some(Box::new(logged));
+        stream.logged = Some(logged);
     }
 
     /// A publication was placed or came from the home.
@@ -356,7 +374,13 @@ impl Room {
         };
         let (name, at) = (&self.name, node.now);
         let needed = self.options.needed_from(&entry.publication);
+        // A home takes no more than its log does.
+        let may_break_off = matches!(self.role, Role::Mirror(_));
+        let options = &self.options;
         stream.with_log(|logged, stream| {
+            if may_break_off && logged.is_behind(options) {
+                logged.break_off(at);
+            }
             let mut changes: Vec<LogChange> = logged.new_head(stream).into_iter().collect();
             let through = entry.publication.offset;
             changes.push(LogChange::Append(at, entry.clone()));
@@ -416,7 +440,7 @@ impl Room {
         stream.with_log(|logged, stream| {
             let head = logged.new_head(stream);
             let changes = [LogChange::Truncate(top)].into_iter().chain(head).collect();
-            logged.synced = logged.synced.min(top);
+            logged.writes.end_at(top);
             if let Some(copying) = &mut logged.copying {
                 copying.through = copying.through.min(top);
             }
@@ -446,6 +470,19 @@ impl Room {
         {
             let id = node.next_id();
             node.log(&self.name, LogRequest::Write(id, vec![LogChange::Remove]));
+        }
+    }
+
+    /// A home is about to go on from a stream that was found in the log, this node or one that fetches it. Where disks sync
+    /// later than they answer, clients may have seen more of it than a failure of the power has left, so it goes on in
+    /// another epoch.
+    pub(super) fn leave_what_was_not_synced(&mut self, node: &mut Node) {
+        let Some(stream) = self.stream.as_deref_mut() else { return };
+        let Some(logged) = stream.logged.as_deref_mut().filter(|it| it.found) else { return };
+        logged.goes_on();
+        if node.settings.syncs_late && node.is_quorum() {
+            stream.succeed(node.new_epoch());
+            self.log_head(node);
         }
     }
 
@@ -482,13 +519,19 @@ impl Room {
             _ => None,
         };
         let incoming = incoming.and_then(|it| it.logged.as_deref_mut());
+        let mut may_begin_again = false;
         for logged in stream.into_iter().chain(incoming) {
-            logged.answered(id, written, node.now);
+            logged.writes.answered(id, written, node.now);
+            logged.writes.send_more(&self.name, node);
             logged.read_if_whole(&self.name, node);
+            may_begin_again |= logged.may_begin_again();
         }
         // A successor says so, and a home acknowledges.
         if matches!(self.role, Role::Mirror(_)) {
             self.say_what_is_here(node);
+            if may_begin_again {
+                self.lose_track();
+            }
         }
     }
 
@@ -514,16 +557,18 @@ impl Room {
 
     /// Writes again what could not be written, once it is time.
     pub(super) fn retry_log(&mut self, node: &mut Node) {
-        if let Some(logged) = self.stream.as_deref_mut().and_then(|it| it.logged.as_deref_mut()) {
-            logged.retry(&self.name, node);
+        if let Some(stream) = self.stream.as_deref_mut() {
+            stream.with_log(|logged, stream| logged.retry(&self.name, || stream.head(), node));
         }
         let incoming = match &mut self.role {
             Role::Mirror(mirror) => mirror.incoming.as_deref_mut(),
             Role::Opening(opening) => opening.incoming_mut(),
             _ => None,
         };
-        if let Some(logged) = incoming.and_then(|it| it.logged.as_deref_mut()) {
-            logged.retry(&self.name, node);
+        let logged = incoming.and_then(|it| it.logged.as_deref_mut());
+        // One that is broken off is tried once all of it is in memory.
+        if let Some(logged) = logged.filter(|it| !it.is_broken_off()) {
+            logged.writes.retry(&self.name, Vec::new, node);
         }
     }
 
@@ -553,12 +598,18 @@ fn size_on_disk(publication: &Publication, room: &RoomName) -> usize {
 
 /// Writes the publications of a page of a copy, of which those up to `top` are there.
 pub(super) fn log_page(
-    logged: &mut Logged,
+    (logged, may_break_off): (&mut Logged, bool),
     room: &RoomName,
     mut top: u64,
     items: &[Item],
     node: &mut Node,
 ) {
+    if may_break_off && logged.is_failing() && logged.writes.len() >= MOST_COPIED {
+        logged.break_off(node.now);
+    }
+    if logged.is_broken_off() {
+        return;
+    }
     let mut changes = Vec::new();
     for (index, item) in items.iter().enumerate() {
         let Item::Publication(age, publication) = item else { continue };
@@ -593,7 +644,8 @@ pub(super) fn log_page(
             top - changes.iter().filter(|it| matches!(it, LogChange::Append(..))).count() as u64;
         logged.write(room, Vec::new(), before, node);
     }
-    logged.write(room, changes, top, node);
+    let id = logged.write(room, changes, top, node);
+    node.writes_copy(id);
 }
 
 impl Entry {

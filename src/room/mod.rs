@@ -33,6 +33,8 @@
 
 pub mod actor;
 pub mod agenda;
+#[cfg(test)]
+mod alone;
 pub mod attendance;
 pub mod companions;
 pub mod consuming;
@@ -89,3 +91,4 @@ pub mod types;
 pub mod users;
 mod warming;
 pub mod work;
+mod writes;

@@ -265,6 +265,7 @@ impl Room {
         }
         match node.link(from) {
             Some(link) if self.held().is_some() => {
+                self.leave_what_was_not_synced(node);
                 self.outgoing.retain(|it| it.to != from || it.id != id);
                 self.outgoing.push(Outgoing { to: from, link, id, what: What::Fetched });
                 node.has_pages(from, &self.name);
@@ -384,7 +385,9 @@ impl Room {
                 self.stream = Some(Box::new(stream));
             }
             // Nothing acknowledged can be missing, and nobody has had what is not.
-            Some(stream) if node.is_quorum() => {
+            Some(_) if node.is_quorum() => {
+                self.leave_what_was_not_synced(node);
+                let Some(stream) = &mut self.stream else { return };
                 stream.mark(term);
                 stream.commit(0);
             }

@@ -28,6 +28,8 @@ pub struct RoomOptions {
     pub history_size: usize,
     /// How long to keep one.
     pub history_ttl: Duration,
+    /// The most bytes of them on disk; none: no limit.
+    pub history_bytes: Option<u64>,
     /// How long to remember the stream's epoch and offset after its last publication.
     pub history_meta_ttl: Duration,
     /// Where what is kept survives.

@@ -16,6 +16,8 @@ use crate::{cluster::slots::Term, map, queue::change::Change};
 
 /// The version of the format.
 const FORMAT: u8 = 1;
+/// That of a head with the application's version.
+const VERSIONED: u8 = 2;
 /// The most bytes that are read of one thing.
 const MAX: usize = 64 << 20;
 
@@ -28,6 +30,8 @@ pub struct Head {
     pub root: Root,
     /// The term in which its newest publication was placed.
     pub term: Term,
+    /// The application's version that it has come to.
+    pub version: Option<Version>,
 }
 
 /// A publication without its offset, which the log keeps beside it.
@@ -60,14 +64,22 @@ pub(super) fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
 }
 
 fn write(value: &impl Serialize) -> Bytes {
-    let mut bytes = vec![FORMAT];
+    write_as(FORMAT, value)
+}
+
+fn write_as(format: u8, value: &impl Serialize) -> Bytes {
+    let mut bytes = vec![format];
     pack(value, &mut bytes);
     bytes.into()
 }
 
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    read_as(FORMAT, bytes)
+}
+
+fn read_as<T: DeserializeOwned>(expected: u8, bytes: &[u8]) -> Option<T> {
     let (format, rest) = bytes.split_first()?;
-    (*format == FORMAT).then(|| unpack(rest)).flatten()
+    (*format == expected).then(|| unpack(rest)).flatten()
 }
 
 impl Head {
@@ -75,17 +87,29 @@ impl Head {
     /// rather the room's.
     pub fn lost(epoch: Epoch) -> Self {
         let root = Root { tentative: true, ..Root::default() };
-        Self { line: Line::new(epoch), root, term: Term::default() }
+        Self { line: Line::new(epoch), root, term: Term::default(), version: None }
     }
 
     /// As it is written.
     pub fn to_bytes(&self) -> Bytes {
-        write(self)
+        let Self { line, root, term, version } = self;
+        match version {
+            None => write(&(line, root, term)),
+            Some(version) => write_as(VERSIONED, &(line, root, term, version)),
+        }
     }
 
     /// What was written; none if it is no head, or one of a later version.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        read(bytes)
+        let plain = || {
+            let (line, root, term) = read(bytes)?;
+            Some(Self { line, root, term, version: None })
+        };
+        let versioned = || {
+            let (line, root, term, version) = read_as(VERSIONED, bytes)?;
+            Some(Self { line, root, term, version: Some(version) })
+        };
+        plain().or_else(versioned)
     }
 }
 
@@ -175,19 +199,22 @@ mod tests {
         let mut line = Line::new(Epoch(1));
         line.succeed(Epoch(2));
         let term = Term { count: 9, node: NodeId(8) };
-        let head = Head { line, root: Root { term, ..Root::default() }, term };
-        assert_eq!(Head::from_bytes(&head.to_bytes()), Some(head));
+        let root = Root { term, ..Root::default() };
+        for version in [None, Some(Version { number: 4, epoch: "x".into() })] {
+            let head = Head { line: line.clone(), root, term, version };
+            assert_eq!(Head::from_bytes(&head.to_bytes()), Some(head));
+        }
     }
 
     #[test]
     fn what_is_not_ours_is_none() {
-        let head = Head { line: Line::new(Epoch(1)), root: Root::default(), term: Term::default() };
+        let head = Head { root: Root::default(), ..Head::lost(Epoch(1)) };
         let mut bytes = head.to_bytes().to_vec();
         bytes.push(0);
         assert_eq!(Head::from_bytes(&bytes), None, "bytes too many");
         bytes.truncate(5);
         assert_eq!(Head::from_bytes(&bytes), None, "bytes too few");
-        bytes[0] = FORMAT + 1;
+        bytes[0] = VERSIONED + 1;
         assert_eq!(Head::from_bytes(&bytes), None, "a later format");
         assert_eq!(Head::from_bytes(b""), None);
     }
@@ -237,7 +264,10 @@ mod tests {
             ..Entry::default()
         };
         assert_eq!(&entry.to_bytes()[..], [1, 1, b'x', 0, 0, 0, 0, 1, 1, b'k', 0]);
-        let head = Head { line: Line::new(Epoch(5)), root: Root::default(), term: Term::default() };
+        let head = Head { root: Root::default(), ..Head::lost(Epoch(5)) };
         assert_eq!(&head.to_bytes()[..], [1, 5, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let version = Some(Version { number: 4, epoch: "x".into() });
+        let head = Head { version, ..head };
+        assert_eq!(&head.to_bytes()[..], [2, 5, 0, 0, 0, 0, 0, 0, 0, 0, 4, 1, b'x']);
     }
 }

@@ -88,11 +88,12 @@ impl Room {
         until: Time,
         node: &mut Node,
     ) -> Option<Reader> {
-        let Some(query) = self.log_query(wanted, &[], node) else { return Some(who) };
+        let read = self.in_memory(wanted);
+        let Some(query) = self.log_query(wanted, &read, node) else { return Some(who) };
         let id = node.next_id();
         self.read_log(id, query, node);
         let Role::Home(home) = &mut self.role else { return Some(who) };
-        let (what, read) = (wanted.clone(), Vec::new());
+        let what = wanted.clone();
         home.readings.get_or_insert_default().push(Reading { id, until, who, what, read });
         None
     }
@@ -115,6 +116,17 @@ impl Room {
         if let Role::Home(home) = &mut self.role {
             let (who, what, read) = (Reader::Group(group, offset), Wanted::Some, Vec::new());
             home.readings.get_or_insert_default().push(Reading { id, until, who, what, read });
+        }
+    }
+
+    /// What memory has of a page that begins with the newest, as it is now: it goes on from there while the log reads what
+    /// is before.
+    fn in_memory(&self, wanted: &Wanted) -> Vec<Arc<Publication>> {
+        match (wanted, self.stream.as_deref()) {
+            (Wanted::History(filter), Some(stream)) if filter.reverse => {
+                stream.page(filter.since.as_ref().map(|it| it.offset), true, filter.limit)
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -164,10 +176,8 @@ impl Room {
                 if !filter.reverse {
                     return forward(last.or(since).unwrap_or(0), left);
                 }
-                let before = since.unwrap_or(u64::MAX).min(visible + 1);
-                let in_memory = if read.is_empty() { before.saturating_sub(ring) } else { 0 };
-                let high = last.unwrap_or(before).min(ring);
-                let count = high.saturating_sub(first).min(left.saturating_sub(in_memory));
+                let high = last.or(since).unwrap_or(u64::MAX).min(visible + 1);
+                let count = high.saturating_sub(first).min(left);
                 (count > 0).then_some(log::Query {
                     since: Some(high),
                     reverse: true,
@@ -207,12 +217,12 @@ impl Room {
             }
             return;
         }
-        let answer = self.answer_with(&reading.what, reading.read);
+        let answer = self.answer_with(&reading.what, reading.read, page.damaged.is_some());
         self.give_read(reading.who, answer, node);
     }
 
-    /// The answer, of what was read and what memory has.
-    fn answer_with(&self, wanted: &Wanted, read: Vec<Arc<Publication>>) -> Answer {
+    /// The answer, of what was read and what memory has. `ends` if what follows can't be read: then so does the answer.
+    fn answer_with(&self, wanted: &Wanted, read: Vec<Arc<Publication>>, ends: bool) -> Answer {
         let Some(stream) = &self.stream else { return Answer::Failed(Failure::NoHistory) };
         let (position, last) = (stream.visible(), read.last().map(|it| it.offset));
         match wanted {
@@ -230,20 +240,16 @@ impl Room {
             }
             Wanted::History(filter) => {
                 let since = filter.since.as_ref().map(|it| it.offset);
-                let mut page = match filter.reverse {
-                    false => {
-                        let left = filter.limit - read.len();
-                        let rest = stream.page(last.or(since), false, left);
-                        // What was too large for one answer is for the next.
-                        let joined = last.is_none_or(|last| last + 1 >= stream.history.first());
-                        read.into_iter().chain(rest.into_iter().filter(|_| joined)).collect()
-                    }
-                    true => {
-                        let mut page = stream.page(since, true, filter.limit);
-                        page.extend(read);
-                        page
-                    }
-                };
+                let (mut page, mut position) = (read, position);
+                if !filter.reverse {
+                    // What was too large for one answer is for the next.
+                    let joined = last.is_none_or(|last| last + 1 >= stream.history.first());
+                    let left = if joined && !ends { filter.limit - page.len() } else { 0 };
+                    page.extend(stream.page(last.or(since), false, left));
+                } else if since.is_none() {
+                    // What was said since is not on it.
+                    position.offset = page.first().map_or(position.offset, |it| it.offset);
+                }
                 page.truncate(filter.limit.min(fitting(&page)));
                 Answer::History(page, position)
             }
@@ -333,3 +339,7 @@ impl From<Whom> for Reader {
         Self::Asked(whom)
     }
 }
+
+#[cfg(test)]
+#[path = "reading_tests.rs"]
+mod tests;

@@ -178,6 +178,9 @@ impl State {
             }
             In::View(view) => self.see(view),
             In::Log(name, reply) => {
+                if let LogReply::Written(id) | LogReply::Failed(id) = reply {
+                    self.node.log_answered(id);
+                }
                 self.with_woken(&name, |room, node| room.log_answered(reply, node));
             }
             In::Facts(facts) => self.facts = facts,
@@ -261,6 +264,11 @@ impl State {
             |slot| placement.home(slot).is_some_and(|home| home != *me && self.node.reaches(home));
         let more = slots.is_claiming() || slots.owned().into_iter().any(to_be_claimed);
         (self.agenda.to_be_taken + self.dormant.len()).max(usize::from(more))
+    }
+
+    /// Rooms at home here whose acknowledgements do without a successor that is too slow.
+    pub fn rooms_behind(&self) -> usize {
+        self.agenda.behind
     }
 
     /// Bytes of history kept.

@@ -10,7 +10,7 @@
 //! In: pages of the log that end before something damaged, and what peers answer. Out: the same pages, with what was
 //! damaged where someone has it.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     line::Root,
@@ -31,7 +31,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_millis(500);
 /// When nodes are asked again for what nobody waits for, if none is there that may have it.
 const AGAIN: Duration = Duration::from_secs(5);
-/// The same for what a group or a map can't begin without, and for how long.
+/// The same for what a group or a map can't begin without, or what one may have that has not answered; and for how long.
 const SOON: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(30);
 /// The most publications that are asked for though nobody waits for them: others once someone reads them.
@@ -50,7 +50,7 @@ pub struct Repairs {
     asked: Option<Asked>,
     /// When somebody is looked for again.
     again_at: Option<Time>,
-    /// Since when a group or a map waits for what it can't begin without.
+    /// Since when what is damaged is not done without, although nobody is left to be asked.
     waits_since: Option<Time>,
     /// What the log reads for peers: the number of that, and who has asked for it.
     for_peers: Vec<(u64, (NodeId, u64))>,
@@ -67,6 +67,8 @@ struct Asked {
     until: Time,
     /// Who is asked next.
     others: Vec<NodeId>,
+    /// Somebody who was asked before has not answered: its disk may be slow.
+    silent: bool,
 }
 
 impl Repairs {
@@ -107,7 +109,10 @@ impl Room {
     pub(super) fn found_damaged(&mut self, first: u64, end: u64, node: &mut Node) {
         let Some(repairs) = self.repairs() else { return };
         let repairs = repairs.get_or_insert_default();
-        let offsets = first..end.min(first.saturating_add(MOST));
+        // It may be found again and again, while no node is there that has it.
+        let known: BTreeSet<u64> =
+            repairs.waiting.iter().filter_map(|(_, page)| page.damaged).collect();
+        let offsets = (first..end.min(first.saturating_add(MOST))).filter(|it| !known.contains(it));
         let damaged = |offset| LogPage { damaged: Some(offset), ..LogPage::default() };
         repairs.waiting.extend(offsets.map(|it| (NOBODY, damaged(it))));
         self.ask_for_damaged(node);
@@ -131,7 +136,7 @@ impl Room {
                 return;
             }
             match self.damaged_at(offset) {
-                Some(at) => self.ask_one(at, peers, node),
+                Some(at) => self.ask_one(at, peers, false, node),
                 // It is not kept any more.
                 None => self.give_pages(offset, None, node),
             }
@@ -173,29 +178,30 @@ impl Room {
     }
 
     /// Asks the first of these; if there is none, whoever waits does without.
-    fn ask_one(&mut self, at: Position, mut peers: Vec<NodeId>, node: &mut Node) {
+    fn ask_one(&mut self, at: Position, mut peers: Vec<NodeId>, silent: bool, node: &mut Node) {
         peers.retain(|it| node.link(*it).is_some());
         let standing = self.stream.as_deref().map(|it| it.standing());
         let (Some(peer), Some(standing)) = (peers.first().copied(), standing) else {
-            return self.do_without(at.offset, node);
+            return self.do_without(at.offset, silent, node);
         };
         let Some(link) = node.link(peer) else { return };
         let (id, until) = (node.next_id(), node.now + PATIENCE);
         let others = peers.split_off(1);
         if let Some(repairs) = self.repairs() {
-            let asked = Asked { at, peer, link, id, until, others };
+            let asked = Asked { at, peer, link, id, until, others, silent };
             repairs.get_or_insert_default().asked = Some(asked);
         }
         let (root, term) = (standing.root, standing.term);
         self.send_to(peer, RoomMessage::FetchPublication { id, root, term, at }, node);
     }
 
-    /// Nobody has this publication. What follows from all that was published can't be had without it, and the nodes that
-    /// have it may be about to come back.
-    fn do_without(&mut self, offset: u64, node: &mut Node) {
+    /// Nobody has this publication, as far as they have answered. What follows from all that was published can't be had
+    /// without it, and the nodes that have it may be about to come back; and copies that are made without it take the place of
+    /// one that has it, so whoever is `silent` is asked again.
+    fn do_without(&mut self, offset: u64, silent: bool, node: &mut Node) {
         let begins = self.options.is_made_of_changes() && matches!(self.role, Role::Opening(_));
         if let Some(Some(repairs)) = self.repairs()
-            && begins
+            && (begins || silent)
             && node.now.since(*repairs.waits_since.get_or_insert(node.now)) < LONGEST
         {
             repairs.again_at = Some(node.now + SOON);
@@ -207,6 +213,7 @@ impl Room {
     /// Whoever waits for this publication goes on, with or without it.
     fn give_pages(&mut self, offset: u64, found: Option<&(Time, Entry)>, node: &mut Node) {
         let Some(Some(repairs)) = self.repairs() else { return };
+        repairs.waits_since = None;
         for (id, mut page) in repairs.take_pages(offset) {
             if let Some(found) = found {
                 page.entries.push(found.clone());
@@ -248,7 +255,7 @@ impl Room {
     /// A peer has not what was asked for under this number, if anything was.
     pub(super) fn repair_refused(&mut self, answer: (NodeId, u64), node: &mut Node) {
         let Some(asked) = self.take_asked(answer) else { return };
-        self.ask_one(asked.at, asked.others, node);
+        self.ask_one(asked.at, asked.others, asked.silent, node);
         self.ask_for_damaged(node);
     }
 
@@ -257,7 +264,7 @@ impl Room {
         let Some(Some(repairs)) = self.repairs() else { return };
         let silent = |it: &mut Asked| it.until <= node.now || node.link(it.peer) != Some(it.link);
         if let Some(asked) = repairs.asked.take_if(silent) {
-            self.ask_one(asked.at, asked.others, node);
+            self.ask_one(asked.at, asked.others, true, node);
         } else if repairs.again_at.take_if(|at| *at <= node.now).is_none() {
             return;
         }

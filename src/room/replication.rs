@@ -149,6 +149,11 @@ impl Replication {
         self.successors.iter().all(|(peer, it)| it.complete || !reaches(*peer))
     }
 
+    /// Whether a successor is done without, because it was too slow.
+    pub fn is_behind(&self) -> bool {
+        self.successors.values().any(|it| it.lags)
+    }
+
     /// Whether there are successors that go once others have what they have.
     pub fn is_changing(&self) -> bool {
         self.successors.values().any(|it| !it.wanted)

@@ -79,6 +79,8 @@ pub struct Room {
     pub(super) noted_idle: Option<Time>,
     /// What [`Room::is_to_be_taken`] said when the registry asked last.
     pub(super) noted_to_be_taken: bool,
+    /// What [`Room::is_behind`] said when the registry asked last.
+    pub(super) noted_behind: bool,
     /// What [`Room::is_moving`] said when the registry asked last.
     pub(super) noted_moving: bool,
 }
@@ -119,6 +121,7 @@ impl Room {
             due: None,
             noted_idle: None,
             noted_to_be_taken: false,
+            noted_behind: false,
             noted_moving: false,
         }
     }
@@ -158,6 +161,11 @@ impl Room {
         }
     }
 
+    /// Whether acknowledgements do without a successor that is too slow, until it has caught up.
+    pub(super) fn is_behind(&self) -> bool {
+        matches!(&self.role, Role::Home(home) if home.replication.is_behind())
+    }
+
     /// What is held here that the next home needs: a stream, if only its epoch, keys, or who is there.
     pub(super) fn held(&self) -> Option<Held> {
         self.holds_something()
@@ -165,8 +173,12 @@ impl Room {
     }
 
     pub(super) fn standing(&self) -> Standing {
-        let standing = self.copy().map(Stream::standing).unwrap_or_default();
-        Standing { attendance: self.attendance, ..standing }
+        let copy = self.copy();
+        let standing = copy.map(Stream::standing).unwrap_or_default();
+        // What has not come to this node's disk is in memory as far as there is room: others have more of it.
+        let logged = copy.and_then(|it| it.logged.as_deref()).filter(|it| it.is_broken_off());
+        let top = logged.map_or(standing.top, |it| it.synced().min(standing.top));
+        Standing { attendance: self.attendance, top, ..standing }
     }
 
     pub(super) fn holds_something(&self) -> bool {

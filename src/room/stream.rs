@@ -114,6 +114,7 @@ impl Stream {
             history: History::at(top),
             root: head.root,
             term: head.term,
+            version: head.version.map(Box::new),
             logged: Some(Box::new(logged)),
             ..Self::new(line.epoch, head.root)
         }
@@ -197,7 +198,8 @@ impl Stream {
 
     /// What a log keeps of it, beside its publications.
     pub fn head(&self) -> Head {
-        Head { line: self.line(), root: self.root, term: self.term }
+        let version = self.version().cloned();
+        Head { line: self.line(), root: self.root, term: self.term, version }
     }
 
     /// Goes on as `line` does, which holds all of this stream up to `top`.

@@ -57,6 +57,9 @@ section! {
         history_size: usize = 0,
         /// How long to keep a publication.
         history_ttl: Span = seconds(0),
+        /// With `log = "disk"`: the most bytes of a room's publications to keep on disk, copies not counted; the oldest go, a
+        /// while after there are more. 0: no limit.
+        history_bytes: u64 = 0,
         /// How long to remember a room's epoch and offset after its last publication. 0: what
         /// `channel.history_meta_ttl` says.
         history_meta_ttl: Span = seconds(0),
