@@ -1,7 +1,7 @@
 //! Several nodes that found each other.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -339,6 +339,23 @@ fn free_ports(count: usize) -> Result<Vec<u16>, String> {
     let ports =
         sockets.and_then(|all| all.iter().map(|it| it.local_addr().map(|it| it.port())).collect());
     ports.map_err(|e: std::io::Error| format!("no free ports: {e}"))
+}
+
+/// The first of so many ports, one after the other, at which nothing listens.
+pub fn free_ports_in_a_row(count: u16) -> Result<u16, String> {
+    let are_free = |first: u16| {
+        let all: Result<Vec<TcpListener>, _> = (first..first.saturating_add(count))
+            .map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)))
+            .collect();
+        all.is_ok()
+    };
+    let found = (0..50).find_map(|_| {
+        let one = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).ok()?;
+        let first = one.local_addr().ok()?.port();
+        drop(one);
+        Some(first).filter(|it| are_free(*it))
+    });
+    found.ok_or_else(|| format!("no {count} free ports in a row"))
 }
 
 fn server() -> Result<&'static Path, String> {

@@ -274,6 +274,11 @@ pub fn spawn_bound(command: Command) -> std::io::Result<Child> {
     child.recv().expect("the spawner answers every request")
 }
 
+/// SIGINT: what Ctrl-C sends.
+pub fn interrupt_process(process: &Child) {
+    let _ = kill(Pid::from_raw(process.id() as i32), Signal::SIGINT);
+}
+
 /// SIGKILL for a process that a started program started.
 pub fn kill_process(pid: i32) {
     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);

@@ -116,6 +116,25 @@ pub fn all_kept<'a>(
     node: SocketAddr,
     acked: impl IntoIterator<Item = &'a Acked>,
 ) -> Result<(), String> {
+    all_there(node, acked, |standing, it| standing.kept.iter().any(|(_, data)| *data == it.id))
+}
+
+/// The same, and each is at the offset at which it was acknowledged.
+pub fn all_at_their_offsets<'a>(
+    node: SocketAddr,
+    acked: impl IntoIterator<Item = &'a Acked>,
+) -> Result<(), String> {
+    all_there(node, acked, |standing, it| {
+        let offset = it.position["offset"].as_u64();
+        standing.kept.iter().any(|(at, data)| *data == it.id && Some(*at) == offset)
+    })
+}
+
+fn all_there<'a>(
+    node: SocketAddr,
+    acked: impl IntoIterator<Item = &'a Acked>,
+    holds: impl Fn(&Standing, &Acked) -> bool,
+) -> Result<(), String> {
     let mut by_room = BTreeMap::<&str, Vec<&Acked>>::new();
     for one in acked {
         by_room.entry(&one.room).or_default().push(one);
@@ -126,7 +145,7 @@ pub fn all_kept<'a>(
     let mut all = 0;
     for (acked, standing) in by_room.values().zip(&standings) {
         all += acked.len();
-        let missing = acked.iter().filter(|it| !holds(standing, &it.id));
+        let missing = acked.iter().filter(|it| !holds(standing, it));
         lost.extend(missing.map(|it| (*it, standing)));
     }
     let told: Vec<_> = (lost.iter().take(TOLD))
@@ -135,8 +154,4 @@ pub fn all_kept<'a>(
     ensure(lost.is_empty(), || {
         format!("{} of {all} acknowledged publications are lost: {}", lost.len(), told.join("; "))
     })
-}
-
-fn holds(standing: &Standing, id: &str) -> bool {
-    standing.kept.iter().any(|(_, data)| data == id)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -35,8 +36,17 @@ struct DemoNode {
 
 impl Demo {
     fn start() -> Self {
+        Self::start_at(0, &std::env::temp_dir())
+    }
+
+    /// At these ports, with its files here.
+    fn start_at(port: u16, temporary: &Path) -> Self {
         let mut command = Command::new(paths::server());
-        command.args(["demo", "--port", "0"]).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.env("TMPDIR", temporary);
+        command
+            .args(["demo", "--port", &port.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
         // Ours, and no option of the server, which would refuse it.
         command.env_remove("ROOMCAST_BIN");
         let mut process = node::spawn_bound(command).expect("the demo starts");
@@ -53,6 +63,16 @@ impl Demo {
 
     fn url(&self, name: &str) -> &str {
         &self.nodes[name].url
+    }
+
+    /// Ctrl-C.
+    fn interrupt(&mut self) {
+        node::interrupt_process(&self.process);
+        let ended = || match self.process.try_wait() {
+            Ok(Some(_)) => Ok(()),
+            other => Err(format!("it runs on: {other:?}")),
+        };
+        until(Duration::from_secs(20), ended).expect("it ends at Ctrl-C");
     }
 
     /// The machine of this node is gone.
@@ -153,6 +173,28 @@ fn two_windows_chat_and_survive_the_death_of_a_node() -> Result<(), String> {
     }
     let errors = browser.page_errors();
     ensure(errors.is_empty(), || format!("the page threw {errors:?}"))
+}
+
+#[test]
+fn the_chat_of_the_demo_is_there_after_ctrl_c_and_a_new_start() -> Result<(), String> {
+    let temporary = std::env::temp_dir().join(format!("roomcast-demo-test-{}", std::process::id()));
+    std::fs::create_dir_all(&temporary).map_err(|it| it.to_string())?;
+    let port = cluster_tests::cluster::free_ports_in_a_row(3)?;
+    for here in [&[][..], &["before"]] {
+        let mut demo = Demo::start_at(port, &temporary);
+        let mut browser = Browser::start()?;
+        join(&mut browser, "Ann", demo.url("b"), SIZE)?;
+        for text in here {
+            browser.wait_text("Ann", "#messages .message .text", text)?;
+        }
+        say(&mut browser, "Ann", "before")?;
+        until(SHOWN, || {
+            let texts = browser.texts("Ann", "#messages .message .text")?;
+            ensure(texts.len() == here.len() + 1, || format!("Ann sees {texts:?}"))
+        })?;
+        demo.interrupt();
+    }
+    std::fs::remove_dir_all(&temporary).map_err(|it| it.to_string())
 }
 
 #[test]

@@ -37,11 +37,11 @@ fn write_through(cluster: &Cluster, nodes: &[usize]) -> Vec<Writer> {
     nodes.iter().map(start).collect()
 }
 
-/// Whether all that was acknowledged is there, as each node tells it.
+/// Whether all that was acknowledged is there, each at its offset, as each node tells it.
 fn all_there(cluster: &Cluster, nodes: &[usize], acked: &[writer::Acked]) {
     for node in nodes {
         let http = cluster.node(*node).http;
-        until(SETTLED, || writer::all_kept(http, acked)).unwrap_or_else(|why| {
+        until(SETTLED, || writer::all_at_their_offsets(http, acked)).unwrap_or_else(|why| {
             panic!("node {node}: {why}\n{}", cluster.logs());
         });
     }
@@ -65,6 +65,38 @@ fn what_was_acknowledged_outlives_kill_9_of_all_nodes_at_once() {
         acked.extend(written);
         cluster.restart_all().expect("all start again");
         all_there(&cluster, &[0, 1, 2], &acked);
+        // Who knows only the epoch before the restart goes on from there.
+        let mut api = Api::open(cluster.node(round).http).expect("it answers");
+        for it in acked.iter().step_by(acked.len() / 20) {
+            let (offset, epoch) = (it.position["offset"].as_u64(), &it.position["epoch"]);
+            let since = json!({"offset": offset.unwrap_or(0) - 1, "epoch": epoch});
+            let body = json!({"channel": it.room, "since": since, "limit": 1});
+            let page = api.call("history", &body).expect("it is a position of the room's");
+            assert_eq!(page["publications"][0]["data"], it.id, "{page}");
+        }
+    }
+}
+
+#[test]
+fn with_a_quorum_rooms_are_in_their_epochs_after_all_nodes_were_killed() {
+    for nodes in [3, 1] {
+        let quorum = format!("[cluster]\nexpected_nodes = {nodes}\nminority = \"refuse\"\n");
+        let mut cluster =
+            Cluster::start_with(nodes, &(on_disk() + &quorum)).expect("the cluster starts");
+        let names = rooms::names("room", 60);
+        for said in ["one", "two"] {
+            rooms::fill(cluster.node(0).http, &names, &json!(said)).expect("published");
+            let before = rooms::read(cluster.node(0).http, &names, -1).expect("read");
+            (0..nodes).for_each(|node| cluster.node_mut(node).kill());
+            cluster.restart_all().expect("all start again");
+            for node in 0..nodes {
+                until(SETTLED, || {
+                    let now = rooms::read(cluster.node(node).http, &names, -1)?;
+                    rooms::same(&names, &before, &now)
+                })
+                .unwrap_or_else(|why| panic!("{nodes} nodes: {why}\n{}", cluster.logs()));
+            }
+        }
     }
 }
 
@@ -264,8 +296,18 @@ fn memory_becomes_disk_by_a_rolling_restart() {
     }
     all_there(&cluster, &[0, 1], &acked);
     hold(WRITING);
-    (0..2).for_each(|node| cluster.node_mut(node).kill());
-    cluster.restart_all().expect("all start again");
+    let mut restart_with = |config: &str| {
+        cluster.configure(config).expect("written");
+        (0..2).for_each(|node| cluster.node_mut(node).kill());
+        cluster.restart_all().expect("all start again");
+        cluster.logs()
+    };
+    restart_with(&on_disk());
+    // The other way nothing is served from there, and nothing is gone.
+    let kept = "[[channel.namespaces]]\nname = \"kept\"\nlog = \"disk\"\nhistory_size = 1\nhistory_ttl = \"1m\"\n";
+    let logs = restart_with(&format!("{CONFIG}{kept}"));
+    assert!(logs.contains("are not kept on disk by this configuration"), "{logs}");
+    restart_with(&on_disk());
     all_there(&cluster, &[0, 1], &acked);
 }
 
@@ -336,6 +378,10 @@ struct Small(PathBuf);
 impl Small {
     fn mount(size: &str) -> Option<Self> {
         let path = std::env::temp_dir().join(format!("roomcast-small-{}", std::process::id()));
+        Self::mount_at(path, size)
+    }
+
+    fn mount_at(path: PathBuf, size: &str) -> Option<Self> {
         std::fs::create_dir_all(&path).ok()?;
         let it = Self(path);
         it.run(&["mount", "-t", "tmpfs", "-o", &format!("size={size}"), "roomcast"]).then_some(it)
@@ -400,6 +446,62 @@ fn a_full_disk_loses_nothing_and_goes_on_once_there_is_space() {
         .filter_map(|(_, data)| data.as_str()?.split('-').next()?.parse().ok())
         .collect();
     assert_eq!(numbers, (0..=acked).collect::<Vec<_>>(), "each once, and in order");
+}
+
+#[test]
+fn a_node_whose_disk_is_full_is_done_without_until_it_has_space_and_then_has_everything() {
+    let sizes = "[disk]\nsegment_bytes = 1048576\n[cluster]\nrestart_timeout = \"2s\"\n";
+    let mut cluster = Cluster::start_with(2, &(on_disk() + sizes)).expect("the cluster starts");
+    // Its disk is another, and a small one.
+    cluster.node_mut(1).kill();
+    let data_dir = cluster.data_dir(1).expect("it has one");
+    let Some(disk) = Small::mount_at(data_dir, "6m") else {
+        return skip("this user may not mount a file system");
+    };
+    cluster.restart(1).expect("it starts again");
+    cluster.converged().expect("one cluster");
+    let mut api = Api::open(cluster.node(0).http).expect("it answers");
+    let mut acked = Vec::new();
+    let mut fill = |count: usize| {
+        let until_now = acked.len();
+        for number in 0.. {
+            assert!(number < 5_000, "{} of {count} were acknowledged", acked.len() - until_now);
+            if acked.len() == until_now + count {
+                break;
+            }
+            let (room, id) = (format!("room-{}", number % 8), format!("{until_now}-{number}"));
+            let data = format!("{id}-{}", "x".repeat(20_000));
+            let answer = api.answer("publish", &json!({"channel": room, "data": data}));
+            // Those whose home is the full one are refused.
+            if let Some(offset) = answer.expect("it answers")["result"]["offset"].as_u64() {
+                acked.push((room, offset, data));
+            }
+        }
+        acked.clone()
+    };
+    fill(600);
+    let behind = |cluster: &Cluster| cluster.metric(0, "roomcast_rooms_behind");
+    until(SETTLED, || ensure(behind(&cluster)? > 0.0, || "none is behind".into()))
+        .expect("the home says that it does without");
+    assert!(disk.grow("256m"), "it can't grow");
+    until(SETTLED, || ensure(behind(&cluster)? == 0.0, || cluster.logs()))
+        .expect("the other has caught up");
+    let acked = fill(40);
+    cluster.node_mut(0).kill();
+    // Again, so that it has no more than what is on its disk.
+    cluster.node_mut(1).kill();
+    cluster.restart(1).expect("it starts again, and waits for the other in vain");
+    let names: Vec<String> = (0..8).map(|it| format!("room-{it}")).collect();
+    until(SETTLED * 3, || {
+        let kept = rooms::read(cluster.node(1).http, &names, -1)?;
+        let lost = acked.iter().filter(|(room, offset, data)| {
+            let room = names.iter().position(|it| it == room).map(|it| &kept[it].kept);
+            !room.is_some_and(|it| it.iter().any(|(at, it)| at == offset && it == data))
+        });
+        let lost = lost.count();
+        ensure(lost == 0, || format!("{lost} of {} are lost", acked.len()))
+    })
+    .unwrap_or_else(|why| panic!("{why}\n{}", cluster.logs()));
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! A node's disk: what its log has of each room, and what it loses when the node crashes.
 //!
 //! It takes what rooms ask in order, and answers late. A crash loses what is not answered: all of it, or what follows
-//! some place in it. It may refuse writes for a while, as one that is full.
+//! some place in it. It may refuse writes for a while, as one that is full. One that syncs late answers before what it was
+//! asked is synced, and loses some of that too when the power fails.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -20,6 +21,9 @@ use roomcast::{
 
 /// The most publications of a page, so that there is more than one.
 const PAGE: usize = 7;
+
+/// How many writes one that syncs late syncs together.
+const SYNCED_TOGETHER: usize = 16;
 
 /// What the log has of a room.
 #[derive(Debug, Clone, Default)]
@@ -40,6 +44,11 @@ pub struct Disk {
     waiting: VecDeque<(RoomName, LogRequest)>,
     /// It takes no writes.
     pub full: bool,
+    /// It answers before it syncs.
+    pub late: bool,
+    /// For such a one: what is synced, and what was written since.
+    synced: BTreeMap<RoomName, Kept>,
+    unsynced: Vec<(RoomName, Vec<LogChange>)>,
     names: BTreeSet<String>,
     companions: Companions,
 }
@@ -55,7 +64,10 @@ impl Disk {
         let (room, request) = self.waiting.pop_front()?;
         let reply = match request {
             LogRequest::Write(id, changes) => match self.write(&room, &changes) {
-                true => LogReply::Written(id),
+                true => {
+                    self.sync_later(&room, changes);
+                    LogReply::Written(id)
+                }
                 false => LogReply::Failed(id),
             },
             LogRequest::Read(id, query) => LogReply::Read(id, Some(self.read(&room, &query))),
@@ -78,9 +90,38 @@ impl Disk {
         }
     }
 
+    fn sync_later(&mut self, room: &RoomName, changes: Vec<LogChange>) {
+        if !self.late {
+            return;
+        }
+        self.unsynced.push((room.clone(), changes));
+        if self.unsynced.len() == SYNCED_TOGETHER {
+            self.synced = self.rooms.clone();
+            self.unsynced.clear();
+        }
+    }
+
+    /// The power fails: what was not synced is lost, all of it or what follows some place in it. Returns how many writes of
+    /// one that syncs late are.
+    pub fn lose_power(&mut self, rng: &mut Rng) -> usize {
+        if !self.late {
+            return 0;
+        }
+        let unsynced = std::mem::take(&mut self.unsynced);
+        let kept = rng.usize(..=unsynced.len());
+        self.waiting.clear();
+        self.rooms = std::mem::take(&mut self.synced);
+        let lost = unsynced.len() - kept;
+        for (room, changes) in unsynced.into_iter().take(kept) {
+            self.write(&room, &changes);
+        }
+        self.synced = self.rooms.clone();
+        lost
+    }
+
     /// The disk is lost, and the node has another, which is empty.
     pub fn replace(&mut self) {
-        *self = Self::default();
+        *self = Self { late: self.late, ..Self::default() };
     }
 
     /// Some of what another of these disks has as well can't be read any more. Returns how much.

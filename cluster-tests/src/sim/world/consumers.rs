@@ -359,7 +359,7 @@ impl World {
         publication: &Publication,
     ) -> Result<(), String> {
         let text = said(&publication.data);
-        let strict = self.faults.keep_what_is_acked();
+        let strict = self.keeps_what_is_acked();
         let patience = if self.healed { 200 } else { 1_200 };
         let wait = self.chance(1..patience);
         let Some(consumers) = &mut self.consumers else { return Ok(()) };
@@ -393,7 +393,7 @@ impl World {
         }
         let Some(consumers) = self.consumers.take() else { return Ok(()) };
         for group in groups {
-            if !self.faults.keep_what_is_acked() {
+            if !self.keeps_what_is_acked() {
                 continue;
             }
             let room = name::room(&group);

@@ -150,7 +150,7 @@ impl World {
             acked.iter().copied().filter(|(number, _)| !kept.has(*number)).collect();
         let Some((first, _)) = lost.first() else { return Ok(()) };
         let (room, all, many) = (&self.rooms[number], acked.len(), lost.len());
-        if self.faults.keep_what_is_acked() {
+        if self.keeps_what_is_acked() {
             return Err(format!(
                 "message {first} was acknowledged and is not in {room}; so are {many} of {all}"
             ));
@@ -230,7 +230,7 @@ impl World {
         let (room, top) = (&self.rooms[number], kept.top);
         let moved = acked.iter().find(|(number, it)| {
             let of_this_epoch = it.position.is_some_and(|it| it.epoch == top.epoch);
-            (of_this_epoch || self.faults.leave_no_gap()) && !kept.has_at(*number, it.position)
+            (of_this_epoch || self.keeps_epochs()) && !kept.has_at(*number, it.position)
         });
         if let Some((number, it)) = moved {
             let at = it.position;

@@ -195,7 +195,7 @@ impl World {
             self.shake_consumers();
         }
         let (at_rest, now) = (self.is_at_rest(), self.now);
-        let strict = self.faults.keep_what_is_acked();
+        let strict = self.keeps_what_is_acked();
         let Some(consumers) = &mut self.consumers else { return Ok(()) };
         let groups: Vec<RoomName> =
             consumers.leases.open.keys().map(|(group, _)| group.clone()).collect();

@@ -468,7 +468,7 @@ impl World {
     }
 
     fn judge_writers(&self, map: usize, entries: &BTreeMap<String, u64>) -> Result<(), String> {
-        let Some(maps) = self.maps.as_ref().filter(|_| self.faults.keep_what_is_acked()) else {
+        let Some(maps) = self.maps.as_ref().filter(|_| self.keeps_what_is_acked()) else {
             return Ok(());
         };
         for key in 0..KEYS {

@@ -85,6 +85,8 @@ impl Node {
     }
 }
 
+/// The most milliseconds that a slow disk takes for what it is asked, once in a while.
+const SLOW: u64 = 3_000;
 /// The publications of a room on disk that are in memory.
 const RING: usize = 5;
 
@@ -191,7 +193,9 @@ impl World {
         let replicas = Mutant::replicas(self.mutant, self.plan.replicas);
         let idle_timeout = Duration::from_millis(if self.plan.idle { 200 } else { 5_000 });
         let quorum_of = self.plan.quorum_of;
-        let settings = RoomSettings { replicas, quorum_of, idle_timeout, ..Default::default() };
+        let syncs_late = self.plan.late_syncs;
+        let settings =
+            RoomSettings { replicas, quorum_of, idle_timeout, syncs_late, ..Default::default() };
         let (now, node) = (self.now, &mut self.nodes[index]);
         let before = node.id();
         node.generation = now;
@@ -393,7 +397,11 @@ impl World {
                     self.tell(|| format!("      {name}'s disk, {room}: {request:?}"));
                 }
                 self.nodes[node].disk.ask(room, request);
-                let delay = if self.rng.u8(..20) == 0 { 200 } else { 10 };
+                let delay = match self.rng.u8(..20) {
+                    0 if self.plan.slow_disks && !self.healed => SLOW,
+                    0 => 200,
+                    _ => 10,
+                };
                 let done = self.nodes[node].disk_busy.max(self.now) + self.rng.u64(0..delay);
                 let generation = self.nodes[node].generation;
                 self.nodes[node].disk_busy = done;

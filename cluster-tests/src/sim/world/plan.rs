@@ -54,6 +54,12 @@ pub(super) struct Plan {
     pub(super) again: bool,
     /// Whether what a disk has can be damaged when it comes back; others have it then, and none is lost.
     pub(super) rots: bool,
+    /// Whether a disk is full for long, at first: its node does without it, and has all again before anything else happens.
+    pub(super) long_full: bool,
+    /// Whether a disk takes seconds for some of what it is asked.
+    pub(super) slow_disks: bool,
+    /// Whether disks answer before they sync, so that what was acknowledged may be lost when the power fails.
+    pub(super) late_syncs: bool,
     /// Whether some nodes are one mesh version behind the others.
     pub(super) mixed: bool,
     /// Whether rooms are on disk in any case, and go out of memory as soon as nobody uses them, which is often.
@@ -79,6 +85,9 @@ impl Plan {
             capacity: None,
             again: false,
             rots: false,
+            long_full: faults == Faults::Disks && matches!(seed % 32, 12 | 28 | 29),
+            slow_disks: faults == Faults::Disks && matches!(seed % 32, 4 | 22 | 25),
+            late_syncs: faults == Faults::Disks && matches!(seed % 128, 8 | 41 | 56 | 61),
             mixed: seed % 4 == 3,
             idle: false,
         };
@@ -147,6 +156,7 @@ impl World {
         for index in 0..nodes {
             let lag = self.rng.u64(20..=self.plan.lag);
             self.add_node(format!("node-{index}"), lag);
+            self.nodes[index].disk.late = self.plan.late_syncs;
             let at = match (index < nodes - late, self.faults) {
                 (true, _) => self.rng.u64(0..50),
                 (false, Faults::ManyRooms) => continue,
@@ -169,6 +179,18 @@ impl World {
             }
         }
         self.plan_trouble();
+    }
+
+    /// Whether an acknowledged message must be in its room's history at the end: see [`Faults::keep_what_is_acked`].
+    pub(super) fn keeps_what_is_acked(&self) -> bool {
+        self.faults.keep_what_is_acked() && !self.plan.late_syncs
+    }
+
+    /// Whether every room keeps its epoch, and each message where it was acknowledged: see [`Faults::leave_no_gap`]. So it is
+    /// with a quorum of nodes with disks too, whatever becomes of them.
+    pub(super) fn keeps_epochs(&self) -> bool {
+        let all_is_synced = self.faults == Faults::Disks && !self.plan.late_syncs;
+        self.faults.leave_no_gap() || all_is_synced && self.plan.quorum_of.is_some()
     }
 
     /// More rooms than are in use at a time.

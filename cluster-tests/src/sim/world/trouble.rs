@@ -58,7 +58,12 @@ impl World {
     /// One after the other, with time to recover in between: the same as for deaths, but nothing has to live. A quorum
     /// needs no time for one of them.
     fn plan_disks(&mut self, opening: u64) {
-        for at in [1_200, 17_200] {
+        if self.plan.long_full {
+            let (node, lasts) = (self.rng.usize(..self.plan.nodes), self.rng.u64(2_000..9_000));
+            self.later(opening + 800, Happening::Full(node, true));
+            self.later(opening + 800 + lasts, Happening::Full(node, false));
+        }
+        for at in [1_200, 17_200].into_iter().skip(usize::from(self.plan.long_full)) {
             let at = opening + at + self.rng.u64(0..800);
             let trouble = match self.rng.u8(..3) {
                 0 => Happening::Crash,
@@ -70,7 +75,7 @@ impl World {
             }
             self.later(at, trouble);
         }
-        if self.rng.u8(..3) == 0 {
+        if !self.plan.long_full && self.rng.u8(..3) == 0 {
             let (node, at) = (self.rng.usize(..self.plan.nodes), self.rng.u64(0..20_000));
             self.later(opening + at, Happening::Full(node, true));
             let lasts = self.rng.u64(100..1_500);
@@ -81,6 +86,13 @@ impl World {
     /// All nodes crash, and each restarts when it does.
     fn black_out(&mut self) -> Result<(), String> {
         self.tell(|| "the power fails".to_owned());
+        for node in 0..self.nodes.len() {
+            let lost = self.nodes[node].disk.lose_power(&mut self.rng);
+            if lost > 0 {
+                let name = self.nodes[node].name.clone();
+                self.tell(|| format!("the disk of {name} loses {lost} writes"));
+            }
+        }
         for node in self.alive() {
             self.take_down(node)?;
         }
