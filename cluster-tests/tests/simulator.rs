@@ -205,6 +205,11 @@ const ONCE_FAILED: &[(u64, Faults)] = &[
     // All nodes had come back, and the first that was ready gave the only other copy up before those were ready that were to
     // have one. Then its own disk was lost.
     (5613, Faults::Disks),
+    // The power took what disks had yet to sync, and in their epochs rooms went on with something else.
+    (41, Faults::Disks),
+    // What was damaged at home was on other disks, which were slow, and copies without it took its place there.
+    (185, Faults::Disks),
+    (4086, Faults::Disks),
 ];
 
 /// The same of histories with consumers.
