@@ -206,12 +206,15 @@ fn mend_segment(bytes: &mut [u8], number: u64) {
         let name = usize::from(u16::from_le_bytes([record[18], record[19]]));
         let body = u32::from_le_bytes([record[8], record[9], record[10], record[11]]) as usize;
         let from = HEADER + name;
-        let Some(end) = from.checked_add(body).filter(|end| *end <= record.len()) else { return };
-        if record[20..24] != *b"RCre" {
+        if record[20..24] != *b"RCre" || from > record.len() {
             return;
         }
-        let checked = sum(seed, &record[from..end]);
-        record[4..8].copy_from_slice(&checked.to_le_bytes());
+        let end = from + body;
+        // A header may lie about where its record ends, with a checksum that is right.
+        if let Some(body) = record.get(from..end) {
+            let checked = sum(seed, body);
+            record[4..8].copy_from_slice(&checked.to_le_bytes());
+        }
         let checked = sum(seed, &record[4..from]);
         record[..4].copy_from_slice(&checked.to_le_bytes());
         at += end.next_multiple_of(8);

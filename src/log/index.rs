@@ -345,7 +345,7 @@ impl<F: Files> Reader<'_, F> {
             .map(|number| {
                 let ((name, run), (_, end)) = (edges(number)?, edges(number + 1)?);
                 let entry = rooms.get(number * ROOM..(number + 1) * ROOM)?;
-                let name = names.get((name - name_from) as usize..)?;
+                let name = names.get(name.checked_sub(name_from)? as usize..)?;
                 let from = run.checked_sub(run_from)? as usize * RUN;
                 let to = end.checked_sub(run_from)? as usize * RUN;
                 get_room(entry, name, runs.get(from..to)?)

@@ -103,7 +103,7 @@ impl Header {
 
 /// Bytes that a record takes in its segment.
 pub fn size(name: usize, body: usize) -> usize {
-    (HEADER + name + body).next_multiple_of(ALIGN)
+    HEADER.saturating_add(name).saturating_add(body).div_ceil(ALIGN).saturating_mul(ALIGN)
 }
 
 /// What the checksums of a segment begin with: what one segment or directory says is no record in another, and no

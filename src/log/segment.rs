@@ -144,6 +144,8 @@ fn record_at(bytes: &[u8], at: usize, seed: u32) -> Option<Found> {
     let rest = bytes.get(at..)?;
     let (header, _) = record::decode(seed, rest)?;
     let end = header.body_at().checked_add(header.body as usize)?;
+    // No segment reaches so far, so it is none that was written, whatever its checksum says.
+    u32::try_from(at.checked_add(end)?.checked_next_multiple_of(ALIGN)?).ok()?;
     // Of a record that reaches beyond the file, the body is missing.
     let body = rest.get(header.body_at()..end);
     let whole = body.is_some_and(|body| header.has_body(seed, body));
@@ -283,5 +285,20 @@ mod tests {
         record::encode(&Header::new(Kind::Append, 1, 0, 3), "r--", &inner, SEED, &mut bytes);
         flip(&mut bytes, 3, 0);
         assert_eq!(walk(&bytes, SEED).found.len(), 3);
+    }
+
+    #[test]
+    fn a_length_that_reaches_around_to_its_own_beginning_does_not_go_on_for_ever() {
+        for body in [u32::MAX - 55, u32::MAX - 63, u32::MAX] {
+            let mut bytes = segment(1);
+            let at = bytes.len();
+            record::encode(&Header::new(Kind::Append, 1, 0, 3), "", b"", SEED, &mut bytes);
+            bytes[at + 8..at + 12].copy_from_slice(&body.to_le_bytes());
+            let checked = sum(SEED, &bytes[at + 4..at + record::HEADER]);
+            bytes[at..at + 4].copy_from_slice(&checked.to_le_bytes());
+            let walk = walk(&bytes, SEED);
+            assert_eq!(walk.found.len(), 3, "{body}");
+            assert_eq!(walk.bad, [(at as u32, walk.used)], "{body}");
+        }
     }
 }
