@@ -110,7 +110,7 @@ metrics! {
     /// Reads of the log.
     log_reads: IntCounter = "log_reads_total", "Pages that were read from the log on disk.";
     /// What went wrong with the log.
-    log_errors: IntCounterVec = "log_errors_total", "What went wrong with the log on disk. write: publications fail with a temporary error until it takes writes again; read: so do reads; behind: too much waited; damage: what was found to be damaged, and is not served.", ["kind"];
+    log_errors: IntCounterVec = "log_errors_total", "What went wrong with the log on disk. write: publications fail with a temporary error until it takes writes again; read: so do reads; behind: too much waited; damage: what was found to be damaged, and is not served; sync: a sync failed, or the log could not be opened again after one; lost: writes that had been acknowledged and are gone by a failed sync; retention: rooms were not trimmed, or space not given back.", ["kind"];
     /// Links up.
     mesh_links: IntGauge = "mesh_links", "Links to other nodes that are up.";
     /// Link queues.

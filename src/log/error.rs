@@ -161,6 +161,11 @@ pub struct ReadError {
 }
 
 impl ReadError {
+    /// Whether the file is not there: if it was planned to be read, its segment was compacted since.
+    pub fn is_gone(&self) -> bool {
+        self.fault.kind == FaultKind::Missing
+    }
+
     /// An index was made again, and is bad at once.
     pub(super) fn unusable(file: File) -> Self {
         let why = "it was made again from its segment, and can't be read back".to_owned();

@@ -78,6 +78,8 @@ mod opening;
 mod part;
 mod read;
 mod record;
+mod reopening;
+mod request;
 mod retention;
 mod room;
 pub mod scrub;
@@ -85,6 +87,8 @@ mod segment;
 mod store;
 #[cfg(test)]
 mod tests;
+mod wall_clock;
+mod work;
 pub mod writer;
 
 pub use batch::Op;
@@ -93,4 +97,5 @@ pub use files::{Fault, FaultKind, File, Files};
 pub use opening::Opened;
 pub use read::{MAX_PAGE, Page, Plan, Publication, Query, RoomInfo, WithHead};
 pub use retention::{Keep, Policy, Progress};
-pub use store::{Options, Stats, Store};
+pub use store::{Options, Stats, Store, largest_body};
+pub use wall_clock::{Now, WallClock};

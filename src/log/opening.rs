@@ -66,11 +66,21 @@ struct Tail {
 
 impl<F: Files> Store<F> {
     /// Opens a directory. If it is empty, it gets this id.
-    pub fn open(mut files: F, options: Options, id: u128) -> Result<(Self, Opened), OpenError> {
+    pub fn open(files: F, options: Options, id: u128) -> Result<(Self, Opened), OpenError> {
+        Self::open_knowing(files, options, id, (0, 0))
+    }
+
+    /// The same, knowing up to where a segment was synced, whatever is in it.
+    pub(super) fn open_knowing(
+        mut files: F,
+        options: Options,
+        id: u128,
+        synced: (u64, u32),
+    ) -> Result<(Self, Opened), OpenError> {
         let listing = list(&files)?;
         let Some(id) = listing.id else { return Self::create(files, options, id, listing) };
         let mut opened = Opened { id, ..Opened::default() };
-        let Some(tail) = tail(&files, id, &listing, &options)? else {
+        let Some(tail) = tail(&files, id, &listing, &options, synced)? else {
             return Self::create(files, options, id, listing);
         };
         if let Some(others) = &tail.others
@@ -85,9 +95,10 @@ impl<F: Files> Store<F> {
         }
         // From here on files are changed.
         let sealed = open_sealed(&mut files, id, &listing, &tail, &options, &mut opened)?;
-        tidy(&mut files, &listing, &tail, &mut opened)?;
         let hurt = tail.is_hurt();
         cut(&mut files, &tail, &options, hurt, &mut opened)?;
+        // Only now, since what says that nothing needs them may have been in memory only.
+        tidy(&mut files, &listing, &tail, &mut opened)?;
         opened.strangers = listing.strangers;
         let active = active(&tail, id, &mut opened);
         let highest = active.parts.values().map(Part::highest).max().unwrap_or(0);
@@ -119,6 +130,7 @@ impl<F: Files> Store<F> {
             torn: false,
             sweep: Sweep::default(),
             damage: Vec::new(),
+            told: HashMap::new(),
             stats: Stats::default(),
         }
     }
@@ -232,6 +244,7 @@ fn tail(
     id: u128,
     listing: &Listing,
     options: &Options,
+    (known, synced): (u64, u32),
 ) -> Result<Option<Tail>, OpenError> {
     let mut unborn = None;
     for (&number, start) in listing.segments.iter().rev() {
@@ -253,7 +266,7 @@ fn tail(
             unborn = Some(number);
             continue;
         }
-        let cut = walk.cut();
+        let cut = walk.cut_after(if number == known { synced } else { 0 });
         let others = others(&bytes, &walk, cut);
         let begun = start.map_or(0, |it| it.begun);
         return Ok(Some(Tail { number, begun, bytes, walk, cut, others, unborn }));
@@ -397,7 +410,15 @@ fn cut(
             files.cut(file, at, at).map_err(OpenError::failed("cutting", file))?;
         }
     }
-    // What was read may still be in memory only, from the process before.
+    // What was read may still be in memory only, from the process before; and if that has failed to sync it, the
+    // system takes it for written. So it is written again, in its place.
+    let (from, end) = (tail.cut.synced, tail.cut.at as usize);
+    let unsynced = tail.bytes.get(from as usize..end).unwrap_or_default();
+    match files.write(file, from.into(), unsynced) {
+        // There are file systems that need space for that. What was read is all that there is, then.
+        Ok(()) | Err(Fault { kind: FaultKind::Full, .. }) => {}
+        Err(fault) => return Err(OpenError::failed("writing", file)(fault)),
+    }
     files.sync(file).map_err(OpenError::failed("syncing", file))?;
     // Without space for the rest, that shows when there is something to write.
     if !hurt {

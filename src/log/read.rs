@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use super::{
     error::{Damage, ReadError},
-    files::{Fault, FaultKind, File, Files},
+    files::{Fault, File, Files},
     filter,
     index::Entry,
     part::{Part, Places},
@@ -464,10 +464,5 @@ impl<F: Files> Store<F> {
             }
         }
         all
-    }
-
-    /// Whether a file was missing, since its segment was compacted.
-    pub fn is_gone(error: &ReadError) -> bool {
-        error.fault.kind == FaultKind::Missing
     }
 }

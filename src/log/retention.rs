@@ -140,8 +140,8 @@ impl<F: Files> Store<F> {
         // Now, since a trim may begin another segment.
         let found = rooms.iter().flat_map(|(hash, name, room)| self.weigh(*hash, name, room));
         let found: Vec<(u64, u64)> = found.collect();
-        let gaps = rooms.iter().flat_map(|(_, name, room)| self.gaps(name, room));
-        let gaps: Vec<Damage> = gaps.collect();
+        let gaps = rooms.iter().map(|(_, name, room)| (name.clone(), self.gaps(name, room)));
+        let gaps: Vec<_> = gaps.collect();
         let ops = trims.iter().map(|(room, first)| Op::Trim { room, first: *first });
         let ops: Vec<_> = ops.collect();
         // All of them, or as many as fit at a time.
@@ -151,7 +151,7 @@ impl<F: Files> Store<F> {
         for (segment, bytes) in found {
             self.sweep.live.entry(segment).and_modify(|it| *it = it.saturating_add(bytes));
         }
-        self.damage.extend(gaps);
+        gaps.into_iter().for_each(|(room, gaps)| self.tell_gaps(room, gaps));
         self.sweep.phase = Phase::Look(Some(last));
         Ok(())
     }
@@ -236,10 +236,20 @@ impl<F: Files> Store<F> {
     }
 
     /// What a room should have, and no segment has.
-    fn gaps(&self, name: &Arc<str>, room: &Room) -> Vec<Damage> {
-        let gaps = room.gaps(self.active.runs(name), |it| self.sealed.contains_key(&it));
-        let room = |(first, end)| Damage::Publications { room: name.to_string(), first, end };
-        gaps.into_iter().map(room).collect()
+    fn gaps(&self, name: &Arc<str>, room: &Room) -> Vec<(u64, u64)> {
+        room.gaps(self.active.runs(name), |it| self.sealed.contains_key(&it))
+    }
+
+    /// Tells of the gaps of a room, but for those that it had in the round before: what can't be repaired is told
+    /// once, not every few seconds.
+    fn tell_gaps(&mut self, room: Arc<str>, gaps: Vec<(u64, u64)>) {
+        let told = self.told.remove(&room).unwrap_or_default();
+        for &(first, end) in gaps.iter().filter(|it| !told.contains(it)) {
+            self.damage.push(Damage::Publications { room: room.to_string(), first, end });
+        }
+        if !gaps.is_empty() {
+            self.told.insert(room, gaps);
+        }
     }
 
     /// Whether another segment may have something of a room from before it was removed.

@@ -177,11 +177,12 @@ impl Walk {
     }
 
     /// Where the last whole batch ends. What is bad before a place that was synced is corruption, and not cut.
-    pub fn cut(&self) -> Cut {
+    /// Beside what the records say of that, `known` was synced.
+    pub fn cut_after(&self, known: u32) -> Cut {
         let manifest = self.manifest();
         // None was written before what it says was synced.
         let proofs = self.found.iter().filter(|it| it.header.synced <= it.place);
-        let proven = proofs.map(|it| it.header.synced).max().unwrap_or(0);
+        let proven = proofs.map(|it| it.header.synced).max().unwrap_or(0).max(known);
         let synced = proven.max(manifest.map_or(START as u32, |it| it.end()));
         let bad = self.bad.iter().map(|(first, _)| *first);
         let bad = bad.chain(self.found.iter().filter(|it| !it.whole).map(|it| it.place));
@@ -238,7 +239,7 @@ mod tests {
         bytes.resize(10_000, 0);
         let walk = walk(&bytes, SEED);
         assert_eq!((walk.found.len(), walk.bad.len()), (7, 0));
-        assert_eq!(walk.cut(), Cut { at: end, synced: walk.found[5].place, dropped: 0 });
+        assert_eq!(walk.cut_after(0), Cut { at: end, synced: walk.found[5].place, dropped: 0 });
     }
 
     #[test]
@@ -248,7 +249,7 @@ mod tests {
         for end in place + 1..whole.len() as u32 {
             let torn = walk(&whole[..end as usize], SEED);
             // The last byte of a record may be padding.
-            assert!([place, whole.len() as u32].contains(&torn.cut().at), "{end}");
+            assert!([place, whole.len() as u32].contains(&torn.cut_after(0).at), "{end}");
         }
     }
 
@@ -258,7 +259,7 @@ mod tests {
             let mut bytes = segment(3);
             flip(&mut bytes, 1, within);
             let walk = walk(&bytes, SEED);
-            assert_eq!(walk.cut().at, bytes.len() as u32);
+            assert_eq!(walk.cut_after(0).at, bytes.len() as u32);
             assert_eq!(walk.bad.len() + walk.found.iter().filter(|it| !it.whole).count(), 1);
         }
     }
@@ -273,7 +274,7 @@ mod tests {
         }
         flip(&mut bytes, 6, 60);
         let walk = walk(&bytes, SEED);
-        let cut = walk.cut();
+        let cut = walk.cut_after(0);
         assert_eq!((cut.at, cut.dropped), (walk.found[6].place, 2));
     }
 

@@ -35,6 +35,33 @@ impl Default for Options {
     }
 }
 
+/// The most bytes of one [`Op::Append`], [`Op::Repair`] or [`Op::Head`] that a log with segments of `segment_bytes`
+/// takes when it has `segments` of them, in a room whose name has `name` bytes. More is refused as
+/// [`Refusal::TooLarge`]; so are several ops that are to be written together and together have more.
+///
+/// A record is never divided, so this is a segment, but for: its start, 64 bytes; the list of the other segments, 12
+/// bytes for each (a log of 1 TiB in segments of 64 MiB: 192 KiB of each); a sixteenth that is left for what gives
+/// space back; and some 200 bytes with twice the name for what is said of the room. A room that was overruled (by
+/// [`Op::Truncate`]) takes 16 bytes more for each time of which something is kept.
+pub fn largest_body(segment_bytes: u32, segments: usize, name: usize) -> usize {
+    let mark = record::size(name, 16);
+    let rest = max_batch(segment_bytes, segments).saturating_sub(mark);
+    // What a record takes is rounded up.
+    (rest / record::ALIGN * record::ALIGN).saturating_sub(record::HEADER + name)
+}
+
+/// The most bytes of a batch where there are so many segments.
+fn max_batch(segment_bytes: u32, segments: usize) -> usize {
+    // A manifest is at the beginning, and as much at the end is for what gives space back.
+    let manifest = record::size(0, segments.saturating_mul(12));
+    let taken = (START + reserve(segment_bytes)).saturating_add(manifest);
+    (segment_bytes as usize).saturating_sub(taken)
+}
+
+fn reserve(segment_bytes: u32) -> usize {
+    segment_bytes as usize / 16
+}
+
 /// What a store has done, and has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -120,6 +147,8 @@ pub struct Store<F> {
     pub(super) torn: bool,
     pub(super) sweep: Sweep,
     pub(super) damage: Vec<Damage>,
+    /// The gaps of rooms that were told already, so that each is told once.
+    pub(super) told: HashMap<Arc<str>, Vec<(u64, u64)>>,
     pub(super) stats: Stats,
 }
 
@@ -182,6 +211,16 @@ impl<F: Files> Store<F> {
         Ok(())
     }
 
+    /// Where what was written ends: segment, and place.
+    pub(super) fn end(&self) -> (u64, u32) {
+        (self.active.number, self.active.end)
+    }
+
+    /// Up to where it was synced.
+    pub(super) fn synced(&self) -> (u64, u32) {
+        (self.active.number, self.active.synced)
+    }
+
     /// Syncs, and leaves a note of it, so that nothing of what was synced can be taken for torn.
     pub fn close(mut self) -> Result<(), WriteError> {
         self.sync()?;
@@ -217,13 +256,11 @@ impl<F: Files> Store<F> {
     }
 
     pub(super) fn max_batch(&self) -> usize {
-        // A manifest is at the beginning, and as much at the end is for what gives space back.
-        let manifest = record::size(0, (self.sealed.len() + 1) * 12);
-        (self.options.segment_bytes as usize).saturating_sub(START + manifest + self.reserve())
+        max_batch(self.options.segment_bytes, self.sealed.len() + 1)
     }
 
     fn reserve(&self) -> usize {
-        self.options.segment_bytes as usize / 16
+        reserve(self.options.segment_bytes)
     }
 
     /// Whether anything can be written: not after a failed sync, and after a failed write only once its traces are

@@ -5,21 +5,23 @@
 //! refused. When nothing waits, retention does some work; it does as well every now and then when something does.
 
 use std::{
-    fmt,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicUsize, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread::{self, JoinHandle},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use bytes::Bytes;
-
 use super::{
-    Damage, Op, Options, Page, Plan, Policy, Progress, Query, ReadError, Refusal, RoomInfo, Stats,
-    Store, WriteError, disk::Directory,
+    Damage, Files, Now, Page, Policy, Query, ReadError, RoomInfo, Stats, Store, WriteError,
+    request::{Ask, Planned, Read},
+    work::Work,
+};
+pub use super::{
+    request::{Change, Done, Request},
+    work::Notice,
 };
 
 /// Requests that may wait.
@@ -30,80 +32,6 @@ const BATCH: usize = 1 << 20;
 const IDLE: Duration = Duration::from_millis(20);
 /// While there are always requests, retention gets a turn after so many batches.
 const TURN: u32 = 16;
-/// After a round of retention, the next one begins so much later.
-const REST: Duration = Duration::from_secs(5);
-
-/// Something to be written about one room.
-#[derive(Debug, Clone)]
-pub enum Change {
-    /// See [`Op::Head`].
-    Head(Bytes),
-    /// See [`Op::Append`]: offset, time, and what was published.
-    Append(u64, u64, Bytes),
-    /// See [`Op::Trim`].
-    Trim(u64),
-    /// See [`Op::Truncate`].
-    Truncate(u64),
-    /// See [`Op::Repair`].
-    Repair(u64, u64, Bytes),
-    /// See [`Op::Remove`].
-    Remove,
-}
-
-impl Change {
-    fn op<'a>(&'a self, room: &'a str) -> Op<'a> {
-        match self {
-            Self::Head(bytes) => Op::Head { room, bytes },
-            Self::Append(offset, time, bytes) => {
-                Op::Append { room, offset: *offset, time: *time, bytes }
-            }
-            Self::Trim(first) => Op::Trim { room, first: *first },
-            Self::Truncate(last) => Op::Truncate { room, last: *last },
-            Self::Repair(offset, time, bytes) => {
-                Op::Repair { room, offset: *offset, time: *time, bytes }
-            }
-            Self::Remove => Op::Remove { room },
-        }
-    }
-
-    fn size(&self) -> usize {
-        match self {
-            Self::Head(bytes) | Self::Append(_, _, bytes) | Self::Repair(_, _, bytes) => {
-                bytes.len() + 128
-            }
-            _ => 128,
-        }
-    }
-}
-
-/// Called once, with how it ended.
-pub type Done<T> = Box<dyn FnOnce(T) + Send>;
-
-/// What is to be written together, all or nothing.
-pub struct Request {
-    /// The room.
-    pub room: Arc<str>,
-    /// What is to be written.
-    pub changes: Vec<Change>,
-    /// Called once it is synced, or was refused.
-    pub done: Done<Result<(), WriteError>>,
-}
-
-impl fmt::Debug for Request {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Request").field("room", &self.room).finish_non_exhaustive()
-    }
-}
-
-enum Ask {
-    Write(Request),
-    Read(Arc<str>, Query, Done<Result<Page, ReadError>>),
-    Rooms(Option<Arc<str>>, usize, Done<Result<Vec<RoomInfo>, ReadError>>),
-    Look(Arc<str>, Query, Done<Result<Page, ReadError>>),
-    Head(Arc<str>, Done<Result<Option<Vec<u8>>, ReadError>>),
-    State(Done<(Stats, Vec<Damage>)>),
-    Close(Done<Result<(), WriteError>>),
-}
 
 /// What waits has one of the [`WAITING`] places. (A bounded channel would take memory for all of them at once.)
 #[derive(Debug)]
@@ -134,7 +62,8 @@ impl Drop for Place {
 /// The thread that writes a log. The last one that is dropped ends it, without a last sync.
 #[derive(Debug)]
 pub struct Writer {
-    asks: Sender<(Place, Ask)>,
+    /// The reading thread has it too, to ask for what it finds gone, but does not keep the writing one alive by it.
+    asks: Arc<Sender<(Place, Ask)>>,
     waiting: Arc<AtomicUsize>,
     /// The writing one, then the reading one, which ends after it.
     threads: [JoinHandle<()>; 2],
@@ -147,28 +76,20 @@ pub struct Behind;
 
 impl Writer {
     /// Begins to write and read. What is written is synced before it is said to be done, or if there is an interval,
-    /// so often.
-    pub fn start(
-        store: Store<Directory>,
-        directory: Directory,
-        options: Options,
+    /// so often. `notify` is told what no answer says.
+    pub fn start<F: Files + Clone + Send + 'static>(
+        store: Store<F>,
+        files: F,
         sync_interval: Option<Duration>,
         policy: impl Policy + Send + 'static,
+        notify: impl FnMut(Notice) + Send + 'static,
     ) -> Self {
         let ((asks, asked), (plans, planned)) = (channel(), channel());
-        let files = directory.clone();
-        let reading = thread::spawn(move || read(&files, &planned));
-        let work = Work {
-            store,
-            directory,
-            options,
-            sync_interval,
-            synced: SystemTime::now(),
-            plans,
-            policy,
-            rested: None,
-        };
-        let writing = thread::spawn(move || work.run(&asked));
+        let asks = Arc::new(asks);
+        let again = Arc::downgrade(&asks);
+        let reading = thread::spawn(move || read(&files, &planned, &again));
+        let work = Work::new(store, sync_interval, policy, Box::new(notify));
+        let writing = thread::spawn(move || run(work, &asked, &plans));
         Self { asks, waiting: Arc::default(), threads: [writing, reading] }
     }
 
@@ -189,7 +110,7 @@ impl Writer {
         query: Query,
         done: Done<Result<Page, ReadError>>,
     ) -> Result<(), Behind> {
-        self.ask(Ask::Read(room, query, done))
+        self.ask(Ask::Read(Read { room, query, apart: false, again: false, done }))
     }
 
     /// Lists rooms: see [`Store::rooms`].
@@ -209,7 +130,7 @@ impl Writer {
         query: Query,
         done: Done<Result<Page, ReadError>>,
     ) -> Result<(), Behind> {
-        self.ask(Ask::Look(room, query, done))
+        self.ask(Ask::Read(Read { room, query, apart: true, again: false, done }))
     }
 
     /// Reads what else is known of a room.
@@ -239,180 +160,73 @@ impl Writer {
     }
 }
 
-type Planned = (Place, Plan, Done<Result<Page, ReadError>>);
-
 /// Reads pages while the other thread writes on.
-fn read(directory: &Directory, planned: &Receiver<Planned>) {
-    while let Ok((_place, plan, done)) = planned.recv() {
-        done(plan.read(directory));
+fn read(
+    files: &impl Files,
+    planned: &Receiver<(Place, Planned)>,
+    asks: &Weak<Sender<(Place, Ask)>>,
+) {
+    while let Ok((place, planned)) = planned.recv() {
+        let Some((read, error)) = planned.answer(files) else { continue };
+        match asks.upgrade() {
+            Some(asks) => _ = asks.send((place, Ask::Read(read))),
+            // Nobody is left who could plan it.
+            None => (read.done)(Err(error)),
+        }
     }
 }
 
-struct Work<P> {
-    store: Store<Directory>,
-    /// To open it again with.
-    directory: Directory,
-    options: Options,
-    sync_interval: Option<Duration>,
-    /// When it was synced last, if there is an interval.
-    synced: SystemTime,
-    plans: Sender<Planned>,
-    policy: P,
-    /// When the last round of retention ended.
-    rested: Option<SystemTime>,
-}
-
-impl<P: Policy> Work<P> {
-    fn run(mut self, asked: &Receiver<(Place, Ask)>) {
-        let (mut requests, mut batches) = (Vec::new(), 0u32);
-        loop {
-            match asked.recv_timeout(IDLE) {
-                Ok((_, Ask::Close(done))) => return done(self.store.close()),
-                Ok((place, ask)) => self.take(place, ask, &mut requests),
-                Err(RecvTimeoutError::Timeout) => {
-                    self.sync_now_and_then();
-                    self.retain();
-                    continue;
-                }
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-            let mut closing = None;
-            let mut size = 0;
-            while size < BATCH
-                && let Ok((place, ask)) = asked.try_recv()
-            {
-                if let Ask::Close(done) = ask {
-                    closing = Some(done);
-                    break;
-                }
-                self.take(place, ask, &mut requests);
-                let changes = requests.last().map(|it| it.changes.iter().map(Change::size).sum());
-                size += changes.unwrap_or(0);
-            }
-            self.write(&mut requests);
-            self.sync_now_and_then();
-            batches += 1;
-            if batches % TURN == 0 {
-                self.retain();
-            }
-            if let Some(done) = closing {
-                return done(self.store.close());
-            }
+fn run<F: Files + Clone, P: Policy>(
+    mut work: Work<F, P>,
+    asked: &Receiver<(Place, Ask)>,
+    plans: &Sender<(Place, Planned)>,
+) {
+    let begun = Instant::now();
+    let now = || Now {
+        uptime: begun.elapsed(),
+        unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+    };
+    let (mut requests, mut batches) = (Vec::new(), 0u32);
+    let take = |work: &mut Work<F, P>, place, ask, requests: &mut Vec<Request>| {
+        if let Some(planned) = work.take(ask, requests) {
+            // The reading thread ends after this one.
+            let _ = plans.send((place, planned));
         }
-    }
-
-    fn take(&mut self, place: Place, ask: Ask, requests: &mut Vec<Request>) {
-        match ask {
-            Ask::Write(request) => requests.push(request),
-            Ask::Read(room, query, done) => {
-                let plan = self.store.plan(&room, &query);
-                self.read_as_planned(place, plan, done);
+    };
+    loop {
+        match asked.recv_timeout(IDLE) {
+            Ok((_, Ask::Close(done))) => return done(work.close()),
+            Ok((place, ask)) => take(&mut work, place, ask, &mut requests),
+            Err(RecvTimeoutError::Timeout) => {
+                work.sync_now_and_then(now());
+                work.retain(now());
+                continue;
             }
-            Ask::Look(room, query, done) => {
-                let plan = self.store.plan_apart(&room, &query);
-                self.read_as_planned(place, plan, done);
-            }
-            Ask::Rooms(after, limit, done) => done(self.store.rooms(after.as_deref(), limit)),
-            Ask::Head(room, done) => done(self.store.head(&room)),
-            Ask::State(done) => done((self.store.stats(), self.store.take_damage())),
-            Ask::Close(_) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
         }
-    }
-
-    fn read_as_planned(
-        &self,
-        place: Place,
-        plan: Result<Plan, ReadError>,
-        done: Done<Result<Page, ReadError>>,
-    ) {
-        match plan {
-            Ok(plan) => _ = self.plans.send((place, plan, done)),
-            Err(error) => done(Err(error)),
-        }
-    }
-
-    /// Writes all that wait in one batch. What is refused is taken out of it, and the rest is tried again.
-    fn write(&mut self, requests: &mut Vec<Request>) {
-        while !requests.is_empty() {
-            let ops: Vec<Op<'_>> = requests
-                .iter()
-                .flat_map(|it| it.changes.iter().map(|change| change.op(&it.room)))
-                .collect();
-            let written = self.store.commit(&ops);
-            let written = match self.sync_interval {
-                None => written.and_then(|()| self.store.sync()),
-                Some(_) => written,
-            };
-            match written {
-                Err(WriteError::Closed { why }) => {
-                    self.open_again();
-                    let closed = Err(WriteError::Closed { why });
-                    requests.drain(..).for_each(|it| (it.done)(closed.clone()));
-                }
-                Err(WriteError::Refused { op, refusal: Refusal::TooLarge { .. }, .. })
-                    if owner(requests, op) > 0 =>
-                {
-                    // Only together.
-                    let rest = requests.split_off(owner(requests, op));
-                    self.write(requests);
-                    *requests = rest;
-                }
-                Err(WriteError::Refused { op, room, refusal }) => {
-                    let place = owner(requests, op);
-                    let request = requests.remove(place);
-                    (request.done)(Err(WriteError::Refused { op, room, refusal }));
-                }
-                other => requests.drain(..).for_each(|it| (it.done)(other.clone())),
-            }
-        }
-    }
-
-    /// If there is an interval, and it is over.
-    fn sync_now_and_then(&mut self) {
-        let Some(interval) = self.sync_interval else { return };
-        let now = SystemTime::now();
-        if now.duration_since(self.synced).is_ok_and(|it| it < interval) {
-            return;
-        }
-        self.synced = now;
-        if self.store.sync().is_err() {
-            self.open_again();
-        }
-    }
-
-    /// After a failed sync nobody knows what is on the disk, so whoever waited writes it again: into a new segment,
-    /// since what can be read of the old one may be in memory only. If that fails too, the next write tries again.
-    fn open_again(&mut self) {
-        let opened = Store::open(self.directory.clone(), self.options.clone(), 0);
-        if let Ok((mut store, _)) = opened
-            && store.roll().is_ok()
+        let mut closing = None;
+        let mut size = 0;
+        while size < BATCH
+            && let Ok((place, ask)) = asked.try_recv()
         {
-            self.store = store;
+            if let Ask::Close(done) = ask {
+                closing = Some(done);
+                break;
+            }
+            take(&mut work, place, ask, &mut requests);
+            let changes = requests.last().map(|it| it.changes.iter().map(Change::size).sum());
+            size += changes.unwrap_or(0);
+        }
+        work.write(&mut requests);
+        work.sync_now_and_then(now());
+        batches += 1;
+        if batches % TURN == 0 {
+            work.retain(now());
+        }
+        if let Some(done) = closing {
+            return done(work.close());
         }
     }
-
-    fn retain(&mut self) {
-        let now = SystemTime::now();
-        let rested = |it: SystemTime| now.duration_since(it).is_ok_and(|it| it < REST);
-        if self.rested.is_some_and(rested) {
-            return;
-        }
-        let millis = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-        // What fails is tried again after a rest; what depends on it says so when it is written.
-        if !matches!(self.store.step(millis, &self.policy), Ok(Progress::More)) {
-            self.rested = Some(now);
-        }
-    }
-}
-
-/// The request that an op of the batch belongs to.
-fn owner(requests: &[Request], op: usize) -> usize {
-    let mut end = 0;
-    let ends = requests.iter().map(|it| {
-        end += it.changes.len();
-        end
-    });
-    ends.take_while(|end| *end <= op).count().min(requests.len().saturating_sub(1))
 }
 
 #[cfg(test)]
@@ -422,8 +236,13 @@ mod tests {
         time::Instant,
     };
 
+    use bytes::Bytes;
+
     use super::{
-        super::{Keep, Options, disk::tests::Scratch},
+        super::{
+            Keep, Op, Options, Progress,
+            disk::{Directory, tests::Scratch},
+        },
         *,
     };
 
@@ -442,8 +261,8 @@ mod tests {
     fn start(scratch: &Scratch, keep: u64) -> Writer {
         let directory = Directory::open(&scratch.0).expect("nobody has it");
         let options = Options { segment_bytes: 64 << 20, ..Options::default() };
-        let (store, _) = Store::open(directory.clone(), options.clone(), 7).expect("it opens");
-        Writer::start(store, directory, options, None, Last(keep))
+        let (store, _) = Store::open(directory.clone(), options, 7).expect("it opens");
+        Writer::start(store, directory, None, Last(keep), |_| {})
     }
 
     type Ended = (usize, Result<(), WriteError>);

@@ -25,10 +25,10 @@ use super::{
 };
 use crate::{
     log::{
-        self, Damage, Keep, Page, Policy, Store,
+        self, Damage, Keep, Page, Policy, Store, WallClock,
         disk::{Directory, DirectoryError},
         scrub::{Scrub, Step},
-        writer::{Change, Request, Writer},
+        writer::{Change, Notice, Request, Writer},
     },
     metrics::Metrics,
     runtime::{clock, time::Time},
@@ -104,6 +104,8 @@ struct Outcome {
     /// What the registry has not taken yet.
     replies: Mutex<Vec<(RoomName, LogReply)>>,
     registry: OnceLock<Recipient<LogReplied>>,
+    /// By which the ages of publications are known, though the clock of the system jumps.
+    wall_clock: Mutex<WallClock>,
 }
 
 impl Outcome {
@@ -164,7 +166,74 @@ impl Outcome {
             self.failed("read");
             tracing::error!(room = &*room, %why, "the log on disk can't be read");
         });
-        self.reply(room, LogReply::Read(id, page.ok().map(read_page)));
+        self.reply(room, LogReply::Read(id, page.ok().map(|it| self.page(it))));
+    }
+
+    /// Reads both clocks, so that a jump of one is seen.
+    fn read_clocks(&self) -> log::Now {
+        let unix = Duration::from_millis(clock::unix_millis());
+        let now = log::Now { uptime: clock::uptime(), unix };
+        locked(&self.wall_clock).read(now);
+        now
+    }
+
+    /// A page as rooms know it.
+    fn page(&self, page: Page) -> LogPage {
+        let now = self.read_clocks();
+        let wall_clock = locked(&self.wall_clock);
+        read_page(page, |time| clock::at(now.uptime).ago(wall_clock.age(time, now)))
+    }
+
+    /// Says what happened that no answer tells of, and counts it.
+    fn noticed(&self, notice: &Notice) {
+        match notice {
+            Notice::SyncFailed { why } => {
+                self.failed("sync");
+                tracing::error!(
+                    %why,
+                    "the log on disk could not be synced: what was written since the sync before may not be on the \
+                     disk. It is cut off and written again. See to the disk"
+                );
+            }
+            Notice::NotOpened { why, again } => {
+                self.failed("sync");
+                if !again {
+                    tracing::error!(
+                        why,
+                        "the log on disk can't be opened again after a failed sync: publications into rooms on disk \
+                         fail with a temporary error until it can. See to the disk"
+                    );
+                }
+            }
+            Notice::OpenedAgain { cut, rewritten, lost: 0 } => {
+                tracing::warn!(
+                    cut,
+                    rewritten,
+                    "the log on disk was opened again after a failed sync"
+                );
+            }
+            Notice::OpenedAgain { cut, rewritten, lost } => {
+                self.metrics.log_errors.with_label_values(&["lost"]).inc_by(*lost as u64);
+                tracing::error!(
+                    cut,
+                    rewritten,
+                    lost,
+                    "the log on disk was opened again after a failed sync, without some of what had been acknowledged: \
+                     it could not be written again. Other nodes may have it; set disk.sync = \"always\" where that must \
+                     not be"
+                );
+            }
+            Notice::RetentionFailed { why, again } => {
+                self.failed("retention");
+                if !again {
+                    tracing::error!(
+                        why,
+                        "the log on disk can't trim rooms or give space back: it tries again every few seconds. Give \
+                         it space, or see to the disk"
+                    );
+                }
+            }
+        }
     }
 
     /// Tells everyone of damage that was found.
@@ -241,7 +310,7 @@ impl DiskLog {
         let data_dir = &options.data_dir;
         let directory = Directory::open(data_dir)?;
         let sizes = log::Options { segment_bytes: options.segment_bytes, ..Default::default() };
-        let opened = Store::open(directory.clone(), sizes.clone(), id);
+        let opened = Store::open(directory.clone(), sizes, id);
         let (mut store, opened) =
             opened.map_err(|why| DiskError::Open { data_dir: data_dir.clone(), why })?;
         let damage = report(data_dir, opened);
@@ -282,15 +351,20 @@ impl DiskLog {
             }
         }
         let policy = ByNamespace { namespaces, max_bytes: options.max_bytes };
-        let writer = Writer::start(store, directory, sizes, options.sync_interval, policy);
+        let outcome = Arc::new(Outcome {
+            metrics,
+            failing: AtomicBool::new(false),
+            replies: Mutex::default(),
+            registry: OnceLock::new(),
+            wall_clock: Mutex::default(),
+        });
+        outcome.read_clocks();
+        let noticing = outcome.clone();
+        let notify = move |notice| noticing.noticed(&notice);
+        let writer = Writer::start(store, directory, options.sync_interval, policy, notify);
         let log = Self {
             writer,
-            outcome: Arc::new(Outcome {
-                metrics,
-                failing: AtomicBool::new(false),
-                replies: Mutex::default(),
-                registry: OnceLock::new(),
-            }),
+            outcome,
             companions: Companions::new(companions.clone()),
             damage,
             scrub_interval: options.scrub_interval,
@@ -363,6 +437,7 @@ impl DiskLog {
 
     /// Brings the metrics up to date, and tells of damage that was found since.
     pub fn measure(&mut self) {
+        self.outcome.read_clocks();
         self.outcome.tell_of(std::mem::take(&mut self.damage));
         self.scrub();
         let outcome = self.outcome.clone();
@@ -490,16 +565,16 @@ impl LogChange {
     }
 }
 
-/// A page as rooms know it. What a later version has written counts as damaged.
-fn read_page(page: Page) -> LogPage {
-    let (unix, now) = (clock::unix_millis(), clock::now());
+/// A page as rooms know it, where `at` knows when something was published. What a later version has written counts as
+/// damaged.
+fn read_page(page: Page, at: impl Fn(u64) -> Time) -> LogPage {
     let (mut entries, mut damaged) = (Vec::new(), page.damaged.map(|(_, end)| end - 1));
     for it in page.entries {
         let Some(entry) = Entry::from_bytes(it.offset, &it.bytes) else {
             damaged = Some(it.offset);
             break;
         };
-        entries.push((now.ago(Duration::from_millis(unix.saturating_sub(it.time))), entry));
+        entries.push((at(it.time), entry));
     }
     LogPage { entries, first: page.first, damaged }
 }

@@ -184,3 +184,54 @@ fn what_is_refused_changes_nothing() {
     assert_eq!(Model::of(&mut store).expect("whole"), model);
     store.commit(&batch[..1]).expect("nothing of it was there");
 }
+
+#[test]
+fn the_largest_body_is_taken_and_one_byte_more_is_too_large() {
+    let disk = Disk::new(1);
+    let mut store = open(&disk).0;
+    for round in 0..3 {
+        let segments = store.segments().len();
+        for room in ["r", "a room with a longer name"] {
+            let most = largest_body(options().segment_bytes, segments, room.len());
+            let large = vec![1; most + 1];
+            let error = store.commit(&[append(room, 1, &large)]).expect_err("too large");
+            assert!(matches!(error, WriteError::Refused { refusal: Refusal::TooLarge { .. }, .. }));
+        }
+        let before = store.segments().len();
+        let room = format!("large{round}");
+        let most = largest_body(options().segment_bytes, before, room.len());
+        store.commit(&[append(&room, 1, &vec![1; most])]).expect("it fits");
+    }
+    // A log of 1 TiB.
+    assert!(largest_body(64 << 20, 1 << 14, 4_096) > 59 << 20);
+    assert_eq!(largest_body(4_096, 1_000, 10), 0);
+}
+
+/// The process ends, but what it has written stays in memory; then the power goes while the log is opened.
+#[test]
+fn a_crash_while_it_is_opened_loses_nothing_that_was_synced() {
+    let disk = Disk::new(1);
+    let mut store = open(&disk).0;
+    let begun = disk.calls();
+    history(&mut store, &mut Ledger(vec![Model::default()])).expect("no trouble");
+    let calls = disk.calls() - begun;
+    for at in 0..calls {
+        let disk = Disk::new(at);
+        let mut store = open(&disk).0;
+        disk.trouble(at, Trouble::Crash);
+        let mut ledger = Ledger(vec![Model::default()]);
+        assert!(history(&mut store, &mut ledger).is_err(), "call {at}");
+        disk.no_trouble();
+        for call in 0..12 {
+            let disk = disk.copy();
+            disk.trouble(call, Trouble::Crash);
+            let _ = Store::open(disk.clone(), options(), 7);
+            disk.crash();
+            let (mut store, opened) = open(&disk);
+            assert_eq!(opened.damage, [], "call {at}, then {call}");
+            let held = Model::of(&mut store).expect("whole");
+            let known = ledger.0.contains(&held);
+            assert!(known, "call {at}, then {call}: {held:?} is none of {:?}", ledger.0);
+        }
+    }
+}

@@ -3,7 +3,11 @@
 //! What was written and not synced is a list of changes. A crash keeps any of them, in pieces, torn at any byte; the
 //! same for which files there are. It can be told to crash, fail or lie at any call.
 
-use std::{cell::RefCell, collections::BTreeMap, fmt, rc::Rc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use super::{
     super::files::{Fault, FaultKind, File, Files},
@@ -58,6 +62,9 @@ pub enum Trouble {
     Crash,
     /// This call fails; of a write, some of it was done.
     Fail(FaultKind),
+    /// The next sync from this call on fails, as on a disk that can't write: what was to be synced can be read still,
+    /// and counts as written for every later sync, but a crash loses it.
+    Lose,
     /// This call, and all after it, say that they have synced, and have not.
     Lie,
 }
@@ -73,6 +80,8 @@ struct State {
     trouble: Option<(u64, Trouble)>,
     crashed: bool,
     lying: bool,
+    losing: bool,
+    failing_cuts: bool,
     read_only: bool,
     /// What was done, for whoever looks into a failure.
     story: Vec<String>,
@@ -82,54 +91,63 @@ struct State {
 
 /// A disk that is shared between a store and the test.
 #[derive(Debug, Clone, Default)]
-pub struct Disk(Rc<RefCell<State>>);
+pub struct Disk(Arc<Mutex<State>>);
 
 fn fault(kind: FaultKind, why: &str) -> Fault {
     Fault { kind, why: why.to_owned() }
 }
 
 impl Disk {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A disk that decides by this seed what it keeps.
     pub fn new(seed: u64) -> Self {
         let disk = Self::default();
-        disk.0.borrow_mut().dice = Some(Dice(seed));
+        disk.state().dice = Some(Dice(seed));
         disk
     }
 
     /// After so many calls that change something.
     pub fn trouble(&self, after: u64, trouble: Trouble) {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state();
         state.trouble = Some((state.calls + after, trouble));
     }
 
     pub fn no_trouble(&self) {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state();
         (state.trouble, state.crashed, state.lying, state.read_only) = (None, false, false, false);
     }
 
     pub fn calls(&self) -> u64 {
-        self.0.borrow().calls
+        self.state().calls
     }
 
     pub fn has_crashed(&self) -> bool {
-        self.0.borrow().crashed
+        self.state().crashed
     }
 
     pub fn set_capacity(&self, bytes: Option<u64>) {
-        self.0.borrow_mut().capacity = bytes;
+        self.state().capacity = bytes;
     }
 
     pub fn set_read_only(&self) {
-        self.0.borrow_mut().read_only = true;
+        self.state().read_only = true;
+    }
+
+    /// Cuts fail, or do not any more.
+    pub fn fail_cuts(&self, fail: bool) {
+        self.state().failing_cuts = fail;
     }
 
     pub fn used(&self) -> u64 {
-        self.0.borrow().used()
+        self.state().used()
     }
 
     /// The power goes, and comes back.
     pub fn crash(&self) {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state();
         let mut dice = state.dice.take().unwrap_or(Dice(1));
         // All, none, or any.
         let keep = [0, 50, 90, 100][dice.below(4) as usize];
@@ -151,7 +169,8 @@ impl Disk {
             }
         }
         state.synced_dir = state.dir.clone();
-        (state.trouble, state.crashed, state.lying) = (None, false, false);
+        (state.trouble, state.crashed) = (None, false);
+        (state.lying, state.losing) = (false, false);
         state.dice = Some(dice);
         if state.telling {
             state.story.push("-- crash".into());
@@ -159,17 +178,17 @@ impl Disk {
     }
 
     pub fn names(&self) -> Vec<String> {
-        self.0.borrow().dir.keys().cloned().collect()
+        self.state().dir.keys().cloned().collect()
     }
 
     pub fn bytes(&self, name: &str) -> Vec<u8> {
-        let state = self.0.borrow();
+        let state = self.state();
         state.contents[state.dir[name]].now.clone()
     }
 
     /// Puts a file there, synced.
     pub fn put(&self, name: &str, bytes: Vec<u8>) {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state();
         let content = Content { now: bytes.clone(), synced: bytes, changes: Vec::new() };
         state.contents.push(content);
         let number = state.contents.len() - 1;
@@ -178,7 +197,7 @@ impl Disk {
     }
 
     pub fn delete(&self, name: &str) {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state();
         state.dir.remove(name);
         state.synced_dir.remove(name);
     }
@@ -191,7 +210,7 @@ impl Disk {
 
     /// A disk with the same on it.
     pub fn copy(&self) -> Self {
-        let state = self.0.borrow();
+        let state = self.state();
         let copy = State {
             contents: state.contents.clone(),
             dir: state.dir.clone(),
@@ -199,16 +218,16 @@ impl Disk {
             dice: state.dice.clone(),
             ..State::default()
         };
-        Self(Rc::new(RefCell::new(copy)))
+        Self(Arc::new(Mutex::new(copy)))
     }
 
     /// From here on, the story is written down.
     pub fn tell(&self) {
-        self.0.borrow_mut().telling = true;
+        self.state().telling = true;
     }
 
     pub fn story(&self) -> String {
-        self.0.borrow().story.join("\n")
+        self.state().story.join("\n")
     }
 }
 
@@ -264,6 +283,10 @@ impl State {
                 Err(fault(FaultKind::Io, "the power is gone"))
             }
             Trouble::Fail(kind) => Err(fault(kind, "as was asked for")),
+            Trouble::Lose => {
+                self.losing = true;
+                Ok(())
+            }
             Trouble::Lie => {
                 self.lying = true;
                 Ok(())
@@ -296,7 +319,7 @@ impl Files for Disk {
     }
 
     fn create(&mut self, file: File, size: u64) -> Result<(), Fault> {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state();
         let called = state.call(format_args!("create {file} {size}"));
         if state.crashed {
             return called;
@@ -313,11 +336,11 @@ impl Files for Disk {
     }
 
     fn len(&self, file: File) -> Result<u64, Fault> {
-        Ok(self.0.borrow().content(file)?.now.len() as u64)
+        Ok(self.state().content(file)?.now.len() as u64)
     }
 
     fn read(&self, file: File, at: u64, into: &mut [u8]) -> Result<usize, Fault> {
-        let state = self.0.borrow();
+        let state = self.state();
         let bytes = state.content(file)?.now.get(at as usize..).unwrap_or_default();
         let read = bytes.len().min(into.len());
         into[..read].copy_from_slice(&bytes[..read]);
@@ -325,7 +348,7 @@ impl Files for Disk {
     }
 
     fn write(&mut self, file: File, at: u64, bytes: &[u8]) -> Result<(), Fault> {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state();
         let already = state.crashed || state.read_only;
         let called = state.call(format_args!("write {file} {at} +{}", bytes.len()));
         if called.is_err() && !already {
@@ -339,16 +362,23 @@ impl Files for Disk {
     }
 
     fn cut(&mut self, file: File, keep: u64, size: u64) -> Result<(), Fault> {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state();
         state.call(format_args!("cut {file} {keep} {size}"))?;
+        if state.failing_cuts {
+            return Err(fault(FaultKind::Io, "input/output error"));
+        }
         state.change(file, Change::Cut(keep as usize, size as usize))
     }
 
     fn sync(&mut self, file: File) -> Result<(), Fault> {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state();
         state.call(format_args!("sync {file}"))?;
         let number = state.dir.get(&file.to_string()).copied();
         let number = number.ok_or(fault(FaultKind::Missing, "no such file"))?;
+        if std::mem::take(&mut state.losing) {
+            state.contents[number].changes.clear();
+            return Err(fault(FaultKind::Io, "input/output error"));
+        }
         if !state.lying {
             let content = &mut state.contents[number];
             for change in content.changes.drain(..) {
@@ -359,14 +389,14 @@ impl Files for Disk {
     }
 
     fn remove(&mut self, file: File) -> Result<(), Fault> {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state();
         state.call(format_args!("remove {file}"))?;
         let gone = state.dir.remove(&file.to_string());
         gone.map(|_| ()).ok_or(fault(FaultKind::Missing, "no such file"))
     }
 
     fn sync_dir(&mut self) -> Result<(), Fault> {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state();
         state.call(format_args!("sync the directory"))?;
         if !state.lying {
             state.synced_dir = state.dir.clone();

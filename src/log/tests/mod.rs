@@ -7,6 +7,7 @@ mod model;
 mod opening;
 mod random;
 mod retention;
+mod work;
 
 use disk::Disk;
 use model::Model;

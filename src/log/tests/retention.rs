@@ -154,7 +154,7 @@ fn the_same_room_is_read_while_it_is_copied_forward() {
     sweep(&mut store, &Last(40));
     match plan.read(&store.files) {
         Ok(page) => assert_eq!(page.entries.len(), 50),
-        Err(error) => assert!(Store::<Disk>::is_gone(&error), "{error}"),
+        Err(error) => assert!(error.is_gone(), "{error}"),
     }
     let page = store.read("room1", &query).expect("read");
     assert_eq!((page.entries.len(), page.first), (40, 61));
