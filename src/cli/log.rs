@@ -1,17 +1,21 @@
 //! SHELL. The commands about a log on disk, of a node that does not run: what is in it, whether it is sound, out of it
 //! and into another.
 
+mod export;
+
 use std::{
-    io::{self, BufRead as _, Write as _},
+    collections::HashMap,
+    io::{self, BufRead, Write as _},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, bail, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::{Args, Subcommand};
+use export::Export;
 use indicatif::ProgressBar;
 use roomcast::{
-    log::{Damage, Op, Opened, Options, Query, Store, disk::Directory},
+    log::{Damage, Op, Opened, Options, Query, RoomInfo, Store, disk::Directory},
     room::{persisted::Head, stream::Entry},
 };
 use serde::{Deserialize, Serialize};
@@ -38,12 +42,14 @@ pub enum Log {
         #[command(flatten)]
         which: Which,
     },
-    /// Write all of it to the standard output, in lines of JSON.
+    /// Write all of it to the standard output, in lines of JSON. What is damaged is left out and named; exits with 1
+    /// then.
     Export {
         #[command(flatten)]
         which: Which,
     },
-    /// Read such lines from the standard input into a log. Rooms that are there already go on, where the lines do.
+    /// Read such lines from the standard input into a log. Rooms that are there already go on, where the lines do; one
+    /// of which publications are missing in the lines begins after them.
     Import {
         #[command(flatten)]
         which: Which,
@@ -113,9 +119,10 @@ fn open(data_dir: &Path, make: bool) -> anyhow::Result<(Disk, Opened)> {
 fn each_room(
     store: &mut Disk,
     only: Option<&str>,
-    mut look: impl FnMut(&mut Disk, &roomcast::log::RoomInfo, Option<Head>) -> anyhow::Result<()>,
+    bar: &ProgressBar,
+    mut look: impl FnMut(&mut Disk, &RoomInfo, Option<Head>) -> anyhow::Result<()>,
 ) -> anyhow::Result<u64> {
-    let (mut after, mut count, bar) = (None, 0, ProgressBar::new_spinner());
+    let (mut after, mut count) = (None, 0);
     loop {
         let rooms = store.heads(after.as_deref(), AT_ONCE)?;
         let Some((last, _)) = rooms.last() else { break };
@@ -141,8 +148,8 @@ fn each_room(
 fn inspect(which: &Which, json: bool) -> anyhow::Result<()> {
     let (mut store, opened) = open(&which.data_dir, false)?;
     let mut out = io::stdout().lock();
-    let mut publications = 0;
-    let rooms = each_room(&mut store, which.room.as_deref(), |_, info, head| {
+    let (mut publications, bar) = (0, ProgressBar::new_spinner());
+    let rooms = each_room(&mut store, which.room.as_deref(), &bar, |_, info, head| {
         let count = info.next.saturating_sub(info.first);
         publications += count;
         let epoch = head.map(|it| it.line.epoch.to_string());
@@ -234,78 +241,49 @@ fn is_needed(store: &mut Disk, damage: &Damage) -> anyhow::Result<bool> {
 
 fn export(which: &Which) -> anyhow::Result<()> {
     let (mut store, _) = open(&which.data_dir, false)?;
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    each_room(&mut store, which.room.as_deref(), |store, info, head| {
-        let Some(head) = head else {
-            eprintln!("{}: it is not complete, and left out", info.name);
-            return Ok(());
-        };
-        let line = Line {
-            room: info.name.to_string(),
-            offset: None,
-            time: None,
-            data: None,
-            epoch: Some(head.line.epoch.to_string()),
-            first: Some(info.first),
-            record: STANDARD.encode(head.to_bytes()),
-        };
-        writeln!(out, "{}", serde_json::to_string(&line)?)?;
-        let mut since = info.first.saturating_sub(1);
-        loop {
-            let query = Query { since: Some(since), reverse: false, count: AT_ONCE, bytes: BYTES };
-            let page = store.read(&info.name, &query)?;
-            for it in &page.entries {
-                write_publication(&mut out, &info.name, it)?;
-            }
-            if let Some((from, end)) = page.damaged {
-                bail!("{}: publications {from} to {} can't be read", info.name, end - 1);
-            }
-            let Some(last) = page.entries.last() else { return Ok(()) };
-            since = last.offset;
-        }
-    })?;
-    out.flush()?;
-    Ok(())
-}
-
-fn write_publication(
-    out: &mut impl io::Write,
-    room: &str,
-    it: &roomcast::log::Publication,
-) -> anyhow::Result<()> {
-    let entry = Entry::from_bytes(it.offset, &it.bytes);
-    let data = entry.map(|entry| entry.publication.data.clone()).unwrap_or_default();
-    let data: Option<&RawValue> = serde_json::from_slice(&data).ok();
-    let line = Line {
-        room: room.to_owned(),
-        offset: Some(it.offset),
-        time: Some(it.time),
-        data,
-        epoch: None,
-        first: None,
-        record: STANDARD.encode(&it.bytes),
+    let out = io::BufWriter::new(io::stdout().lock());
+    let bar = ProgressBar::new_spinner();
+    let say = |line: String| bar.suspend(|| eprintln!("{line}"));
+    let mut publications = 0;
+    let tick = |page| {
+        publications += page;
+        bar.set_message(format!("{publications} publications"));
+        bar.tick();
     };
-    writeln!(out, "{}", serde_json::to_string(&line)?)?;
-    Ok(())
+    let mut export = Export::new(out, say, tick);
+    let look = |store: &mut Disk, info: &RoomInfo, head| export.room(store, info, head);
+    each_room(&mut store, which.room.as_deref(), &bar, look)?;
+    export.end()
 }
 
 /// What a line asks to be written.
 enum Record {
     Head(Vec<u8>, u64),
     Publication(u64, u64, Vec<u8>),
+    /// What is before is missing.
+    Beginning(u64),
 }
 
 fn import(which: &Which) -> anyhow::Result<()> {
-    let (mut store, _) = open(&which.data_dir, true)?;
+    let count = import_lines(&which.data_dir, which.room.as_deref(), io::stdin().lock())?;
+    println!("{count} lines were read into {}", which.data_dir.display());
+    Ok(())
+}
+
+fn import_lines(data_dir: &Path, only: Option<&str>, lines: impl BufRead) -> anyhow::Result<u64> {
+    let (mut store, _) = open(data_dir, true)?;
+    // The offset that follows in each room.
+    let mut next = HashMap::<String, u64>::new();
     let (mut waiting, mut bytes, mut count) = (Vec::<(String, Record)>::new(), 0, 0_u64);
     let bar = ProgressBar::new_spinner();
-    for (number, line) in io::stdin().lock().lines().enumerate() {
+    for (number, line) in lines.lines().enumerate() {
         let line = line?;
         let read = read_line(&line).with_context(|| format!("line {}", number + 1))?;
-        if which.room.as_ref().is_some_and(|it| *it != read.0) {
+        if only.is_some_and(|it| *it != read.0) {
             continue;
         }
         bytes += line.len();
+        waiting.extend(gap(&read, &mut next));
         waiting.push(read);
         count += 1;
         if bytes >= BYTES {
@@ -318,8 +296,27 @@ fn import(which: &Which) -> anyhow::Result<()> {
     write(&mut store, &waiting)?;
     store.close()?;
     bar.finish_and_clear();
-    println!("{count} lines were read into {}", which.data_dir.display());
-    Ok(())
+    Ok(count)
+}
+
+/// If publications are missing before this one, what makes its room begin here.
+fn gap(
+    (room, record): &(String, Record),
+    next: &mut HashMap<String, u64>,
+) -> Option<(String, Record)> {
+    let (offset, follows) = match record {
+        Record::Head(_, first) => return next.insert(room.clone(), *first).and(None),
+        Record::Publication(offset, ..) => (*offset, offset.saturating_add(1)),
+        Record::Beginning(_) => return None,
+    };
+    let expected = next.insert(room.clone(), follows)?;
+    (offset > expected).then(|| {
+        let last = offset - 1;
+        eprintln!(
+            "{room}: publications {expected} to {last} are missing: the room begins after them"
+        );
+        (room.clone(), Record::Beginning(offset))
+    })
 }
 
 fn read_line(line: &str) -> anyhow::Result<(String, Record)> {
@@ -348,6 +345,7 @@ fn write(store: &mut Disk, records: &[(String, Record)]) -> anyhow::Result<()> {
             Record::Publication(offset, time, bytes) => {
                 vec![Op::Append { room, offset: *offset, time: *time, bytes }]
             }
+            Record::Beginning(first) => vec![Op::Trim { room, first: *first }],
         })
         .collect();
     store.commit(&ops)?;
@@ -357,8 +355,6 @@ fn write(store: &mut Disk, records: &[(String, Record)]) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
 
     #[test]
@@ -373,28 +369,5 @@ mod tests {
             let error = read_line(line).err().map(|it| format!("{it:#}"));
             assert!(error.as_ref().is_some_and(|it| it.contains(wrong)), "{line}: {error:?}");
         }
-    }
-
-    #[test]
-    fn a_publication_is_told_for_people_too() {
-        let entry = Entry {
-            publication: roomcast::room::types::Publication {
-                offset: 3,
-                data: "{\"a\":1}".into(),
-                ..Default::default()
-            }
-            .into(),
-            ..Entry::default()
-        };
-        let it =
-            roomcast::log::Publication { offset: 3, time: 9, bytes: entry.to_bytes().to_vec() };
-        let mut out = Vec::new();
-        write_publication(&mut out, "a", &it).expect("written");
-        let line: Value = serde_json::from_slice(&out).expect("JSON");
-        assert_eq!((&line["data"]["a"], &line["time"]), (&1.into(), &9.into()));
-        let read = read_line(&String::from_utf8_lossy(&out)).expect("read");
-        assert!(
-            matches!(read, (room, Record::Publication(3, 9, bytes)) if room == "a" && bytes == it.bytes)
-        );
     }
 }
