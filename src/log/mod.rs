@@ -58,7 +58,10 @@
 //! - *Nothing is served whose checksum, room, generation and offset are not what was asked for.* What is missing in a
 //!   room is told as [`Damage`], by offsets where that can be known, and the segment that has something damaged and
 //!   needed is kept.
-//! - *A failed sync closes the store*: nobody knows what is on the disk until it is opened again.
+//! - *A failed sync closes the store*: nobody knows what is on the disk, and what is read of it may be in memory only.
+//!   It is opened again with what was synced before, and nothing else ([`Store::open_again`]).
+//! - *When a log is opened, nothing is removed before its tail was written once more and synced*: what says that a
+//!   segment is not needed may have been in memory only.
 //! - *A room that nobody uses costs twelve bits per segment that has something of it.* One in use costs what says in
 //!   which segments it is, but not where each publication is: pages read that from the index.
 //! - *Nothing on disk is believed before its checksum*, and no length is allocated that the file has not.
@@ -68,6 +71,7 @@
 //! damaged in a segment without an index, whose it was ([`Damage::Bytes`]): what it said (a mark, a head, a removal)
 //! may show as what was before it. Whoever is told that should compare the node's rooms with other copies.
 
+mod ages;
 mod batch;
 pub mod disk;
 mod error;
@@ -87,10 +91,10 @@ mod segment;
 mod store;
 #[cfg(test)]
 mod tests;
-mod wall_clock;
 mod work;
 pub mod writer;
 
+pub use ages::{Now, WallClock};
 pub use batch::Op;
 pub use error::{Damage, OpenError, ReadError, Refusal, WriteError};
 pub use files::{Fault, FaultKind, File, Files};
@@ -98,4 +102,3 @@ pub use opening::Opened;
 pub use read::{MAX_PAGE, Page, Plan, Publication, Query, RoomInfo, WithHead};
 pub use retention::{Keep, Policy, Progress};
 pub use store::{Options, Stats, Store, largest_body};
-pub use wall_clock::{Now, WallClock};

@@ -82,6 +82,7 @@ struct State {
     lying: bool,
     losing: bool,
     failing_cuts: bool,
+    failing_reads: bool,
     read_only: bool,
     /// What was done, for whoever looks into a failure.
     story: Vec<String>,
@@ -139,6 +140,11 @@ impl Disk {
     /// Cuts fail, or do not any more.
     pub fn fail_cuts(&self, fail: bool) {
         self.state().failing_cuts = fail;
+    }
+
+    /// Reads fail, or do not any more.
+    pub fn fail_reads(&self, fail: bool) {
+        self.state().failing_reads = fail;
     }
 
     pub fn used(&self) -> u64 {
@@ -341,6 +347,9 @@ impl Files for Disk {
 
     fn read(&self, file: File, at: u64, into: &mut [u8]) -> Result<usize, Fault> {
         let state = self.state();
+        if state.failing_reads {
+            return Err(fault(FaultKind::Io, "input/output error"));
+        }
         let bytes = state.content(file)?.now.get(at as usize..).unwrap_or_default();
         let read = bytes.len().min(into.len());
         into[..read].copy_from_slice(&bytes[..read]);

@@ -264,6 +264,40 @@ fn a_log_that_can_not_be_opened_again_says_so_once_and_goes_on_when_it_can() {
 }
 
 #[test]
+fn a_disk_that_can_not_be_read_for_a_while_loses_nothing_and_nothing_counts_as_damaged() {
+    let disk = Disk::new(1);
+    let mut played = Played::new(&disk, Some(INTERVAL), Last(12));
+    for offset in 1..=90 {
+        assert_eq!(played.append(&[("a", offset)]), [Ok(())]);
+    }
+    let (told, pages) = channel();
+    let done = Box::new(move |it| told.send(it).expect("heard"));
+    let read = Read { room: "a".into(), query: EVERYTHING, apart: false, again: false, done };
+    let planned = played.work.take(Ask::Read(read), &mut Vec::new()).expect("planned");
+    disk.fail_reads(true);
+    assert!(planned.answer(&disk).is_none(), "it is not gone");
+    assert!(pages.recv().expect("answered").is_err_and(|it| !it.is_gone()));
+    let mut uptime = Duration::ZERO;
+    played.retain(&mut uptime, HOUR);
+    let failed = |it: &Notice| matches!(it, Notice::RetentionFailed { .. });
+    assert!(played.notices().iter().any(failed));
+    // A sync fails as well, and the log can't be opened again before it can be read.
+    disk.trouble(0, Trouble::Lose);
+    uptime += HOUR;
+    played.work.sync_now_and_then(at(uptime));
+    assert!(matches!(played.notices().last(), Some(Notice::NotOpened { .. })));
+    disk.fail_reads(false);
+    uptime += HOUR;
+    played.work.sync_now_and_then(at(uptime));
+    assert!(matches!(played.notices().last(), Some(Notice::OpenedAgain { lost: 0, .. })));
+    played.retain(&mut uptime, HOUR);
+    played.work.sync_now_and_then(at(uptime + HOUR));
+    disk.crash();
+    let (mut store, opened) = open(&disk);
+    assert_eq!((offsets(&mut store, "a"), opened.damage), (Vec::from_iter(79..=90), vec![]));
+}
+
+#[test]
 fn retention_that_fails_says_so() {
     let disk = Disk::new(1);
     let mut played = Played::new(&disk, None, Last(2));
