@@ -88,6 +88,7 @@ mod retention;
 mod room;
 pub mod scrub;
 mod segment;
+mod sizes;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -101,4 +102,5 @@ pub use files::{Fault, FaultKind, File, Files};
 pub use opening::Opened;
 pub use read::{MAX_PAGE, Page, Plan, Publication, Query, RoomInfo, WithHead};
 pub use retention::{Keep, Policy, Progress};
-pub use store::{Options, Stats, Store, largest_body};
+pub use sizes::largest_body;
+pub use store::{Options, Stats, Store};

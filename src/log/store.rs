@@ -17,7 +17,8 @@ use super::{
     record::{self, Header, Kind, seed},
     retention::Sweep,
     room::{Room, Span},
-    segment::{Manifest, START, Start},
+    segment::{Manifest, Start},
+    sizes::{max_batch, reserve},
 };
 
 /// How a store is set up.
@@ -33,33 +34,6 @@ impl Default for Options {
     fn default() -> Self {
         Self { segment_bytes: 64 << 20, rooms_in_memory: 100_000 }
     }
-}
-
-/// The most bytes of one [`Op::Append`], [`Op::Repair`] or [`Op::Head`] that a log with segments of `segment_bytes`
-/// takes when it has `segments` of them, in a room whose name has `name` bytes. More is refused as
-/// [`Refusal::TooLarge`]; so are several ops that are to be written together and together have more.
-///
-/// A record is never divided, so this is a segment, but for: its start, 64 bytes; the list of the other segments, 12
-/// bytes for each (a log of 1 TiB in segments of 64 MiB: 192 KiB of each); a sixteenth that is left for what gives
-/// space back; and some 200 bytes with twice the name for what is said of the room. A room that was overruled (by
-/// [`Op::Truncate`]) takes 16 bytes more for each time of which something is kept.
-pub fn largest_body(segment_bytes: u32, segments: usize, name: usize) -> usize {
-    let mark = record::size(name, 16);
-    let rest = max_batch(segment_bytes, segments).saturating_sub(mark);
-    // What a record takes is rounded up.
-    (rest / record::ALIGN * record::ALIGN).saturating_sub(record::HEADER + name)
-}
-
-/// The most bytes of a batch where there are so many segments.
-fn max_batch(segment_bytes: u32, segments: usize) -> usize {
-    // A manifest is at the beginning, and as much at the end is for what gives space back.
-    let manifest = record::size(0, segments.saturating_mul(12));
-    let taken = (START + reserve(segment_bytes)).saturating_add(manifest);
-    (segment_bytes as usize).saturating_sub(taken)
-}
-
-fn reserve(segment_bytes: u32) -> usize {
-    segment_bytes as usize / 16
 }
 
 /// What a store has done, and has.
