@@ -289,14 +289,24 @@ impl<F: Files> Store<F> {
         self.shed(excess.saturating_sub(saved));
     }
 
-    /// What is older than so many bytes of the oldest segments goes in the next round.
+    /// What is older than so many bytes of the oldest segments goes in the next round. What was written later is not older,
+    /// so a clock that was ahead for a while does not make all of it go.
     fn shed(&mut self, mut bytes: u64) {
-        for sealed in self.sealed.values() {
+        let mut newest = None;
+        let mut oldest_last = Vec::new();
+        for sealed in self.sealed.values().rev() {
+            // 0: there is no publication in it.
+            let own = Some(sealed.summary.newest).filter(|it| *it > 0);
+            newest = newest.into_iter().chain(own).min();
+            oldest_last.push((sealed.live.unwrap_or(0), newest));
+        }
+        for (live, newest) in oldest_last.into_iter().rev() {
             if bytes == 0 {
                 break;
             }
-            bytes = bytes.saturating_sub(sealed.live.unwrap_or(0));
-            self.sweep.since = self.sweep.since.max(sealed.summary.newest.saturating_add(1));
+            bytes = bytes.saturating_sub(live);
+            let since = newest.map_or(0, |it| it.saturating_add(1));
+            self.sweep.since = self.sweep.since.max(since);
         }
     }
 

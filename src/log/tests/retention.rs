@@ -99,6 +99,27 @@ fn by_bytes_of_all() {
 }
 
 #[test]
+fn what_a_clock_that_was_ahead_has_dated_does_not_take_the_rest_with_it() {
+    let disk = Disk::new(1);
+    let mut store = open(&disk).0;
+    let mut model = Model::default();
+    fill(&mut store, &mut model, 4, 20);
+    let ahead = Op::Append { room: "ahead", offset: 1, time: 1_000_000, bytes: b"x" };
+    store.commit(&[ahead]).expect("written");
+    for offset in 21..=100 {
+        for room in ["room0", "room1", "room2", "room3"] {
+            store.commit(&[append(room, offset, &[0; 50])]).expect("written");
+        }
+    }
+    let max = 20_000;
+    assert!(store.stats().bytes > max * 2);
+    let policy = Keeps(Keep::default(), Some(max));
+    (0..8).for_each(|_| sweep_at(&mut store, 0, &policy));
+    assert!(store.stats().bytes <= max, "{:?}", store.stats());
+    assert!(firsts(&mut store).iter().all(|it| *it <= 100), "{:?}", firsts(&mut store));
+}
+
+#[test]
 fn what_nobody_trims_stays_and_is_not_copied_again_and_again() {
     let (_, mut store) = filled();
     store.commit(&[append("kept", 1, b"x")]).expect("written");
