@@ -140,8 +140,7 @@ impl Room {
         }
     }
 
-    /// It attaches anew.
-    pub(super) fn lose_track(&mut self) {
+    fn lose_track(&mut self) {
         if let Role::Mirror(mirror) = &mut self.role {
             mirror.state = State::Detached;
         }
@@ -228,15 +227,13 @@ impl Room {
             Some(stream) => stream.history.top(),
             None => self.top(),
         };
-        // A node that is about to be home needs all of it.
-        let may_break_off = matches!(self.role, Role::Mirror(_));
         let stream = self.stream.as_deref_mut().filter(|_| incoming.follows);
         let logged = match stream {
             Some(stream) => stream.logged.as_deref_mut(),
             None => incoming.logged.as_deref_mut(),
         };
         if let Some(logged) = logged {
-            log_page((logged, may_break_off), &self.name, top, items, node);
+            log_page(logged, &self.name, top, items, node);
         }
     }
 

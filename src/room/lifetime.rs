@@ -25,7 +25,13 @@ impl Room {
     pub fn next_due(&self, node: &Node) -> Option<Time> {
         let waiting = self.waiting.front().map(|(_, until)| *until);
         let logged = self.stream.as_deref().and_then(|it| it.logged.as_deref());
-        let log = logged.and_then(Logged::next_due);
+        let incoming = match &self.role {
+            Role::Mirror(mirror) => mirror.incoming.as_deref(),
+            Role::Opening(opening) => opening.incoming(),
+            _ => None,
+        };
+        let copied = incoming.and_then(|it| it.logged.as_deref());
+        let log = logged.into_iter().chain(copied).filter_map(Logged::next_due).min();
         let expiry = self.stream.as_deref().and_then(|stream| stream.next_expiry(&self.options));
         let keys = self.keys.as_ref().and_then(|keys| keys.next_expiry());
         let role = match &self.role {

@@ -30,10 +30,6 @@ const WRITE: usize = 1 << 19;
 const OVERHEAD: usize = 200;
 /// The most writes of a room that wait for the log.
 const MOST_UNSYNCED: usize = 10_000;
-/// The most writes of a copy that wait for a log that takes none.
-const MOST_COPIED: usize = 16;
-/// The changes with which a copy begins, beside publications: what is there goes, and where it is to begin.
-const BEGINNING: usize = 2;
 
 /// What a room asks of the log of its node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -222,56 +218,24 @@ impl Logged {
         self.writes.next_due()
     }
 
-    /// Whether nothing more is written here until the stream is copied anew.
-    pub(super) fn is_broken_off(&self) -> bool {
-        self.writes.are_broken_off()
-    }
-
-    /// Whether the log takes writes again after they were broken off.
-    pub(super) fn may_begin_again(&self) -> bool {
-        self.writes.may_begin_again()
-    }
-
-    /// Has the log write this, after which it has the stream up to `through`. Returns the number of the request; 0: it is
-    /// sent later.
+    /// Has the log write this, after which it has the stream up to `through`.
     pub fn write(
         &mut self,
         room: &RoomName,
         changes: Vec<LogChange>,
         through: u64,
         node: &mut Node,
-    ) -> u64 {
-        if self.is_broken_off() {
-            return 0;
-        }
+    ) {
         let changes = match self.copying.as_mut().map(|it| std::mem::take(&mut it.beginning)) {
             None => changes,
             Some(beginning) => beginning.into_iter().chain(changes).collect(),
         };
-        self.writes.write(room, changes, through, node)
+        self.writes.write(room, changes, through, node);
     }
 
     /// Has the log write once more what it can't read any more.
     pub(super) fn rewrite(&mut self, room: &RoomName, at: Time, entry: Entry, node: &mut Node) {
         self.write(room, vec![LogChange::Repair(at, entry)], self.writes.through(), node);
-    }
-
-    /// This node can do without: the home acknowledges by its own log and others, and what this one has to write takes more and
-    /// more memory.
-    fn break_off(&mut self, now: Time) {
-        if let Some(copying) = &mut self.copying {
-            copying.beginning.truncate(BEGINNING);
-        }
-        self.writes.break_off(now);
-    }
-
-    /// Writes again what could not be written, once it is time.
-    fn retry(&mut self, room: &RoomName, head: impl FnOnce() -> Head, node: &mut Node) {
-        let copying = self.copying.as_deref();
-        // Nothing that was copied is there yet, and what was there before is another's.
-        let beginning = copying.map_or(&[][..], |it| &it.beginning);
-        let probe = || beginning.iter().cloned().chain([LogChange::Head(head())]).collect();
-        self.writes.retry(room, probe, node);
     }
 
     /// The head to be written before anything else, if it has changed.
@@ -330,26 +294,13 @@ impl Room {
         if !self.options.is_on_disk() {
             return;
         }
-        let is_whole = |it: &mut Box<Logged>| !it.is_broken_off();
-        let Some(stream) = self.stream.as_deref_mut() else { return };
-        if stream.logged.as_mut().is_some_and(is_whole) {
+        let Some(stream) = self.stream.as_deref_mut().filter(|it| it.logged.is_none()) else {
             return;
-        }
-        let (first, top) = (stream.history.first(), stream.history.top());
-        let (mut logged, mut changes) = match stream.logged.take() {
-            // Memory has all that it lacks.
-            Some(logged) if logged.copying.is_none() && first <= logged.synced() + 1 => {
-                let changes = vec![LogChange::Truncate(logged.synced())];
-                (logged, changes)
-            }
-            _ => {
-                let changes = vec![LogChange::Remove, LogChange::Trim(first)];
-                (Box::new(Logged::new(first, begins)), changes)
-            }
         };
-        logged.writes.begin_again();
-        let (first, mut bytes) = (logged.synced() + 1, 0);
+        let (first, top) = (stream.history.first(), stream.history.top());
         let repeats = stream.repeats(first.saturating_sub(1), node.now);
+        let (mut changes, mut bytes) = (vec![LogChange::Remove, LogChange::Trim(first)], 0);
+        let mut logged = Logged::new(first, begins);
         for offset in first..=top {
             let Some((age, publication)) = stream.history.get(offset, node.now) else { continue };
             let size = size_on_disk(&publication, &self.name);
@@ -364,7 +315,7 @@ impl Room {
         changes.extend(logged.new_head(stream));
         logged.write(&self.name, changes, top, node);
         logged.copying = Some(Box::new(Copying { through: top, ..Copying::default() }));
-        stream.logged = Some(logged);
+        stream.logged = Some(Box::new(logged));
     }
 
     /// A publication was placed or came from the home.
@@ -374,13 +325,7 @@ impl Room {
         };
         let (name, at) = (&self.name, node.now);
         let needed = self.options.needed_from(&entry.publication);
-        // A home takes no more than its log does.
-        let may_break_off = matches!(self.role, Role::Mirror(_));
-        let options = &self.options;
         stream.with_log(|logged, stream| {
-            if may_break_off && logged.is_behind(options) {
-                logged.break_off(at);
-            }
             let mut changes: Vec<LogChange> = logged.new_head(stream).into_iter().collect();
             let through = entry.publication.offset;
             changes.push(LogChange::Append(at, entry.clone()));
@@ -519,19 +464,14 @@ impl Room {
             _ => None,
         };
         let incoming = incoming.and_then(|it| it.logged.as_deref_mut());
-        let mut may_begin_again = false;
         for logged in stream.into_iter().chain(incoming) {
             logged.writes.answered(id, written, node.now);
             logged.writes.send_more(&self.name, node);
             logged.read_if_whole(&self.name, node);
-            may_begin_again |= logged.may_begin_again();
         }
         // A successor says so, and a home acknowledges.
         if matches!(self.role, Role::Mirror(_)) {
             self.say_what_is_here(node);
-            if may_begin_again {
-                self.lose_track();
-            }
         }
     }
 
@@ -557,18 +497,15 @@ impl Room {
 
     /// Writes again what could not be written, once it is time.
     pub(super) fn retry_log(&mut self, node: &mut Node) {
-        if let Some(stream) = self.stream.as_deref_mut() {
-            stream.with_log(|logged, stream| logged.retry(&self.name, || stream.head(), node));
-        }
+        let stream = self.stream.as_deref_mut().and_then(|it| it.logged.as_deref_mut());
         let incoming = match &mut self.role {
             Role::Mirror(mirror) => mirror.incoming.as_deref_mut(),
             Role::Opening(opening) => opening.incoming_mut(),
             _ => None,
         };
-        let logged = incoming.and_then(|it| it.logged.as_deref_mut());
-        // One that is broken off is tried once all of it is in memory.
-        if let Some(logged) = logged.filter(|it| !it.is_broken_off()) {
-            logged.writes.retry(&self.name, Vec::new, node);
+        let incoming = incoming.and_then(|it| it.logged.as_deref_mut());
+        for logged in stream.into_iter().chain(incoming) {
+            logged.writes.retry(&self.name, node);
         }
     }
 
@@ -598,18 +535,12 @@ fn size_on_disk(publication: &Publication, room: &RoomName) -> usize {
 
 /// Writes the publications of a page of a copy, of which those up to `top` are there.
 pub(super) fn log_page(
-    (logged, may_break_off): (&mut Logged, bool),
+    logged: &mut Logged,
     room: &RoomName,
     mut top: u64,
     items: &[Item],
     node: &mut Node,
 ) {
-    if may_break_off && logged.is_failing() && logged.writes.len() >= MOST_COPIED {
-        logged.break_off(node.now);
-    }
-    if logged.is_broken_off() {
-        return;
-    }
     let mut changes = Vec::new();
     for (index, item) in items.iter().enumerate() {
         let Item::Publication(age, publication) = item else { continue };
@@ -644,8 +575,7 @@ pub(super) fn log_page(
             top - changes.iter().filter(|it| matches!(it, LogChange::Append(..))).count() as u64;
         logged.write(room, Vec::new(), before, node);
     }
-    let id = logged.write(room, changes, top, node);
-    node.writes_copy(id);
+    logged.write(room, changes, top, node);
 }
 
 impl Entry {

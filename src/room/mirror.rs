@@ -235,9 +235,7 @@ impl Room {
         (mirror.not_before, mirror.incoming, mirror.said) = (Time::default(), None, false);
         let invited = mirror.invited;
         let stream = if invited { self.copy() } else { self.stream.as_deref() };
-        // A copy that is not all on disk is copied there anew.
-        let is_whole = |it: &&Stream| !it.logged.as_deref().is_some_and(|it| it.is_broken_off());
-        let have = stream.filter(is_whole).map(Stream::have);
+        let have = stream.map(Stream::have);
         self.send_to(home, RoomMessage::Attach { id, have, invited }, node);
         self.outgoing.retain(|it| !matches!(it.what, What::Clients(_)));
         if self.local.clients.is_empty() {

@@ -181,9 +181,6 @@ pub struct LinkState {
     pub since: Time,
 }
 
-/// The most parts of copies that wait for this node's log before it asks for no more of them: some megabytes.
-const MOST_COPYING: usize = 64;
-
 /// What every room needs of its node.
 #[derive(Debug)]
 pub struct Node {
@@ -203,8 +200,6 @@ pub struct Node {
     pub memory: Memory,
     /// Pages under way to peers.
     pub flows: BTreeMap<NodeId, Flow>,
-    /// Parts of copies that this node's log is to write, by the numbers of its requests.
-    copying: BTreeSet<u64>,
     /// Whether any of them may have something to send, so that not every input looks through them.
     pub(super) pages_wait: bool,
     /// Rooms whose copies are on their way here, or are to be.
@@ -247,7 +242,6 @@ impl Node {
             out: Vec::new(),
             memory: Memory::default(),
             flows: BTreeMap::new(),
-            copying: BTreeSet::new(),
             pages_wait: false,
             fetches: Fetches::default(),
             moves: Moves::default(),
@@ -400,25 +394,11 @@ impl Node {
         }
     }
 
-    /// A page of a peer's is dealt with: it may send others, unless this node's disk has enough to write of those that came.
+    /// A page of a peer's is dealt with: it may send others.
     pub fn dealt_with(&mut self, from: NodeId, bytes: usize) {
-        let is_behind = self.copying.len() >= MOST_COPYING;
-        let window = if is_behind { usize::MAX } else { self.settings.window };
+        let window = self.settings.window;
         if let Some(bytes) = self.flows.entry(from).or_default().received(bytes, window) {
             self.out.push(Out::Send { to: vec![from], message: Message::Credit(bytes) });
-        }
-    }
-
-    /// The log writes a part of a copy, under this number.
-    pub(super) fn writes_copy(&mut self, id: u64) {
-        self.copying.extend(Some(id).filter(|id| *id > 0));
-    }
-
-    /// The log has answered the write of this number.
-    pub(super) fn log_answered(&mut self, id: u64) {
-        if self.copying.remove(&id) && self.copying.len() + 1 == MOST_COPYING {
-            let peers: Vec<NodeId> = self.flows.keys().copied().collect();
-            peers.into_iter().for_each(|peer| self.dealt_with(peer, 0));
         }
     }
 

@@ -98,6 +98,11 @@ impl Opening {
     }
 
     /// The copy that is on its way.
+    pub(super) fn incoming(&self) -> Option<&Incoming> {
+        self.fetch.as_ref().map(|it| &it.incoming)
+    }
+
+    /// The same, to take more of it.
     pub(super) fn incoming_mut(&mut self) -> Option<&mut Incoming> {
         self.fetch.as_mut().map(|it| &mut it.incoming)
     }

@@ -36,6 +36,8 @@ pub(super) struct Reading {
     what: Wanted,
     /// What has come of it.
     read: Vec<Arc<Publication>>,
+    /// Before all that is read there was this one, which nobody can read.
+    passed: Option<u64>,
 }
 
 /// For whom it is read.
@@ -89,12 +91,14 @@ impl Room {
         node: &mut Node,
     ) -> Option<Reader> {
         let read = self.in_memory(wanted);
-        let Some(query) = self.log_query(wanted, &read, node) else { return Some(who) };
+        let Some(query) = self.log_query(wanted, &read, None, node) else { return Some(who) };
         let id = node.next_id();
         self.read_log(id, query, node);
         let Role::Home(home) = &mut self.role else { return Some(who) };
         let what = wanted.clone();
-        home.readings.get_or_insert_default().push(Reading { id, until, who, what, read });
+        let passed = None;
+        let reading = Reading { id, until, who, what, read, passed };
+        home.readings.get_or_insert_default().push(reading);
         None
     }
 
@@ -115,7 +119,8 @@ impl Room {
         self.read_log(id, query, node);
         if let Role::Home(home) = &mut self.role {
             let (who, what, read) = (Reader::Group(group, offset), Wanted::Some, Vec::new());
-            home.readings.get_or_insert_default().push(Reading { id, until, who, what, read });
+            let reading = Reading { id, until, who, what, read, passed: None };
+            home.readings.get_or_insert_default().push(reading);
         }
     }
 
@@ -130,11 +135,13 @@ impl Room {
         }
     }
 
-    /// What the log is to read next, after this was read; none: memory has the rest, or nobody has.
+    /// What the log is to read next, after this was read, or nothing but one that was `passed`; none: memory has the rest, or
+    /// nobody has.
     fn log_query(
         &self,
         wanted: &Wanted,
         read: &[Arc<Publication>],
+        passed: Option<u64>,
         node: &Node,
     ) -> Option<log::Query> {
         let stream = self.stream.as_deref()?;
@@ -143,7 +150,7 @@ impl Room {
         let first = logged.first(stream.history.top(), &self.options);
         let bytes = read.iter().map(|it| it.weight()).sum::<usize>();
         let bytes = MAX_PUBLICATIONS.checked_sub(bytes).filter(|left| *left > 0)?;
-        let last = read.last().map(|it| it.offset);
+        let last = read.last().map(|it| it.offset).or(passed);
         let forward = |after: u64, most: u64| {
             let (low, high) = (first.max(after.saturating_add(1)), ring.min(visible + 1));
             let count = high.saturating_sub(low).min(most);
@@ -208,8 +215,13 @@ impl Room {
         let (before, ttl) = (reading.read.len(), self.options.history_ttl);
         let kept = page.entries.into_iter().filter(|(at, _)| node.now.since(*at) < ttl);
         reading.read.extend(kept.map(|(_, entry)| entry.publication));
-        let more = reading.read.len() > before && page.damaged.is_none();
-        if let Some(query) = self.log_query(&reading.what, &reading.read, node).filter(|_| more) {
+        let is_history = matches!(reading.what, Wanted::History(_));
+        // A page that would be empty is rather one without what nobody can read.
+        let passes = page.damaged.filter(|_| is_history && reading.read.is_empty());
+        reading.passed = passes.or(reading.passed);
+        let more = reading.read.len() > before && page.damaged.is_none() || passes.is_some();
+        let query = self.log_query(&reading.what, &reading.read, reading.passed, node);
+        if let Some(query) = query.filter(|_| more) {
             reading.id = node.next_id();
             self.read_log(reading.id, query, node);
             if let Role::Home(home) = &mut self.role {
@@ -217,30 +229,31 @@ impl Room {
             }
             return;
         }
-        let answer = self.answer_with(&reading.what, reading.read, page.damaged.is_some());
+        let ends = page.damaged.is_some() && passes.is_none();
+        let answer = self.answer_with(&reading, ends);
         self.give_read(reading.who, answer, node);
     }
 
     /// The answer, of what was read and what memory has. `ends` if what follows can't be read: then so does the answer.
-    fn answer_with(&self, wanted: &Wanted, read: Vec<Arc<Publication>>, ends: bool) -> Answer {
+    fn answer_with(&self, Reading { what, read, passed, .. }: &Reading, ends: bool) -> Answer {
         let Some(stream) = &self.stream else { return Answer::Failed(Failure::NoHistory) };
-        let (position, last) = (stream.visible(), read.last().map(|it| it.offset));
-        match wanted {
+        let (position, last) = (stream.visible(), read.last().map(|it| it.offset).or(*passed));
+        match what {
             Wanted::Some => Answer::Failed(Failure::Unavailable),
             Wanted::Missed(since) => {
                 let at = stream.resolve(since).map(|it| it.offset);
-                let follow = |at: u64| (at + 1..).zip(&read).all(|(next, it)| it.offset == next);
+                let follow = |at: u64| (at + 1..).zip(read).all(|(next, it)| it.offset == next);
                 let whole = at.is_some_and(follow);
                 let rest = last.or(at).and_then(|offset| stream.history.after(offset));
                 let (true, Some(rest)) = (whole, rest) else {
                     return Answer::Failed(Failure::UnrecoverablePosition);
                 };
                 let rest = rest.filter(|it| it.offset <= position.offset).cloned();
-                Answer::History(read.into_iter().chain(rest).collect(), position)
+                Answer::History(read.iter().cloned().chain(rest).collect(), position)
             }
             Wanted::History(filter) => {
                 let since = filter.since.as_ref().map(|it| it.offset);
-                let (mut page, mut position) = (read, position);
+                let (mut page, mut position) = (read.clone(), position);
                 if !filter.reverse {
                     // What was too large for one answer is for the next.
                     let joined = last.is_none_or(|last| last + 1 >= stream.history.first());

@@ -59,15 +59,26 @@ fn no_page_has_a_hole_where_memory_moved_on_while_the_log_was_read() {
 }
 
 #[test]
-fn a_page_ends_before_what_nobody_can_read() {
+fn a_page_ends_before_what_nobody_can_read_and_the_next_one_begins_behind_it() {
     let mut node = node();
     node.damaged.insert(4);
     ask(&mut node, Some(3), false, 100);
-    assert_eq!(answered(&mut node).0, [0; 0], "what follows is not told as if it came next");
+    assert_eq!(answered(&mut node).0, (5..=20).collect::<Vec<_>>());
+    ask(&mut node, Some(3), false, 2);
+    assert_eq!(answered(&mut node).0, [5, 6]);
     ask(&mut node, Some(1), false, 100);
     assert_eq!(answered(&mut node).0, [2, 3]);
     ask(&mut node, None, true, 100);
     assert_eq!(answered(&mut node).0, (5..=20).rev().collect::<Vec<_>>());
+    ask(&mut node, Some(5), true, 2);
+    assert_eq!(answered(&mut node).0, [3, 2]);
+    node.damaged.extend([5, 6]);
+    ask(&mut node, Some(3), false, 2);
+    assert_eq!(answered(&mut node).0, [7, 8]);
+    node.damaged.extend(7..=15);
+    ask(&mut node, Some(3), false, 2);
+    assert_eq!(answered(&mut node).0, [16, 17], "memory has the rest");
+    node.damaged = [4].into();
     ask(&mut node, Some(4), false, 3);
     assert_eq!(answered(&mut node).0, [5, 6, 7]);
 }

@@ -178,9 +178,6 @@ impl State {
             }
             In::View(view) => self.see(view),
             In::Log(name, reply) => {
-                if let LogReply::Written(id) | LogReply::Failed(id) = reply {
-                    self.node.log_answered(id);
-                }
                 self.with_woken(&name, |room, node| room.log_answered(reply, node));
             }
             In::Facts(facts) => self.facts = facts,

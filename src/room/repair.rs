@@ -213,7 +213,6 @@ impl Room {
     /// Whoever waits for this publication goes on, with or without it.
     fn give_pages(&mut self, offset: u64, found: Option<&(Time, Entry)>, node: &mut Node) {
         let Some(Some(repairs)) = self.repairs() else { return };
-        repairs.waits_since = None;
         for (id, mut page) in repairs.take_pages(offset) {
             if let Some(found) = found {
                 page.entries.push(found.clone());
@@ -240,6 +239,9 @@ impl Room {
         node: &mut Node,
     ) {
         let Some(asked) = self.take_asked(answer) else { return };
+        if let Some(Some(repairs)) = self.repairs() {
+            repairs.waits_since = None;
+        }
         let at = asked.at;
         // By now there may be another copy here.
         let is_it = self.damaged_at(at.offset) == Some(at) && entry.publication.offset == at.offset;

@@ -149,9 +149,9 @@ impl Replication {
         self.successors.iter().all(|(peer, it)| it.complete || !reaches(*peer))
     }
 
-    /// Whether a successor is done without, because it was too slow.
+    /// Whether a successor that listens is done without, because it was too slow.
     pub fn is_behind(&self) -> bool {
-        self.successors.values().any(|it| it.lags)
+        self.successors.values().any(|it| it.lags && it.attached)
     }
 
     /// Whether there are successors that go once others have what they have.

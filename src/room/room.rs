@@ -173,12 +173,8 @@ impl Room {
     }
 
     pub(super) fn standing(&self) -> Standing {
-        let copy = self.copy();
-        let standing = copy.map(Stream::standing).unwrap_or_default();
-        // What has not come to this node's disk is in memory as far as there is room: others have more of it.
-        let logged = copy.and_then(|it| it.logged.as_deref()).filter(|it| it.is_broken_off());
-        let top = logged.map_or(standing.top, |it| it.synced().min(standing.top));
-        Standing { attendance: self.attendance, top, ..standing }
+        let standing = self.copy().map(Stream::standing).unwrap_or_default();
+        Standing { attendance: self.attendance, ..standing }
     }
 
     pub(super) fn holds_something(&self) -> bool {

@@ -1,9 +1,7 @@
-//! What a room has its node's log write: in order, again after a failure, and no more of it in memory than there is
-//! room for.
+//! What a room has its node's log write: in order, and again after a failure.
 //!
 //! In: changes, and what the log answers. Out: requests to it, and up to where the stream is synced. A write that fails
-//! is tried again, with all that follow it, some at a time. A copy that gets more than its disk takes is broken off:
-//! nothing more is written until the disk takes writes again, and then it is copied anew.
+//! is tried again, with all that follow it, some at a time.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -36,7 +34,6 @@ pub struct Writes {
     unsynced: VecDeque<Unsynced>,
     /// After a failure: when all of those are to be written again.
     retry_at: Option<Time>,
-    broken_off: bool,
 }
 
 impl Writes {
@@ -75,37 +72,14 @@ impl Writes {
         self.retry_at
     }
 
-    /// Whether nothing more is written until the stream is copied anew.
-    pub fn are_broken_off(&self) -> bool {
-        self.broken_off
-    }
-
-    /// Whether the log takes writes again after they were broken off.
-    pub fn may_begin_again(&self) -> bool {
-        self.broken_off && self.unsynced.is_empty() && !self.is_failing()
-    }
-
-    /// Nothing more is written. After a while it is tried whether the log takes anything.
-    pub fn break_off(&mut self, now: Time) {
-        self.unsynced.clear();
-        self.retry_at = Some(now + RETRY);
-        self.broken_off = true;
-    }
-
-    /// They begin again after what is synced.
-    pub fn begin_again(&mut self) {
-        *self = Self::after(self.synced);
-    }
-
-    /// Has the log write this, after which it has the stream up to `through`. Returns the number of the request; 0: it is
-    /// sent later.
+    /// Has the log write this, after which it has the stream up to `through`.
     pub fn write(
         &mut self,
         room: &RoomName,
         changes: Vec<LogChange>,
         through: u64,
         node: &mut Node,
-    ) -> u64 {
+    ) {
         let id = node.next_id();
         // Not before what is to be written again.
         let waits = self.is_failing() || self.unsynced.back().is_some_and(|it| it.id == 0);
@@ -114,7 +88,6 @@ impl Writes {
         }
         let id = if waits { 0 } else { id };
         self.unsynced.push_back(Unsynced { id, through, changes });
-        id
     }
 
     /// The log says what became of the write `id`. Returns whether it was one of these, and is synced.
@@ -132,23 +105,12 @@ impl Writes {
         true
     }
 
-    /// Writes again what could not be written, once it is time; after they were broken off, what `probe` is.
-    pub fn retry(
-        &mut self,
-        room: &RoomName,
-        probe: impl FnOnce() -> Vec<LogChange>,
-        node: &mut Node,
-    ) {
-        if self.retry_at.take_if(|at| *at <= node.now).is_none() {
-            return;
+    /// Writes again what could not be written, once it is time.
+    pub fn retry(&mut self, room: &RoomName, node: &mut Node) {
+        if self.retry_at.take_if(|at| *at <= node.now).is_some() {
+            // What was refused may be there after all, or a part of what followed it.
+            self.send_waiting(room, Some(LogChange::Truncate(self.synced)), node);
         }
-        if self.broken_off {
-            self.unsynced.clear();
-            self.write(room, probe(), self.synced, node);
-            return;
-        }
-        // What was refused may be there after all, or a part of what followed it.
-        self.send_waiting(room, Some(LogChange::Truncate(self.synced)), node);
     }
 
     /// Sends what is to be written again and was not sent yet, some of it.
@@ -210,7 +172,7 @@ mod tests {
         assert!(!writes.answered(first[0], false, node.now));
         assert!(!writes.answered(first[1], true, node.now), "it is written again");
         node.now = node.now + RETRY;
-        writes.retry(&"a".into(), Vec::new, &mut node);
+        writes.retry(&"a".into(), &mut node);
         let mut through = 0;
         write(&mut writes, 201, &mut node);
         loop {
@@ -238,23 +200,5 @@ mod tests {
         write(&mut writes, 1, &mut node);
         assert!(writes.answered(ids[2], true, node.now));
         assert_eq!((writes.synced(), writes.through()), (1, 1));
-    }
-
-    #[test]
-    fn a_copy_that_is_broken_off_takes_no_memory_and_is_known_to_go_on_once_the_log_takes_something()
-     {
-        let (mut writes, mut node) = (Writes::after(7), node());
-        (8..=9).for_each(|offset| write(&mut writes, offset, &mut node));
-        let ids = sent(&mut node);
-        writes.break_off(node.now);
-        assert!(!writes.answered(ids[0], true, node.now) && writes.is_empty());
-        for taken in [false, true] {
-            node.now = node.now + RETRY;
-            writes.retry(&"a".into(), || vec![LogChange::Trim(1)], &mut node);
-            let probe = sent(&mut node);
-            assert!(probe.len() == 1 && !writes.may_begin_again());
-            writes.answered(probe[0], taken, node.now);
-            assert_eq!((writes.may_begin_again(), writes.synced()), (taken, 7));
-        }
     }
 }

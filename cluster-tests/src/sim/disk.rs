@@ -49,6 +49,8 @@ pub struct Disk {
     /// For such a one: what is synced, and what was written since.
     synced: BTreeMap<RoomName, Kept>,
     unsynced: Vec<(RoomName, Vec<LogChange>)>,
+    /// What it had when a run of its node started.
+    past: BTreeMap<RoomName, Kept>,
     names: BTreeSet<String>,
     companions: Companions,
 }
@@ -124,6 +126,13 @@ impl Disk {
         *self = Self { late: self.late, ..Self::default() };
     }
 
+    /// It has what it had when the last run of its node started, as one that was restored from a copy.
+    pub fn go_back(&mut self) {
+        self.rooms = std::mem::take(&mut self.past);
+        self.synced = self.rooms.clone();
+        self.unsynced.clear();
+    }
+
     /// Some of what another of these disks has as well can't be read any more. Returns how much.
     pub fn rot(&mut self, others: &[&Self], rng: &mut Rng) -> usize {
         let mut many = 0;
@@ -154,6 +163,7 @@ impl Disk {
     /// What a run of its node finds when it starts.
     pub fn found(&mut self) -> Vec<LoggedRoom> {
         self.companions = Companions::new(self.names.clone());
+        self.past = self.rooms.clone();
         let found = |(name, it): (&RoomName, &Kept)| {
             let (first, next) = (it.first, it.next);
             Some(LoggedRoom { name: name.clone(), head: it.head.clone()?, first, next })

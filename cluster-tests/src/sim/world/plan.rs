@@ -56,6 +56,8 @@ pub(super) struct Plan {
     pub(super) rots: bool,
     /// Whether a disk is full for long, at first: its node does without it, and has all again before anything else happens.
     pub(super) long_full: bool,
+    /// Whether nodes come back with disks of the past instead of empty ones.
+    pub(super) past_disks: bool,
     /// Whether a disk takes seconds for some of what it is asked.
     pub(super) slow_disks: bool,
     /// Whether disks answer before they sync, so that what was acknowledged may be lost when the power fails.
@@ -86,6 +88,7 @@ impl Plan {
             again: false,
             rots: false,
             long_full: faults == Faults::Disks && matches!(seed % 32, 12 | 28 | 29),
+            past_disks: faults == Faults::Disks && matches!(seed % 64, 0 | 11 | 13 | 16),
             slow_disks: faults == Faults::Disks && matches!(seed % 32, 4 | 22 | 25),
             late_syncs: faults == Faults::Disks && matches!(seed % 128, 8 | 41 | 56 | 61),
             mixed: seed % 4 == 3,

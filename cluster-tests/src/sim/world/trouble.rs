@@ -208,8 +208,14 @@ impl World {
         let may_lose_its_disk = self.faults == Faults::Disks && !self.plan.rots;
         if may_lose_its_disk && self.alive().len() > 1 && self.rng.u8(..3) == 0 {
             let name = self.nodes[node].name.clone();
-            self.tell(|| format!("the disk of {name} is lost"));
-            self.nodes[node].disk.replace();
+            let disk = &mut self.nodes[node].disk;
+            if self.plan.past_disks {
+                disk.go_back();
+                self.tell(|| format!("the disk of {name} is what it was when it started"));
+            } else {
+                disk.replace();
+                self.tell(|| format!("the disk of {name} is lost"));
+            }
         }
         let short = matches!(self.faults, Faults::Deaths | Faults::Disks);
         let longest = if short { 1_500 } else { 3_000 };
