@@ -22,8 +22,8 @@
 //!   gets them.
 //! - [`companions`]: who was there, for when a node with rooms on disk comes back.
 //! - `dormant`: rooms on disk that nobody uses, out of memory.
-//! - [`logged`]: what goes to this node's disk ([`disk`]), in the form of [`persisted`]; [`reading`] and `warming`: what comes
-//!   back from there; `repair`: what can't be read there, from other nodes.
+//! - [`logged`]: what goes to this node's disk ([`disk`]), in the form of [`persisted`], by `writes` in order and again after a
+//!   failure; [`reading`] and `warming`: what comes back from there; `repair`: what can't be read there, from other nodes.
 //! - [`group`]: a group of consumers in a room of its own, and `group_messages` what it shares; [`consuming`]: what its room does
 //!   for it; [`groups`]: those of a node. [`map`]: a room that is a map.
 //! - [`node`]: what every room needs from its node, and what comes out of them; [`memory`]: how much all of them keep,
