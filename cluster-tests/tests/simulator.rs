@@ -210,6 +210,8 @@ const ONCE_FAILED: &[(u64, Faults)] = &[
     // What was damaged at home was on other disks, which were slow, and copies without it took its place there.
     (185, Faults::Disks),
     (4086, Faults::Disks),
+    // The one that had it was here, and its link came a moment later.
+    (1934, Faults::Disks),
 ];
 
 /// The same of histories with consumers.

@@ -347,6 +347,12 @@ impl Node {
         self.placed.contains(&peer) || self.joining.contains(&peer)
     }
 
+    /// Whether nodes may be here that this one does not reach yet: it has seen them, or it joins itself.
+    pub(super) fn has_yet_to_meet_some(&self) -> bool {
+        let mut others = self.view.nodes().keys().filter(|it| **it != self.me);
+        self.joining.contains(&self.me) || others.any(|it| !self.reaches(*it))
+    }
+
     /// How many other nodes are to have a copy of a room, once those that are here have joined.
     pub(super) fn copies_to_come(&self) -> usize {
         let others = self.placed.iter().chain(&self.joining).filter(|peer| **peer != self.me);

@@ -197,11 +197,12 @@ impl Room {
 
     /// Nobody has this publication, as far as they have answered. What follows from all that was published can't be had
     /// without it, and the nodes that have it may be about to come back; and copies that are made without it take the place of
-    /// one that has it, so whoever is `silent` is asked again.
+    /// one that has it, so whoever is `silent`, or is about to be reached, is asked again.
     fn do_without(&mut self, offset: u64, silent: bool, node: &mut Node) {
         let begins = self.options.is_made_of_changes() && matches!(self.role, Role::Opening(_));
+        let some_may_have_it = silent || node.has_yet_to_meet_some();
         if let Some(Some(repairs)) = self.repairs()
-            && (begins || silent)
+            && (begins || some_may_have_it)
             && node.now.since(*repairs.waits_since.get_or_insert(node.now)) < LONGEST
         {
             repairs.again_at = Some(node.now + SOON);
