@@ -1,4 +1,4 @@
-//! Tests of the log of a node's rooms, on a disk.
+//! SHELL. Tests of the log of a node's rooms, on a disk.
 
 use std::{path::Path, time::Instant};
 
