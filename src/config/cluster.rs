@@ -6,7 +6,7 @@ use super::{
     BODY_LIMIT, Invalid, address,
     raw::{self, Raw},
 };
-use crate::cluster::secret::Secrets;
+use crate::{cluster::secret::Secrets, log};
 
 /// How the node takes part in a cluster.
 #[derive(Debug, Clone)]
@@ -139,14 +139,29 @@ impl Raw {
         let mut all = options.chain([&self.channel.without_namespace]);
         let largest = self.largest_publication();
         let least = largest.saturating_mul(2);
-        if !all.any(|it| it.log == "disk") || self.disk.segment_bytes >= least as u64 {
+        if !all.any(|it| it.log == "disk") {
             return Ok(());
         }
-        let problem = format!(
-            "at least {least}: twice the largest publication that is allowed, which has {largest} bytes \
-             (client.queue_max_size / 2, websocket.message_size_limit, emulation.max_request_body_size)"
+        let allowed = format!(
+            "the largest publication that is allowed, which has {largest} bytes (client.queue_max_size / 2, \
+             websocket.message_size_limit, emulation.max_request_body_size)"
         );
-        Err(Invalid::new("disk.segment_bytes", problem))
+        let raw::Disk { segment_bytes, max_bytes, .. } = self.disk;
+        if segment_bytes < least as u64 {
+            let problem = format!("at least {least}: twice {allowed}");
+            return Err(Invalid::new("disk.segment_bytes", problem));
+        }
+        // Each segment has a list of all.
+        let segments = usize::try_from(max_bytes / segment_bytes.max(1)).unwrap_or(usize::MAX);
+        let segment_bytes = u32::try_from(segment_bytes).unwrap_or(u32::MAX);
+        let body = log::largest_body(segment_bytes, segments, log::MAX_NAME);
+        if body < largest {
+            let problem = format!(
+                "larger: {segments} of them (disk.max_bytes) take publications of up to {body} bytes, less than {allowed}"
+            );
+            return Err(Invalid::new("disk.segment_bytes", problem));
+        }
+        Ok(())
     }
 
     /// A link whose queue can't hold what is sent as one would be closed as too slow, again and again.

@@ -417,6 +417,10 @@ fn a_disk_takes_the_largest_publication_and_bytes_are_bounded_where_rooms_are_on
     load_text("toml", &rooms(&large, "")).expect("nothing is on disk");
     let told = problem(&rooms(&large, on_disk));
     assert!(told.starts_with("disk.segment_bytes: at least 1048578: twice the largest"), "{told}");
+    let many = format!("{segments}max_bytes = 60_000_000_000\n");
+    let told = problem(&rooms(&many, on_disk));
+    assert!(told.starts_with("disk.segment_bytes: larger: 57220 of them"), "{told}");
+    load_text("toml", &rooms("[disk]\nmax_bytes = 1_000_000_000_000\n", on_disk)).expect("few");
     for (options, why) in [
         ("history_bytes = 1", "needs log = \"disk\""),
         ("log = \"disk\"\nhistory_bytes = 1\nqueue.groups = [\"g\"]", "would drop messages"),

@@ -101,6 +101,7 @@ pub use error::{Damage, OpenError, ReadError, Refusal, WriteError};
 pub use files::{Fault, FaultKind, File, Files};
 pub use opening::Opened;
 pub use read::{MAX_PAGE, Page, Plan, Publication, Query, RoomInfo, WithHead};
+pub use record::MAX_NAME;
 pub use retention::{Keep, Policy, Progress};
 pub use sizes::largest_body;
 pub use store::{Options, Stats, Store};
