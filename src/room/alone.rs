@@ -26,6 +26,9 @@ use crate::{
 
 pub(super) const SECOND: u64 = 1_000;
 
+/// The most publications of a page of the log, so that there is more than one.
+const PAGE: usize = 7;
+
 /// The publications of each room that a log has.
 type Kept = BTreeMap<RoomName, BTreeMap<u64, (Time, Entry)>>;
 
@@ -157,15 +160,16 @@ impl Alone {
 
     fn read(&self, room: &RoomName, query: &log::Query) -> LogPage {
         let kept = self.log.get(room).into_iter().flatten();
+        let most = query.count.min(PAGE);
         let mut entries: Vec<(Time, Entry)> = match (query.since, query.reverse) {
             (since, true) => {
                 let before = since.unwrap_or(u64::MAX);
                 let all = kept.filter(|(offset, _)| **offset < before).map(|(_, it)| it.clone());
-                all.collect::<Vec<_>>().into_iter().rev().take(query.count).collect()
+                all.collect::<Vec<_>>().into_iter().rev().take(most).collect()
             }
             (since, false) => {
                 let after = kept.filter(|(offset, _)| **offset > since.unwrap_or(0));
-                after.take(query.count).map(|(_, it)| it.clone()).collect()
+                after.take(most).map(|(_, it)| it.clone()).collect()
             }
         };
         let is_damaged =
