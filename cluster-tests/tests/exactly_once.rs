@@ -2,7 +2,7 @@
 //! with its effect. Whoever is killed and whatever is cut meanwhile, each payment is booked once.
 //!
 //! The consumers are the examples of `examples/exactly-once`, all of one group on one database. Two tests have six of them
-//! for some 40 seconds each; the third has twenty, in two groups, through as many faults as `EXACTLY_ONCE_FAULTS` says: 14
+//! for some 40 seconds each; another has twenty, in two groups, through as many faults as `EXACTLY_ONCE_FAULTS` says: 14
 //! in an ordinary run, and 60 are what an hour brings with one in each minute, in some four minutes. `EXACTLY_ONCE_SEED`
 //! repeats the choices of a run.
 
@@ -66,8 +66,12 @@ const FAULTS: Range<u64> = 200..900;
 const SILENCE: Range<u64> = 20..200;
 /// What there has to be at least, or the test has tried nothing.
 const MANY: usize = 500;
+/// How often the connections of consumers are cut that are to leave then.
+const CUTS: usize = 30;
 /// SIGTERM.
 const LEAVE: i32 = 15;
+/// SIGQUIT.
+const QUIT: i32 = 3;
 
 /// What the test knows the seed by, and the number of faults.
 const SEED: &str = "EXACTLY_ONCE_SEED";
@@ -267,16 +271,24 @@ impl Consumers {
 
     /// Asks all to leave, which they do at once and without an error.
     fn leave(&mut self) -> Result<(), String> {
-        for Consumer { language, child, .. } in &mut self.all {
+        for Consumer { child, .. } in &self.all {
             send(child.id(), LEAVE)?;
-            let status: ExitStatus = until(REACTION, || match child.try_wait() {
-                Ok(Some(status)) => Ok(status),
-                other => Err(format!("{language:?} goes on: {other:?}")),
+        }
+        for Consumer { language, queue, child } in &mut self.all {
+            let status = until(REACTION, || ended(child)).map_err(|why| {
+                // Go says then where it is.
+                let told = send(child.id(), QUIT).and_then(|()| until(REACTION, || ended(child)));
+                let complaints = self.queues[*queue].folder.complaints();
+                format!("{language:?}: {why}; asked where it is: {told:?}\n{complaints}")
             })?;
             ensure(status.success(), || format!("{language:?} has left with {status}"))?;
         }
         Ok(())
     }
+}
+
+fn ended(child: &mut Child) -> Result<ExitStatus, String> {
+    child.try_wait().map_err(|e| e.to_string())?.ok_or_else(|| "goes on".to_owned())
 }
 
 impl Drop for Consumers {
@@ -706,6 +718,21 @@ fn each_payment_is_booked_once_whoever_is_killed() {
 fn each_payment_is_booked_once_though_all_nodes_are_killed_that_have_it_on_disk() {
     let on_disk = CONFIG.replace("name = \"jobs\"", "name = \"jobs\"\nlog = \"disk\"");
     booked_once_through(&on_disk, kill_all_nodes);
+}
+
+/// An RPC of the Go SDK whose connection goes while it is sent may never return.
+#[test]
+fn consumers_leave_when_they_are_asked_to_though_they_were_cut_off_while_they_acknowledged() {
+    if !languages().contains(&Go) {
+        return;
+    }
+    let (mut run, mut consumers) = Run::start(CONFIG, &[ROOM], &[Go; 6], PACE);
+    for _ in 0..CUTS {
+        hold(some_time(&mut run.random, &FAULTS));
+        consumers.cut += run.relays.cut_consumers(some_time(&mut run.random, &SILENCE));
+    }
+    run.world.check("consumers leave when they are asked to", |_| consumers.leave());
+    assert!(consumers.cut >= CUTS, "{} connections cut", consumers.cut);
 }
 
 #[test]

@@ -108,8 +108,12 @@ func (c *consumer) settle(method string, tags map[string]string, delay string) {
 	// Not here: the SDK reads nothing more until a handler is done.
 	c.answers.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		_, _ = c.client.RPC(ctx, method, data)
+		// Nor here: if the connection goes while this is sent, the SDK may never return, whatever the context says.
+		go func() {
+			defer cancel()
+			_, _ = c.client.RPC(ctx, method, data)
+		}()
+		<-ctx.Done()
 	})
 }
 
