@@ -277,7 +277,9 @@ func (c *client) acknowledge(room string, tags map[string]string) {
 	if err != nil {
 		panic(err)
 	}
-	answer, err := c.sdk.RPC(context.Background(), "queue.ack", ack)
+	answer, err := within(context.Background(), func(ctx context.Context) (centrifuge.RPCResult, error) {
+		return c.sdk.RPC(ctx, "queue.ack", ack)
+	})
 	var said struct {
 		Results []string `json:"results"`
 	}
@@ -291,12 +293,38 @@ func (c *client) acknowledge(room string, tags map[string]string) {
 	c.tell("settled", fields{"room": room, "message": message, "result": said.Results[0]})
 }
 
+// within ends what the SDK may never return from, whatever the context says: a call whose connection goes while it is
+// sent. Otherwise the SDK itself ends it after five seconds.
+func within[T any](ctx context.Context, call func(context.Context) (T, error)) (T, error) {
+	type answer struct {
+		it  T
+		err error
+	}
+	ctx, cancel := context.WithTimeout(ctx, 6*time.Second)
+	defer cancel()
+	answered := make(chan answer, 1)
+	go func() {
+		it, err := call(ctx)
+		answered <- answer{it, err}
+	}()
+	select {
+	case got := <-answered:
+		return got.it, got.err
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	}
+}
+
 func (c *client) publishMany(ctx context.Context, r request) any {
 	var lock sync.Mutex
 	failed := []fields{}
 	one := func(seq uint64) {
 		data, _ := json.Marshal(fields{"from": r.Prefix, "seq": seq})
-		if _, err := c.sdk.Publish(ctx, r.Room, data); err != nil {
+		_, err := within(ctx, func(ctx context.Context) (centrifuge.PublishResult, error) {
+			return c.sdk.Publish(ctx, r.Room, data)
+		})
+		if err != nil {
 			lock.Lock()
 			defer lock.Unlock()
 			failed = append(failed, fields{"seq": seq, "code": code(err)})
@@ -361,7 +389,9 @@ func run(r request) (any, error) {
 		}
 		return fields{}, sub.Unsubscribe()
 	case "publish":
-		_, err := c.sdk.Publish(ctx, r.Room, r.Data)
+		_, err := within(ctx, func(ctx context.Context) (centrifuge.PublishResult, error) {
+			return c.sdk.Publish(ctx, r.Room, r.Data)
+		})
 		return fields{}, err
 	case "publish_many":
 		return c.publishMany(ctx, r), nil
@@ -378,7 +408,9 @@ func run(r request) (any, error) {
 		result, err := c.sdk.PresenceStats(ctx, r.Room)
 		return fields{"clients": result.NumClients, "users": result.NumUsers}, err
 	case "rpc":
-		result, err := c.sdk.RPC(ctx, r.Method, r.Data)
+		result, err := within(ctx, func(ctx context.Context) (centrifuge.RPCResult, error) {
+			return c.sdk.RPC(ctx, r.Method, r.Data)
+		})
 		return fields{"data": decoded(result.Data)}, err
 	case "drop":
 		c.route.Lock()
