@@ -13,7 +13,7 @@ use std::{
 
 use nix::{
     errno::Errno,
-    fcntl::{FallocateFlags, Flock, FlockArg, fallocate},
+    fcntl::{FallocateFlags, Flock, FlockArg, PosixFadviseAdvice, fallocate, posix_fadvise},
 };
 
 use super::files::{Fault, FaultKind, File, Files};
@@ -21,13 +21,25 @@ use super::files::{Fault, FaultKind, File, Files};
 /// Files that are kept open.
 const MAX_OPEN: usize = 256;
 const LOCK: &str = "lock";
+/// What the system says of what the disk can't give back.
+const EIO: i32 = Errno::EIO as i32;
+/// Bytes that are read to see whether the disk gives back anything, and how far from what it does not.
+const PROBE: usize = 4 << 10;
+const PROBE_APART: u64 = 64 << 10;
 
 /// A directory with a log's files. Clones are the same directory: others may read while one writes.
 #[derive(Debug, Clone)]
 pub struct Directory {
     path: PathBuf,
-    opened: Arc<Mutex<HashMap<File, Arc<fs::File>>>>,
+    opened: Arc<Mutex<HashMap<File, Opened>>>,
     _lock: Arc<Flock<fs::File>>,
+}
+
+/// A file that is kept open.
+#[derive(Debug, Clone)]
+struct Opened {
+    file: Arc<fs::File>,
+    can_write: bool,
 }
 
 /// A directory can't be used.
@@ -60,6 +72,10 @@ impl Directory {
         fs::create_dir_all(&path).map_err(failed)?;
         let mut options = fs::OpenOptions::new();
         let lock = options.create(true).truncate(false).write(true).open(path.join(LOCK));
+        let lock = match lock {
+            Err(why) if is_read_only(&why) => fs::File::open(path.join(LOCK)),
+            lock => lock,
+        };
         let lock = Flock::lock(lock.map_err(failed)?, FlockArg::LockExclusiveNonblock);
         match lock {
             Ok(lock) => Ok(Self { path, opened: Arc::default(), _lock: Arc::new(lock) }),
@@ -72,23 +88,35 @@ impl Directory {
         self.path.join(file.to_string())
     }
 
-    fn file(&self, file: File) -> Result<Arc<fs::File>, Fault> {
+    fn file(&self, file: File, to_write: bool) -> Result<Arc<fs::File>, Fault> {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(it) = opened.get(&file) {
-            return Ok(it.clone());
+        if let Some(it) = opened.get(&file).filter(|it| it.can_write || !to_write) {
+            return Ok(it.file.clone());
         }
         if opened.len() >= MAX_OPEN {
             opened.clear();
         }
         let path = self.path(file);
-        // On a read-only file system it can still be read.
-        let it = match fs::OpenOptions::new().read(true).write(true).open(&path) {
-            Err(why) if is_read_only(&why) => fs::File::open(&path),
-            it => it,
+        let (it, can_write) = match fs::OpenOptions::new().read(true).write(true).open(&path) {
+            // It can still be read.
+            Err(why) if is_read_only(&why) && !to_write => (fs::File::open(&path), false),
+            it => (it, true),
         };
-        let it = Arc::new(it.map_err(fault)?);
+        let it = Opened { file: Arc::new(it.map_err(fault)?), can_write };
         opened.insert(file, it.clone());
-        Ok(it)
+        Ok(it.file)
+    }
+
+    /// Whether this of a file can't be read, and something else can. Otherwise it is not the place: a disk that is gone
+    /// for a while gives nothing back, and nothing of what is on it is to be given up for that.
+    fn is_bad_sector(&self, file: &fs::File, at: u64, bytes: usize) -> bool {
+        let length = file.metadata().map_or(0, |it| it.len());
+        let apart = |probe: &u64| probe.abs_diff(at) >= (bytes as u64).max(PROBE_APART);
+        let mut others =
+            [0, length / 2, length.saturating_sub(PROBE as u64)].into_iter().filter(apart);
+        let identity = || self.file(File::Identity, false).is_ok_and(|it| can_be_read(&it, 0));
+        let others_can = others.any(|probe| can_be_read(file, probe)) || identity();
+        others_can && read_at(file, at, &mut vec![0; bytes]).is_err()
     }
 
     fn forget(&self, file: File) {
@@ -108,6 +136,27 @@ fn fault(why: io::Error) -> Fault {
         _ => FaultKind::Io,
     };
     Fault { kind, why: why.to_string() }
+}
+
+fn read_at(file: &fs::File, at: u64, into: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while done < into.len() {
+        match file.read_at(&mut into[done..], at + done as u64) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+            Err(why) => return Err(why),
+        }
+    }
+    Ok(done)
+}
+
+/// Whether the disk gives back what begins here, and not only memory.
+fn can_be_read(file: &fs::File, at: u64) -> bool {
+    let (from, advice) =
+        (i64::try_from(at).unwrap_or(i64::MAX), PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    let forgotten = posix_fadvise(file, from, PROBE as i64, advice);
+    forgotten.is_ok() && read_at(file, at, &mut [0; PROBE]).is_ok_and(|it| it > 0)
 }
 
 /// Gives a file so many bytes, with space behind them where the file system can do that.
@@ -144,40 +193,38 @@ impl Files for Directory {
     }
 
     fn len(&self, file: File) -> Result<u64, Fault> {
-        Ok(self.file(file)?.metadata().map_err(fault)?.len())
+        Ok(self.file(file, false)?.metadata().map_err(fault)?.len())
     }
 
     fn read(&self, file: File, at: u64, into: &mut [u8]) -> Result<usize, Fault> {
-        let opened = self.file(file)?;
-        let mut done = 0;
-        while done < into.len() {
-            match opened.read_at(&mut into[done..], at + done as u64) {
-                Ok(0) => break,
-                Ok(read) => done += read,
-                Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
-                Err(why) => return Err(fault(why)),
+        let opened = self.file(file, false)?;
+        read_at(&opened, at, into).map_err(|why| match why.raw_os_error() {
+            Some(EIO) if self.is_bad_sector(&opened, at, into.len()) => {
+                Fault { kind: FaultKind::Unreadable, why: why.to_string() }
             }
-        }
-        Ok(done)
+            _ => fault(why),
+        })
     }
 
     fn write(&mut self, file: File, at: u64, bytes: &[u8]) -> Result<(), Fault> {
-        self.file(file)?.write_all_at(bytes, at).map_err(fault)
+        self.file(file, true)?.write_all_at(bytes, at).map_err(fault)
     }
 
     fn cut(&mut self, file: File, keep: u64, size: u64) -> Result<(), Fault> {
-        let opened = self.file(file)?;
+        let opened = self.file(file, true)?;
         opened.set_len(keep).map_err(fault)?;
         if size > keep { allocate(&opened, size).map_err(fault) } else { Ok(()) }
     }
 
     fn sync(&mut self, file: File) -> Result<(), Fault> {
-        self.file(file)?.sync_data().map_err(fault)
+        self.file(file, true)?.sync_data().map_err(fault)
     }
 
     fn remove(&mut self, file: File) -> Result<(), Fault> {
+        let removed = fs::remove_file(self.path(file)).map_err(fault);
+        // Afterwards, or who reads meanwhile would open it once more, and its space would stay taken.
         self.forget(file);
-        fs::remove_file(self.path(file)).map_err(fault)
+        removed
     }
 
     fn sync_dir(&mut self) -> Result<(), Fault> {
@@ -231,6 +278,22 @@ pub(crate) mod tests {
         assert_eq!((opened.indexed, opened.damage), (0, vec![]));
         let query = Query { since: None, reverse: false, count: 5_000, bytes: 1 << 20 };
         assert_eq!(store.read("a", &query).expect("read").entries.len(), 1_500);
+    }
+
+    #[test]
+    fn a_bad_sector_is_told_from_a_disk_that_is_gone() {
+        let scratch = Scratch::new("sector");
+        let mut directory = Directory::open(&scratch.0).expect("nobody has it");
+        // Nothing of it can be read: the same error as a bad sector's.
+        let memory = scratch.0.join(File::Segment(1).to_string());
+        std::os::unix::fs::symlink("/proc/self/mem", memory).expect("linked");
+        let kind = |directory: &Directory| {
+            let read = directory.read(File::Segment(1), 0, &mut [0; 10]);
+            read.expect_err("it can't be read").kind
+        };
+        assert_eq!(kind(&directory), FaultKind::Io);
+        directory.create(File::Identity, 64).expect("made");
+        assert_eq!(kind(&directory), FaultKind::Unreadable, "something else can be read");
     }
 
     #[test]

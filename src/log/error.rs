@@ -120,6 +120,14 @@ impl WriteError {
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Failed { fault: Fault { kind: FaultKind::Full, .. }, .. })
     }
+
+    /// Whether the next try may succeed.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Closed { .. } | Self::Failed { .. } => true,
+            Self::Refused { refusal, .. } => matches!(refusal, Refusal::Unreadable(_)),
+        }
+    }
 }
 
 impl From<ReadError> for WriteError {
@@ -140,6 +148,9 @@ pub enum Refusal {
         /// What was asked for.
         offset: u64,
     },
+    /// What there is of the room can't be read, and it is not known what would follow it. The next try may succeed.
+    #[error("{0}")]
+    Unreadable(ReadError),
     /// It does not fit.
     #[error("{size} bytes are more than fit into a batch ({max})")]
     TooLarge {

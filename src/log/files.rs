@@ -53,6 +53,8 @@ pub enum FaultKind {
     ReadOnly,
     /// There is no such file.
     Missing,
+    /// The disk can't give back what is here, though it gives back what is elsewhere: a bad sector.
+    Unreadable,
     /// Anything else.
     Io,
 }

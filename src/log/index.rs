@@ -25,6 +25,7 @@ const PAYLOAD: usize = BLOCK - 4;
 const HEADER: usize = 128;
 const ROOM: usize = 80;
 const RUN: usize = 60;
+const PLACE: usize = 4;
 
 /// What an index says of its segment. In memory for every sealed segment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -64,7 +65,7 @@ pub enum Unusable {
 impl From<Fault> for Unusable {
     fn from(fault: Fault) -> Self {
         match fault.kind {
-            super::files::FaultKind::Missing => Self::Bad,
+            super::files::FaultKind::Missing | super::files::FaultKind::Unreadable => Self::Bad,
             _ => Self::Fault(fault),
         }
     }
@@ -98,6 +99,12 @@ impl Summary {
         sizes.iter().take(section + 1).sum()
     }
 
+    /// Bytes of its file.
+    pub fn bytes(&self) -> u64 {
+        let content = self.section(4) + self.places as usize * PLACE;
+        (content.div_ceil(PAYLOAD) * BLOCK) as u64
+    }
+
     /// Bytes that it takes in memory, about.
     pub fn weight(&self) -> usize {
         size_of::<Self>() + self.filter.bytes().len()
@@ -121,7 +128,7 @@ pub fn build<'a>(
         names.extend_from_slice(name.as_bytes());
         for run in &part.runs {
             summary.newest = summary.newest.max(run.newest);
-            put_run(&mut runs, run, places.len() / 4);
+            put_run(&mut runs, run, places.len() / PLACE);
             if let Places::Memory(at) = &run.places {
                 at.iter().for_each(|it| places.extend_from_slice(&it.to_le_bytes()));
             }
@@ -129,7 +136,7 @@ pub fn build<'a>(
     }
     summary.runs = (runs.len() / RUN) as u32;
     summary.names = names.len() as u32;
-    summary.places = (places.len() / 4) as u32;
+    summary.places = (places.len() / PLACE) as u32;
     let header = put_header(id, &summary);
     let all = [&header, summary.filter.bytes(), &rooms, &runs, &names, &places].concat();
     let mut out = Vec::with_capacity(all.len().div_ceil(PAYLOAD) * BLOCK);

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use super::{
     error::{Damage, ReadError},
-    files::{Fault, File, Files},
+    files::{Fault, FaultKind, File, Files},
     filter,
     index::Entry,
     part::{Part, Places},
@@ -109,29 +109,47 @@ pub struct RoomInfo {
 /// A room in a list, with what else is known of it.
 pub type WithHead = (RoomInfo, Option<Vec<u8>>);
 
-/// The record that is here. None if there is none, or it is damaged.
+/// The record that is here. None if there is none, or it is damaged: also where the disk can't give it back.
 pub(super) fn record_at(
     files: &impl Files,
     id: u128,
     segment: u64,
     place: u32,
 ) -> Result<Option<Record>, ReadError> {
+    // What is beside it may be what the disk can't give back: without that, then.
+    let read = match read_record(files, id, (segment, place), FIRST_READ) {
+        Err(fault) if fault.kind == FaultKind::Unreadable => {
+            read_record(files, id, (segment, place), record::HEADER)
+        }
+        read => read,
+    };
+    match read {
+        Err(fault) if fault.kind == FaultKind::Unreadable => Ok(None),
+        read => read.map_err(ReadError::of(File::Segment(segment))),
+    }
+}
+
+/// The same, of which so many bytes are read at first.
+fn read_record(
+    files: &impl Files,
+    id: u128,
+    (segment, place): (u64, u32),
+    at_first: usize,
+) -> Result<Option<Record>, Fault> {
     let (file, seed) = (File::Segment(segment), seed(id, segment));
-    let failed = || ReadError::of(file);
-    let mut bytes = vec![0; FIRST_READ];
-    let read = files.read(file, place.into(), &mut bytes).map_err(failed())?;
+    let mut bytes = vec![0; at_first];
+    let read = files.read(file, place.into(), &mut bytes)?;
     bytes.truncate(read);
     let name = bytes.get(18..20).and_then(|it| it.try_into().ok()).map_or(0, u16::from_le_bytes);
-    read_on(files, file, place, record::HEADER + usize::from(name), &mut bytes).map_err(failed())?;
+    read_on(files, file, place, record::HEADER + usize::from(name), &mut bytes)?;
     let Some((header, name)) = record::decode(seed, &bytes) else { return Ok(None) };
     let name = name.to_owned();
     let end = header.body_at() + header.body as usize;
     // The length is believed, since the checksum is right; but it is not allocated before the file has as much.
-    let length = files.len(file).map_err(failed())?;
-    if u64::from(place) + end as u64 > length {
+    if u64::from(place) + end as u64 > files.len(file)? {
         return Ok(None);
     }
-    read_on(files, file, place, end, &mut bytes).map_err(failed())?;
+    read_on(files, file, place, end, &mut bytes)?;
     bytes.truncate(end);
     let body = bytes.split_off(header.body_at().min(bytes.len()));
     Ok(header.has_body(seed, &body).then_some(Record { header, name, body }))
@@ -154,6 +172,12 @@ fn read_on(
 }
 
 impl Plan {
+    /// Segment and place of each publication.
+    #[cfg(test)]
+    pub(super) fn places(&self) -> Vec<(u64, usize)> {
+        self.places.iter().map(|it| (it.segment, it.place as usize)).collect()
+    }
+
     /// Reads the page. If a file is missing, its segment was compacted meanwhile: plan again.
     pub fn read(&self, files: &impl Files) -> Result<Page, ReadError> {
         let mut page =

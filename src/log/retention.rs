@@ -86,13 +86,19 @@ enum Phase {
 #[derive(Debug, Clone, Copy, Default)]
 struct Cursor {
     segment: u64,
+    /// What is copied may go where trims have their reserve: it is so little that enough is left for them.
+    in_reserve: bool,
     room: u32,
     run: usize,
     skip: u64,
 }
 
+/// Records of rooms, and their size.
+type Copies = (Vec<(Arc<str>, Record)>, usize);
+
 impl<F: Files> Store<F> {
-    /// Does some work. If it fails, the next call tries the same again.
+    /// Does some work. If it fails, the next call tries the same again; but segments that can't be copied for want of
+    /// space, or since they can't be read, wait for the next round, so that rooms are trimmed meanwhile.
     pub fn step(&mut self, now: u64, policy: &impl Policy) -> Result<Progress, WriteError> {
         self.can_write()?;
         match self.sweep.phase.clone() {
@@ -284,8 +290,14 @@ impl<F: Files> Store<F> {
             live < full / 2 || (excess > 0 && live < end.saturating_sub(end / 8))
         };
         known.retain(|(_, live, end)| worth(*live, *end));
-        let saved: u64 = known.iter().map(|(_, live, end)| end.saturating_sub(*live)).sum();
+        let saved = |(segment, live, end): &(u64, u64, u64)| {
+            let freed = end.saturating_sub(*live);
+            self.sealed.get(segment).map_or(freed, |it| it.with_index(freed))
+        };
+        let saved: u64 = known.iter().map(saved).sum();
         self.sweep.victims = known.into_iter().map(|(segment, ..)| segment).collect();
+        // What was too much once is no reason to let go what comes later.
+        self.sweep.since = 0;
         self.shed(excess.saturating_sub(saved));
     }
 
@@ -298,7 +310,7 @@ impl<F: Files> Store<F> {
             // 0: there is no publication in it.
             let own = Some(sealed.summary.newest).filter(|it| *it > 0);
             newest = newest.into_iter().chain(own).min();
-            oldest_last.push((sealed.live.unwrap_or(0), newest));
+            oldest_last.push((sealed.with_index(sealed.live.unwrap_or(0)), newest));
         }
         for (live, newest) in oldest_last.into_iter().rev() {
             if bytes == 0 {
@@ -311,48 +323,44 @@ impl<F: Files> Store<F> {
     }
 
     fn next_victim(&mut self) {
-        self.sweep.phase = match self.sweep.victims.pop() {
-            Some(segment) if self.sealed.get(&segment).is_some_and(|it| it.live == Some(0)) => {
-                Phase::Retire(segment)
+        let live = |segment: u64| self.sealed.get(&segment).and_then(|it| it.live);
+        self.sweep.phase = match self.sweep.victims.pop().map(|it| (it, live(it))) {
+            Some((segment, Some(0))) => Phase::Retire(segment),
+            Some((segment, live)) => {
+                let in_reserve = live.is_some_and(|it| self.leaves_half_of_the_reserve(it));
+                Phase::Copy(Cursor { segment, in_reserve, ..Cursor::default() })
             }
-            Some(segment) => Phase::Copy(Cursor { segment, ..Cursor::default() }),
             None => Phase::Begin,
         };
     }
 
     fn copy(&mut self, mut cursor: Cursor) -> Result<(), WriteError> {
         self.make_space();
-        let most = BYTES.min(self.options.segment_bytes as usize / 8);
-        let (mut copies, mut size, mut looked) = (Vec::new(), 0, 0);
-        while size < most && looked < ROOMS {
-            looked += 1;
-            let Cursor { segment, room: number, .. } = cursor;
-            let entry = self.with_index(segment, |reader, summary| {
-                Ok(reader.entries(summary, number, 1)?.pop())
-            })?;
-            let Some(entry) = entry else {
-                cursor.room = u32::MAX;
-                break;
-            };
-            let places = self.needed(&entry, &mut cursor, most.saturating_sub(size))?;
-            for (header_kind, place) in places {
-                let record = read::record_at(&self.files, self.id, segment, place)?;
-                let record = record.filter(|it| it.name == *entry.name);
-                let Some(record) = record.filter(|it| it.header.kind == header_kind) else {
-                    // The segment is kept, until what is damaged is repaired or not needed any more.
-                    self.next_victim();
-                    return Ok(());
-                };
-                size += record.header.size();
-                copies.push((entry.name.clone(), record));
+        let (copies, size) = match self.next_copies(&mut cursor) {
+            // More would not fit, however empty the active segment is.
+            Ok(Some((_, size))) if size > self.max_batch() => {
+                self.next_victim();
+                return Ok(());
             }
+            Ok(Some(copies)) => copies,
+            Ok(None) => {
+                // The segment is kept, until what is damaged is repaired or not needed any more.
+                self.next_victim();
+                return Ok(());
+            }
+            Err(why) => {
+                self.next_victim();
+                return Err(why.into());
+            }
+        };
+        if let Err(why) = self.write_copies(&copies, size, cursor.in_reserve) {
+            if why.is_full() {
+                // The others have more to be copied. Trims need what is left, and give back what this can't.
+                self.sweep.victims.clear();
+                self.sweep.phase = Phase::Begin;
+            }
+            return Err(why);
         }
-        // More would not fit, however empty the active segment is.
-        if size > self.max_batch() {
-            self.next_victim();
-            return Ok(());
-        }
-        self.write_copies(&copies, size)?;
         self.sweep.phase = match cursor.room {
             u32::MAX => Phase::Retire(cursor.segment),
             _ => Phase::Copy(cursor),
@@ -360,12 +368,41 @@ impl<F: Files> Store<F> {
         Ok(())
     }
 
+    /// What is to be copied next of a segment, and its size. None if something of it is damaged.
+    fn next_copies(&mut self, cursor: &mut Cursor) -> Result<Option<Copies>, ReadError> {
+        let most = BYTES.min(self.options.segment_bytes as usize / 8);
+        let (mut copies, mut size, mut looked) = (Vec::new(), 0, 0);
+        while size < most && looked < ROOMS {
+            looked += 1;
+            let Cursor { segment, room: number, .. } = *cursor;
+            let entry = self.with_index(segment, |reader, summary| {
+                Ok(reader.entries(summary, number, 1)?.pop())
+            })?;
+            let Some(entry) = entry else {
+                cursor.room = u32::MAX;
+                break;
+            };
+            let places = self.needed(&entry, cursor, most.saturating_sub(size))?;
+            for (header_kind, place) in places {
+                let record = read::record_at(&self.files, self.id, segment, place)?;
+                let record = record.filter(|it| it.name == *entry.name);
+                let Some(record) = record.filter(|it| it.header.kind == header_kind) else {
+                    return Ok(None);
+                };
+                size += record.header.size();
+                copies.push((entry.name.clone(), record));
+            }
+        }
+        Ok(Some((copies, size)))
+    }
+
     fn write_copies(
         &mut self,
         copies: &[(Arc<str>, Record)],
         size: usize,
+        in_reserve: bool,
     ) -> Result<(), WriteError> {
-        self.fit(size, true)?;
+        self.fit(size, in_reserve)?;
         for (name, record) in copies {
             let name = self.rooms.get_key_value(name).map_or(name, |(name, _)| name);
             self.batch.put(&name.clone(), record.header, &record.body);

@@ -41,7 +41,7 @@ impl Default for Options {
 pub struct Stats {
     /// Segment files.
     pub segments: usize,
-    /// Bytes of them.
+    /// Bytes of them, with their indexes.
     pub bytes: u64,
     /// Of those, what is needed, as far as is known: what was not looked through yet counts whole.
     pub live: u64,
@@ -68,6 +68,19 @@ pub(super) struct Sealed {
     pub summary: Summary,
     /// Bytes of it that are needed, if that is known.
     pub live: Option<u64>,
+}
+
+impl Sealed {
+    /// Bytes that it takes on the disk, with its index.
+    pub fn bytes(&self) -> u64 {
+        self.with_index(self.summary.end.into())
+    }
+
+    /// So many bytes of it, with what its index has of them.
+    pub fn with_index(&self, bytes: u64) -> u64 {
+        let all = u64::from(self.summary.end).max(1);
+        bytes + bytes.saturating_mul(self.summary.bytes()) / all
+    }
 }
 
 /// The segment that is being written.
@@ -149,7 +162,12 @@ impl<F: Files> Store<F> {
     fn size(&mut self, ops: &[Op<'_>]) -> Result<usize, WriteError> {
         let (mut size, max) = (0, self.max_batch());
         for (number, op) in ops.iter().enumerate() {
-            size += op.size(&self.room(op.room())?.line);
+            let room = self.room(op.room()).map_err(|why| WriteError::Refused {
+                op: number,
+                room: op.room().to_owned(),
+                refusal: Refusal::Unreadable(why),
+            })?;
+            size += op.size(&room.line);
             if size > max {
                 let (room, refusal) = (op.room().to_owned(), Refusal::TooLarge { size, max });
                 return Err(WriteError::Refused { op: number, room, refusal });
@@ -213,10 +231,10 @@ impl<F: Files> Store<F> {
     pub fn stats(&self) -> Stats {
         let sealed = || self.sealed.values();
         let active = u64::from(self.active.end);
-        let needed = |it: &Sealed| it.live.unwrap_or(it.summary.end.into());
+        let needed = |it: &Sealed| it.live.unwrap_or_else(|| it.bytes());
         Stats {
             segments: self.sealed.len() + 1,
-            bytes: sealed().map(|it| u64::from(it.summary.end)).sum::<u64>() + active,
+            bytes: sealed().map(Sealed::bytes).sum::<u64>() + active,
             live: sealed().map(needed).sum::<u64>() + active,
             rooms: self.rooms.len(),
             memory: sealed().map(|it| it.summary.weight()).sum(),
@@ -235,6 +253,13 @@ impl<F: Files> Store<F> {
 
     fn reserve(&self) -> usize {
         reserve(self.options.segment_bytes)
+    }
+
+    /// Whether so many bytes, and what says that they are all that was needed of a segment, leave half of the reserve to
+    /// trims.
+    pub(super) fn leaves_half_of_the_reserve(&self, bytes: u64) -> bool {
+        let end = u64::from(self.active.end) + bytes + record::size(0, 0) as u64;
+        end + self.reserve() as u64 / 2 <= self.options.segment_bytes.into()
     }
 
     /// Whether anything can be written: not after a failed sync, and after a failed write only once its traces are

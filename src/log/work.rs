@@ -225,7 +225,8 @@ impl<F: Files + Clone, P: Policy> Work<F, P> {
             let ops: Vec<_> = ops(&it.room, &it.changes).collect();
             match self.store.commit(&ops) {
                 Ok(()) => {}
-                Err(closed @ WriteError::Closed { .. }) => return Err(closed),
+                // Without it, what follows it could not be written. All of it waits for the next try.
+                Err(why) if why.may_pass() => return Err(self.store.close_for(why.to_string())),
                 Err(_) => lost += 1,
             }
         }

@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -22,6 +23,8 @@ struct Content {
     now: Vec<u8>,
     synced: Vec<u8>,
     changes: Vec<Change>,
+    /// What can't be given back.
+    bad: Option<Range<usize>>,
 }
 
 #[derive(Debug, Clone)]
@@ -83,6 +86,8 @@ struct State {
     losing: bool,
     failing_cuts: bool,
     failing_reads: bool,
+    /// After so many reads, one fails.
+    failing_read: Option<u64>,
     read_only: bool,
     /// What was done, for whoever looks into a failure.
     story: Vec<String>,
@@ -147,6 +152,18 @@ impl Disk {
         self.state().failing_reads = fail;
     }
 
+    /// After so many reads, one fails.
+    pub fn fail_a_read(&self, after: u64) {
+        self.state().failing_read = Some(after);
+    }
+
+    /// This of a file can't be given back any more.
+    pub fn spoil(&self, name: &str, bad: Range<usize>) {
+        let mut state = self.state();
+        let number = state.dir[name];
+        state.contents[number].bad = Some(bad);
+    }
+
     pub fn used(&self) -> u64 {
         self.state().used()
     }
@@ -195,7 +212,7 @@ impl Disk {
     /// Puts a file there, synced.
     pub fn put(&self, name: &str, bytes: Vec<u8>) {
         let mut state = self.state();
-        let content = Content { now: bytes.clone(), synced: bytes, changes: Vec::new() };
+        let content = Content { now: bytes.clone(), synced: bytes, ..Content::default() };
         state.contents.push(content);
         let number = state.contents.len() - 1;
         state.dir.insert(name.to_owned(), number);
@@ -346,12 +363,19 @@ impl Files for Disk {
     }
 
     fn read(&self, file: File, at: u64, into: &mut [u8]) -> Result<usize, Fault> {
-        let state = self.state();
-        if state.failing_reads {
+        let mut state = self.state();
+        let fails = state.failing_reads || state.failing_read == Some(0);
+        state.failing_read = state.failing_read.and_then(|it| it.checked_sub(1));
+        if fails {
             return Err(fault(FaultKind::Io, "input/output error"));
         }
-        let bytes = state.content(file)?.now.get(at as usize..).unwrap_or_default();
+        let content = state.content(file)?;
+        let bytes = content.now.get(at as usize..).unwrap_or_default();
         let read = bytes.len().min(into.len());
+        let (from, to) = (at as usize, at as usize + read);
+        if content.bad.as_ref().is_some_and(|bad| bad.start < to && from < bad.end) {
+            return Err(fault(FaultKind::Unreadable, "input/output error"));
+        }
         into[..read].copy_from_slice(&bytes[..read]);
         Ok(read)
     }

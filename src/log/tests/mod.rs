@@ -7,6 +7,7 @@ mod model;
 mod opening;
 mod random;
 mod retention;
+mod sectors;
 mod work;
 
 use disk::Disk;

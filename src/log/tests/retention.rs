@@ -120,6 +120,45 @@ fn what_a_clock_that_was_ahead_has_dated_does_not_take_the_rest_with_it() {
 }
 
 #[test]
+fn what_was_too_much_once_takes_nothing_that_is_older_and_comes_later() {
+    let (_, mut store) = filled();
+    let policy = Keeps(Keep::default(), Some(20_000));
+    (0..8).for_each(|_| sweep_at(&mut store, 0, &policy));
+    assert!(firsts(&mut store).iter().all(|it| *it > 20));
+    // There is space now, and another node hands over a room.
+    let policy = Keeps(Keep::default(), Some(200_000));
+    for offset in 1..=20 {
+        store.commit(&[append("moved", offset, &[0; 50])]).expect("written");
+    }
+    (0..4).for_each(|_| sweep_at(&mut store, 0, &policy));
+    let rooms = store.rooms(None, 100).expect("read");
+    let moved = rooms.iter().find(|it| &*it.name == "moved").expect("there");
+    assert_eq!((moved.first, moved.next), (1, 21));
+}
+
+#[test]
+fn a_full_disk_gives_space_back_though_there_is_none_to_copy_what_is_needed() {
+    let disk = Disk::new(1);
+    let options = Options { segment_bytes: 64 << 10, rooms_in_memory: 3 };
+    let mut store = Store::open(disk.clone(), options, 7).expect("it opens").0;
+    fill(&mut store, &mut Model::default(), 4, 1_000);
+    disk.set_capacity(Some(disk.used()));
+    let full = |offset| append("other", offset, &[0; 50]);
+    let refused = (1..).find_map(|offset| store.commit(&[full(offset)]).err()).expect("it ends");
+    assert!(refused.is_full(), "{refused}");
+    let before = disk.used();
+    // A little more of each segment is not needed any more from round to round, and in the end nothing.
+    for now in [1_500, 4_000, 6_500, 9_000, 20_000, 20_001] {
+        let policy = Keeps(Keep { age: Some(100), ..Keep::default() }, None);
+        let mut steps = (0..1_000).map(|_| store.step(now, &policy));
+        let ended = steps.find(|it| !matches!(it, Ok(Progress::More))).expect("it ends");
+        assert!(ended.as_ref().err().is_none_or(WriteError::is_full), "{ended:?}");
+    }
+    assert!(disk.used() < before / 3, "{} of {before}", disk.used());
+    store.commit(&[append("later", 1, &[0; 50])]).expect("there is space");
+}
+
+#[test]
 fn what_nobody_trims_stays_and_is_not_copied_again_and_again() {
     let (_, mut store) = filled();
     store.commit(&[append("kept", 1, b"x")]).expect("written");

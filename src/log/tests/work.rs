@@ -361,6 +361,48 @@ fn what_can_not_be_repaired_is_told_once_and_not_in_every_round() {
     }
 }
 
+#[test]
+fn a_room_that_can_not_be_read_keeps_no_other_from_being_written() {
+    let disk = Disk::new(1);
+    let mut store = open(&disk).0;
+    super::fill(&mut store, &mut super::Model::default(), 1, 60);
+    drop(store);
+    let mut played = Played::new(&disk, None, Last(100));
+    // Nor can what its index could be made again from.
+    disk.spoil(&File::Index(1).to_string(), 0..1);
+    disk.spoil(&File::Segment(1).to_string(), 0..1);
+    let ended = played.append(&[("fresh", 1), ("room0", 61), ("other", 1)]);
+    let refused = ended.iter().filter(|it| {
+        let why = it.as_ref().err();
+        matches!(why, Some(WriteError::Refused { refusal: Refusal::Unreadable(_), .. }))
+    });
+    assert_eq!(refused.count(), 1, "{ended:?}");
+    assert_eq!(ended.iter().filter(|it| it.is_ok()).count(), 2, "{ended:?}");
+}
+
+#[test]
+fn what_was_answered_is_written_again_after_a_failed_sync_though_a_read_fails_meanwhile() {
+    for after in 0..40 {
+        let disk = Disk::new(after);
+        let mut played = Played::new(&disk, Some(INTERVAL), Last(1_000));
+        for offset in 1..=60 {
+            assert_eq!(played.append(&[("a", offset)]), [Ok(())]);
+        }
+        played.work.sync_now_and_then(at(INTERVAL));
+        assert_eq!(played.append(&[("a", 61)]), [Ok(())]);
+        disk.trouble(0, Trouble::Lose);
+        disk.fail_a_read(after);
+        played.work.sync_now_and_then(at(INTERVAL * 2));
+        // Others write on, and have it tried again.
+        for offset in 1..=5 {
+            played.append(&[("b", offset)]);
+        }
+        disk.fail_a_read(u64::MAX);
+        assert_eq!(played.append(&[("a", 62)]), [Ok(())], "after {after} reads");
+        assert_eq!(offsets(&mut open(&disk).0, "a"), Vec::from_iter(1..=62), "{after}");
+    }
+}
+
 struct Young(Duration);
 
 impl Policy for Young {
