@@ -423,6 +423,9 @@ fn open_log(
     };
     let id = u128::from_be_bytes(id);
     let opened = DiskLog::open(&config.disk, namespaces.clone(), metrics.clone(), id, found)?;
+    if opened.0.has_lost_any() {
+        state.has_lost_from_log();
+    }
     if rooms > 0 {
         tracing::info!(rooms, data_dir = %config.disk.data_dir.display(), "found rooms in the log on disk");
     }

@@ -18,6 +18,8 @@ pub struct Companions {
     here: BTreeSet<String>,
     /// Since when those are here, and no others; none before anything was noted.
     since: Option<Time>,
+    /// What was to be written last may not be.
+    unsure: bool,
 }
 
 impl Companions {
@@ -36,10 +38,16 @@ impl Companions {
             true => self.here.clone(),
             false => &self.here | &self.written,
         };
-        (wanted != self.written).then(|| {
+        let is_new = std::mem::take(&mut self.unsure) || wanted != self.written;
+        is_new.then(|| {
             self.written = wanted.clone();
             wanted
         })
+    }
+
+    /// What was to be written could not be: it is to be written again.
+    pub fn not_written(&mut self) {
+        self.unsure = true;
     }
 }
 
@@ -64,6 +72,15 @@ mod tests {
         );
         assert_eq!(companions.note(names(&["a", "c"]), now + GONE), None, "it began anew");
         assert_eq!(companions.note(names(&["a", "c"]), now + GONE * 2), Some(names(&["a", "c"])));
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_again_though_nobody_comes_or_goes() {
+        let (mut companions, now) = (Companions::default(), Time::from_millis(100_000));
+        assert_eq!(companions.note(names(&["a", "b"]), now), Some(names(&["a", "b"])));
+        companions.not_written();
+        assert_eq!(companions.note(names(&["a", "b"]), now + GONE / 2), Some(names(&["a", "b"])));
+        assert_eq!(companions.note(names(&["a", "b"]), now + GONE), None);
     }
 
     #[test]

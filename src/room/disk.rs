@@ -90,6 +90,8 @@ pub struct DiskLog {
     writer: Writer,
     outcome: Arc<Outcome>,
     companions: Companions,
+    /// The names of the nodes could not be written.
+    unnoted: Arc<AtomicBool>,
     /// What was found to be damaged when it was opened, and not told to its rooms yet.
     damage: Vec<Damage>,
     scrub_interval: Option<Duration>,
@@ -366,11 +368,17 @@ impl DiskLog {
             writer,
             outcome,
             companions: Companions::new(companions.clone()),
+            unnoted: Arc::default(),
             damage,
             scrub_interval: options.scrub_interval,
             scrub: Arc::default(),
         };
         Ok((log, companions))
+    }
+
+    /// Whether there was damage when it was opened that may have been the end of any room.
+    pub fn has_lost_any(&self) -> bool {
+        self.damage.iter().any(|it| matches!(it, Damage::Bytes { .. }))
     }
 
     /// Tells `registry` when there is an answer.
@@ -423,16 +431,25 @@ impl DiskLog {
 
     /// These nodes are here: writes it down, if that is to be.
     pub fn note_companions(&mut self, here: BTreeSet<String>) {
+        let again = self.unnoted.swap(false, Ordering::Relaxed);
+        if again {
+            self.companions.not_written();
+        }
         let Some(names) = self.companions.note(here, clock::now()) else { return };
         let bytes = serde_json::to_vec(&names).unwrap_or_default();
-        let done = |written: Result<(), log::WriteError>| {
-            if let Err(why) = written {
-                tracing::warn!(%why, "which nodes are here could not be written to the log on disk");
+        let unnoted = self.unnoted.clone();
+        let done = move |written: Result<(), log::WriteError>| {
+            let Err(why) = written else { return };
+            unnoted.store(true, Ordering::Relaxed);
+            if !again {
+                tracing::warn!(%why, "which nodes are here could not be written to the log on disk: it is tried again");
             }
         };
         let (room, changes) = (COMPANIONS.into(), vec![Change::Head(bytes.into())]);
-        // Too busy: the next change brings it along.
-        let _ = self.writer.write(Request { room, changes, done: Box::new(done) });
+        if self.writer.write(Request { room, changes, done: Box::new(done) }).is_err() {
+            // Too busy.
+            self.unnoted.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Brings the metrics up to date, and tells of damage that was found since.

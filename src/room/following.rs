@@ -185,6 +185,9 @@ impl Room {
     }
 
     fn copy_begins(&mut self, begin: Begin, invited: bool, node: &mut Node) {
+        if let Begin::Follow { .. } = begin {
+            self.log_again(node);
+        }
         match (&begin, &mut self.stream) {
             (Begin::Follow { first }, Some(stream)) => {
                 node.memory.add(-stream.history.drop_through(first.saturating_sub(1)));
@@ -227,13 +230,17 @@ impl Room {
             Some(stream) => stream.history.top(),
             None => self.top(),
         };
-        let stream = self.stream.as_deref_mut().filter(|_| incoming.follows);
-        let logged = match stream {
-            Some(stream) => stream.logged.as_deref_mut(),
-            None => incoming.logged.as_deref_mut(),
-        };
-        if let Some(logged) = logged {
+        let stream = self.stream.as_deref_mut();
+        if incoming.follows {
+            if let Some(logged) = stream.and_then(|it| it.logged.as_deref_mut()) {
+                log_page(logged, &self.name, top, items, node);
+            }
+        } else if let Some(logged) = &mut incoming.logged {
             log_page(logged, &self.name, top, items, node);
+            if let Some(stream) = stream.filter(|_| logged.has_begun_to_replace()) {
+                let first = stream.history.first();
+                stream.logged.iter_mut().for_each(|it| it.be_replaced(first));
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use super::{
     node::Node,
     room::{Role, Room},
     stream::Stream,
+    transfer::Outgoing,
 };
 use crate::{
     cluster::{node::NodeId, slots::Ownership},
@@ -45,7 +46,8 @@ impl Room {
             Role::Guest => None,
         };
         let repairs = logged.and_then(|it| it.repairs.as_deref()?.next_due());
-        let all = [self.requests.next_due(), waiting, expiry, keys, role, log, repairs];
+        let copies = self.outgoing.iter().filter_map(Outgoing::again_at).min();
+        let all = [self.requests.next_due(), waiting, expiry, keys, role, log, repairs, copies];
         all.into_iter().chain([self.keep_until(node.settings.linger)]).flatten().min()
     }
 

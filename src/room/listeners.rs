@@ -16,6 +16,7 @@ use super::{
     stream::Stream,
     transfer::{self, CopyUnderWay, Outgoing, What},
     types::ClientInfo,
+    warming::AGAIN,
 };
 use crate::{cluster::node::NodeId, log};
 
@@ -184,14 +185,28 @@ impl Room {
             _ => false,
         };
         let Some(index) = self.outgoing.iter_mut().position(is_it) else { return Some(page) };
-        if let Some(page) = page {
-            self.note_first(page.first);
-            self.send_read(index, page, node);
+        match (page, &mut self.outgoing[index].what) {
+            (Some(page), _) => {
+                self.note_first(page.first);
+                self.send_read(index, page, node);
+                node.has_pages(self.outgoing[index].to, &self.name);
+            }
+            (None, What::Copy(copy)) => copy.read_again(Some(node.now + AGAIN)),
+            _ => {}
         }
-        // It goes on, or the log is asked again.
-        let to = self.outgoing[index].to;
-        node.has_pages(to, &self.name);
         None
+    }
+
+    /// Has the log read again for copies for which it could not, once it is time.
+    pub(super) fn read_again_for_copies(&mut self, node: &mut Node) {
+        for outgoing in &mut self.outgoing {
+            if let What::Copy(copy) = &mut outgoing.what
+                && copy.again_at().is_some_and(|at| at <= node.now)
+            {
+                copy.read_again(None);
+                node.has_pages(outgoing.to, &self.name);
+            }
+        }
     }
 
     fn send_read(&mut self, index: usize, page: LogPage, node: &mut Node) {

@@ -109,6 +109,8 @@ pub struct Logged {
     /// Nothing that was said in the stream since it began here was acknowledged. Should the node end now, another may begin
     /// the room, and what is here is no reason to forget what was acknowledged there.
     unproven: bool,
+    /// The log has something else in its place: a copy that has begun to come. What is in memory is all that is left.
+    replaced: bool,
     /// What is copied here and not all written yet. Boxed: few rooms are.
     copying: Option<Box<Copying>>,
     /// What is damaged here or at a peer, and is read once more. Boxed: hardly any room has it.
@@ -218,6 +220,20 @@ impl Logged {
         self.writes.next_due()
     }
 
+    /// Whether a copy begins to take its place in the log that is too large to wait until it is here as a whole.
+    pub(super) fn has_begun_to_replace(&self) -> bool {
+        self.copying.as_deref().is_none_or(|it| it.beginning.is_empty())
+    }
+
+    /// Another copy takes its place in the log: of a stream that has the publications from `first` on in memory. What was
+    /// still to be written would be written into that copy.
+    pub(super) fn be_replaced(&mut self, first: u64) {
+        if !self.replaced {
+            *self =
+                Self { replaced: true, head: self.head.take(), ..Self::new(first, self.unproven) };
+        }
+    }
+
     /// Has the log write this, after which it has the stream up to `through`.
     pub fn write(
         &mut self,
@@ -226,6 +242,9 @@ impl Logged {
         through: u64,
         node: &mut Node,
     ) {
+        if self.replaced {
+            return;
+        }
         let changes = match self.copying.as_mut().map(|it| std::mem::take(&mut it.beginning)) {
             None => changes,
             Some(beginning) => beginning.into_iter().chain(changes).collect(),
@@ -316,6 +335,16 @@ impl Room {
         logged.write(&self.name, changes, top, node);
         logged.copying = Some(Box::new(Copying { through: top, ..Copying::default() }));
         stream.logged = Some(Box::new(logged));
+    }
+
+    /// If a copy has taken its place in the log, and never came as a whole, the stream goes there again as far as it is in
+    /// memory.
+    pub(super) fn log_again(&mut self, node: &mut Node) {
+        let stream = self.stream.as_deref_mut();
+        let replaced = stream.and_then(|it| it.logged.take_if(|it| it.replaced));
+        if let Some(replaced) = replaced {
+            self.begin_to_log(replaced.unproven, node);
+        }
     }
 
     /// A publication was placed or came from the home.
@@ -419,13 +448,13 @@ impl Room {
     }
 
     /// A home is about to go on from a stream that was found in the log, this node or one that fetches it. Where disks sync
-    /// later than they answer, clients may have seen more of it than a failure of the power has left, so it goes on in
-    /// another epoch.
+    /// later than they answer, clients may have seen more of it than a failure of the power has left, and so where the log
+    /// has lost what may have been the end of any room: it goes on in another epoch.
     pub(super) fn leave_what_was_not_synced(&mut self, node: &mut Node) {
         let Some(stream) = self.stream.as_deref_mut() else { return };
         let Some(logged) = stream.logged.as_deref_mut().filter(|it| it.found) else { return };
         logged.goes_on();
-        if node.settings.syncs_late && node.is_quorum() {
+        if (node.settings.syncs_late || node.lost_from_log) && node.is_quorum() {
             stream.succeed(node.new_epoch());
             self.log_head(node);
         }
@@ -605,5 +634,39 @@ impl Entry {
             }
         }
         entry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cluster::node::NodeId, room::node::RoomSettings};
+
+    /// What was asked of the log.
+    fn asked(node: &mut Node) -> Vec<LogRequest> {
+        let out = std::mem::take(&mut node.out).into_iter();
+        out.filter_map(|it| match it {
+            Out::Log { request, .. } => Some(request),
+            _ => None,
+        })
+        .collect()
+    }
+
+    #[test]
+    fn what_a_copy_replaces_in_the_log_writes_nothing_into_that_copy() {
+        let mut node = Node::new(NodeId(1), RoomSettings::default(), 1);
+        node.now = Time::from_millis(100_000);
+        let (room, mut logged) = ("a".into(), Logged::new(1, false));
+        logged.write(&room, vec![LogChange::Trim(1)], 5, &mut node);
+        let [LogRequest::Write(id, _)] = asked(&mut node)[..] else { panic!("one write") };
+        logged.writes.answered(id, false, node.now);
+        assert!(logged.is_failing());
+        logged.be_replaced(3);
+        node.now = node.now + std::time::Duration::from_secs(10);
+        logged.writes.retry(&room, &mut node);
+        logged.write(&room, vec![LogChange::Trim(2)], 6, &mut node);
+        assert_eq!(asked(&mut node), []);
+        // It says that it has nothing there, until it is written again.
+        assert_eq!((logged.synced(), logged.has(3), logged.is_failing()), (2, false, false));
     }
 }

@@ -208,6 +208,8 @@ pub struct Node {
     pub moves: Moves,
     /// Groups of consumers.
     pub groups: Groups,
+    /// This node's log has lost what may have been the end of any room that was found in it.
+    pub lost_from_log: bool,
     pub(super) view: View,
     /// The nodes of the view that are reachable.
     pub(super) routable: BTreeSet<NodeId>,
@@ -246,6 +248,7 @@ impl Node {
             fetches: Fetches::default(),
             moves: Moves::default(),
             groups: Groups::default(),
+            lost_from_log: false,
             view: View::default(),
             routable: BTreeSet::new(),
             placed: BTreeSet::new(),

@@ -399,6 +399,7 @@ impl Room {
             Some(_) if vouched => {}
             Some(stream) => stream.succeed(node.new_epoch()),
         }
+        self.log_again(node);
         self.begin_to_log(begins, node);
         self.log_head(node);
     }

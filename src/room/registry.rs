@@ -127,6 +127,11 @@ impl State {
         }
     }
 
+    /// This node's log has lost what may have been the end of any room that was found in it.
+    pub fn has_lost_from_log(&mut self) {
+        self.node.lost_from_log = true;
+    }
+
     /// Takes in a room that was found in this node's log, before any input. What it has may be newer than what others
     /// have, so it is kept until they say that it is not needed. Returns whether rooms of its namespace are on disk.
     pub fn find_in_log(&mut self, found: LoggedRoom, now: Time) -> bool {

@@ -405,6 +405,7 @@ impl Room {
         self.outgoing.retain(|it| node.link(it.to) == Some(it.link));
         self.give_up_overdue(node);
         self.retry_log(node);
+        self.read_again_for_copies(node);
         self.go_on_with_repairs(node);
         match &mut self.role {
             Role::Opening(_) => self.try_to_open(node),

@@ -192,6 +192,14 @@ impl Outgoing {
     pub fn is_reading(&self) -> bool {
         matches!(&self.what, What::Copy(copy) if copy.is_reading())
     }
+
+    /// When the log is to be asked again, if it could not read.
+    pub fn again_at(&self) -> Option<Time> {
+        match &self.what {
+            What::Copy(copy) => copy.again_at(),
+            _ => None,
+        }
+    }
 }
 
 /// What is sent in pages.
@@ -224,6 +232,8 @@ pub struct CopyUnderWay {
     logged: bool,
     /// The number under which the log is reading for it.
     reading: Option<u64>,
+    /// The log could not read, and is asked again then.
+    again_at: Option<Time>,
     /// That.
     after: Vec<RoomMessage>,
 }
@@ -250,6 +260,7 @@ impl CopyUnderWay {
             followed: false,
             logged: false,
             reading: None,
+            again_at: None,
             after: Vec::new(),
         }
     }
@@ -266,9 +277,19 @@ impl CopyUnderWay {
         (self.logged && self.cursor <= last).then_some((self.cursor, last))
     }
 
-    /// Whether the log is reading for it.
+    /// Whether the log is reading for it, or is to be asked again later.
     pub fn is_reading(&self) -> bool {
-        self.reading.is_some()
+        self.reading.is_some() || self.again_at.is_some()
+    }
+
+    /// When the log is to be asked again, if it could not read.
+    pub fn again_at(&self) -> Option<Time> {
+        self.again_at
+    }
+
+    /// The log could not read: it is asked again then; none: now.
+    pub fn read_again(&mut self, at: Option<Time>) {
+        self.again_at = at;
     }
 
     /// The log reads for it under this number.

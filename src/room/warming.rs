@@ -20,7 +20,7 @@ const PAGE: usize = 4 << 20;
 /// The most publications that are read of a room: no more keys are remembered.
 const MOST: usize = 10_000;
 /// How long after a failure the log is asked again.
-const AGAIN: Duration = Duration::from_millis(500);
+pub(super) const AGAIN: Duration = Duration::from_millis(500);
 
 /// What is being read of a room.
 #[derive(Debug, Default)]
