@@ -9,6 +9,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log"
 	"os"
@@ -18,7 +19,8 @@ import (
 	"time"
 
 	"github.com/centrifugal/centrifuge-go"
-	_ "modernc.org/sqlite"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 )
 
 const (
@@ -45,6 +47,19 @@ const (
 		insert into account values (?, ?, 1)
 		on conflict (name) do update set balance = balance + excluded.balance, payments = payments + 1`
 )
+
+// create makes the tables, unless they are there. SQLite does not wait while others open the same new file, each to give
+// it a log ("wal"), so this does. Connections that are made later find the log, and need nobody to wait for.
+func create(db *sql.DB) error {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		_, err := db.Exec(tables)
+		var failed *sqlite.Error
+		locked := errors.As(err, &failed) && failed.Code()&0xff == sqlite3.SQLITE_BUSY
+		if !locked || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
 
 // take does everything in one transaction: the effect, and that it has taken place. A message that came before has
 // no effect.
@@ -123,7 +138,7 @@ func run(url, file, channel string) error {
 		return err
 	}
 	defer db.Close()
-	if _, err := db.Exec(tables); err != nil {
+	if err := create(db); err != nil {
 		return err
 	}
 	stopped, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)

@@ -4,6 +4,7 @@
 //   node consumer.mjs ws://127.0.0.1:8000/connection/websocket bank.db
 //
 // Any number of them may run at a time, in any language, on one database. Another room may follow; it needs another database.
+import { setTimeout as sleep } from 'node:timers/promises';
 import Database from 'better-sqlite3';
 import { Centrifuge } from 'centrifuge';
 import WebSocket from 'ws';
@@ -15,20 +16,31 @@ if (!file) {
 }
 
 const db = new Database(file, { timeout: 10_000 });
-db.pragma('journal_mode = wal');
-db.pragma('synchronous = full'); // what is acknowledged must outlive a power cut
-db.exec(`
-  create table if not exists done (
-    message text not null primary key,
-    repeats integer not null default 0,
-    at text not null default current_timestamp
-  ) strict;
-  create table if not exists account (
-    name text not null primary key,
-    balance integer not null,
-    payments integer not null
-  ) strict;
-`);
+function create() {
+  db.pragma('journal_mode = wal');
+  db.pragma('synchronous = full'); // what is acknowledged must outlive a power cut
+  db.exec(`
+    create table if not exists done (
+      message text not null primary key,
+      repeats integer not null default 0,
+      at text not null default current_timestamp
+    ) strict;
+    create table if not exists account (
+      name text not null primary key,
+      balance integer not null,
+      payments integer not null
+    ) strict;
+  `);
+}
+for (const deadline = Date.now() + 10_000; ; await sleep(50)) {
+  try {
+    create();
+    break;
+  } catch (error) {
+    // SQLite does not wait while others open the same new file, each to give it a log ("wal"), so this does.
+    if (!error.code?.startsWith('SQLITE_BUSY') || Date.now() > deadline) throw error;
+  }
+}
 const remember = db.prepare(`
   insert into done (message) values (?)
   on conflict (message) do update set repeats = repeats + 1

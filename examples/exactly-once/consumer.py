@@ -10,6 +10,7 @@ import asyncio
 import signal
 import sqlite3
 import sys
+import time
 from contextlib import closing
 
 from centrifuge import CentrifugeError, Client, ClientEventHandler, ClientState, SubscriptionEventHandler
@@ -20,6 +21,19 @@ CHANNEL = "jobs:pay"
 def open_database(file):
     # "IMMEDIATE": a transaction that will write waits for its turn when it begins.
     db = sqlite3.connect(file, timeout=10, isolation_level="IMMEDIATE")
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            create(db)
+            return db
+        except sqlite3.OperationalError as error:
+            # SQLite does not wait while others open the same new file, each to give it a log ("wal"), so this does.
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def create(db):
     db.execute("pragma journal_mode = wal")
     db.execute("pragma synchronous = full")  # what is acknowledged must outlive a power cut
     db.executescript("""
@@ -34,7 +48,6 @@ def open_database(file):
             payments integer not null
         ) strict;
     """)
-    return db
 
 
 def take(db, message, payment):
