@@ -16,7 +16,7 @@ use roomcast::cluster::placement::{Placement, slot};
 use serde_json::{Value, json};
 
 use crate::node::node_name;
-use crate::wait::ensure;
+use crate::wait::{ensure, until};
 use crate::ws::{Event, Socket};
 
 /// Between one message and the next.
@@ -25,9 +25,13 @@ const PAUSE: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What a machine that is shared with others may add to any message. What a fault
 /// makes wait waits for a failure detector, which takes seconds.
-const NOISE: Duration = Duration::from_millis(100);
+const NOISE: Duration = Duration::from_millis(300);
 /// By how much the others may be slowed down.
 const FACTOR: u32 = 3;
+/// Of fewer messages nothing can be said.
+const ENOUGH: usize = 100;
+/// How long it is waited for that many.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// A room whose home and first successor, of so many nodes, are these.
 pub fn room_at(home: usize, successor: usize, nodes: usize) -> String {
@@ -84,19 +88,33 @@ impl Control {
         Ok(Self { stop, took, before: 0, talking: Some(talking) })
     }
 
-    /// What comes from now on is during the fault.
+    /// What comes from now on is during the fault. Waits until enough has come before.
     pub fn fault_begins(&mut self) {
-        self.before = self.took.lock().unwrap_or_else(PoisonError::into_inner).len();
+        self.await_enough();
+        self.before = self.count();
     }
 
-    /// Stops. An error if a message was refused or never came.
+    /// Stops, once enough has come. An error if a message was refused or never came.
     pub fn finish(mut self) -> Result<Report, String> {
+        self.await_enough();
         self.stop.store(true, Ordering::Relaxed);
         let talking = self.talking.take().ok_or("it has stopped already")?;
         talking.join().map_err(|_| "the control client has panicked".to_owned())??;
         let mut before = std::mem::take(&mut *self.took.lock().expect("no one else has it"));
         let during = before.split_off(self.before.min(before.len()));
         Ok(Report { before, during })
+    }
+
+    fn count(&self) -> usize {
+        self.took.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// A slow machine takes its time. Where too few come all the same, the report is judged so.
+    fn await_enough(&self) {
+        let _ = until(LIMIT, || {
+            let has_ended = self.talking.as_ref().is_none_or(JoinHandle::is_finished);
+            ensure(has_ended || self.count() >= self.before + ENOUGH, String::new)
+        });
     }
 }
 
@@ -161,7 +179,7 @@ fn hear(socket: &mut Socket, wanted: impl Fn(&Value) -> bool) -> Result<Value, S
 impl Report {
     /// Whether the fault went unnoticed.
     pub fn judge(&self) -> Result<(), String> {
-        let enough = self.before.len() >= 100 && self.during.len() >= 100;
+        let enough = self.before.len() >= ENOUGH && self.during.len() >= ENOUGH;
         ensure(enough, || format!("too few messages: {self}"))?;
         let limit = (p99(&self.before) * FACTOR).max(NOISE);
         ensure(p99(&self.during) <= limit, || format!("more than {limit:?}: {self}"))

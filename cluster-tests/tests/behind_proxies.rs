@@ -20,7 +20,7 @@ use cluster_tests::world::{REACTION, skip};
 use serde_json::{Value, json};
 
 /// How soon a message has to be there that nobody holds back.
-const AT_ONCE: Duration = Duration::from_secs(3);
+const AT_ONCE: Duration = Duration::from_secs(10);
 /// How many clients stream at the same time.
 const STREAMS: usize = 20;
 /// How soon a node that is gone is left out.

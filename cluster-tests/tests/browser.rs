@@ -21,7 +21,7 @@ const SIZE: (u32, u32) = (1100, 760);
 const PHONE: (u32, u32) = (390, 780);
 
 /// In this time the page shows who came and who went.
-const SHOWN: Duration = Duration::from_secs(3);
+const SHOWN: Duration = Duration::from_secs(6);
 
 /// `roomcast demo`, and the nodes that it printed.
 struct Demo {

@@ -116,7 +116,7 @@ fn a_client_that_closes_its_stream_is_gone_at_once() {
         }
         Ok(())
     });
-    world.eventually("only ws is left", Duration::from_secs(3), |world| {
+    world.eventually("only ws is left", Duration::from_secs(10), |world| {
         let presence = world.cluster.api(2, "presence_stats", &json!({"channel": "lobby"}))?;
         ensure(presence["num_clients"] == 1, || presence.to_string())
     });

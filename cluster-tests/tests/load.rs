@@ -32,7 +32,7 @@ history_ttl = "1h"
 queue = { groups = ["*"] }
 "#;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// The exit code of a load that lost messages.
 const LOST: i32 = 3;
@@ -105,7 +105,7 @@ fn clients_on_three_nodes_miss_nothing_while_some_lose_their_connections() -> Re
         let published = seen["published"].as_u64().unwrap_or(0);
         // Each room has 40 of the clients.
         let got = seen["delivered"].as_u64().unwrap_or(0) + seen["recovered"].as_u64().unwrap_or(0);
-        ensure(published >= 390 && got == published * 40, || text.clone())?;
+        ensure(published >= 350 && got == published * 40, || text.clone())?;
         let storms = seen["storm_seconds"].as_array().map_or(0, Vec::len);
         ensure(storms == 1 && seen["recovered"].as_u64() > Some(0), || text)?;
     }
@@ -117,14 +117,16 @@ fn clients_that_have_gone_leave_their_memory_to_the_system() -> Result<(), Strin
     const CLIENTS: u64 = 8_000;
     let mut cluster = Cluster::start_with(1, CONFIG)?;
     let clients = CLIENTS.to_string();
-    let options = ["--clients", &clients, "--rate", "1", "--seconds", "2"];
+    let options = ["--clients", &clients, "--rate", "1", "--seconds", "5"];
     // A server that has had clients holds more than a new one: its tables, and code that was run.
     let (code, _, text) = load(&mut cluster, &options)?;
     ensure(code == 0, || text)?;
     let before = until(SOON, || {
         let before = memory(&cluster)?;
         hold(Duration::from_secs(3));
-        ensure(memory(&cluster)? == before, || "memory moves".into()).map(|()| before)
+        // Half a percent comes and goes all the time.
+        let moved = memory(&cluster)?.abs_diff(before);
+        ensure(moved <= before / 200, || format!("memory moves by {moved} KiB")).map(|()| before)
     })?;
     let child = start(&mut cluster, &options)?;
     let with = until(SOON, || {

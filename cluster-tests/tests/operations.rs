@@ -138,13 +138,13 @@ fn a_node_that_sees_too_few_others_says_so_and_takes_nothing_that_it_could_lose(
 #[test]
 fn verbose_health_tells_of_a_node_that_does_not_answer() {
     let mut world = World::new(3);
-    world.check("all is well", |world| {
+    world.eventually("all is well", REACTION, |world| {
         let (status, report) = health(world, 0, "?verbose")?;
         let all = report["reached"].as_array().map_or(0, Vec::len) == 3;
         ensure(status == 200 && all && report["missing"] == json!([]), || report.to_string())
     });
     world.play([Pause { node: 1 }]);
-    world.check("what does not come back is reported", |world| {
+    world.eventually("what does not come back is reported", REACTION, |world| {
         let (status, report) = health(world, 0, "?verbose")?;
         ensure(status == 503 && report["missing"] == json!(["b"]), || report.to_string())
     });

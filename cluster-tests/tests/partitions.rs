@@ -334,9 +334,9 @@ fn gossip_that_is_late_lost_and_repeated_is_not_noticed() {
     let Some((mut world, mut said)) = meet() else { return };
     let talking = talk(&mut world);
     let mut control = control(&world);
-    world.play([Hold(CUT / 2), Cut(Cut::Rough)]);
+    world.play([Hold(CUT / 2)]);
     control.fault_begins();
-    world.play([Hold(CUT)]);
+    world.play([Cut(Cut::Rough), Hold(CUT)]);
     world.undisturbed(control);
     world.play([Heal]);
     hush(&mut world, talking, &mut said);
@@ -349,9 +349,9 @@ fn a_slow_link_leaves_no_silent_gap() {
     let Some((mut world, mut said)) = meet() else { return };
     let talking = talk(&mut world);
     let mut control = control(&world);
-    world.play([Hold(CUT / 2), Cut(Cut::Slow { a: 0, b: 1 })]);
+    world.play([Hold(CUT / 2)]);
     control.fault_begins();
-    world.play([Hold(CUT)]);
+    world.play([Cut(Cut::Slow { a: 0, b: 1 }), Hold(CUT)]);
     world.undisturbed(control);
     world.play([Heal]);
     hush(&mut world, talking, &mut said);
