@@ -61,7 +61,7 @@ fn what_was_acknowledged_outlives_kill_9_of_all_nodes_at_once() {
         hold(WRITING);
         (0..3).for_each(|node| cluster.node_mut(node).kill());
         let written: Vec<_> = writers.into_iter().flat_map(|it| it.finish().acked).collect();
-        assert!(written.len() > 100, "{} were acknowledged in round {round}", written.len());
+        assert!(written.len() > 30, "{} were acknowledged in round {round}", written.len());
         acked.extend(written);
         cluster.restart_all().expect("all start again");
         all_there(&cluster, &[0, 1, 2], &acked);
@@ -129,7 +129,12 @@ fn a_node_whose_disk_is_lost_fetches_what_it_should_hold() {
     let what = "the node without a disk has the rooms";
     until(SETTLED, || ensure(cluster.metric(1, "roomcast_rooms")? >= ROOMS as f64, || what.into()))
         .expect(what);
-    hold(Duration::from_secs(1));
+    until(SETTLED, || {
+        let kept = |node| cluster.metric(node, "roomcast_history_bytes");
+        let (whole, copied) = (kept(0)?, kept(1)?);
+        ensure(copied == whole, || format!("it has {copied} of {whole} bytes"))
+    })
+    .expect("its copies are whole");
     cluster.node_mut(0).kill();
     all_there(&cluster, &[1], &acked);
 }
@@ -546,6 +551,10 @@ fn two_nodes_do_not_share_a_directory_and_the_second_says_so() {
     let second = cluster.add_namesake_joining(0, &[]).expect("it is launched");
     let status = cluster.node_mut(second).exit_status(SETTLED).expect("it ends");
     assert!(!status.success());
-    let log = cluster.node(second).log();
-    assert!(log.contains("in use by another process"), "{log}");
+    // Its log comes through a pipe.
+    until(SETTLED, || {
+        let log = cluster.node(second).log();
+        ensure(log.contains("in use by another process"), || log)
+    })
+    .expect("it says so");
 }

@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -55,7 +55,9 @@ const ACCOUNTS: u64 = 7;
 /// Of those who publish into a room.
 const PUBLISHERS: u64 = 2;
 /// Between two payments of one publisher.
-const PACE: Duration = Duration::from_millis(5);
+const PACE: Duration = Duration::from_millis(20);
+/// The same, where there has to be an acknowledgement under way whenever connections are cut.
+const QUICKLY: Duration = Duration::from_millis(5);
 /// How often each node is killed.
 const ROUNDS: usize = 2;
 /// How long a node is there before it is killed, and how long it is away, in milliseconds.
@@ -64,9 +66,12 @@ const BETWEEN: Range<u64> = 1_500..3_000;
 const FAULTS: Range<u64> = 200..900;
 /// How long connections swallow what is said before they are cut, in milliseconds.
 const SILENCE: Range<u64> = 20..200;
+/// How long a node may take to drain.
+const DRAINING: Duration = Duration::from_secs(40);
 /// What there has to be at least, or the test has tried nothing.
-const MANY: usize = 500;
-/// How often the connections of consumers are cut that are to leave then.
+const MANY: usize = 100;
+/// How often the connections of consumers are cut that are to leave then, and how often at most all are until there was
+/// everything that there has to be.
 const CUTS: usize = 30;
 /// SIGTERM.
 const LEAVE: i32 = 15;
@@ -80,8 +85,6 @@ const HOW_MANY: &str = "EXACTLY_ONCE_FAULTS";
 const FEW: usize = 14;
 /// Consumers of each of the two rooms that have many.
 const CROWD: usize = 10;
-/// Between two payments of one publisher, where there are many consumers.
-const SLOWLY: Duration = Duration::from_millis(20);
 /// Between two of many faults, and how long a node is away then, in milliseconds.
 const RECOVERY: Range<u64> = 400..2_200;
 const AWAY: Range<u64> = 100..1_500;
@@ -133,6 +136,14 @@ struct Consumer {
 struct Queue {
     room: &'static str,
     folder: Folder,
+    /// How often a payment was sent again.
+    again: Arc<AtomicUsize>,
+}
+
+impl Queue {
+    fn again(&self) -> usize {
+        self.again.load(Ordering::Relaxed)
+    }
 }
 
 /// Where the consumers keep what they have done, and what they complain of. It goes when this is dropped.
@@ -226,7 +237,7 @@ impl Consumers {
     }
 
     fn launch(&self, language: Language, queue: usize) -> Child {
-        let Queue { room, folder } = &self.queues[queue];
+        let Queue { room, folder, .. } = &self.queues[queue];
         let complaints =
             File::options().create(true).append(true).open(folder.0.join("complaints"));
         let mut command = language.command();
@@ -305,8 +316,6 @@ struct Payment {
     amount: u64,
     /// Where it is in the room.
     offset: u64,
-    /// How often it was sent.
-    tries: usize,
 }
 
 /// All that was published.
@@ -316,15 +325,12 @@ struct Paid {
     accounts: BTreeMap<String, (u64, u64)>,
     /// Whose payment is at each offset.
     offsets: BTreeMap<u64, String>,
-    /// How often one was sent again.
-    again: usize,
 }
 
 impl Paid {
-    fn add(&mut self, Payment { account, amount, offset, tries }: Payment) {
+    fn add(&mut self, Payment { account, amount, offset }: Payment) {
         let (balance, payments) = self.accounts.entry(account.clone()).or_default();
         (*balance, *payments) = (*balance + amount, *payments + 1);
-        self.again += tries - 1;
         let other = self.offsets.insert(offset, account);
         assert_eq!(other, None, "two payments are at offset {offset}");
     }
@@ -340,6 +346,7 @@ fn pay(
     room: &str,
     pace: Duration,
     relay: SocketAddr,
+    again: &AtomicUsize,
     stop: &AtomicBool,
 ) -> Vec<Payment> {
     let mut api = None;
@@ -362,7 +369,8 @@ fn pay(
             publish(&mut api, relay, &body)
         });
         let offset = offset.expect("it is acknowledged in the end");
-        paid.push(Payment { account, amount, offset, tries });
+        again.fetch_add(tries - 1, Ordering::Relaxed);
+        paid.push(Payment { account, amount, offset });
         hold(pace);
     }
     paid
@@ -422,7 +430,7 @@ fn drain_node(world: &mut World, relays: &Relays, node: usize) {
         let others: Vec<_> = others.map(|it| world.cluster.node(it).http).collect();
         relays.lead_to(&others);
         world.cluster.node(node).terminate();
-        let status = world.cluster.node_mut(node).exit_status(REACTION)?;
+        let status = world.cluster.node_mut(node).exit_status(DRAINING)?;
         ensure(status.success(), || format!("it ends with {status}"))
     });
     come_back(world, relays, node);
@@ -536,7 +544,10 @@ impl Run {
     ) -> (Self, Consumers) {
         let seed = seed();
         println!("{SEED}={seed}");
-        let queues = rooms.iter().map(|room| Queue { room, folder: Folder::new() });
+        let queues = rooms.iter().map(|room| {
+            let (folder, again) = (Folder::new(), Arc::default());
+            Queue { room, folder, again }
+        });
         let queues: Arc<[Queue]> = queues.collect();
         let world = World::with(3, config);
         let nodes: Vec<_> = (0..3).map(|it| world.cluster.node(it).http).collect();
@@ -547,7 +558,8 @@ impl Run {
         for (queue, room) in rooms.iter().copied().enumerate() {
             for number in 0..PUBLISHERS {
                 let (address, stop) = (relays.publish.address, running.0.clone());
-                let paying = thread::spawn(move || pay(number, room, pace, address, &stop));
+                let again = queues[queue].again.clone();
+                let paying = thread::spawn(move || pay(number, room, pace, address, &again, &stop));
                 publishers.push((queue, paying));
             }
         }
@@ -555,8 +567,27 @@ impl Run {
         (Self { world, relays, queues, publishers, running, random }, consumers)
     }
 
+    /// Whether in each room something was sent again, and something came again that was done.
+    fn has_all(&self) -> bool {
+        let came_again = |it: &Queue| repeats(&it.folder).is_ok_and(|it| it > 0);
+        self.queues.iter().all(|it| it.again() > 0 && came_again(it))
+    }
+
+    /// Cuts connections once more, and again, for as long as chance has left something out.
+    fn make_up(&mut self, consumers: &mut Consumers) {
+        for _ in 0..CUTS {
+            if self.has_all() {
+                break;
+            }
+            consumers.cut += self.relays.cut_consumers(some_time(&mut self.random, &SILENCE));
+            consumers.cut += self.relays.cut_publishers(some_time(&mut self.random, &SILENCE));
+            hold(some_time(&mut self.random, &FAULTS));
+        }
+    }
+
     /// No more is published; what was is booked, each payment once. What was published into each room.
-    fn finish(self, mut consumers: Consumers) -> Vec<Paid> {
+    fn finish(mut self, mut consumers: Consumers) -> Vec<Paid> {
+        self.make_up(&mut consumers);
         let Self { mut world, queues, publishers, running, .. } = self;
         drop(running);
         let mut paid: Vec<Paid> = queues.iter().map(|_| Paid::default()).collect();
@@ -573,8 +604,8 @@ impl Run {
         }
         world.check("consumers leave when they are asked to", |_| consumers.leave());
         println!("{} consumers killed, {} connections cut", consumers.killed, consumers.cut);
-        for (Queue { room, folder }, paid) in queues.iter().zip(&paid) {
-            let (count, again) = (paid.count(), paid.again);
+        for (queue, paid) in queues.iter().zip(&paid) {
+            let (Queue { room, folder, .. }, count, again) = (queue, paid.count(), queue.again());
             let repeats = repeats(folder).expect("the database can be read");
             println!("{room}: {count} payments, {again} sent again, {repeats} messages met again");
             print!("{}", folder.complaints());
@@ -599,13 +630,14 @@ fn no_dead_letters(world: &World) -> Result<(), String> {
 fn booked_once_through(config: &str, faults: impl FnOnce(&mut World, &Relays, &mut fastrand::Rng)) {
     // Two of each.
     let (mut run, mut consumers) = Run::start(config, &[ROOM], &languages().repeat(2), PACE);
-    let (stop, mut own) = (run.running.0.clone(), run.random.fork());
+    let disturbed = Running::default();
+    let (stop, mut own) = (disturbed.0.clone(), run.random.fork());
     let disturbing = thread::spawn(move || {
         let outcome = consumers.disturb(&mut own, &stop);
         (consumers, outcome)
     });
     faults(&mut run.world, &run.relays, &mut run.random);
-    run.running.0.store(true, Ordering::Relaxed);
+    drop(disturbed);
     let (consumers, undisturbed) = disturbing.join().expect("faults do not panic");
     let complaints = run.queues[0].folder.complaints();
     run.world.check("no consumer has ended by itself", |_| {
@@ -726,7 +758,7 @@ fn consumers_leave_when_they_are_asked_to_though_they_were_cut_off_while_they_ac
     if !languages().contains(&Go) {
         return;
     }
-    let (mut run, mut consumers) = Run::start(CONFIG, &[ROOM], &[Go; 6], PACE);
+    let (mut run, mut consumers) = Run::start(CONFIG, &[ROOM], &[Go; 6], QUICKLY);
     for _ in 0..CUTS {
         hold(some_time(&mut run.random, &FAULTS));
         consumers.cut += run.relays.cut_consumers(some_time(&mut run.random, &SILENCE));
@@ -739,7 +771,7 @@ fn consumers_leave_when_they_are_asked_to_though_they_were_cut_off_while_they_ac
 fn twenty_consumers_book_each_payment_once_through_an_hour_of_faults_in_minutes() {
     let count = given(HOW_MANY).map_or(FEW, |it| it as usize);
     let crowd: Vec<Language> = languages().into_iter().cycle().take(CROWD).collect();
-    let (mut run, mut consumers) = Run::start(&two_rooms(), &[ROOM, KEYED], &crowd, SLOWLY);
+    let (mut run, mut consumers) = Run::start(&two_rooms(), &[ROOM, KEYED], &crowd, PACE);
     let began = Instant::now();
     let faults = Fault::some(count, &mut run.random);
     for (number, fault) in faults.iter().enumerate() {
