@@ -396,6 +396,11 @@ impl Small {
         self.run(&["mount", "-o", &format!("remount,size={size}")])
     }
 
+    /// Nothing can be written any more.
+    fn be_read_only(&self) -> bool {
+        self.run(&["mount", "-o", "remount,ro"])
+    }
+
     fn run(&self, words: &[&str]) -> bool {
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).arg(&self.0).stderr(Stdio::null());
@@ -543,6 +548,33 @@ fn a_log_is_exported_and_imported_as_it_was() {
     for (before, after) in before.iter().zip(&after) {
         assert_eq!((before.offset, &before.kept), (after.offset, &after.kept));
     }
+}
+
+#[test]
+fn a_log_on_a_disk_that_became_read_only_is_verified_and_exported() {
+    let path = std::env::temp_dir().join(format!("roomcast-read-only-{}", std::process::id()));
+    let Some(disk) = Small::mount_at(path, "64m") else {
+        return skip("this user may not mount a file system");
+    };
+    let data_dir = disk.0.join("data");
+    let own = format!("[disk]\ndata_dir = {data_dir:?}\nsegment_bytes = 1048576\n");
+    let mut cluster = Cluster::start_with(1, &(on_disk() + &own)).expect("the node starts");
+    let names = rooms::names("room", 50);
+    rooms::fill(cluster.node(0).http, &names, &json!({"n": 1})).expect("published");
+    // Just so: what would be tidied up at the next start is there.
+    cluster.node_mut(0).kill();
+    assert!(disk.be_read_only(), "it can't be");
+    let log = |word: &str| {
+        let mut command = Command::new(paths::server());
+        command.args(["log", word, "--data-dir"]).arg(&data_dir).output().expect("it runs")
+    };
+    for word in ["verify", "inspect", "export"] {
+        let output = log(word);
+        assert!(output.status.success(), "{word}: {output:?}");
+    }
+    // Of each room, what it is and its publication.
+    let lines = String::from_utf8_lossy(&log("export").stdout).lines().count();
+    assert_eq!(lines, 2 * names.len());
 }
 
 #[test]

@@ -15,7 +15,10 @@ use clap::{Args, Subcommand};
 use export::Export;
 use indicatif::ProgressBar;
 use roomcast::{
-    log::{Damage, Op, Opened, Options, Query, RoomInfo, Store, disk::Directory},
+    log::{
+        Damage, File, Files, Op, Opened, Options, Query, RoomInfo, Store, disk::Directory,
+        unchanged::Unchanged,
+    },
     room::{persisted::Head, stream::Entry},
 };
 use serde::{Deserialize, Serialize};
@@ -104,14 +107,19 @@ impl Log {
     }
 }
 
-type Disk = Store<Directory>;
+/// A log that is looked at, and stays as it is.
+type Disk = Store<Unchanged<Directory>>;
 
-fn open(data_dir: &Path, make: bool) -> anyhow::Result<(Disk, Opened)> {
-    ensure!(make || data_dir.exists(), "{}: there is no such directory", data_dir.display());
-    let directory = Directory::open(data_dir)?;
+fn open(data_dir: &Path) -> anyhow::Result<(Disk, Opened)> {
+    let there = data_dir.join(File::Identity.to_string());
+    ensure!(there.exists(), "{}: there is no log in this directory", data_dir.display());
+    open_files(data_dir, Unchanged::new(Directory::open(data_dir)?))
+}
+
+fn open_files<F: Files>(data_dir: &Path, files: F) -> anyhow::Result<(Store<F>, Opened)> {
     let mut id = [0; 16];
     getrandom::fill(&mut id)?;
-    let opened = Store::open(directory, Options::default(), u128::from_be_bytes(id));
+    let opened = Store::open(files, Options::default(), u128::from_be_bytes(id));
     opened.with_context(|| format!("the log in {}", data_dir.display()))
 }
 
@@ -146,7 +154,7 @@ fn each_room(
 }
 
 fn inspect(which: &Which, json: bool) -> anyhow::Result<()> {
-    let (mut store, opened) = open(&which.data_dir, false)?;
+    let (mut store, opened) = open(&which.data_dir)?;
     let mut out = io::stdout().lock();
     let (mut publications, bar) = (0, ProgressBar::new_spinner());
     let rooms = each_room(&mut store, which.room.as_deref(), &bar, |_, info, head| {
@@ -196,7 +204,7 @@ fn complain(damage: &[Damage]) -> anyhow::Result<()> {
 }
 
 fn verify(which: &Which) -> anyhow::Result<()> {
-    let (mut store, opened) = open(&which.data_dir, false)?;
+    let (mut store, opened) = open(&which.data_dir)?;
     let segments = store.segments();
     let bar = ProgressBar::new(segments.len() as u64);
     let mut damage = opened.damage;
@@ -240,7 +248,7 @@ fn is_needed(store: &mut Disk, damage: &Damage) -> anyhow::Result<bool> {
 }
 
 fn export(which: &Which) -> anyhow::Result<()> {
-    let (mut store, _) = open(&which.data_dir, false)?;
+    let (mut store, _) = open(&which.data_dir)?;
     let out = io::BufWriter::new(io::stdout().lock());
     let bar = ProgressBar::new_spinner();
     let say = |line: String| bar.suspend(|| eprintln!("{line}"));
@@ -271,7 +279,7 @@ fn import(which: &Which) -> anyhow::Result<()> {
 }
 
 fn import_lines(data_dir: &Path, only: Option<&str>, lines: impl BufRead) -> anyhow::Result<u64> {
-    let (mut store, _) = open(data_dir, true)?;
+    let (mut store, _) = open_files(data_dir, Directory::open(data_dir)?)?;
     // The offset that follows in each room.
     let mut next = HashMap::<String, u64>::new();
     let (mut waiting, mut bytes, mut count) = (Vec::<(String, Record)>::new(), 0, 0_u64);
@@ -336,7 +344,7 @@ fn read_line(line: &str) -> anyhow::Result<(String, Record)> {
     Ok((line.room, record))
 }
 
-fn write(store: &mut Disk, records: &[(String, Record)]) -> anyhow::Result<()> {
+fn write(store: &mut Store<Directory>, records: &[(String, Record)]) -> anyhow::Result<()> {
     let ops: Vec<Op<'_>> = (records.iter())
         .flat_map(|(room, record)| match record {
             Record::Head(bytes, first) => {

@@ -69,7 +69,7 @@
 //! What can't be known: whether the last batch before a crash was torn or has been damaged since. [`Store::close`]
 //! leaves a note behind it, and so does everything that is written later. And where the header of a record is
 //! damaged in a segment without an index, whose it was ([`Damage::Bytes`]): what it said (a mark, a head, a removal)
-//! may show as what was before it. Whoever is told that should compare the node's rooms with other copies.
+//! may show as what was before it. Whoever is told that should take the end of any room for one that may be wrong.
 
 mod ages;
 mod batch;
@@ -92,6 +92,7 @@ mod sizes;
 mod store;
 #[cfg(test)]
 mod tests;
+pub mod unchanged;
 mod work;
 pub mod writer;
 

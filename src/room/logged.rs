@@ -669,4 +669,27 @@ mod tests {
         // It says that it has nothing there, until it is written again.
         assert_eq!((logged.synced(), logged.has(3), logged.is_failing()), (2, false, false));
     }
+
+    #[test]
+    fn with_a_quorum_rooms_go_on_in_another_epoch_where_the_log_has_lost_what_may_have_been_their_end()
+     {
+        let options = Arc::new(RoomOptions { history_size: 100, ..RoomOptions::default() });
+        for (quorum_of, lost, is_another) in
+            [(Some(1), true, true), (Some(1), false, false), (None, true, false)]
+        {
+            let settings = RoomSettings { quorum_of, ..RoomSettings::default() };
+            let mut node = Node::new(NodeId(1), settings, 1);
+            node.lost_from_log = lost;
+            let mut room = Room::new("a".into(), options.clone(), node.now);
+            let found = |head| LoggedRoom { name: "a".into(), head, first: 1, next: 10 };
+            room.found_in_log(found(Head::lost(Epoch(7))), &mut node);
+            let epoch = |room: &Room| room.stream.as_deref().map(|it| it.position().epoch);
+            let before = epoch(&room);
+            room.leave_what_was_not_synced(&mut node);
+            assert_eq!(epoch(&room) != before, is_another, "{quorum_of:?} {lost}");
+            let now = epoch(&room);
+            room.leave_what_was_not_synced(&mut node);
+            assert_eq!(epoch(&room), now, "once");
+        }
+    }
 }

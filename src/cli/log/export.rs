@@ -212,7 +212,7 @@ mod tests {
 
     /// The offsets of an export, what was said, its pages, and how it ended.
     fn export(scratch: &Scratch) -> (Vec<u8>, Vec<String>, usize, anyhow::Result<()>) {
-        let (mut store, _) = open(&scratch.0, false).expect("it opens");
+        let (mut store, _) = open(&scratch.0).expect("it opens");
         let (mut out, mut said, mut pages) = (Vec::new(), Vec::new(), 0);
         let mut export = Export::new(&mut out, |it| said.push(it), |_| pages += 1);
         let bar = ProgressBar::hidden();
