@@ -222,8 +222,11 @@ fn a_reader_that_stops_reading_is_let_go_and_nobody_else_notices() {
         let done = world.cluster.api(1, "publish", &json!({"channel": "flood", "data": data}));
         done.expect("published");
         slow_ones.extend(Some(began.elapsed()).filter(|it| *it > Duration::from_secs(1)));
+        // On a busy machine the healthy would be slow as well.
+        if seq % 10 == 0 {
+            world.play([Receive { clients: healthy.to_vec(), room: "flood", count: seq }]);
+        }
     }
-    world.play([Receive { clients: healthy.to_vec(), room: "flood", count: 400 }]);
     world.check("the healthy have all 400, in order", |world| {
         check::complete(&world.logs(&healthy, "flood"), &check::messages_of("api", 400))
     });
