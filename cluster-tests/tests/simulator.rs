@@ -229,6 +229,10 @@ const ONCE_FAILED_WITH_CONSUMERS: &[(u64, Faults)] = &[
     (3373, Faults::Disks),
     // A node that drained listened to a group without having been asked to keep a copy, and nobody knew that it kept one.
     (35, Faults::Drains),
+    // A large copy took the place of the one that had whole what was found to be damaged later in that copy.
+    (5670, Faults::Disks),
+    (6966, Faults::Disks),
+    (8822, Faults::Disks),
 ];
 
 /// The same of histories with maps.

@@ -89,7 +89,7 @@ impl Room {
             it.to != to || !matches!(it.what, What::Listener | What::Copy(_)) || it.id == id
         };
         self.outgoing.retain(|it| is_other(it) && !(it.to == to && it.id == id));
-        self.outgoing.push(Outgoing { to, link, id, what: What::Listener });
+        self.outgoing.push(Outgoing::new(to, link, id, What::Listener));
         node.has_pages(to, &self.name);
     }
 
@@ -149,6 +149,13 @@ impl Room {
             return self.outgoing.iter().any(waits);
         }
         let over = match &mut outgoing.what {
+            What::Copy(copy) if copy.is_checking() => {
+                // All was read: it begins with what there is now.
+                outgoing.what = if copy.is_followed() { What::Listener } else { What::Fetched };
+                outgoing.checked = true;
+                self.outgoing.push(outgoing);
+                return true;
+            }
             What::Copy(copy) => {
                 let page = copy.page(id, self.stream.as_deref(), node.now, most);
                 let flow = node.flows.entry(to).or_default();
@@ -220,6 +227,9 @@ impl Room {
             (Some(last), None) => last + 1,
             (None, None) => in_memory,
         };
+        if copy.is_checking() && copy.has_checked(next, stream) {
+            return;
+        }
         let items = page.entries.into_iter().flat_map(|(at, entry)| {
             let age = node.now.since(at);
             let offset = entry.publication.offset;
@@ -242,7 +252,7 @@ impl Room {
             |it: &&mut Outgoing| matches!(&it.what, What::Copy(copy) if !copy.is_followed());
         let again: Vec<NodeId> = (self.outgoing.iter_mut().filter(fetched))
             .map(|it| {
-                it.what = What::Fetched;
+                (it.what, it.checked) = (What::Fetched, false);
                 it.to
             })
             .collect();
@@ -335,10 +345,17 @@ impl Room {
                 (Begin::Afresh { line: stream.line(), standing, first }, None)
             }
         };
+        // Who has nothing has nothing to lose.
+        let may_have = matches!(outgoing.what, What::Fetched) || have.is_some();
         let repeats = stream.repeats(follows.unwrap_or(0), node.now);
         let rest = stream.origins().into_iter().chain(clients).collect();
         let from = follows.unwrap_or(first.saturating_sub(1));
-        CopyUnderWay::new(begin, Some(stream), from, repeats, rest, end).logged(logged.is_some())
+        let copy = CopyUnderWay::new(begin, Some(stream), from, repeats, rest, end);
+        let copy = copy.logged(logged.is_some());
+        match may_have && !outgoing.checked {
+            true => copy.checked_first(Some(stream)),
+            false => copy,
+        }
     }
 
     /// A listener has said more of its clients.

@@ -23,9 +23,6 @@ use super::{
 };
 use crate::{cluster::slots::Term, log, runtime::time::Time};
 
-/// Bytes of one write, at most, where there is much to be written; a publication more where one is large. The smallest
-/// segment has twice as many.
-const WRITE: usize = 1 << 19;
 /// What a publication takes there beside its own and, twice, the room's name.
 const OVERHEAD: usize = 200;
 /// The most writes of a room that wait for the log.
@@ -323,7 +320,7 @@ impl Room {
         for offset in first..=top {
             let Some((age, publication)) = stream.history.get(offset, node.now) else { continue };
             let size = size_on_disk(&publication, &self.name);
-            if bytes + size > WRITE && bytes > 0 {
+            if bytes + size > node.settings.log_batch && bytes > 0 {
                 logged.write(&self.name, std::mem::take(&mut changes), offset - 1, node);
                 bytes = 0;
             }
@@ -596,7 +593,7 @@ pub(super) fn log_page(
     };
     let size = |all: &[LogChange]| all.iter().map(size).sum::<usize>();
     if !copying.beginning.is_empty() {
-        if size(&copying.beginning) + size(&changes) < WRITE {
+        if size(&copying.beginning) + size(&changes) < node.settings.log_batch {
             return copying.beginning.append(&mut changes);
         }
         // It is no small copy.

@@ -245,7 +245,7 @@ impl Room {
         let mut ids: Vec<ClientId> = self.local.clients.keys().copied().collect();
         ids.sort_unstable();
         let what = What::Clients(ids.into_iter());
-        self.outgoing.push(Outgoing { to: home, link, id, what });
+        self.outgoing.push(Outgoing::new(home, link, id, what));
         node.has_pages(home, &self.name);
     }
 

@@ -135,6 +135,9 @@ pub struct RoomSettings {
     pub page: usize,
     /// The most bytes of pages that are under way to one peer.
     pub window: usize,
+    /// The most bytes of one write to the log where there is much to be written; a publication more where one is large. The
+    /// smallest segment has twice as many. A copy that is larger takes the place of the one before when it begins.
+    pub log_batch: usize,
     /// The most rooms that one input goes through, for each kind of work that is left.
     pub slice: usize,
     /// The most publications that a recovery may bring.
@@ -162,6 +165,7 @@ impl Default for RoomSettings {
             claim_again: Duration::from_millis(200),
             page: 64 << 10,
             window: 1 << 20,
+            log_batch: 1 << 19,
             slice: 128,
             recovery_limit: 300,
             history_bytes: 512 << 20,

@@ -272,7 +272,7 @@ impl Room {
             Some(link) if self.held().is_some() => {
                 self.leave_what_was_not_synced(node);
                 self.outgoing.retain(|it| it.to != from || it.id != id);
-                self.outgoing.push(Outgoing { to: from, link, id, what: What::Fetched });
+                self.outgoing.push(Outgoing::new(from, link, id, What::Fetched));
                 node.has_pages(from, &self.name);
             }
             _ => {

@@ -185,9 +185,16 @@ pub struct Outgoing {
     pub id: u64,
     /// What is sent.
     pub what: What,
+    /// What the log has of it was read once, and what is damaged repaired.
+    pub checked: bool,
 }
 
 impl Outgoing {
+    /// What is to be sent.
+    pub fn new(to: NodeId, link: u64, id: u64, what: What) -> Self {
+        Self { to, link, id, what, checked: false }
+    }
+
     /// Whether it waits for the log.
     pub fn is_reading(&self) -> bool {
         matches!(&self.what, What::Copy(copy) if copy.is_reading())
@@ -230,6 +237,9 @@ pub struct CopyUnderWay {
     followed: bool,
     /// What memory has not comes from the log.
     logged: bool,
+    /// Before any of it is sent, the log is read from this offset on, to have repaired what is damaged: its receiver may be
+    /// the one who has that, until this copy takes the place of its own.
+    check: Option<u64>,
     /// The number under which the log is reading for it.
     reading: Option<u64>,
     /// The log could not read, and is asked again then.
@@ -259,6 +269,7 @@ impl CopyUnderWay {
             end: Some(end),
             followed: false,
             logged: false,
+            check: None,
             reading: None,
             again_at: None,
             after: Vec::new(),
@@ -270,11 +281,39 @@ impl CopyUnderWay {
         Self { logged, ..self }
     }
 
+    /// The same; if it is to take the place of what its receiver has, what the log has of it is read first.
+    pub fn checked_first(mut self, stream: Option<&Stream>) -> Self {
+        let is_afresh = matches!(self.begin, Some(Begin::Afresh { .. }));
+        let first = self.to_read(stream).filter(|_| is_afresh).map(|(first, _)| first);
+        self.check = first;
+        self
+    }
+
+    /// Whether the log is read to see what is damaged, and none of it was sent.
+    pub fn is_checking(&self) -> bool {
+        self.check.is_some()
+    }
+
+    /// The log was read up to before `next`, to see what is damaged. Returns whether there is more to be read; if that was
+    /// all in one page, it may as well be sent.
+    pub fn has_checked(&mut self, next: u64, stream: Option<&Stream>) -> bool {
+        if self.check == Some(self.cursor) && next > self.last_to_read(stream) {
+            self.check = None;
+            return false;
+        }
+        self.check = Some(next);
+        true
+    }
+
+    fn last_to_read(&self, stream: Option<&Stream>) -> u64 {
+        let in_memory = stream.map_or(0, |it| it.history.first());
+        self.until.min(in_memory.saturating_sub(1))
+    }
+
     /// The first and the last offset that the log has to read next, if it is its turn.
     pub fn to_read(&self, stream: Option<&Stream>) -> Option<(u64, u64)> {
-        let before = stream?.history.first();
-        let last = self.until.min(before.saturating_sub(1));
-        (self.logged && self.cursor <= last).then_some((self.cursor, last))
+        let (first, last) = (self.check.unwrap_or(self.cursor), self.last_to_read(stream));
+        (self.logged && first <= last).then_some((first, last))
     }
 
     /// Whether the log is reading for it, or is to be asked again later.
@@ -320,6 +359,10 @@ impl CopyUnderWay {
 
     /// Something happens in the room. Returns whether the copy goes on: else too much has happened.
     pub fn follow(&mut self, message: &RoomMessage) -> bool {
+        if self.is_checking() {
+            // It will be a part of what is sent.
+            return true;
+        }
         self.after.push(message.clone());
         self.after.len() <= MAX_AFTER
     }

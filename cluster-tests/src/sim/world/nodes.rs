@@ -24,6 +24,9 @@ use roomcast::{
 use super::{Happening, TICK, World, consumers::Consumers, judge::MOST_OUTPUTS, maps};
 use crate::sim::{Faults, client::Place, disk::Disk, mutants::Mutant};
 
+/// The most bytes of one write to a disk, where little is written at a time: two publications.
+const SMALL_WRITE: usize = 600;
+
 /// A node, whether it runs or not.
 pub(super) struct Node {
     pub(super) name: String,
@@ -194,8 +197,10 @@ impl World {
         let idle_timeout = Duration::from_millis(if self.plan.idle { 200 } else { 5_000 });
         let quorum_of = self.plan.quorum_of;
         let syncs_late = self.plan.late_syncs;
+        let default = RoomSettings::default();
+        let log_batch = if self.plan.small_writes { SMALL_WRITE } else { default.log_batch };
         let settings =
-            RoomSettings { replicas, quorum_of, idle_timeout, syncs_late, ..Default::default() };
+            RoomSettings { replicas, quorum_of, idle_timeout, syncs_late, log_batch, ..default };
         let (now, node) = (self.now, &mut self.nodes[index]);
         let before = node.id();
         node.generation = now;

@@ -62,6 +62,8 @@ pub(super) struct Plan {
     pub(super) slow_disks: bool,
     /// Whether disks answer before they sync, so that what was acknowledged may be lost when the power fails.
     pub(super) late_syncs: bool,
+    /// Whether so little is written to disks at a time that most copies take the place of those before when they begin.
+    pub(super) small_writes: bool,
     /// Whether some nodes are one mesh version behind the others.
     pub(super) mixed: bool,
     /// Whether rooms are on disk in any case, and go out of memory as soon as nobody uses them, which is often.
@@ -90,6 +92,7 @@ impl Plan {
             long_full: faults == Faults::Disks && matches!(seed % 32, 12 | 28 | 29),
             past_disks: faults == Faults::Disks && matches!(seed % 64, 0 | 11 | 13 | 16),
             slow_disks: faults == Faults::Disks && matches!(seed % 32, 4 | 22 | 25),
+            small_writes: faults == Faults::Disks && seed / 128 % 2 == 0,
             late_syncs: faults == Faults::Disks && matches!(seed % 128, 8 | 41 | 56 | 61),
             mixed: seed % 4 == 3,
             idle: false,
