@@ -185,7 +185,7 @@ impl Room {
     }
 
     fn copy_begins(&mut self, begin: Begin, invited: bool, node: &mut Node) {
-        if let Begin::Follow { .. } = begin {
+        if let Begin::Follow { .. } | Begin::Rejoin { .. } = begin {
             self.log_again(node);
         }
         match (&begin, &mut self.stream) {

@@ -295,6 +295,11 @@ impl Node {
 }
 
 impl Stream {
+    /// Whether a copy has begun to take its place in the log.
+    pub(super) fn is_replaced(&self) -> bool {
+        self.logged.as_deref().is_some_and(|it| it.replaced)
+    }
+
     /// Lets `write` have the log write something.
     fn with_log(&mut self, write: impl FnOnce(&mut Logged, &Self)) {
         if let Some(mut logged) = self.logged.take() {

@@ -235,7 +235,8 @@ impl Room {
         (mirror.not_before, mirror.incoming, mirror.said) = (Time::default(), None, false);
         let invited = mirror.invited;
         let stream = if invited { self.copy() } else { self.stream.as_deref() };
-        let have = stream.map(Stream::have);
+        // What another copy has replaced on disk, and never came as a whole, is to come again as a whole.
+        let have = stream.filter(|it| !it.is_replaced()).map(Stream::have);
         self.send_to(home, RoomMessage::Attach { id, have, invited }, node);
         self.outgoing.retain(|it| !matches!(it.what, What::Clients(_)));
         if self.local.clients.is_empty() {
