@@ -92,7 +92,7 @@ impl Plan {
             long_full: faults == Faults::Disks && matches!(seed % 32, 12 | 28 | 29),
             past_disks: faults == Faults::Disks && matches!(seed % 64, 0 | 11 | 13 | 16),
             slow_disks: faults == Faults::Disks && matches!(seed % 32, 4 | 22 | 25),
-            small_writes: faults == Faults::Disks && seed / 128 % 2 == 0,
+            small_writes: faults == Faults::Disks && (seed / 128).is_multiple_of(2),
             late_syncs: faults == Faults::Disks && matches!(seed % 128, 8 | 41 | 56 | 61),
             mixed: seed % 4 == 3,
             idle: false,
