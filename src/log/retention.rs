@@ -11,7 +11,10 @@
 //!
 //! Copies are the same records as before, with the same numbers: it does no harm if a crash leaves both.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     batch::Op,
@@ -71,6 +74,8 @@ pub(super) struct Sweep {
     victims: Vec<u64>,
     /// What is older goes, since there is too much.
     since: u64,
+    /// Segments that could not be given back in this round, since something of them can't be read.
+    stay: BTreeSet<u64>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -289,7 +294,9 @@ impl<F: Files> Store<F> {
         let worth = |live: u64, end: u64| {
             live < full / 2 || (excess > 0 && live < end.saturating_sub(end / 8))
         };
-        known.retain(|(_, live, end)| worth(*live, *end));
+        // They are tried again in the round after the next one.
+        let stay = std::mem::take(&mut self.sweep.stay);
+        known.retain(|(segment, live, end)| worth(*live, *end) && !stay.contains(segment));
         let saved = |(segment, live, end): &(u64, u64, u64)| {
             let freed = end.saturating_sub(*live);
             self.sealed.get(segment).map_or(freed, |it| it.with_index(freed))
@@ -343,14 +350,11 @@ impl<F: Files> Store<F> {
                 return Ok(());
             }
             Ok(Some(copies)) => copies,
-            Ok(None) => {
+            unreadable => {
                 // The segment is kept, until what is damaged is repaired or not needed any more.
+                self.sweep.stay.insert(cursor.segment);
                 self.next_victim();
-                return Ok(());
-            }
-            Err(why) => {
-                self.next_victim();
-                return Err(why.into());
+                return unreadable.map(|_| ()).map_err(WriteError::from);
             }
         };
         if let Err(why) = self.write_copies(&copies, size, cursor.in_reserve) {
@@ -434,6 +438,8 @@ impl<F: Files> Store<F> {
                 if bytes > most as u64 {
                     return Ok(found);
                 }
+                // An index that had to be made again has emptied the memory.
+                self.room(name)?;
                 let (needed, count) = self.needed_of(name, segment, run, cursor.skip);
                 // Not more than was wanted.
                 let count = count.min((most as u64 / average).max(1));

@@ -69,6 +69,8 @@ pub(super) struct Work<F, P> {
     policy: P,
     /// Why the last step of retention has failed, if it has.
     stuck: Option<String>,
+    /// Something failed in this round of retention.
+    failed: bool,
     wall_clock: WallClock,
     /// When the last round of retention ended.
     rested: Option<Duration>,
@@ -91,6 +93,7 @@ impl<F: Files + Clone, P: Policy> Work<F, P> {
             closed: None,
             policy,
             stuck: None,
+            failed: false,
             wall_clock: WallClock::default(),
             rested: None,
             notify,
@@ -173,6 +176,10 @@ impl<F: Files + Clone, P: Policy> Work<F, P> {
 
     /// A segment that was filled was synced on the way.
     fn forget_synced(&mut self) {
+        if self.closed.is_some() {
+            // It ends somewhere else, and has nothing of them.
+            return;
+        }
         let synced = self.store.synced();
         while self.unsynced.front().is_some_and(|it| it.end <= synced) {
             self.unsynced.pop_front();
@@ -198,6 +205,7 @@ impl<F: Files + Clone, P: Policy> Work<F, P> {
     fn open_again(&mut self, why: &str) {
         if self.closed.is_none() {
             (self.notify)(Notice::SyncFailed { why: why.to_owned() });
+            self.forget_synced();
         }
         let opened = self.store.open_again().map_err(|why| why.to_string());
         let written = opened.and_then(|(store, cut)| {
@@ -246,14 +254,16 @@ impl<F: Files + Clone, P: Policy> Work<F, P> {
         let stepped = self.store.step(millis(now.unix), &policy);
         self.forget_synced();
         match stepped {
-            Ok(progress) => {
-                self.stuck = None;
-                if progress == Progress::More {
-                    return;
+            Ok(Progress::More) => return,
+            Ok(Progress::Done) => {
+                // Of a round in which all went well.
+                if !std::mem::take(&mut self.failed) {
+                    self.stuck = None;
                 }
             }
             Err(WriteError::Closed { why }) => self.open_again(&why),
             Err(why) => {
+                self.failed = true;
                 let why = why.to_string();
                 let again = self.stuck.replace(why.clone()).is_some_and(|it| it == why);
                 (self.notify)(Notice::RetentionFailed { why, again });

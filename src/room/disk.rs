@@ -315,7 +315,7 @@ impl DiskLog {
         let opened = Store::open(directory.clone(), sizes, id);
         let (mut store, opened) =
             opened.map_err(|why| DiskError::Open { data_dir: data_dir.clone(), why })?;
-        let damage = report(data_dir, opened);
+        let mut damage = report(data_dir, opened);
         let failed = |why| DiskError::Read { data_dir: data_dir.clone(), why };
         let companions = store.head(COMPANIONS).map_err(failed)?;
         let companions: BTreeSet<String> =
@@ -352,6 +352,10 @@ impl DiskLog {
                 found(LoggedRoom { name, head, first: info.first, next: info.next });
             }
         }
+        // What an index had that had to be made again for that.
+        let found_since = store.take_damage();
+        found_since.iter().for_each(report_damage);
+        damage.extend(found_since);
         let policy = ByNamespace { namespaces, max_bytes: options.max_bytes };
         let outcome = Arc::new(Outcome {
             metrics,

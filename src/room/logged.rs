@@ -160,6 +160,7 @@ impl Logged {
     /// Whether all of the stream is there, and nothing is to be written, read or repaired.
     pub(super) fn is_at_rest(&self, stream: &Stream) -> bool {
         let waits = self.is_failing() || self.copying.is_some() || self.repairs.is_some();
+        let waits = waits || self.replaced;
         let (epoch, Standing { root, term, top, .. }) =
             (stream.position().epoch, stream.standing());
         let is_written = self.writes.is_empty() && self.synced() == top;
@@ -226,8 +227,8 @@ impl Logged {
     /// still to be written would be written into that copy.
     pub(super) fn be_replaced(&mut self, first: u64) {
         if !self.replaced {
-            *self =
-                Self { replaced: true, head: self.head.take(), ..Self::new(first, self.unproven) };
+            let (found, head) = (self.found, self.head.take());
+            *self = Self { replaced: true, found, head, ..Self::new(first, self.unproven) };
         }
     }
 

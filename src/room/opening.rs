@@ -195,7 +195,7 @@ impl Room {
             return;
         }
         let (name, own) = (self.name.clone(), self.held().map(|held| held.standing));
-        let is_cold = self.is_cold();
+        let (is_cold, replaced) = (self.is_cold(), self.has_been_replaced());
         let urgent = self.is_waited_for() || !self.local.is_empty();
         let Role::Opening(opening) = &mut self.role else { return };
         opening.held.retain(|(from, link, _)| node.link(*from) == Some(*link));
@@ -220,7 +220,8 @@ impl Room {
             node.claim_anew.insert(self.slot);
             return;
         }
-        let newer = |(_, it): &(NodeId, Standing)| own.is_none_or(|own| it.is_newer_than(&own));
+        let newer =
+            |(_, it): &(NodeId, Standing)| own.is_none_or(|own| is_better(it, &own, replaced));
         let newer = opening.newest().filter(newer);
         if newer.is_none() && is_cold && opening.warming.is_some() {
             return self.warm(node);
@@ -235,17 +236,24 @@ impl Room {
         }
     }
 
+    /// Whether this node's copy is no more on its disk, since another has begun to take its place.
+    fn has_been_replaced(&self) -> bool {
+        self.stream.as_deref().is_some_and(Stream::is_replaced)
+    }
+
     /// The room's turn has come to fetch its copy, or to read it.
     pub(super) fn fetch(&mut self, node: &mut Node) {
         let (name, id) = (self.name.clone(), node.next_id());
         let own = self.held().map(|held| held.standing);
+        let replaced = self.has_been_replaced();
         let Role::Opening(opening) = &mut self.role else { return };
         if opening.fetch.is_some() {
             return;
         }
         opening.queued = None;
         let own = own.map(|own| opening.judged(own));
-        let newer = |it: &(NodeId, Standing)| own.is_none_or(|own| it.1.is_newer_than(&own));
+        let newer =
+            |(_, it): &(NodeId, Standing)| own.is_none_or(|own| is_better(it, &own, replaced));
         let Some((from, _)) = opening.newest().filter(newer) else {
             // What is newest is here, and may have to be read first.
             if self.is_cold() {
@@ -455,4 +463,10 @@ impl Room {
             self.send_to(owner, RoomMessage::Detach, node);
         }
     }
+}
+
+/// Whether a copy is to be fetched rather than that the node goes on from its own: it is newer, or as new and the own one has
+/// been replaced on disk.
+fn is_better(copy: &Standing, own: &Standing, replaced: bool) -> bool {
+    copy.is_newer_than(own) || replaced && copy.is_level_with(own)
 }

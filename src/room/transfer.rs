@@ -359,8 +359,8 @@ impl CopyUnderWay {
 
     /// Something happens in the room. Returns whether the copy goes on: else too much has happened.
     pub fn follow(&mut self, message: &RoomMessage) -> bool {
-        if self.is_checking() {
-            // It will be a part of what is sent.
+        if self.check.is_some_and(|it| it > self.cursor) {
+            // There is more than a page: all of it begins anew, with this in it.
             return true;
         }
         self.after.push(message.clone());
