@@ -393,6 +393,7 @@ fn what_was_answered_is_written_again_after_a_failed_sync_though_a_read_fails_me
         disk.trouble(0, Trouble::Lose);
         disk.fail_a_read(after);
         played.work.sync_now_and_then(at(INTERVAL * 2));
+        played.work.retain(at(INTERVAL * 3));
         // Others write on, and have it tried again.
         for offset in 1..=5 {
             played.append(&[("b", offset)]);
