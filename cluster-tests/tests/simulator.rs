@@ -258,6 +258,9 @@ const ONCE_FAILED_WITH_IDLE_ROOMS: &[(u64, Faults)] = &[
     (9, Faults::Drains),
     // A successor that left was kept until a node that came had a copy, and came back with what it had.
     (187, Faults::Drains),
+    // What happened in a room while the first page of its copy was read was lost to the listener.
+    (25, Faults::Quorum),
+    (47, Faults::Quorum),
 ];
 
 #[test]
