@@ -24,8 +24,7 @@ impl<F: Files> Unchanged<F> {
     /// A file to be changed, with so much of what is in it.
     fn change(&mut self, file: File, keep: u64) -> Result<&mut Vec<u8>, Fault> {
         if !self.changed.contains_key(&file) {
-            let length = usize::try_from(self.files.len(file)?.min(keep)).unwrap_or(usize::MAX);
-            let mut bytes = vec![0; length];
+            let mut bytes = vec![0; size(self.files.len(file)?.min(keep))];
             let read = self.files.read(file, 0, &mut bytes)?;
             bytes.truncate(read);
             self.changed.insert(file, Some(bytes));
